@@ -1,0 +1,51 @@
+# `make demo` shows the observer at work; `make test` proves it. Both set up what they need in .venv/.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+.PHONY: demo test check lint types unit coverage bench proto lock clean
+
+demo: $(READY)  ## a small gateway, agents and the observer beside them; ARGS="--seconds 30" ends by itself
+	$(BIN)/observer demo $(ARGS)
+
+test: check coverage  ## lint, types, tests and coverage
+
+check: lint types
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+unit: $(READY)  ## the tests alone; ARGS="-k name" picks
+	$(BIN)/pytest $(ARGS)
+
+coverage: $(READY)
+	$(BIN)/coverage erase
+	$(BIN)/pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+bench: $(READY)  ## throughput, latency, memory and start time, as a table and benchmarks/results.json
+	$(BIN)/python -m benchmarks $(ARGS)
+
+proto: $(READY)  ## generate sidecar/pb from proto/
+	$(BIN)/python proto/generate.py
+
+$(READY): pyproject.toml requirements-dev.lock
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock:  ## resolve the dependencies anew; needs uv
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --group dev pyproject.toml -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) dist htmlcov .coverage* .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Lakehouse Observer: the third-party witness beside an AI-agent gateway."""

@@ -1,0 +1,1 @@
+"""Why things fail and what works."""

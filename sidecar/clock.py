@@ -1,0 +1,34 @@
+"""The real clock. Tests pass their own (`protocols.Clock`), so that none of them waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - naive on purpose: isoformat then writes no offset, and Z is added
+
+
+class SystemClock:
+    """Wall clock for timestamps, monotonic clock for intervals and deadlines."""
+
+    def time_ns(self) -> int:
+        """Nanoseconds since the Unix epoch."""
+        return time.time_ns()
+
+    def monotonic(self) -> float:
+        """Seconds, from an arbitrary start."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Let other tasks run for *seconds*."""
+        await asyncio.sleep(seconds)
+
+
+def rfc3339_ms(ns: int) -> str:
+    """*ns* since the Unix epoch as RFC 3339 UTC text with milliseconds, rounded down.
+
+    Source: RFC 3339 section 5.6; the form of JavaScript's `Date.toISOString`, which existing callers send.
+    """
+    stamp = _EPOCH + timedelta(milliseconds=ns // 1_000_000)
+    return stamp.isoformat(timespec="milliseconds") + "Z"

@@ -1,0 +1,1 @@
+"""A small staffing gateway with agents, to see the observer at work."""

@@ -1,0 +1,63 @@
+"""Logging: constant event names, facts as fields, one line each on standard error (text or JSON)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure(form: str, level: str, stream: TextIO | None = None) -> None:
+    """Send the log to *stream* (standard error if None) as *form* (`text` or `json`) from *level* up.
+
+    The standard library's loggers (uvicorn, OpenTelemetry) go the same way. Called once, by the command line.
+    """
+    out = stream or sys.stderr
+    render: Any = structlog.processors.JSONRenderer() if form == "json" else _text_line
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, render],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(processors=[_drop_stdlib_fields, render], foreign_pre_chain=shared)
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(_LEVELS[level], logging.WARNING))
+
+
+def _drop_stdlib_fields(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event.pop("_record", None)
+    event.pop("_from_structlog", None)
+    return event
+
+
+def _text_line(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:
+    """`[observer] area.past_tense key=value …`; a cycle keeps the line that existing log searches match."""
+    fields = dict(event)
+    name, level, trace = fields.pop("event"), fields.pop("level", "info"), fields.pop("exception", None)
+    fields.pop("timestamp", None)
+    if name == "cycle.completed":
+        return f"[observer] cycle {fields['cycle']}: {json.dumps(fields, separators=(',', ':'))}"
+    parts = [f"[observer] {name}" if level == "info" else f"[observer] {level.upper()} {name}"]
+    parts += [f"{key}={_shown(value)}" for key, value in fields.items()]
+    return " ".join(parts) + (f"\n{trace}" if trace else "")
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return json.dumps(text) if " " in text and isinstance(value, str) else text.replace("\n", "\\n")

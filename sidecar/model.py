@@ -1,0 +1,116 @@
+"""What flows through the observer: frozen messages, decoded once at the door, encoded once in the journal.
+
+`ObservedOp` keeps the field names and meanings of the program this one re-creates; callers depend on its JSON.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+Scalar = str | bool | int | float
+"""What a feature or an extra field may hold: the four scalar types of OTLP's `AnyValue`."""
+
+SCHEMA_VERSION = 1
+
+
+class ObservedOp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One finished operation. Its JSON is one line of `ops.jsonl`; absent optional fields are left out.
+
+    *timestamp* is the moment it ended (RFC 3339 UTC, ms); *duration_ms* counts back from there. *error_type* is
+    a bounded code (HTTP status, exception class, `_OTHER`), never a message. Ids are lower-case hex as in W3C
+    Trace Context. *amends* names the op that this one corrects.
+    """
+
+    timestamp: str
+    endpoint: str
+    input_summary: str
+    success: bool
+    duration_ms: int | float
+    output_summary: str
+    error: str | None = None
+    source: str | None = None
+    staffer_id: str | None = None
+    sig_hash: str | None = None
+    event_kind: str | None = None
+    role: str | None = None
+    city: str | None = None
+    state: str | None = None
+    count: int | float | None = None
+    rescue_attempted: bool | None = None
+    rescue_succeeded: bool | None = None
+    task_class: str | None = None
+    correction: str | None = None
+    applied_at_turn: int | float | None = None
+    v: int | None = None
+    op_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_span_id: str | None = None
+    error_type: str | None = None
+    features: dict[str, Scalar] | None = None
+    task: str | None = None
+    exposure_id: str | None = None
+    event_id: str | None = None
+    amends: str | None = None
+    extra: dict[str, Scalar] | None = None
+
+
+class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Failures that share a fingerprint. Times are RFC 3339 of the failures themselves, not of their arrival.
+
+    *diagnosed_count* is *count* at the last diagnosis: a new one is due when the count has doubled since.
+    """
+
+    fingerprint: str
+    endpoint: str
+    message: str
+    count: int
+    first_seen: str
+    last_seen: str
+    error_type: str | None = None
+    by_source: dict[str, int] = {}
+    trace_ids: list[str] = []
+    samples: list[str] = []
+    diagnosed_count: int = 0
+    diagnosis: str | None = None
+    diagnosed_by: str | None = None
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why some incidents happened, in words. *by* is the model's name, or `statistics` where no model answered.
+
+    *incidents* maps each fingerprint to its failure count when this was written.
+    """
+
+    diagnosis_id: str
+    at: str
+    by: str
+    text: str
+    failures: int
+    incidents: dict[str, int]
+    context: str
+    trace_ids: list[str] = []
+
+
+class PlaybookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What works at an endpoint. Append-only: a material change is a new *version* under the same id."""
+
+    playbook_id: str
+    version: int
+    at: str
+    kind: str
+    endpoint: str
+    text: str
+    successes: int
+    avg_duration_ms: float
+    trace_ids: list[str] = []
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of `decisions.jsonl`: what was decided, and the op (its id) that it follows."""
+
+    decision_id: str
+    at: str
+    kind: str
+    body: msgspec.Raw
+    follows: str | None = None

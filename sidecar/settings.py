@@ -1,0 +1,257 @@
+"""Settings: read once at the edge from the environment and the command line, checked, then frozen.
+
+Each field carries its environment variable, its meaning and its bounds; the README's table and the command line's
+flags are made from the same definitions. Nothing here opens a port or a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_type_hints
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from sidecar.errors import SettingsError
+
+PREFIX = "OBSERVER_"
+_FIX = "See the README's settings table"
+_SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
+_SERVICE_LINK_VALUE = re.compile(r"^(tcp|udp|sctp)://")
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+def _doc(text: str, env: str | None = None, **bounds: float) -> Meta:
+    return Meta(description=text, extra={"env": env} if env else {}, **bounds)  # type: ignore[arg-type]  # ge, gt, le
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set. Units are in the descriptions; `from_env` is the only way in."""
+
+    gateway_url: Annotated[str, _doc("The agent gateway that is watched", "GATEWAY_URL")] = "http://localhost:3700"
+    lakehouse_url: Annotated[str, _doc("Where the local model is asked (`/ai/generate`)", "LAKEHOUSE_URL")] = (
+        "http://localhost:3100"
+    )
+    overseer_corrections_path: Annotated[
+        str, _doc("File that overseer corrections are appended to", "OVERSEER_CORRECTIONS_PATH")
+    ] = "data/_kb/overseer_corrections.jsonl"
+    cycle: Annotated[float, _doc("Seconds between two cycles (tail, analyse, consolidate)", ge=0.1, le=86400)] = 30.0
+    host: Annotated[str, _doc("Address the HTTP door listens on; beyond loopback it needs a token")] = "127.0.0.1"
+    port: Annotated[Port, _doc("Port of the HTTP door")] = 3800
+    health_host: Annotated[str, _doc("Address of the health port; `0.0.0.0` for a kubelet's probes")] = "127.0.0.1"
+    health_port: Annotated[Port, _doc("Port that answers health and nothing else")] = 3802
+    allowed_hosts: Annotated[str, _doc("Comma-separated `Host` names accepted besides localhost and addresses")] = ""
+    data_dir: Annotated[str, _doc("Folder of journals and state")] = "data/_observer"
+    fsync: Annotated[str, _doc("When the journal is forced to disk: `always`, seconds between, or `never`")] = "1"
+    ring: Annotated[int, _doc("Operations kept in memory", ge=10, le=100_000)] = 2000
+    ring_bytes: Annotated[int, _doc("Bytes of operations kept in memory", ge=65536)] = 16 * 2**20
+    inflight_bytes: Annotated[int, _doc("Bytes of requests in flight over all doors", ge=2**20)] = 16 * 2**20
+    commit_timeout: Annotated[float, _doc("Seconds a sender waits for the journal before it gets 503", gt=0)] = 10.0
+    body_timeout: Annotated[float, _doc("Seconds a client may take to send one request", gt=0)] = 30.0
+    token: Annotated[str, _doc("A token with all scopes")] = ""
+    token_file: Annotated[
+        str, _doc("File of tokens with scopes, one a line: `TOKEN scope,scope`; re-read on change")
+    ] = ""
+    allow_anonymous: Annotated[bool, _doc("Let a door beyond loopback go without a token")] = False
+    tls_cert: Annotated[str, _doc("PEM certificate of the HTTP door; with `OBSERVER_TLS_KEY` it speaks TLS")] = ""
+    tls_key: Annotated[str, _doc("PEM key of the HTTP door")] = ""
+    redact: Annotated[
+        str, _doc("Comma-separated field names whose values are masked, besides the usual credentials")
+    ] = ""
+    model: Annotated[str, _doc("Model name sent to `/ai/generate`")] = "qwen2.5"
+    model_timeout: Annotated[float, _doc("Seconds the model may take", gt=0)] = 20.0
+    gateway_timeout: Annotated[float, _doc("Seconds a gateway call may take", gt=0)] = 60.0
+    grace: Annotated[float, _doc("Seconds to drain at stop; keep it below the pod's grace period", gt=0)] = 8.0
+    require_gateway: Annotated[bool, _doc("Exit at start when the gateway does not answer")] = False
+    log_format: Annotated[Literal["text", "json"], _doc("Form of the log on standard error")] = "text"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("Least level logged")] = "info"
+    otlp_endpoint: Annotated[str, _doc("Collector to export to; unset = no export", "OTEL_EXPORTER_OTLP_ENDPOINT")] = ""
+    otlp_traces_endpoint: Annotated[
+        str, _doc("The same for traces only; used as it stands over HTTP", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    ] = ""
+    otlp_protocol: Annotated[
+        Literal["grpc", "http/protobuf"], _doc("How spans are exported", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    ] = "grpc"
+    otlp_traces_protocol: Annotated[
+        Literal["", "grpc", "http/protobuf"], _doc("The same for traces only", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+    ] = ""
+    traces_exporter: Annotated[Literal["otlp", "none"], _doc("`none` turns export off", "OTEL_TRACES_EXPORTER")] = (
+        "otlp"
+    )
+    traces_sampler: Annotated[
+        Literal[
+            "always_on",
+            "always_off",
+            "traceidratio",
+            "parentbased_always_on",
+            "parentbased_always_off",
+            "parentbased_traceidratio",
+        ],
+        _doc("Which spans are exported; all are journalled", "OTEL_TRACES_SAMPLER"),
+    ] = "parentbased_always_on"
+    traces_sampler_arg: Annotated[
+        float, _doc("Ratio of the `traceidratio` samplers", "OTEL_TRACES_SAMPLER_ARG", ge=0, le=1)
+    ] = 1.0
+    sdk_disabled: Annotated[bool, _doc("`true` turns export off, not the witness", "OTEL_SDK_DISABLED")] = False
+    service_name: Annotated[str, _doc("`service.name` of our spans", "OTEL_SERVICE_NAME")] = "lakehouse-observer"
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Settings:
+        """Settings from *env*, with *flags* (field name → text) over it. Raises `SettingsError`."""
+        _refuse_service_links(env)
+        _refuse_unknown(env)
+        raw: dict[str, str] = {field: env[name] for field, name in VARIABLES.items() if env.get(name, "") != ""}
+        raw.update(flags or {})
+        values: dict[str, Any] = {name: _converted(name, text) for name, text in raw.items()}
+        settings = cls(**values)
+        _check(settings)
+        return settings
+
+    @property
+    def fsync_every_s(self) -> float | None:
+        """Seconds between two forced writes: 0 = at every commit, None = never."""
+        return {"always": 0.0, "never": None}.get(self.fsync, -1.0) if not _is_number(self.fsync) else float(self.fsync)
+
+    @property
+    def export_endpoint(self) -> str:
+        """Where spans go, or "" for nowhere."""
+        if self.sdk_disabled or self.traces_exporter == "none":
+            return ""
+        return self.otlp_traces_endpoint or self.otlp_endpoint
+
+    @property
+    def export_protocol(self) -> str:
+        """`grpc` or `http/protobuf`."""
+        return self.otlp_traces_protocol or self.otlp_protocol
+
+
+def describe() -> list[tuple[str, str, str, Any]]:
+    """(field, environment variable, meaning, default) of every setting, in order."""
+    return [
+        (field.name, VARIABLES[field.name], _meta(_HINTS[field.name]).description or "", field.default)
+        for field in msgspec.structs.fields(Settings)
+    ]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* (a name or an address) stays on this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _meta(hint: Any) -> Meta:
+    return next(m for m in reversed(hint.__metadata__) if isinstance(m, Meta) and m.description)
+
+
+_HINTS = get_type_hints(Settings, include_extras=True)
+VARIABLES: dict[str, str] = {
+    field.name: (_meta(_HINTS[field.name]).extra or {}).get("env") or PREFIX + field.name.upper()
+    for field in msgspec.structs.fields(Settings)
+}
+"""Field name → environment variable."""
+
+
+def _converted(field: str, text: str) -> Any:
+    try:
+        return msgspec.convert(text.strip(), _HINTS[field], strict=False)
+    except msgspec.ValidationError as exc:
+        shown = "(hidden)" if field == "token" else repr(text)
+        raise SettingsError(
+            f"{VARIABLES[field]}={shown} is not usable", str(exc), f"{_FIX}, row {VARIABLES[field]}"
+        ) from exc
+
+
+def _refuse_service_links(env: Mapping[str, str]) -> None:
+    links = sorted(
+        name
+        for name, value in env.items()
+        if name.startswith(PREFIX) and (_SERVICE_LINK_NAME.search(name) or _SERVICE_LINK_VALUE.match(value))
+    )
+    if links:
+        raise SettingsError(
+            f"{', '.join(links)} came from Kubernetes, not from you",
+            "a Service whose name begins with `observer` injects such variables into every pod of its namespace",
+            "Set `enableServiceLinks: false` in the pod's spec, or give the Service another name",
+        )
+
+
+def _refuse_unknown(env: Mapping[str, str]) -> None:
+    known = set(VARIABLES.values())
+    for name in sorted(env):
+        if name.startswith(PREFIX) and name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise SettingsError(f"{name} is not a setting", "no setting has that name", f"Did you mean {nearest}?")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+def _check(settings: Settings) -> None:
+    for field in ("gateway_url", "lakehouse_url", "otlp_endpoint", "otlp_traces_endpoint"):
+        _check_url(VARIABLES[field], getattr(settings, field), optional=field.startswith("otlp"))
+    if settings.fsync not in ("always", "never") and not _is_number(settings.fsync):
+        raise SettingsError(
+            f"OBSERVER_FSYNC={settings.fsync!r} is not usable", "expected `always`, `never` or seconds above 0", _FIX
+        )
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise SettingsError(
+            "TLS is half set", "OBSERVER_TLS_CERT and OBSERVER_TLS_KEY go together", "Set both, or neither"
+        )
+    if settings.port and settings.port == settings.health_port:
+        raise SettingsError(
+            f"OBSERVER_PORT and OBSERVER_HEALTH_PORT are both {settings.port}", "each needs its own", "Change one"
+        )
+    _check_exposure(settings)
+    _check_own_endpoint(settings)
+
+
+def _check_url(name: str, url: str, *, optional: bool) -> None:
+    if optional and not url:
+        return
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise SettingsError(
+            f"{name}={url!r} is not usable", "expected an http:// or https:// address with a host", _FIX
+        )
+
+
+def _check_exposure(settings: Settings) -> None:
+    if is_loopback(settings.host) or settings.token or settings.token_file or settings.allow_anonymous:
+        return
+    raise SettingsError(
+        f"OBSERVER_HOST={settings.host} would let anyone on the network in",
+        "it is not a loopback address and no token is set",
+        "Set OBSERVER_TOKEN or OBSERVER_TOKEN_FILE, or OBSERVER_ALLOW_ANONYMOUS=true if that is what you want",
+    )
+
+
+def _check_own_endpoint(settings: Settings) -> None:
+    """An endpoint that is one of our own doors would feed the observer with itself."""
+    if not settings.export_endpoint:
+        return
+    parts = urlsplit(settings.export_endpoint)
+    host = (parts.hostname or "").lower()
+    ours = is_loopback(host) or host in (settings.host, settings.health_host, "0.0.0.0", "::")  # noqa: S104 - compared
+    if ours and parts.port in (settings.port, settings.health_port):
+        raise SettingsError(
+            f"the OTLP endpoint {settings.export_endpoint} is the observer itself",
+            "it would export its spans to its own door",
+            "Point OTEL_EXPORTER_OTLP_ENDPOINT at the collector",
+        )

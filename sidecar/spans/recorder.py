@@ -1,0 +1,85 @@
+"""Finished operations become spans here: events, corrections, everything that is already over when we learn of it.
+
+(A gateway call is a live span of the SDK's tracer instead; see `gateway.observed_gateway`.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    set_span_in_context,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from sidecar.model import ObservedOp
+from sidecar.protocols import Receipt, SpanRef
+from sidecar.spans.op_span import OpSpan
+from sidecar.spans.provider import our_version
+
+SCOPE_NAME = "lakehouse-observer"
+_PROPAGATOR = TraceContextTextMapPropagator()
+_SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
+
+
+class OpRecorder:
+    """Turns a finished op into an ended span and hands it to the provider's processors."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
+        self._processor = provider._active_span_processor  # noqa: SLF001 - the one given at construction
+        self._scope = InstrumentationScope(SCOPE_NAME, our_version())
+
+    def record(
+        self, op: ObservedOp, *, traceparent: str = "", tracestate: str = "", linked: Sequence[SpanRef] = ()
+    ) -> Receipt | None:
+        """End a span that mirrors *op* (in the normal form), and give the receipt of the op that came of it.
+
+        The parent is that of the *traceparent* header where it is valid, else the op's own `trace_id` and
+        `parent_span_id`. The receipt is None if nothing took the op.
+        """
+        parent = _parent_from_headers(traceparent, tracestate) if traceparent else None
+        if parent is None:
+            parent = _named_parent(op)
+        context, span_parent = self._context(op, parent)
+        links = [Link(span_context(*ref)) for ref in linked]
+        span = OpSpan.of(op, context, span_parent, self._provider.resource, self._scope, links)
+        self._processor.on_end(span)
+        return span.receipt
+
+    def _context(self, op: ObservedOp, parent: SpanContext | None) -> tuple[SpanContext, SpanContext | None]:
+        ids = self._provider.id_generator
+        trace_id = parent.trace_id if parent is not None else ids.generate_trace_id()
+        around = set_span_in_context(NonRecordingSpan(parent), Context()) if parent is not None else Context()
+        sampled = self._provider.sampler.should_sample(around, trace_id, op.endpoint, SpanKind.INTERNAL)
+        flags = _SAMPLED if sampled.decision is Decision.RECORD_AND_SAMPLE else _UNSAMPLED
+        context = SpanContext(trace_id, ids.generate_span_id(), False, flags, sampled.trace_state)
+        # A trace id without a parent span joins the trace as a root: there is no span to point at.
+        return context, parent if parent is not None and parent.span_id else None
+
+
+def _parent_from_headers(traceparent: str, tracestate: str = "") -> SpanContext | None:
+    """The caller's span, or None where the header is not valid. Source: W3C Trace Context."""
+    carrier = {"traceparent": traceparent, "tracestate": tracestate}
+    for value in _PROPAGATOR.extract(carrier, Context()).values():
+        context = value.get_span_context()
+        return context if context.is_valid else None
+    return None
+
+
+def _named_parent(op: ObservedOp) -> SpanContext | None:
+    return span_context(op.trace_id, op.parent_span_id or "0") if op.trace_id is not None else None
+
+
+def span_context(trace_id: str, span_id: str) -> SpanContext:
+    """The remote span with these ids (hex), taken as sampled."""
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=_SAMPLED)

@@ -1,0 +1,1 @@
+"""What is kept: ring, journals, state, live feed."""

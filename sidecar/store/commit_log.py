@@ -1,0 +1,256 @@
+"""Group commit: appended records gather in a batch while one writer thread writes the batch before.
+
+Doors await the receipt of their record; whoever does not (gateway calls) is never delayed. Settled records go
+downstream in file order: those in the file, and those that nobody was told about and that could not be written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from sidecar.errors import JournalError
+from sidecar.protocols import Clock, JournalFile
+from sidecar.store.journal_file import sealed
+
+log = structlog.get_logger(__name__)
+
+R = TypeVar("R")
+_STALL_CHECK_S = 0.5
+
+
+class _Batch(Generic[R]):
+    """Records written together. *error* is why they were not; it is set before *settled*."""
+
+    __slots__ = ("error", "lines", "opened_at", "receipts", "settled", "size", "waiters")
+
+    def __init__(self, opened_at: float) -> None:
+        self.opened_at = opened_at
+        self.lines: list[bytes] = []
+        self.receipts: list[CommitReceipt[R]] = []
+        self.size = 0
+        self.settled = False
+        self.error: Exception | None = None
+        self.waiters: list[asyncio.Future[None]] = []
+
+
+class CommitReceipt(Generic[R]):
+    """The promise that one record is in the file."""
+
+    __slots__ = ("_batch", "awaited", "op")
+
+    def __init__(self, op: R, batch: _Batch[R], awaited: bool) -> None:
+        self.op = op
+        self.awaited = awaited
+        self._batch = batch
+
+    async def wait(self) -> None:
+        """Return once the record is in the file. Raises JournalError if it is not, or not in time."""
+        batch = self._batch
+        if not batch.settled:
+            waiter = asyncio.get_running_loop().create_future()
+            batch.waiters.append(waiter)
+            await waiter
+        if batch.error is not None:
+            raise JournalError(
+                "the journal did not take it", str(batch.error), "Send it again later; look at OBSERVER_DATA_DIR's disk"
+            ) from batch.error
+
+
+class Downstream(Protocol[R]):  # type: ignore[misc]  # consume takes R only
+    """Where settled records go, on the event loop's thread."""
+
+    def consume(self, op: R) -> None:
+        """Take one settled record."""
+        ...
+
+
+class CommitLog(Generic[R]):
+    """One journal's batches, writer thread and receipts.
+
+    *encode* gives a record's JSON object; *max_bytes* bounds what waits to be written; *sync_every_s* is 0 for
+    each commit, None for never. The counters are written by one thread each and may be read by any.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_file: Callable[[], JournalFile],
+        encode: Callable[[R], bytes],
+        downstream: Downstream[R],
+        clock: Clock,
+        *,
+        max_bytes: int,
+        sync_every_s: float | None,
+        commit_timeout_s: float,
+    ) -> None:
+        self.name = name
+        self._open_file = open_file
+        self._encode = encode
+        self._downstream = downstream
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._sync_every_s = sync_every_s
+        self._commit_timeout_s = commit_timeout_s
+        self._wake = threading.Condition()
+        self._batch: _Batch[R] = _Batch(0.0)
+        self._writing: _Batch[R] | None = None
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self.committed = 0
+        self.committed_bytes = 0
+        self.commits = 0
+        self.commit_seconds = 0.0
+        self.write_errors = 0
+        self.sync_errors = 0
+        self.refused = 0  # no room, or not running
+        self.unwritten = 0  # settled without being in the file; nobody waited for them
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Open the file (StartError) and begin to write."""
+        file = self._open_file()
+        self._loop = asyncio.get_running_loop()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._write_loop, args=(file,), name=f"{self.name}-writer", daemon=True)
+        self._thread.start()
+        self._watch = tasks.create_task(self._fail_stalled(), name=f"{self.name}-watch")
+
+    async def stop(self) -> None:
+        """Write what has gathered, force it to disk, settle it, close."""
+        if self._thread is None:
+            return
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        thread, self._thread = self._thread, None
+        while thread.is_alive():  # a stalled disk must not block the loop; the caller's deadline ends the wait
+            await asyncio.sleep(0.01)
+        if self._watch is not None:
+            self._watch.cancel()
+        await asyncio.sleep(0)  # let the last batch, handed over by the thread, settle
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that wait to be written or are being written."""
+        writing = self._writing
+        return self._batch.size + (writing.size if writing is not None else 0)
+
+    def append(self, op: R, *, awaited: bool) -> CommitReceipt[R] | None:
+        """Add *op* to the batch; None if there is no room. From any thread; no I/O."""
+        line = sealed(self._encode(op))
+        with self._wake:
+            if self._stopping or self._loop is None or self.pending_bytes + len(line) > self._max_bytes:
+                self.refused += 1
+                return None
+            batch = self._batch
+            if not batch.lines:
+                batch.opened_at = self._clock.monotonic()
+                self._wake.notify()
+            receipt = CommitReceipt(op, batch, awaited)
+            batch.lines.append(line)
+            batch.receipts.append(receipt)
+            batch.size += len(line)
+            return receipt
+
+    def _write_loop(self, file: JournalFile) -> None:
+        synced_at, dirty = self._clock.monotonic(), False
+        while True:
+            with self._wake:
+                while not self._batch.lines and not self._stopping:
+                    due = self._sync_due(synced_at, dirty)
+                    if not self._wake.wait(due) and due is not None:
+                        break
+                batch, self._batch = self._batch, _Batch[R](0.0)
+                self._writing = batch
+            if batch.lines:
+                dirty = self._write(file, batch) or dirty
+            elif self._stopping:
+                break
+            due = self._sync_due(synced_at, dirty)
+            if due is not None and due <= 0:
+                self._sync(file)
+                synced_at, dirty = self._clock.monotonic(), False
+            self._settle_soon(batch)
+        if dirty:
+            self._sync(file)
+        try:
+            file.close()
+        except OSError:
+            log.exception("journal.close_failed", journal=self.name)
+
+    def _sync_due(self, synced_at: float, dirty: bool) -> float | None:
+        if not dirty or self._sync_every_s is None:
+            return None
+        return max(0.0, synced_at + self._sync_every_s - self._clock.monotonic())
+
+    def _write(self, file: JournalFile, batch: _Batch[R]) -> bool:
+        try:
+            file.append(b"".join(batch.lines))
+        except Exception as exc:
+            batch.error = exc
+            self.write_errors += 1
+            if self.write_errors & (self.write_errors - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not one line each
+                log.error("journal.write_failed", journal=self.name, error=str(exc), failures=self.write_errors)
+            return False
+        self.committed += len(batch.lines)
+        self.committed_bytes += batch.size
+        self.commits += 1
+        self.commit_seconds += self._clock.monotonic() - batch.opened_at
+        return True
+
+    def _sync(self, file: JournalFile) -> None:
+        try:
+            file.sync()
+        except Exception as exc:
+            self.sync_errors += 1
+            log.error("journal.sync_failed", journal=self.name, error=str(exc), failures=self.sync_errors)
+
+    def _settle_soon(self, batch: _Batch[R]) -> None:
+        self._writing = None
+        if not batch.lines or self._loop is None:
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._settle, batch)
+        except RuntimeError:  # the loop is closed: nobody is left to tell
+            log.warning("journal.settled_late", journal=self.name, records=len(batch.lines))
+
+    def _settle(self, batch: _Batch[R]) -> None:
+        """On the loop: tell the waiters, and hand on what is settled."""
+        batch.settled = True
+        for receipt in batch.receipts:
+            if batch.error is not None:
+                if receipt.awaited:
+                    continue  # its sender was refused: it never happened
+                self.unwritten += 1
+            self._downstream.consume(receipt.op)
+        _release(batch)
+
+    async def _fail_stalled(self) -> None:
+        """A write that hangs must not hold its senders for ever: they get JournalError and may send again."""
+        while True:
+            await self._clock.sleep(_STALL_CHECK_S)
+            for batch in (self._writing, self._batch):
+                if batch is None or not batch.waiters:
+                    continue
+                waited = self._clock.monotonic() - batch.opened_at
+                if waited > self._commit_timeout_s:
+                    _release(batch, TimeoutError(f"no answer from the disk for {waited:.1f} s"))
+
+
+def _release(batch: _Batch[R], failure: Exception | None = None) -> None:
+    waiters, batch.waiters = batch.waiters, []
+    for waiter in waiters:
+        if waiter.done():
+            continue
+        if failure is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(
+                JournalError("the journal is stalled", str(failure), "Send it again later; look at the disk")
+            )

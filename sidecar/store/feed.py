@@ -1,0 +1,100 @@
+"""The live feed: every settled op, to whoever watches (`/ops/stream`). A slow watcher loses its oldest, counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+from sidecar.errors import OverloadedError
+from sidecar.model import ObservedOp
+
+_DEPTH = 1000
+
+
+class Subscription:
+    """One watcher's queue. `missed` counts the ops it was too slow for since it last looked."""
+
+    def __init__(self, wanted: Callable[[ObservedOp], bool]) -> None:
+        self._wanted = wanted
+        self._queue: deque[ObservedOp] = deque(maxlen=_DEPTH)
+        self._arrived = asyncio.Event()
+        self._closed = False
+        self.missed = 0
+
+    def offer(self, op: ObservedOp) -> None:
+        """Queue *op* if it is wanted; a full queue drops its oldest. Returns nothing, never blocks."""
+        if self._wanted(op):
+            self.missed += len(self._queue) == _DEPTH
+            self._queue.append(op)
+            self._arrived.set()
+
+    def close(self) -> None:
+        """Let the iteration end once the queue is empty."""
+        self._closed = True
+        self._arrived.set()
+
+    async def batches(self, idle_s: float) -> AsyncIterator[list[ObservedOp]]:
+        """What has arrived, whenever something has; an empty list after *idle_s* seconds without any."""
+        while True:
+            if not self._queue and not self._closed:
+                try:
+                    async with asyncio.timeout(idle_s):
+                        await self._arrived.wait()
+                except TimeoutError:
+                    pass
+            self._arrived.clear()
+            batch = list(self._queue)
+            self._queue.clear()
+            if not batch and self._closed:
+                return
+            yield batch
+
+
+class OpFeed:
+    """Fans settled ops out to at most *most* watchers. Used on the event loop's thread only."""
+
+    def __init__(self, most: int = 64) -> None:
+        self._most = most
+        self._watchers: set[Subscription] = set()
+        self._missed_by_gone = 0
+        self._closed = False
+
+    @contextmanager
+    def watch(self, wanted: Callable[[ObservedOp], bool]) -> Iterator[Subscription]:
+        """A subscription to the ops that are *wanted*, for the length of the block. Raises OverloadedError."""
+        if len(self._watchers) >= self._most:
+            raise OverloadedError(
+                "no room for another watcher", f"{self._most} are connected", "Close one, or try again later"
+            )
+        watcher = Subscription(wanted)
+        if self._closed:
+            watcher.close()
+        self._watchers.add(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers.discard(watcher)
+            self._missed_by_gone += watcher.missed
+
+    def consume(self, op: ObservedOp) -> None:
+        """Offer *op* to every watcher."""
+        for watcher in self._watchers:
+            watcher.offer(op)
+
+    def close(self) -> None:
+        """End every watch."""
+        self._closed = True
+        for watcher in self._watchers:
+            watcher.close()
+
+    @property
+    def watchers(self) -> int:
+        """How many are connected."""
+        return len(self._watchers)
+
+    @property
+    def missed(self) -> int:
+        """Ops that watchers were too slow for."""
+        return self._missed_by_gone + sum(watcher.missed for watcher in self._watchers)

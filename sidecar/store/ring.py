@@ -1,0 +1,70 @@
+"""The last ops in memory, with the counts that `/stats` and the cycle's log line show."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from sidecar.model import ObservedOp
+
+_FIXED_BYTES = 700  # an op's own objects, beside its texts
+
+
+class OpRing:
+    """The last *capacity* ops within *max_bytes*, oldest first. Used on the event loop's thread only.
+
+    Counts cover what is in the ring, as they always did. `overwritten` counts what has left it.
+    """
+
+    def __init__(self, capacity: int, max_bytes: int) -> None:
+        self._capacity = capacity
+        self._max_bytes = max_bytes
+        self._ops: deque[tuple[ObservedOp, int]] = deque()
+        self._bytes = 0
+        self.overwritten = 0
+        self.successes = 0
+        self.by_source: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._ops)
+
+    def consume(self, op: ObservedOp) -> None:
+        """Add *op*; the oldest make room."""
+        size = _size(op)
+        self._ops.append((op, size))
+        self._bytes += size
+        self._count(op, 1)
+        while len(self._ops) > self._capacity or (self._bytes > self._max_bytes and len(self._ops) > 1):
+            old, old_size = self._ops.popleft()
+            self._bytes -= old_size
+            self._count(old, -1)
+            self.overwritten += 1
+
+    def ops(self) -> list[ObservedOp]:
+        """A copy, oldest first."""
+        return [op for op, _ in self._ops]
+
+    @property
+    def failures(self) -> int:
+        """Ops in the ring that did not succeed."""
+        return len(self._ops) - self.successes
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory the ops take."""
+        return self._bytes
+
+    def _count(self, op: ObservedOp, step: int) -> None:
+        source = op.source or "mcp"
+        self.successes += step * op.success
+        self.by_source[source] += step
+        if not self.by_source[source]:
+            del self.by_source[source]
+
+
+def _size(op: ObservedOp) -> int:
+    size = _FIXED_BYTES + len(op.endpoint) + len(op.input_summary) + len(op.output_summary)
+    size += len(op.error or "") + len(op.correction or "")
+    for fields in (op.features, op.extra):
+        if fields:
+            size += sum(120 + len(key) + (len(value) if isinstance(value, str) else 0) for key, value in fields.items())
+    return size
