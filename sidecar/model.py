@@ -10,6 +10,9 @@ import msgspec
 Scalar = str | bool | int | float
 """What a feature or an extra field may hold: the four scalar types of OTLP's `AnyValue`."""
 
+SpanRef = tuple[str, str]
+"""(trace id, span id), lower-case hex."""
+
 SCHEMA_VERSION = 1
 
 
@@ -58,7 +61,8 @@ class ObservedOp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Failures that share a fingerprint. Times are RFC 3339 of the failures themselves, not of their arrival.
 
-    *diagnosed_count* is *count* at the last diagnosis: a new one is due when the count has doubled since.
+    *evidence* names the spans of the first, the last and some failures between. *diagnosed_count* is *count* at
+    the last diagnosis: a new one is due when the count has doubled since.
     """
 
     fingerprint: str
@@ -69,7 +73,7 @@ class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
     last_seen: str
     error_type: str | None = None
     by_source: dict[str, int] = {}
-    trace_ids: list[str] = []
+    evidence: list[SpanRef] = []
     samples: list[str] = []
     diagnosed_count: int = 0
     diagnosis: str | None = None
@@ -89,7 +93,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failures: int
     incidents: dict[str, int]
     context: str
-    trace_ids: list[str] = []
+    evidence: list[SpanRef] = []
 
 
 class PlaybookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -103,7 +107,7 @@ class PlaybookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     text: str
     successes: int
     avg_duration_ms: float
-    trace_ids: list[str] = []
+    evidence: list[SpanRef] = []
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

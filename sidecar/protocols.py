@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from sidecar.model import ObservedOp
+from sidecar.model import ObservedOp, SpanRef
 
 
 class Clock(Protocol):
@@ -23,10 +23,6 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait, letting other tasks run."""
         ...
-
-
-SpanRef = tuple[str, str]
-"""(trace id, span id), lower-case hex."""
 
 
 class OpConsumer(Protocol):
@@ -74,8 +70,10 @@ class Stage(Protocol):
 class JournalFile(Protocol):
     """The file under a journal; tests put one here that fails or stalls.
 
-    All three raise OSError.
+    *size* is its length in bytes, whole records only. All methods raise OSError.
     """
+
+    size: int
 
     def append(self, data: bytes) -> None:
         """Write *data* whole at the end, or leave the file as it was."""

@@ -26,8 +26,8 @@ _SERVICE_LINK_VALUE = re.compile(r"^(tcp|udp|sctp)://")
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
-def _doc(text: str, env: str | None = None, **bounds: float) -> Meta:
-    return Meta(description=text, extra={"env": env} if env else {}, **bounds)  # type: ignore[arg-type]  # ge, gt, le
+def _doc(text: str, env: str | None = None, **bounds: Any) -> Meta:
+    return Meta(description=text, extra={"env": env} if env else {}, **bounds)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

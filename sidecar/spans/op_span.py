@@ -12,9 +12,9 @@ from typing import Any
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from sidecar.model import ObservedOp, Scalar
+from sidecar.model import ObservedOp, Scalar, SpanRef
 from sidecar.protocols import Receipt
 from sidecar.spans.attributes import (
     ERROR_TYPE,
@@ -28,6 +28,7 @@ from sidecar.spans.attributes import (
 )
 
 _MAX_TIME_NS = 2**64 - 1
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
 
 
@@ -109,9 +110,18 @@ def _epoch_ns(timestamp: str) -> int:
     return min(max(0, round(seconds * 1000) * 1_000_000), _MAX_TIME_NS)
 
 
+def span_context(trace_id: str, span_id: str) -> SpanContext:
+    """The remote span with these ids (hex), taken as sampled."""
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=_SAMPLED)
+
+
+def link_to(ref: SpanRef) -> Link:
+    """A link to the span that *ref* names: how evidence is attached."""
+    return Link(span_context(*ref))
+
+
 class OpSpan(ReadableSpan):
-    """An ended span built from a finished op at once: what `Tracer.start_span` and `end` would give, ten times
-    faster, which the doors need.
+    """An ended span built from a finished op at once, ten times faster than starting and ending one.
 
     *receipt* is set by the processor that took the op; it stays None when the op was not taken.
     """
@@ -124,6 +134,7 @@ class OpSpan(ReadableSpan):
         op: ObservedOp,
         context: SpanContext,
         parent: SpanContext | None,
+        *,
         resource: Resource,
         scope: InstrumentationScope,
         links: Sequence[Link] = (),

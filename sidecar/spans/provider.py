@@ -31,7 +31,7 @@ class WitnessSampler(Sampler):
     def __init__(self, export: Sampler) -> None:
         self._export = export
 
-    def should_sample(
+    def should_sample(  # noqa: PLR0917 - the signature is the SDK's
         self,
         parent_context: Context | None,
         trace_id: int,

@@ -12,18 +12,18 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
-    Link,
     NonRecordingSpan,
     SpanContext,
     SpanKind,
     TraceFlags,
+    get_current_span,
     set_span_in_context,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from sidecar.model import ObservedOp
-from sidecar.protocols import Receipt, SpanRef
-from sidecar.spans.op_span import OpSpan
+from sidecar.model import ObservedOp, SpanRef
+from sidecar.protocols import Receipt
+from sidecar.spans.op_span import OpSpan, link_to, span_context
 from sidecar.spans.provider import our_version
 
 SCOPE_NAME = "lakehouse-observer"
@@ -51,8 +51,8 @@ class OpRecorder:
         if parent is None:
             parent = _named_parent(op)
         context, span_parent = self._context(op, parent)
-        links = [Link(span_context(*ref)) for ref in linked]
-        span = OpSpan.of(op, context, span_parent, self._provider.resource, self._scope, links)
+        links = [link_to(ref) for ref in linked]
+        span = OpSpan.of(op, context, span_parent, resource=self._provider.resource, scope=self._scope, links=links)
         self._processor.on_end(span)
         return span.receipt
 
@@ -70,16 +70,9 @@ class OpRecorder:
 def _parent_from_headers(traceparent: str, tracestate: str = "") -> SpanContext | None:
     """The caller's span, or None where the header is not valid. Source: W3C Trace Context."""
     carrier = {"traceparent": traceparent, "tracestate": tracestate}
-    for value in _PROPAGATOR.extract(carrier, Context()).values():
-        context = value.get_span_context()
-        return context if context.is_valid else None
-    return None
+    context = get_current_span(_PROPAGATOR.extract(carrier, Context())).get_span_context()
+    return context if context.is_valid else None
 
 
 def _named_parent(op: ObservedOp) -> SpanContext | None:
     return span_context(op.trace_id, op.parent_span_id or "0") if op.trace_id is not None else None
-
-
-def span_context(trace_id: str, span_id: str) -> SpanContext:
-    """The remote span with these ids (hex), taken as sampled."""
-    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=_SAMPLED)

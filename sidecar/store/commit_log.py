@@ -20,6 +20,7 @@ from sidecar.store.journal_file import sealed
 log = structlog.get_logger(__name__)
 
 R = TypeVar("R")
+R_contra = TypeVar("R_contra", contravariant=True)
 _STALL_CHECK_S = 0.5
 
 
@@ -61,10 +62,10 @@ class CommitReceipt(Generic[R]):
             ) from batch.error
 
 
-class Downstream(Protocol[R]):  # type: ignore[misc]  # consume takes R only
+class Downstream(Protocol[R_contra]):
     """Where settled records go, on the event loop's thread."""
 
-    def consume(self, op: R) -> None:
+    def consume(self, op: R_contra) -> None:
         """Take one settled record."""
         ...
 
@@ -103,6 +104,8 @@ class CommitLog(Generic[R]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        self.settled_offset = 0  # bytes of the file whose records went downstream
         self.committed = 0
         self.committed_bytes = 0
         self.commits = 0
@@ -115,8 +118,10 @@ class CommitLog(Generic[R]):
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Open the file (StartError) and begin to write."""
         file = self._open_file()
+        self.settled_offset = file.size
         self._loop = asyncio.get_running_loop()
         self._stopping = False
+        self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._write_loop, args=(file,), name=f"{self.name}-writer", daemon=True)
         self._thread.start()
         self._watch = tasks.create_task(self._fail_stalled(), name=f"{self.name}-watch")
@@ -128,12 +133,10 @@ class CommitLog(Generic[R]):
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        thread, self._thread = self._thread, None
-        while thread.is_alive():  # a stalled disk must not block the loop; the caller's deadline ends the wait
-            await asyncio.sleep(0.01)
+        self._thread = None
+        await self._ended.wait()  # a stalled disk blocks the thread, not the loop; the caller has a deadline
         if self._watch is not None:
             self._watch.cancel()
-        await asyncio.sleep(0)  # let the last batch, handed over by the thread, settle
 
     @property
     def pending_bytes(self) -> int:
@@ -183,6 +186,7 @@ class CommitLog(Generic[R]):
             file.close()
         except OSError:
             log.exception("journal.close_failed", journal=self.name)
+        self._on_loop(self._ended.set)
 
     def _sync_due(self, synced_at: float, dirty: bool) -> float | None:
         if not dirty or self._sync_every_s is None:
@@ -192,7 +196,7 @@ class CommitLog(Generic[R]):
     def _write(self, file: JournalFile, batch: _Batch[R]) -> bool:
         try:
             file.append(b"".join(batch.lines))
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever the file raises costs this batch, never the thread
             batch.error = exc
             self.write_errors += 1
             if self.write_errors & (self.write_errors - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not one line each
@@ -207,22 +211,26 @@ class CommitLog(Generic[R]):
     def _sync(self, file: JournalFile) -> None:
         try:
             file.sync()
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - as above
             self.sync_errors += 1
             log.error("journal.sync_failed", journal=self.name, error=str(exc), failures=self.sync_errors)
 
     def _settle_soon(self, batch: _Batch[R]) -> None:
         self._writing = None
-        if not batch.lines or self._loop is None:
-            return
+        if batch.lines:
+            self._on_loop(lambda: self._settle(batch))
+
+    def _on_loop(self, call: Callable[[], None]) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._settle, batch)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(call)
         except RuntimeError:  # the loop is closed: nobody is left to tell
-            log.warning("journal.settled_late", journal=self.name, records=len(batch.lines))
+            log.warning("journal.settled_late", journal=self.name)
 
     def _settle(self, batch: _Batch[R]) -> None:
         """On the loop: tell the waiters, and hand on what is settled."""
         batch.settled = True
+        self.settled_offset += batch.size if batch.error is None else 0
         for receipt in batch.receipts:
             if batch.error is not None:
                 if receipt.awaited:

@@ -90,12 +90,9 @@ def _mended(fd: int, path: Path) -> int:
         keep = block_start
     if keep < size:
         torn = os.pread(fd, size - keep, keep)
-        with path.with_suffix(".damaged").open("ab", opener=_private) as aside:
-            aside.write(torn + b"\n")
+        aside = os.open(path.with_suffix(".damaged"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.write(aside, torn + b"\n")
+        os.close(aside)
         os.ftruncate(fd, keep)
         log.warning("journal.tail_mended", path=str(path), torn_bytes=size - keep)
     return keep
-
-
-def _private(name: str, flags: int) -> int:
-    return os.open(name, flags, 0o600)

@@ -1,0 +1,1 @@
+"""The tests: behaviour by behaviour, over real sockets and files."""
