@@ -8,7 +8,9 @@ ObserverError                 retryable = False
 │   └── TooLargeError         it is over a size bound (HTTP 413)
 └── RetryableError            retryable = True: the same request may succeed later (HTTP 503)
     ├── OverloadedError       a bound on memory or queue length was reached
-    └── JournalError          the journal did not confirm the write
+    ├── JournalError          the journal did not confirm the write
+    ├── ModelError            the model gave no answer that can be used
+    └── GatewayLogError       the gateway did not take what the observer learnt
 """
 
 from __future__ import annotations
@@ -58,3 +60,11 @@ class OverloadedError(RetryableError):
 
 class JournalError(RetryableError):
     """The journal could not confirm that the line is in the file."""
+
+
+class ModelError(RetryableError):
+    """The model could not be asked, or its answer cannot be used."""
+
+
+class GatewayLogError(RetryableError):
+    """The gateway did not take a post to its `/log`."""

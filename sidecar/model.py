@@ -62,7 +62,8 @@ class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Failures that share a fingerprint. Times are RFC 3339 of the failures themselves, not of their arrival.
 
     *evidence* names the spans of the first, the last and some failures between. *diagnosed_count* is *count* at
-    the last diagnosis: a new one is due when the count has doubled since.
+    the last diagnosis: a new one is due when the count has doubled since. The `by_…` counts keep the values that
+    were met first and sum up the rest under `_OTHER`.
     """
 
     fingerprint: str
@@ -78,6 +79,10 @@ class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
     diagnosed_count: int = 0
     diagnosis: str | None = None
     diagnosed_by: str | None = None
+    by_role: dict[str, int] = {}
+    by_city: dict[str, int] = {}
+    by_staffer: dict[str, int] = {}
+    by_sig_hash: dict[str, int] = {}
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,13 +22,19 @@ MAX_ENTRIES = 64
 REST_KEY = "_rest"
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
-_MAPS = ("features", "extra")
 
 
 def clean_text(text: str) -> str:
     """*text* with NUL and lone surrogates as U+FFFD, which UTF-8, protobuf and SQLite can all hold."""
-    if text.isascii() and "\0" not in text:
-        return text
+    if "\0" not in text:
+        if text.isascii():
+            return text
+        try:
+            text.encode()  # an order of magnitude faster than searching for surrogates
+        except UnicodeEncodeError:
+            pass
+        else:
+            return text
     return _UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -48,12 +55,12 @@ def json_text(value: Any) -> str:
     """*value* as compact JSON; what JSON cannot say is said by its `repr`. Never raises."""
     try:
         return msgspec.json.encode(value).decode()
-    except (TypeError, ValueError, RecursionError, UnicodeEncodeError, msgspec.MsgspecError):
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         pass
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=repr)
     except (TypeError, ValueError, RecursionError):
-        return object.__repr__(value)
+        return f"[{type(value).__name__} that cannot be written out]"
 
 
 class Normalizer:
@@ -75,27 +82,35 @@ class Normalizer:
             value = self._value(raw_key, raw_value)
             if value is None:
                 continue
-            key = clean_text(str(raw_key))
-            if len(kept) < last and key not in kept:
+            key = self.text(str(raw_key))
+            if len(kept) < last and key not in kept and (key != REST_KEY or last == MAX_ENTRIES):
                 kept[key] = value
             else:
-                rest[key] = value
+                rest[_free(key, rest)] = value
         if rest:
-            kept[REST_KEY] = json_text(rest)
+            if REST_KEY in kept:
+                rest[_free(REST_KEY, rest)] = kept.pop(REST_KEY)
+            kept[REST_KEY] = self.text(json_text(rest))
         return kept or None
 
     def op(self, op: ObservedOp) -> ObservedOp:
         """*op* in the normal form; the same object where it already is."""
         changes: dict[str, Any] = {}
-        for name, value in _present(op):
+        texts: list[str] = []
+        for name in op.__struct_fields__:
+            value = getattr(op, name)
             if isinstance(value, str):
-                cleaned: Any = self.text(value)
-            elif name in _MAPS:
-                cleaned = self.scalars(value)
-            else:
-                continue
-            if cleaned != value:
-                changes[name] = cleaned
+                texts.append(value)
+            elif isinstance(value, dict):
+                changes[name] = self.scalars(value)
+            elif isinstance(value, int | float) and not INT64_MIN <= value <= INT64_MAX:
+                changes[name] = _measure(name, value)
+        together = "\n".join(texts)  # one look at all texts: hardly any needs a second
+        if clean_text(together) is not together or self._redactor.suspicious(together):
+            for name in op.__struct_fields__:
+                value = getattr(op, name)
+                if isinstance(value, str):
+                    changes[name] = self.text(value)
         return msgspec.structs.replace(op, **changes) if changes else op
 
     def _value(self, key: Any, value: Any) -> Scalar | None:
@@ -107,8 +122,20 @@ class Normalizer:
         return self._redactor.text(known) if isinstance(known, str) else known
 
 
-def _present(op: ObservedOp) -> list[tuple[str, Any]]:
-    return [(name, value) for name in op.__struct_fields__ if (value := getattr(op, name)) is not None]
+def _free(key: str, taken: Mapping[str, Any]) -> str:
+    """*key*, or the first of `key (2)`, `key (3)` … that is not *taken*: two keys may come out alike when cleaned."""
+    free, number = key, 1
+    while free in taken:
+        number += 1
+        free = f"{key} ({number})"
+    return free
+
+
+def _measure(name: str, value: float) -> float | None:
+    """A count or duration beyond int64 as the nearest float; one that is no number is absent (a duration: 0)."""
+    if value != value:  # noqa: PLR0124 - NaN alone differs from itself
+        return 0.0 if name == "duration_ms" else None
+    return float(max(-sys.float_info.max, min(value, sys.float_info.max)))
 
 
 def _big(value: int) -> str:

@@ -1,7 +1,7 @@
 """Credentials are masked once, before an op exists: journal, spans, prompts and logs only ever see the rest.
 
 Known token shapes are masked wherever they stand in a text; `name=value` and `"name": "value"` are masked for the
-names below and those the user adds. Masking twice changes nothing.
+names below and those the user adds, also behind a prefix (`db_password`, `dbPassword`). Masking twice changes nothing.
 """
 
 from __future__ import annotations
@@ -34,54 +34,113 @@ _NAMES = (
 )
 _SHAPES = (
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
-    r"\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?",  # JSON web token
+    r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?",  # JSON web token; no start inside a run, or it is quadratic
     r"\b(?:sk|rk|pk)-[\w-]{16,}",  # OpenAI, Anthropic, Langfuse and like keys
+    r"\b(?:sk|rk|pk)_(?:live|test)_\w{10,}",  # Stripe
     r"\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}",
     r"\bxox[abeoprs]-[\w-]{10,}",  # Slack
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",  # AWS
     r"\bAIza[\w-]{30,}",  # Google
     r"\bhf_\w{20,}",  # Hugging Face
 )
-_HINTS = ("-----BEGIN", "eyJ", "sk-", "rk-", "pk-", "gh", "glpat-", "xox", "AKIA", "ASIA", "AIza", "hf_")
+_HINTS = (
+    "-----BEGIN",
+    "eyJ",
+    "sk-",
+    "rk-",
+    "pk-",
+    "k_live_",
+    "k_test_",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "github_pat_",
+    "glpat-",
+    "xox",
+    "AKIA",
+    "ASIA",
+    "AIza",
+    "hf_",
+)
+
+
+_BOUNDARY = r"(?:(?<![A-Za-z0-9])|(?-i:(?<=[a-z0-9])(?=[A-Z])))"
+_QUOTED = (
+    r"(?P<q>\\*[\"'])(?:[^\n\\\"']|(?!(?<!\\)(?P=q))[^\n])*+"  # to the same quote, or the line's end if it was cut off
+)
+_COOKIES = r"(?:\[redacted\]|[^\n\"',}\]])+"
+_CREDENTIALS = (
+    r"(?:[A-Za-z][\w-]*[ \t]+)?+(?:\[redacted\]|[^\s\"',;&}\]\\])+"  # an authorization scheme and what follows it
+)
+_BARE = r"(?:(?:bearer|basic|token)\s+)?+(?:\[[^\[\]\n]*\]|\{[^{}\n]*\}|[^\s\"',;&}\]\\])+"
+_FOLDED = "\u017f\u0131\u0130"  # letters that a regular expression takes for s and i, and lower() does not
+_MOST_PASSES = 10
 
 
 class Redactor:
     """Masks credentials in text and by field name. Stateless after construction, safe from any thread."""
 
     def __init__(self, extra_names: Iterable[str] = ()) -> None:
-        names = {*_NAMES, *(_plain(name) for name in extra_names if name.strip())}
-        self._names = frozenset(names)
+        names = {*_NAMES, *(_plain(name) for name in extra_names if name.strip(" _-"))}
         # The cheap test first: most texts hold no credential, and `in` is far cheaper than a regular expression.
-        self._words = tuple(sorted({re.split(r"[_ ]", name)[-1] for name in names} | {"bearer ", "basic ", "://"}))
-        spelled = "|".join(re.escape(name).replace("_", "[_ -]?") for name in sorted(names, key=len, reverse=True))
+        self._words = tuple(sorted({name.split("_")[-1] for name in names} | {"bearer", "basic", "://"}))
+        self._ascii_names = all(name.isascii() for name in names)
+        self._ending = re.compile(rf"(?i){_BOUNDARY}(?:{_spelled(names)})\Z")
         self._named = re.compile(
-            rf"(?i)((?<![A-Za-z0-9])(?:{spelled})\\?[\"']?\s*[:=]\s*\\?[\"']?(?:(?:bearer|basic|token)\s+)?+)"
-            r"(?!\[redacted\])[^\s\"',;&}\]\\]+"
+            rf"(?i)(?P<name>{_BOUNDARY}(?:(?P<cookie>(?:set[_ -]?)?cookie)|(?P<auth>authorization)|{_spelled(names)})"
+            r"(?:\\*[\"'])?\s*[:=]+>?\s*)"
+            rf"(?:{_QUOTED}|(?(cookie){_COOKIES}|(?(auth){_CREDENTIALS}|{_BARE})))"
         )
-        self._scheme = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=\-]{8,}")
-        self._userinfo = re.compile(r"(://)[^/\s:@\"']*:[^/\s@\"']+@")
+        self._scheme = re.compile(
+            r"\b((?i:bearer))\s+[A-Za-z0-9._~+/=\-]{8,}"
+            r"|\b((?i:basic))\s+(?=[A-Za-z][a-z]*[A-Z0-9+/=]|[0-9+/])[A-Za-z0-9+/=_\-]{8,}"  # base64, not a plain word
+        )
+        self._userinfo = re.compile(r"(://)[^/?#\s:@\"']*:[^/?#\s\"']+@")
         self._shapes = re.compile("|".join(_SHAPES))
 
     def named(self, name: str) -> bool:
         """Whether a field called *name* holds a credential."""
-        return _plain(name) in self._names
+        lowered = name.lower()
+        for word in self._words:
+            if word in lowered:
+                return self._ending.search(name.strip()) is not None
+        return False
 
     def suspicious(self, text: str) -> bool:
         """Whether *text* might hold a credential: a cheap test that may say yes too often, never no too often."""
-        if any(hint in text for hint in _HINTS):
-            return True
+        for hint in _HINTS:  # a plain loop: twice as fast as any() here, and every op passes
+            if hint in text:
+                return True
         lowered = text.lower()
-        return any(word in lowered for word in self._words)
+        for word in self._words:
+            if word in lowered:
+                return True
+        return not text.isascii() and (not self._ascii_names or any(letter in text for letter in _FOLDED))
 
     def text(self, text: str) -> str:
         """*text* with every credential that is recognised replaced by `[redacted]`."""
         if not self.suspicious(text):
             return text
+        for _ in range(_MOST_PASSES):  # one mask may uncover what another pattern knows
+            masked = self.masked(text)
+            if masked == text:
+                break
+            text = masked
+        return text
+
+    def masked(self, text: str) -> str:
+        """*text* after one pass of every pattern, without the cheap test."""
         text = self._shapes.sub(MASK, text)
         text = self._userinfo.sub(rf"\1{MASK}@", text)
-        text = self._scheme.sub(rf"\1 {MASK}", text)
-        return self._named.sub(rf"\1{MASK}", text)
+        text = self._scheme.sub(lambda found: f"{found[1] or found[2]} {MASK}", text)
+        return self._named.sub(lambda found: f"{found['name']}{found['q'] or ''}{MASK}", text)
 
 
 def _plain(name: str) -> str:
     return name.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def _spelled(names: Iterable[str]) -> str:
+    return "|".join(re.escape(name).replace("_", "[_ -]?") for name in sorted(names, key=len, reverse=True))

@@ -94,6 +94,28 @@ def our_version() -> str:
         return "0+unknown"
 
 
+class _WitnessProvider(TracerProvider):
+    """A provider that `OTEL_SDK_DISABLED` does not blind: that variable turns export off, in `Settings`."""
+
+    def __init__(
+        self,
+        *,
+        sampler: Sampler,
+        resource: Resource,
+        shutdown_on_exit: bool,
+        active_span_processor: SynchronousMultiSpanProcessor,
+        span_limits: SpanLimits,
+    ) -> None:
+        super().__init__(
+            sampler=sampler,
+            resource=resource,
+            shutdown_on_exit=shutdown_on_exit,
+            active_span_processor=active_span_processor,
+            span_limits=span_limits,
+        )
+        self._disabled = False
+
+
 def tracer_provider(resource: Resource, sampler: Sampler, processors: SynchronousMultiSpanProcessor) -> TracerProvider:
     """A provider with explicit limits, whatever `OTEL_*_LIMIT` variables say; never the global one."""
     limits = SpanLimits(
@@ -106,7 +128,7 @@ def tracer_provider(resource: Resource, sampler: Sampler, processors: Synchronou
         max_attribute_length=SpanLimits.UNSET,
         max_span_attribute_length=SpanLimits.UNSET,
     )
-    return TracerProvider(
+    return _WitnessProvider(
         sampler=WitnessSampler(sampler),
         resource=resource,
         shutdown_on_exit=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
-from sidecar.model import ObservedOp
+from sidecar.model import ObservedOp, SpanRef
 
 _FIXED_BYTES = 700  # an op's own objects, beside its texts
 
@@ -42,6 +42,18 @@ class OpRing:
     def ops(self) -> list[ObservedOp]:
         """A copy, oldest first."""
         return [op for op, _ in self._ops]
+
+    def failures_like(self, sig_hash: str | None, task_class: str | None, most: int = 8) -> list[SpanRef]:
+        """The spans of the latest failures with that *sig_hash* or *task_class*, latest first, at most *most*."""
+        found: list[SpanRef] = []
+        for op, _ in reversed(self._ops):
+            if op.success or op.trace_id is None or op.span_id is None:
+                continue
+            if (sig_hash and op.sig_hash == sig_hash) or (task_class and op.task_class == task_class):
+                found.append((op.trace_id, op.span_id))
+                if len(found) == most:
+                    break
+        return found
 
     @property
     def failures(self) -> int:

@@ -1,0 +1,104 @@
+"""Which values the fields of ops had, counted within bounds, and which of them set failures apart from successes."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+import msgspec
+
+from sidecar.model import ObservedOp, Scalar
+from sidecar.normalize import clean_text
+
+FIELDS: Final = ("source", "role", "city", "state", "event_kind", "staffer_id", "sig_hash")
+FEATURE: Final = "features."
+MAX_FIELDS: Final = 32
+MAX_VALUES: Final = 16  # of one field
+MAX_PAIRS: Final = 128  # of all fields together
+MAX_VALUE_LENGTH: Final = 60  # characters
+
+_MIN_FAILURES, _MIN_SUCCESSES = 3, 5  # below these, what they share says little
+_COMMON, _RARE = 0.9, 0.1
+_MAX_COMMON = 5
+_field_values = attrgetter(*FIELDS)
+
+
+class FieldCounts(msgspec.Struct, omit_defaults=True):
+    """How many of *seen* ops had which value in which field.
+
+    Values met after the bounds are reached are counted together, by field, in *beyond*. A value that is kept has
+    been counted from its first op on, so its count is exact.
+    """
+
+    seen: int = 0
+    values: dict[str, dict[str, int]] = {}
+    beyond: dict[str, int] = {}
+    pairs: int = 0
+
+    def add(self, op: ObservedOp) -> None:
+        """Count *op*. O(its fields)."""
+        self.seen += 1
+        for name, value in zip(FIELDS, _field_values(op), strict=True):
+            if value:
+                self._count(name, value)
+        if op.features:
+            for name, value in op.features.items():
+                self._count(FEATURE + _short(name), value)
+
+    def at_most(self, field: str, value: str) -> int:
+        """How many ops had *value* in *field*; where that was not kept, how many could have had it."""
+        known = self.values.get(field)
+        if known is None:
+            return 0 if len(self.values) < MAX_FIELDS else self.seen
+        return known[value] if value in known else self.beyond.get(field, 0)
+
+    def _count(self, field: str, value: Scalar) -> None:
+        known = self.values.get(field)
+        if known is None:
+            if len(self.values) >= MAX_FIELDS:
+                return
+            known = self.values[field] = {}
+        text = _short(value) if isinstance(value, str) else _word(value)
+        if text in known:
+            known[text] += 1
+        elif len(known) < MAX_VALUES and self.pairs < MAX_PAIRS:
+            known[text] = 1
+            self.pairs += 1
+        else:
+            self.beyond[field] = self.beyond.get(field, 0) + 1
+
+
+class Common(NamedTuple):
+    """A value that nearly all failures had and hardly any success."""
+
+    field: str
+    value: str
+    failures: int
+    successes: int
+
+
+def common_to_failures(failures: FieldCounts, successes: FieldCounts) -> list[Common]:
+    """What at least 90 % of *failures* and at most 10 % of *successes* had, the clearest first, at most 5.
+
+    Nothing is said of fewer than 3 failures or 5 successes, nor where bounds left it open.
+    """
+    if failures.seen < _MIN_FAILURES or successes.seen < _MIN_SUCCESSES:
+        return []
+    found = []
+    for field, values in failures.values.items():
+        for value, count in values.items():
+            elsewhere = successes.at_most(field, value)
+            if count >= _COMMON * failures.seen and elsewhere <= _RARE * successes.seen:
+                found.append(Common(field, value, count, elsewhere))
+    found.sort(key=lambda common: (-common.failures, common.successes, common.field))
+    return found[:_MAX_COMMON]
+
+
+def _short(text: str) -> str:
+    return clean_text(text[:MAX_VALUE_LENGTH])
+
+
+def _word(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)

@@ -1,0 +1,125 @@
+"""Rows by key in memory, within a bound, that know which of them still have to be saved.
+
+The books of this room keep their state here; the pipeline saves what `take_dirty` gives and calls `load` at start.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, TypeVar
+
+import msgspec
+import structlog
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class KeptRows(Generic[T]):
+    """At most *most* rows; the least recently touched goes out first, counted in `evicted`.
+
+    Saved keys begin with *prefix*. *seen_at* gives a row's last time, by which restored rows are put in order.
+    Used on the event loop's thread only.
+    """
+
+    def __init__(self, prefix: str, row_type: type[T], most: int, seen_at: Callable[[T], str]) -> None:
+        self._prefix = prefix
+        self._most = most
+        self._seen_at = seen_at
+        self._decode = msgspec.json.Decoder(row_type).decode
+        self._encode = msgspec.json.Encoder().encode
+        self._rows: OrderedDict[str, T] = OrderedDict()
+        self._dirty: set[str] = set()
+        self._saved: set[str] = set()  # keys that a save may have written: only these need a removal saved
+        self.evicted = 0
+        self.unusable = 0  # rows that could not be read, or not be written
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, key: str) -> T | None:
+        """The row of *key*, as it is."""
+        return self._rows.get(key)
+
+    def touch(self, key: str) -> T | None:
+        """The row of *key*, now the most recent and to be saved. O(1)."""
+        row = self._rows.get(key)
+        if row is not None:
+            self._rows.move_to_end(key)
+            self._dirty.add(key)
+        return row
+
+    def changed(self, key: str) -> None:
+        """The row of *key* is to be saved, and is no more recent than it was."""
+        if key in self._rows:
+            self._dirty.add(key)
+
+    def add(self, key: str, row: T) -> None:
+        """Keep *row* as the most recent; the oldest makes room."""
+        self._rows[key] = row
+        self._rows.move_to_end(key)
+        self._dirty.add(key)
+        self._make_room()
+
+    def rows(self) -> list[T]:
+        """A copy, least recent first."""
+        return list(self._rows.values())
+
+    def load(self, rows: Mapping[str, bytes]) -> list[str]:
+        """Restore from saved *rows*, in whatever order they come; the keys restored. Those of others are left alone.
+
+        A row that cannot be read is logged, counted and left out; a row that is here already stays.
+        """
+        found: list[tuple[str, str, T]] = []
+        for name, data in rows.items():
+            if not name.startswith(self._prefix) or not data:
+                continue
+            key = name[len(self._prefix) :]
+            try:
+                row = self._decode(data)
+                found.append((self._seen_at(row), key, row))
+            except msgspec.MsgspecError as exc:
+                self.unusable += 1
+                log.warning("saved_row.unreadable", row=name[:100], error=str(exc))
+        for _, key, row in sorted(found, key=lambda each: each[:2]):
+            self._saved.add(key)
+            self._rows.setdefault(key, row)
+        self._make_room()
+        return [key for _, key, _ in found if key in self._rows]
+
+    def take_dirty(self) -> dict[str, bytes]:
+        """The rows changed since the last call, as JSON; removed ones as b""."""
+        taken: dict[str, bytes] = {}
+        dirty, self._dirty = self._dirty, set()
+        for key in dirty:
+            row = self._rows.get(key)
+            if row is None:
+                taken[self._prefix + key] = b""
+                self._saved.discard(key)
+                continue
+            try:
+                taken[self._prefix + key] = self._encode(row)
+                self._saved.add(key)
+            except Exception:  # one poison row must not keep the others from being saved
+                self.unusable += 1
+                log.exception("saved_row.unwritable", row=key[:100])
+        return taken
+
+    def put_back(self, keys: Iterable[str]) -> None:
+        """Saving *keys* (as `take_dirty` gave them) failed: they are to be saved again. Those of others are left."""
+        for name in keys:
+            if name.startswith(self._prefix):
+                key = name[len(self._prefix) :]
+                self._dirty.add(key)
+                self._saved.add(key)
+
+    def _make_room(self) -> None:
+        while len(self._rows) > self._most:
+            key, _ = self._rows.popitem(last=False)
+            self.evicted += 1
+            if key in self._saved:
+                self._dirty.add(key)
+            else:
+                self._dirty.discard(key)

@@ -1,0 +1,137 @@
+"""Spans to the collector over OTLP: a bounded queue and one thread around the SDK's own exporters.
+
+Only spans with the sampled flag leave. The standard `OTEL_EXPORTER_OTLP_*` variables for headers, certificates,
+compression and time-outs are read by those exporters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+
+import structlog
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 512
+_DEPTH = 8192
+_LINGER_S = 0.5
+
+
+def span_exporter(endpoint: str, protocol: str, *, whole_path: bool) -> SpanExporter:
+    """The SDK's exporter for *protocol* (`grpc` or `http/protobuf`).
+
+    *whole_path* says that *endpoint* is used as it stands over HTTP; otherwise `/v1/traces` is added to it.
+    Source: OTLP exporter specification, endpoint URLs for OTLP/HTTP. Imported late: gRPC alone takes 10 MiB.
+    """
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415 - see above
+            OTLPSpanExporter as GrpcExporter,
+        )
+
+        return GrpcExporter(endpoint=endpoint)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415 - see above
+        OTLPSpanExporter as HttpExporter,
+    )
+
+    return HttpExporter(endpoint=endpoint if whole_path else endpoint.rstrip("/") + "/v1/traces")
+
+
+class SpanExport(SpanProcessor):
+    """Queues ended, sampled spans and exports them from a thread; a stage and a span processor.
+
+    The queue holds the newest spans: what it has no room for goes oldest first, counted in `evicted`. What the
+    exporter gave up on is counted in `failed`.
+    """
+
+    name = "export"
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._queue: deque[ReadableSpan] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = asyncio.Event()
+        self.exported = 0
+        self.failed = 0
+        self.evicted = 0
+
+    @property
+    def queued(self) -> int:
+        """Spans that wait."""
+        return len(self._queue)
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Nothing: spans are exported when they have ended."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue *span* if its sampled flag is set. From any thread; no I/O."""
+        context = span.context
+        if context is None or not context.trace_flags.sampled:
+            return
+        with self._wake:
+            if len(self._queue) >= _DEPTH:
+                self._queue.popleft()
+                self.evicted += 1
+            self._queue.append(span)
+            if len(self._queue) == _BATCH:
+                self._wake.notify()
+
+    async def start(self, _tasks: asyncio.TaskGroup) -> None:
+        """Begin to export. Does not wait for the collector."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="otlp-export", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Export what waits. The caller's deadline bounds it; a collector that hangs is cut off there."""
+        if self._thread is None:
+            return
+        self._thread = None
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        try:
+            await self._ended.wait()
+        finally:
+            left = len(self._queue)
+            if left:
+                log.error("export.spans_left_behind", spans=left)
+            threading.Thread(target=self._exporter.shutdown, daemon=True).start()  # it may wait for its own retry
+
+    def shutdown(self) -> None:
+        """Nothing: `stop` does it, in flow order."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the signature is the SDK's
+        """Whether nothing waits."""
+        return not self._queue
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                if not self._stopping and len(self._queue) < _BATCH:
+                    self._wake.wait(_LINGER_S)
+                batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+                if not batch and self._stopping:
+                    break
+            if batch:
+                self._export(batch)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _export(self, batch: list[ReadableSpan]) -> None:
+        try:
+            done = self._exporter.export(batch) is SpanExportResult.SUCCESS
+        except Exception:
+            log.exception("export.failed", spans=len(batch))
+            done = False
+        if done:
+            self.exported += len(batch)
+        else:
+            self.failed += len(batch)

@@ -1,0 +1,155 @@
+"""The wrapper for Python agents: each call to the gateway is a CLIENT span, and with that an op.
+
+From the gateway over httpx; the span's end hands the op on (see `spans.span_processor`). Nothing here waits for the
+journal, and no fault of the gateway's is raised: the caller gets `{"error": …}` and an op that says so.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import httpx
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from sidecar.clock import rfc3339_ms
+from sidecar.gateway.features import request_features
+from sidecar.gateway.summary import summarize
+from sidecar.ids import new_id
+from sidecar.model import SCHEMA_VERSION, ObservedOp
+from sidecar.normalize import Normalizer, json_text
+from sidecar.protocols import Clock
+from sidecar.spans import attributes as keys
+from sidecar.spans.op_span import op_attributes, op_from_attributes
+
+_W3C = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+
+
+class _Outcome(NamedTuple):
+    """How a call went: the caller's data, and the error with its code, if there was one."""
+
+    data: Any
+    error: str | None = None
+    error_type: str | None = None
+    status: int | None = None
+
+
+_CANCELLED = _Outcome(None, "cancelled by the caller", "CancelledError")
+
+
+class ObservedGateway:
+    """Calls the gateway at *base_url*, observed. Safe for any number of calls at once on one event loop."""
+
+    def __init__(
+        self,
+        base_url: str,
+        client: httpx.AsyncClient,
+        tracer: Tracer,
+        normalizer: Normalizer,
+        clock: Clock,
+        *,
+        timeout_s: float,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._client = client
+        self._tracer = tracer
+        self._normalizer = normalizer
+        self._clock = clock
+        self._timeout_s = timeout_s
+        parts = urlsplit(base_url)
+        self._server: dict[str, str | int] = {
+            keys.HTTP_REQUEST_METHOD: "POST",
+            keys.SERVER_ADDRESS: parts.hostname or "",
+            keys.SERVER_PORT: parts.port or (443 if parts.scheme == "https" else 80),
+        }
+
+    async def observed(self, endpoint: str, body: Any, description: str, **fields: Any) -> tuple[Any, ObservedOp]:
+        """POST *body* as JSON to *endpoint* (a path); give the decoded answer and the op.
+
+        Status and `error` in the answer both decide success; a call that got no answer gives `{"error": message}`.
+        *fields* are further fields of the op (`task`, `staffer_id`, `role`…). Raises TypeError or ValueError if
+        *body* is not JSON: that is the caller's fault, and nothing was sent.
+        """
+        content = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
+        url = self._base_url + endpoint
+        started_ns, started = self._clock.time_ns(), self._clock.monotonic()
+        span = self._tracer.start_span(
+            self._normalizer.text(endpoint),
+            kind=SpanKind.CLIENT,
+            attributes={**self._server, keys.URL_FULL: self._normalizer.text(url)},
+            start_time=started_ns,
+        )
+        outcome = _CANCELLED
+        try:
+            outcome = await self._call(url, content, span)
+        finally:  # a cancelled call ends as an op too
+            elapsed_ns = round((self._clock.monotonic() - started) * 1e9)
+            op = self._normalizer.op(
+                ObservedOp(
+                    timestamp=rfc3339_ms(started_ns + elapsed_ns),
+                    endpoint=endpoint,
+                    input_summary=description,
+                    success=outcome.error is None,
+                    duration_ms=round(elapsed_ns / 1e6, 3),
+                    output_summary=f"ERROR: {outcome.error}" if outcome.error is not None else summarize(outcome.data),
+                    error=outcome.error,
+                    error_type=outcome.error_type,
+                    **{"source": "mcp", "features": request_features(body) or None, **fields},
+                    v=SCHEMA_VERSION,
+                    op_id=new_id(),
+                )
+            )
+            op = _ended(span, op, outcome.status, started_ns + elapsed_ns)
+        return outcome.data, op
+
+    async def _call(self, url: str, content: bytes, span: Span) -> _Outcome:
+        headers = {"Content-Type": "application/json"}
+        _W3C.inject(headers, set_span_in_context(span))
+        try:
+            response = await self._client.post(url, content=content, headers=headers, timeout=self._timeout_s)
+            return _outcome(response)
+        except Exception as exc:  # noqa: BLE001 - whatever the gateway or the way to it does is the op's outcome
+            message = str(exc) or type(exc).__name__
+            return _Outcome({"error": message}, message, type(exc).__name__)
+
+
+def _outcome(response: httpx.Response) -> _Outcome:
+    status = response.status_code
+    failed = None if status < 400 else f"HTTP {status} {response.reason_phrase}".strip()
+    if not response.content:
+        return _Outcome({"error": failed} if failed else {}, failed, failed and str(status), status)
+    try:
+        data = response.json()
+    except (ValueError, RecursionError) as exc:
+        message = failed or f"the answer is not JSON: {exc}"
+        return _Outcome({"error": message}, message, str(status) if failed else type(exc).__name__, status)
+    said = data.get("error") if isinstance(data, dict) else None
+    if said:
+        failed = said if isinstance(said, str) else json_text(said)
+    error_type = None if failed is None else str(status) if status >= 400 else keys.ERROR_TYPE_OTHER
+    return _Outcome(data, failed, error_type, status)
+
+
+def _ended(span: Span, op: ObservedOp, status: int | None, end_ns: int) -> ObservedOp:
+    """End *span* as *op*, and give the op as the span says it, with its ids."""
+    attributes = op_attributes(op)
+    span.set_attributes(attributes)
+    if status is not None:
+        span.set_attribute(keys.HTTP_RESPONSE_STATUS_CODE, status)
+    if not op.success:
+        span.set_status(StatusCode.ERROR, op.error)
+    span.end(end_ns)
+    context = span.get_span_context()
+    parent = span.parent if isinstance(span, ReadableSpan) else None
+    ended = op_from_attributes(
+        attributes,
+        f"{context.trace_id:032x}",
+        f"{context.span_id:016x}",
+        f"{parent.span_id:016x}" if parent is not None else None,
+    )
+    return ended or op

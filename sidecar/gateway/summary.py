@@ -1,0 +1,32 @@
+"""What a gateway's answer comes to, in a line; existing readers know these wordings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sidecar.normalize import json_text
+
+_ANSWER_CHARACTERS = 80
+_JSON_CHARACTERS = 100
+
+
+def summarize(data: Any) -> str:
+    """*data*, a decoded JSON answer of any shape, as a short line. Never raises."""
+    if isinstance(data, dict):
+        if "sql_matches" in data:
+            return f"hybrid: {_said(data['sql_matches'])} sql → {_said(data.get('vector_reranked', '?'))} results"
+        if rows := data.get("rows"):
+            return f"{_said(data.get('row_count') or _length(rows))} rows"
+        if answer := data.get("answer"):
+            return f"answer: {_said(answer)[:_ANSWER_CHARACTERS]}..."
+        if sources := data.get("sources"):
+            return f"{_length(sources)} sources"
+    return json_text(data)[:_JSON_CHARACTERS]
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else json_text(value)
+
+
+def _length(value: Any) -> int | str:
+    return len(value) if isinstance(value, list | dict | str) else "?"

@@ -1,0 +1,57 @@
+"""The observer's own metrics: OpenTelemetry instruments that read plain counters, shown as Prometheus text.
+
+Every instrument is observable: the counted code pays an integer addition, and the work is done when somebody looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.resources import Resource
+from prometheus_client import CollectorRegistry, generate_latest
+
+Number = int | float
+Reading = Callable[[], Number | Mapping[str, Number]]
+"""A value, or values by label value."""
+
+
+class OwnMetrics:
+    """A meter provider with a registry of its own; `observe_*` joins a counter to a name."""
+
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def __init__(self, resource: Resource) -> None:
+        self._registry = CollectorRegistry()
+        self._provider = MeterProvider(
+            [PrometheusMetricReader(registry=self._registry)], resource=resource, shutdown_on_exit=False
+        )
+        self._meter = self._provider.get_meter("lakehouse-observer")
+
+    def observe_count(self, name: str, unit: str, text: str, read: Reading, label: str = "") -> None:
+        """A count that only grows, as `name` in *unit* (UCUM); *label* names what a mapping's keys are."""
+        self._meter.create_observable_counter(name, [_callback(read, label)], unit, text)
+
+    def observe_level(self, name: str, unit: str, text: str, read: Reading, label: str = "") -> None:
+        """A level that goes up and down."""
+        self._meter.create_observable_gauge(name, [_callback(read, label)], unit, text)
+
+    def render(self) -> bytes:
+        """Prometheus text of all of them now."""
+        return generate_latest(self._registry)
+
+    def shutdown(self) -> None:
+        """Give the readers back."""
+        self._provider.shutdown()
+
+
+def _callback(read: Reading, label: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def observations(_options: CallbackOptions) -> Iterable[Observation]:
+        value = read()
+        if isinstance(value, Mapping):
+            return [Observation(number, {label: key}) for key, number in value.items()]
+        return [Observation(value)]
+
+    return observations

@@ -1,0 +1,156 @@
+"""Reading request bodies: bounded in size before and after decompression, in time, and in what all doors hold."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import zlib
+from collections.abc import AsyncIterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import falcon.asgi
+import msgspec
+
+from sidecar.errors import MalformedError, OverloadedError, RetryableError, TooLargeError
+
+_SLICE = 1 << 18  # bytes decompressed before other tasks get a turn
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+class ByteBudget:
+    """Bytes of requests in flight over all doors. What it refuses, it refuses before any work is done."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.used = 0
+        self.refused = 0
+
+    def take(self, count: int) -> None:
+        """Count *count* bytes as in flight. Raises OverloadedError if they do not fit."""
+        if self.used + count > self._limit:
+            self.refused += 1
+            raise OverloadedError(
+                "too much is in flight", f"all doors together hold at most {self._limit} bytes", "Send it again later"
+            )
+        self.used += count
+
+    def give_back(self, count: int) -> None:
+        """They have been dealt with."""
+        self.used -= count
+
+
+class Lease:
+    """What one request has taken from the budget."""
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
+        self.held = 0
+
+    def take(self, count: int) -> None:
+        """As `ByteBudget.take`."""
+        self._budget.take(count)
+        self.held += count
+
+
+class BodyReader:
+    """Reads bodies of at most *max_bytes* within *timeout_s* seconds."""
+
+    def __init__(self, budget: ByteBudget, *, max_bytes: int, timeout_s: float) -> None:
+        self._budget = budget
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+
+    @contextmanager
+    def lease(self) -> Iterator[Lease]:
+        """Room in the budget, given back at the end of the block."""
+        lease = Lease(self._budget)
+        try:
+            yield lease
+        finally:
+            self._budget.give_back(lease.held)
+
+    async def read(self, req: falcon.asgi.Request, lease: Lease) -> bytes:
+        """The body, decompressed. Raises TooLargeError, OverloadedError, MalformedError, RetryableError (too slow)."""
+        if (req.content_length or 0) > self._max_bytes:
+            raise self._too_large(f"Content-Length is {req.content_length}")
+        encoding = (req.get_header("Content-Encoding") or "identity").lower()
+        if encoding not in ("identity", "gzip"):
+            raise falcon.HTTPUnsupportedMediaType(description=f"Content-Encoding {encoding[:40]!r}: send gzip or none")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                body = await self._raw(req.stream, lease)
+        except TimeoutError as exc:
+            raise RetryableError(
+                "the request came too slowly", f"its body took over {self._timeout_s:g} s", "Send it again, faster"
+            ) from exc
+        return await self._unzipped(body, lease) if encoding == "gzip" else body
+
+    async def _raw(self, stream: AsyncIterable[bytes], lease: Lease) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in stream:
+            size += len(chunk)
+            if size > self._max_bytes:
+                raise self._too_large("more than that arrived")
+            lease.take(len(chunk))
+            chunks.append(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _unzipped(self, data: bytes, lease: Lease) -> bytes:
+        out: list[bytes] = []
+        size = 0
+        try:
+            while data:
+                member = zlib.decompressobj(_GZIP)
+                while not member.eof:
+                    part = member.decompress(data, _SLICE)
+                    data = member.unconsumed_tail
+                    if not part and not data and not member.eof:
+                        raise zlib.error("it ends too early")
+                    size += len(part)
+                    if size > self._max_bytes:
+                        raise self._too_large("it decompresses to more than that")
+                    lease.take(len(part))
+                    out.append(part)
+                    await asyncio.sleep(0)
+                data = member.unused_data
+        except zlib.error as exc:
+            raise MalformedError("the body is not gzip", str(exc), "Compress it anew, or send it as it is") from exc
+        return b"".join(out)
+
+    def _too_large(self, why: str) -> TooLargeError:
+        return TooLargeError(f"the body is over {self._max_bytes} bytes", why, "Send less at a time")
+
+
+def parse_json(data: bytes | msgspec.Raw) -> Any:
+    """*data* as plain objects. Raises MalformedError.
+
+    The fast decoder refuses lone surrogate escapes and numbers beyond its types, which senders do write; the
+    standard library's reads those. Numbers that no type here can hold come back as their own text.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass
+    except RecursionError as exc:
+        raise MalformedError("the JSON is nested too deeply", "more than the reader follows", "Flatten it") from exc
+    try:
+        return json.loads(bytes(data), parse_int=_integer, parse_float=_real, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as exc:
+        raise MalformedError("the body is not JSON", str(exc)[:200], "Send JSON in UTF-8") from exc
+
+
+def _integer(text: str) -> int | str:
+    return int(text) if len(text) < 4000 else text  # Python refuses to read more than 4300 digits
+
+
+def _real(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
+
+
+def _no_constant(name: str) -> Any:
+    message = f"{name} is not JSON"
+    raise ValueError(message)

@@ -1,0 +1,187 @@
+"""One posted event, already JSON, becomes an `ObservedOp`: names and defaults as callers have always known them.
+
+Wrong values are refused by field, value and what is expected; fields that nobody knows are kept in `extra`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from sidecar.errors import InvalidInputError, MalformedError
+from sidecar.ids import new_id
+from sidecar.model import SCHEMA_VERSION, ObservedOp
+from sidecar.normalize import INT64_MAX, INT64_MIN, Normalizer
+
+_SHOWN = 80
+_WORDS = {"true": True, "false": False, "1": True, "0": False}
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
+_TIMESTAMP = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+def event_op(raw: object, now: str, normalizer: Normalizer) -> ObservedOp:
+    """The op, in the normal form, that *raw* describes; *now* (RFC 3339) stands in for a missing timestamp.
+
+    Raises MalformedError if *raw* is not an object, InvalidInputError if a field is wrong.
+    """
+    if not isinstance(raw, dict):
+        raise MalformedError(
+            "an event must be a JSON object", f"this is {_named(raw)}", 'Send an object such as {"success": true}'
+        )
+    fields: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    for key, value in raw.items():
+        if value is None:
+            continue
+        read = _READERS.get(key)
+        if read is None:
+            extra[key] = value
+        else:
+            fields[key] = read(key, value)
+    _fill_defaults(fields, now)
+    if extra:
+        fields["extra"] = {**fields.get("extra", {}), **extra}
+    return normalizer.op(ObservedOp(v=SCHEMA_VERSION, op_id=new_id(), **fields))
+
+
+def _fill_defaults(fields: dict[str, Any], now: str) -> None:
+    success = fields.setdefault("success", False)
+    fields.setdefault("timestamp", now)
+    fields.setdefault("endpoint", "scenario:fill")
+    fields.setdefault("duration_ms", 0)
+    fields.setdefault("source", "scenario")
+    fields.setdefault("rescue_attempted", False)
+    fields.setdefault("rescue_succeeded", False)
+    if "input_summary" not in fields:
+        fields["input_summary"] = _summary(fields)
+    if "output_summary" not in fields:
+        fields["output_summary"] = "filled" if success else fields.get("error", "failed")
+
+
+def _summary(fields: Mapping[str, Any]) -> str:
+    kind, role, city, state = (fields.get(name, "?") for name in ("event_kind", "role", "city", "state"))
+    return f"{kind} {role}×{_digits(fields.get('count', '?'))} in {city}, {state}"
+
+
+def _digits(number: Any) -> str:
+    """A number as JavaScript writes it: 3.0 is `3`."""
+    return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
+
+
+def _text(field: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong(field, value, "text")
+    return value
+
+
+def _boolean(field: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    known = _WORDS.get(value) if isinstance(value, str) else None
+    if known is None and type(value) is int and value in (0, 1):
+        known = bool(value)
+    if known is None:
+        raise _wrong(field, value, 'true or false (also 0, 1, "true", "false")')
+    return known
+
+
+def _number(field: str, value: Any) -> int | float:
+    number = value
+    if isinstance(value, str) and _NUMBER.fullmatch(value) and len(value) < 400:
+        number = int(value) if value.lstrip("-").isdigit() else float(value)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise _wrong(field, value, "a number, or one as a decimal string")
+    if not math.isfinite(number) if isinstance(number, float) else not INT64_MIN <= number <= INT64_MAX:
+        raise _wrong(field, value, "a finite number within 64 bits")
+    return number
+
+
+def _duration(field: str, value: Any) -> int | float:
+    number = _number(field, value)
+    if number < 0:
+        raise _wrong(field, value, "milliseconds, not negative")
+    return number
+
+
+def utc_ms(field: str, value: Any) -> str:
+    """*value*, an RFC 3339 time, as UTC with milliseconds. Raises InvalidInputError, naming *field*."""
+    expected = "an RFC 3339 time with an offset, such as 2026-01-31T08:15:00.000Z"
+    if not isinstance(value, str):
+        raise _wrong(field, value, expected)
+    try:
+        moment = msgspec.convert(value, _TIMESTAMP).astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as exc:
+        raise _wrong(field, value, expected) from exc
+    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def _hex(length: int) -> Callable[[str, Any], str]:
+    pattern = re.compile(rf"(?!0+$)[0-9a-fA-F]{{{length}}}")
+
+    def read(field: str, value: Any) -> str:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise _wrong(field, value, f"{length} hex digits, not all zero")
+        return value.lower()
+
+    return read
+
+
+def _map(field: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong(field, value, "an object")
+    return value
+
+
+def _wrong(field: str, value: Any, expected: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{field} is {_named(value)}", f"expected {expected}", "Correct the field, or leave it out"
+    )
+
+
+def _named(value: Any) -> str:
+    """*value* as an error may show it: short, and never the start of something long and secret."""
+    if isinstance(value, dict | list):
+        return f"an {'object' if isinstance(value, dict) else 'array'} of {len(value)}"
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**_SHOWN else "a very large integer"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}… ({len(text)} characters)"
+
+
+_TEXTS = (
+    "endpoint",
+    "input_summary",
+    "output_summary",
+    "error",
+    "source",
+    "staffer_id",
+    "sig_hash",
+    "event_kind",
+    "role",
+    "city",
+    "state",
+    "task_class",
+    "correction",
+    "error_type",
+    "task",
+    "exposure_id",
+    "event_id",
+    "amends",
+)
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(_TEXTS, _text),
+    "timestamp": utc_ms,
+    "success": _boolean,
+    "rescue_attempted": _boolean,
+    "rescue_succeeded": _boolean,
+    "duration_ms": _duration,
+    "count": _number,
+    "applied_at_turn": _number,
+    "trace_id": _hex(32),
+    "parent_span_id": _hex(16),
+    "features": _map,
+    "extra": _map,
+}

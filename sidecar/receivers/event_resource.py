@@ -1,0 +1,149 @@
+"""`POST /event` and `POST /events`: events become spans, and are acknowledged once they are in the journal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from sidecar.clock import rfc3339_ms
+from sidecar.errors import InvalidInputError, OverloadedError, RetryableError, TooLargeError
+from sidecar.normalize import Normalizer
+from sidecar.protocols import Clock, Receipt, Recorder
+from sidecar.receivers.bodies import BodyReader, parse_json
+from sidecar.receivers.event_fields import event_op
+
+MAX_EVENT_BYTES = 2**20
+MAX_BATCH_BYTES = 20 * 2**20
+MAX_BATCH_EVENTS = 50_000
+_TURN = 100  # events handled before other tasks get a turn
+
+_raw_array = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class EventIntake:
+    """What both doors share: one event → op → span → receipt. Counts what it accepted and refused."""
+
+    def __init__(self, recorder: Recorder, normalizer: Normalizer, clock: Clock, ring_size: Callable[[], int]) -> None:
+        self._recorder = recorder
+        self._normalizer = normalizer
+        self._clock = clock
+        self.ring_size = ring_size
+        self.accepted = 0
+        self.invalid = 0
+
+    def record(self, event: object, headers: dict[str, str]) -> Receipt:
+        """The receipt of *event*, JSON text or read from it; *headers* may hold W3C trace context.
+
+        Raises InvalidInputError if the event is wrong, OverloadedError if there is no room.
+        """
+        try:
+            raw = parse_json(event) if isinstance(event, bytes | msgspec.Raw) else event
+            op = event_op(raw, rfc3339_ms(self._clock.time_ns()), self._normalizer)
+        except InvalidInputError:
+            self.invalid += 1
+            raise
+        receipt = self._recorder.record(
+            op, traceparent=headers.get("traceparent", ""), tracestate=headers.get("tracestate", "")
+        )
+        if receipt is None:
+            raise OverloadedError("the journal cannot keep up", "too much waits to be written", "Send it again later")
+        return receipt
+
+
+class EventResource:
+    """`POST /event`: one event."""
+
+    scope = "ingest"
+
+    def __init__(self, intake: EventIntake, bodies: BodyReader) -> None:
+        self._intake = intake
+        self._bodies = bodies
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """200 once the op's line is written."""
+        with self._bodies.lease() as lease:
+            body = await self._bodies.read(req, lease)
+            receipt = self._intake.record(body, _trace_context(req))
+            await receipt.wait()
+        self._intake.accepted += 1
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = b'{"accepted":true,"ring_size":%d,"trace_id":"%b","span_id":"%b"}' % (
+            self._intake.ring_size(),
+            (receipt.op.trace_id or "").encode(),
+            (receipt.op.span_id or "").encode(),
+        )
+
+
+class EventsResource:
+    """`POST /events`: a JSON array, or one event a line. Good events stay in, whatever the others are."""
+
+    scope = "ingest"
+
+    def __init__(self, intake: EventIntake, bodies: BodyReader) -> None:
+        self._intake = intake
+        self._bodies = bodies
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """200 with what was accepted and what was rejected, by index, once the good lines are written."""
+        with self._bodies.lease() as lease:
+            events = _events(await self._bodies.read(req, lease))
+            if len(events) > MAX_BATCH_EVENTS:
+                raise TooLargeError(
+                    f"{len(events)} events in one request",
+                    f"at most {MAX_BATCH_EVENTS} are read",
+                    "Send fewer at a time",
+                )
+            receipts, rejected = await self._record(events, _trace_context(req))
+            await _settled(receipts)
+        self._intake.accepted += len(receipts)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode(
+            {"accepted": len(receipts), "rejected": rejected, "ring_size": self._intake.ring_size()}
+        )
+
+    async def _record(
+        self, events: list[Any], headers: dict[str, str]
+    ) -> tuple[list[Receipt], list[dict[str, int | str]]]:
+        receipts: list[Receipt] = []
+        rejected: list[dict[str, int | str]] = []
+        for index, event in enumerate(events):
+            try:
+                receipts.append(self._intake.record(event, headers))
+            except InvalidInputError as exc:
+                rejected.append({"index": index, "error": str(exc)})
+            except RetryableError as exc:
+                # What came before is kept: say how far it went, so that the sender need not repeat that.
+                rejected += [{"index": rest, "error": f"retry: {exc}"} for rest in range(index, len(events))]
+                if not receipts:
+                    raise
+                break
+            if index % _TURN == _TURN - 1:
+                await asyncio.sleep(0)
+        return receipts, rejected
+
+
+async def _settled(receipts: list[Receipt]) -> None:
+    """Wait for every receipt; JournalError if one failed."""
+    for receipt in receipts:
+        await receipt.wait()
+
+
+def _events(body: bytes) -> list[Any]:
+    """The events of a batch, each JSON text still, or already read. Raises MalformedError."""
+    if body.lstrip()[:1] != b"[":
+        return [line for line in body.splitlines() if line.strip()]
+    try:
+        return _raw_array.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        events: list[Any] = parse_json(body)  # it reads what the fast decoder refuses, lone surrogates for one
+        return events
+
+
+def _trace_context(req: falcon.asgi.Request) -> dict[str, str]:
+    traceparent = req.get_header("traceparent")
+    return {"traceparent": traceparent, "tracestate": req.get_header("tracestate") or ""} if traceparent else {}

@@ -1,0 +1,80 @@
+"""What stands before every HTTP door: who is asking (token), and through which name (`Host`, `Origin`).
+
+The `Host` check keeps a web page from reaching the observer through a DNS name that it has pointed at loopback.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+import falcon
+import falcon.asgi
+
+from sidecar.receivers.tokens import TokenStore
+
+
+class Guard:
+    """Falcon middleware. A resource names the scope it needs in `scope`; None means anyone (health)."""
+
+    def __init__(self, tokens: TokenStore, allowed_hosts: Iterable[str]) -> None:
+        self._tokens = tokens
+        self._names = {"localhost", *(name.strip().lower() for name in allowed_hosts if name.strip())}
+        self._good_hosts: set[str] = set()  # headers seen and found good: bounded, for speed
+        self.refused = 0
+
+    async def process_request(self, req: falcon.asgi.Request, _resp: falcon.asgi.Response) -> None:
+        """Refuse a foreign `Host` (421) or `Origin` (403)."""
+        host = req.get_header("Host") or ""
+        if host not in self._good_hosts:
+            if not self._is_ours(host):
+                self.refused += 1
+                raise falcon.HTTPError(
+                    421, description=f"Host {host[:80]!r} is not a name of this observer; see OBSERVER_ALLOWED_HOSTS"
+                )
+            if len(self._good_hosts) < 100:
+                self._good_hosts.add(host)
+        origin = req.get_header("Origin")
+        if origin is not None and urlsplit_netloc(origin) != host.lower():
+            self.refused += 1
+            raise falcon.HTTPForbidden(description=f"Origin {origin[:80]!r} is foreign; web pages have no access")
+
+    async def process_resource(
+        self, req: falcon.asgi.Request, _resp: falcon.asgi.Response, resource: object, _params: dict[str, str]
+    ) -> None:
+        """Refuse a caller without a token (401) or without the scope (403)."""
+        scope = getattr(resource, "scope", None)
+        if scope is None or not self._tokens.required:
+            return
+        scopes = self._tokens.scopes(req.get_header("Authorization"))
+        if scopes is None:
+            self.refused += 1
+            raise falcon.HTTPUnauthorized(
+                description="a token is needed: send Authorization: Bearer TOKEN",
+                challenges=['Bearer realm="observer"'],
+            )
+        if scope not in scopes:
+            self.refused += 1
+            raise falcon.HTTPForbidden(description=f"this token lacks the scope {scope!r}")
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name.lower() in self._names:
+            return True
+        try:  # an address was not looked up, so no foreign name server can have pointed it here
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def urlsplit_netloc(origin: str) -> str:
+    """The host and port of an `Origin` header, lower case; "" for `null` and nonsense."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""

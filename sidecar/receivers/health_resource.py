@@ -1,0 +1,48 @@
+"""Health, on the main door and on a port of its own for a kubelet. It tells nothing but health."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import falcon
+import falcon.asgi
+
+
+class LivezResource:
+    """`GET /livez`: the event loop turns. Never waits for gateway or collector."""
+
+    scope = None
+
+    async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """200 whenever it can answer at all."""
+        resp.media = {"status": "ok"}
+
+
+class ReadyzResource:
+    """`GET /readyz`: every stage has started and none is stopping."""
+
+    scope = None
+
+    def __init__(self, is_ready: Callable[[], bool]) -> None:
+        self._is_ready = is_ready
+
+    async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """200 when ready, else 503."""
+        if self._is_ready():
+            resp.media = {"status": "ok"}
+        else:
+            resp.status = falcon.HTTP_503
+            resp.media = {"status": "unready", "error": "starting or stopping"}
+
+
+class HealthResource:
+    """`GET /health`: what existing callers ask for."""
+
+    scope = None
+
+    def __init__(self, ops_in_ring: Callable[[], int]) -> None:
+        self._ops_in_ring = ops_in_ring
+
+    async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """`{"status": "ok", "ops_in_ring": n}`."""
+        resp.media = {"status": "ok", "ops_in_ring": self._ops_in_ring()}

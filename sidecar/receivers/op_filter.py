@@ -1,0 +1,94 @@
+"""Which ops a reader wants: the query of `/ops` and `/ops/stream`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import falcon.asgi
+import msgspec
+
+from sidecar.errors import InvalidInputError
+from sidecar.model import ObservedOp
+from sidecar.receivers.event_fields import utc_ms
+
+EXACT = (
+    "endpoint",
+    "source",
+    "staffer_id",
+    "sig_hash",
+    "event_kind",
+    "role",
+    "city",
+    "state",
+    "task_class",
+    "task",
+    "trace_id",
+    "span_id",
+    "op_id",
+    "error_type",
+    "exposure_id",
+    "event_id",
+)
+"""Fields that a query may ask to equal a text."""
+
+DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
+
+
+class OpQuery(msgspec.Struct, frozen=True):
+    """A checked query: exact fields, success, and a span of time (RFC 3339, inclusive)."""
+
+    exact: dict[str, str]
+    success: bool | None
+    since: str | None
+    until: str | None
+    limit: int
+    cursor: str | None
+
+    def wants(self, op: ObservedOp) -> bool:
+        """Whether *op* fits everything asked for."""
+        if self.success is not None and op.success is not self.success:
+            return False
+        if (self.since and op.timestamp < self.since) or (self.until and op.timestamp > self.until):
+            return False
+        return all(getattr(op, name) == value for name, value in self.exact.items())
+
+
+def op_query(req: falcon.asgi.Request) -> OpQuery:
+    """The query of *req*. Raises InvalidInputError for unknown names and wrong values."""
+    params: dict[str, Any] = dict(req.params)
+    for name, value in params.items():
+        if isinstance(value, list):
+            raise _wrong(name, value[0], "to be given once")
+    exact = {name: params.pop(name) for name in EXACT if name in params}
+    known = OpQuery(
+        exact=exact,
+        success=_taken(params, "success", _boolean),
+        since=_taken(params, "since", utc_ms),
+        until=_taken(params, "until", utc_ms),
+        limit=_taken(params, "limit", _limit) or DEFAULT_LIMIT,
+        cursor=params.pop("cursor", None),
+    )
+    for name in params:
+        raise InvalidInputError(f"{name[:80]!r} is not a filter", "ops cannot be chosen by it", "See /openapi.json")
+    return known
+
+
+def _taken(params: dict[str, Any], name: str, read: Callable[[str, str], Any]) -> Any:
+    return read(name, params.pop(name)) if name in params else None
+
+
+def _boolean(name: str, text: str) -> bool:
+    if text not in ("true", "false", "1", "0"):
+        raise _wrong(name, text, "true or false")
+    return text in ("true", "1")
+
+
+def _limit(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_LIMIT):
+        raise _wrong(name, text, f"a number from 1 to {MAX_LIMIT}")
+    return int(text[:9])
+
+
+def _wrong(name: str, value: str, expected: str) -> InvalidInputError:
+    return InvalidInputError(f"{name}={value[:80]!r} is not usable", f"expected {expected}", "See /openapi.json")

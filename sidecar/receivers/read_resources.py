@@ -1,0 +1,180 @@
+"""The reading doors: `/stats`, `/ops`, `/ops/stream`, `/incidents`, `/playbooks`, `/metrics`, `/openapi.json`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from sidecar.errors import InvalidInputError
+from sidecar.model import ObservedOp
+from sidecar.receivers.op_filter import OpQuery, op_query
+
+STREAM_IDLE_S = 10.0
+_RECENT = 10
+
+
+class RingView(Protocol):
+    """What the reading doors need of the ring."""
+
+    successes: int
+    failures: int
+    by_source: dict[str, int]
+
+    def __len__(self) -> int: ...
+    def ops(self) -> list[ObservedOp]:
+        """Oldest first."""
+        ...
+
+
+class Watch(Protocol):
+    """One watcher's queue; see `store.feed.Subscription`."""
+
+    missed: int
+
+    def batches(self, idle_s: float) -> AsyncIterator[list[ObservedOp]]:
+        """What has arrived; empty lists mean nothing has for *idle_s* seconds."""
+        ...
+
+
+class FeedView(Protocol):
+    """What the live door needs of the feed."""
+
+    def watch(self, wanted: Callable[[ObservedOp], bool]) -> AbstractContextManager[Watch]:
+        """A subscription for the length of a block. Raises OverloadedError."""
+        ...
+
+
+class StatsResource:
+    """`GET /stats`: the fields it always had, and *more*."""
+
+    scope = "read"
+
+    def __init__(self, ring: RingView, more: Callable[[], dict[str, Any]]) -> None:
+        self._ring = ring
+        self._more = more
+
+    async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """Counts over the ring; `recent_scenario_ops` are its last ten, oldest first."""
+        ring = self._ring
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode(
+            {
+                "total": len(ring),
+                "successes": ring.successes,
+                "failures": ring.failures,
+                "by_source": dict(ring.by_source),
+                "recent_scenario_ops": _recent_scenario_ops(ring.ops()),
+                **self._more(),
+            }
+        )
+
+
+def _recent_scenario_ops(ops: list[ObservedOp]) -> list[dict[str, Any]]:
+    recent: list[dict[str, Any]] = []
+    for op in reversed(ops):
+        if op.source == "scenario":
+            said = {"staffer": op.staffer_id, "kind": op.event_kind, "role": op.role}
+            known = {name: value for name, value in said.items() if value is not None}
+            recent.append({"ts": op.timestamp, "ok": op.success, **known})
+            if len(recent) == _RECENT:
+                break
+    return recent[::-1]
+
+
+class OpsResource:
+    """`GET /ops`: ops in the ring, newest first, a page at a time."""
+
+    scope = "read"
+
+    def __init__(self, ring: RingView) -> None:
+        self._ring = ring
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """`{"ops": […], "next_cursor"}`; the cursor is missing on the last page."""
+        query = op_query(req)
+        page = _page(self._ring.ops(), query)
+        more = {"next_cursor": page[query.limit - 1].op_id} if len(page) > query.limit else {}
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode({"ops": page[: query.limit], **more})
+
+
+def _page(ops: list[ObservedOp], query: OpQuery) -> list[ObservedOp]:
+    """Up to one more than the limit, newest first, from behind the cursor on."""
+    newest_first = iter(reversed(ops))
+    # any() reads up to and with the cursor's op: what is left of the iterator is the next page.
+    if query.cursor is not None and not any(op.op_id == query.cursor for op in newest_first):
+        raise InvalidInputError(
+            f"cursor {query.cursor[:80]!r} is not usable", "its op is no longer in memory", "Begin without a cursor"
+        )
+    page: list[ObservedOp] = []
+    for op in newest_first:
+        if query.wants(op):
+            page.append(op)
+            if len(page) > query.limit:
+                break
+    return page
+
+
+class OpsStreamResource:
+    """`GET /ops/stream`: each op as it settles, as a server-sent event named `op`."""
+
+    scope = "read"
+
+    def __init__(self, feed: FeedView) -> None:
+        self._feed = feed
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """Events `op` (id = op id), and `missed` with a count where the reader was too slow."""
+        query = op_query(req)
+        watching = self._feed.watch(query.wants)
+        watch = watching.__enter__()  # here, so that a full house is a plain 503
+        resp.sse = _events(watching, watch)
+
+
+async def _events(watching: AbstractContextManager[Watch], watch: Watch) -> AsyncIterator[falcon.asgi.SSEvent | None]:
+    try:
+        yield None  # a comment at once, so that the reader knows it is connected
+        async for batch in watch.batches(STREAM_IDLE_S):
+            if watch.missed:
+                missed, watch.missed = watch.missed, 0
+                yield falcon.asgi.SSEvent(event="missed", json={"missed": missed})
+            if not batch:
+                yield None  # keeps proxies from closing a quiet connection
+            for op in batch:
+                yield falcon.asgi.SSEvent(data=msgspec.json.encode(op), event="op", event_id=op.op_id)
+    finally:
+        watching.__exit__(None, None, None)
+
+
+class ListResource:
+    """`GET` of a short list that another room keeps: `{name: […]}`."""
+
+    scope = "read"
+
+    def __init__(self, name: str, items: Callable[[], list[Any]]) -> None:
+        self._name = name
+        self._items = items
+
+    async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """The whole list; its keeper bounds it."""
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode({self._name: self._items()})
+
+
+class TextResource:
+    """`GET` of something rendered elsewhere: metrics, the API's description."""
+
+    def __init__(self, content_type: str, render: Callable[[], bytes], scope: str | None) -> None:
+        self.scope = scope
+        self._content_type = content_type
+        self._render = render
+
+    async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """What *render* gives now."""
+        resp.content_type = self._content_type
+        resp.data = self._render()

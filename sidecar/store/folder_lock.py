@@ -1,0 +1,93 @@
+"""The data folder belongs to one observer at a time: checked for writing, then locked until the process ends.
+
+The lock is the kernel's (`flock`), so a killed observer leaves none behind; the file only names its holder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from sidecar.errors import StartError
+
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class FolderLock:
+    """Holds *data_dir* for this process between `acquire` and `release`."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir
+        self._path = data_dir / "observer.lock"
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Create the folder (0700), prove that it takes data, lock it. Raises StartError; twice does no more."""
+        if self._fd is not None:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fd = os.open(self._path, _OPEN, 0o600)
+        except OSError as exc:
+            raise self._unwritable(exc) from exc
+        try:
+            self._lock(fd)
+            self._prove_writable(fd)
+        except OSError as exc:
+            os.close(fd)
+            raise self._unwritable(exc) from exc
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let the folder go. The file stays: removing it would let two holders lock two files of one name."""
+        if self._fd is None:
+            return
+        fd, self._fd = self._fd, None
+        os.close(fd)
+
+    def _prove_writable(self, lock: int) -> None:
+        """Access bits do not tell of a full disk or a read-only mount: only a write does."""
+        probe = self._folder / ".observer.probe"
+        fd = os.open(probe, _OPEN | os.O_TRUNC, 0o600)
+        try:
+            os.write(fd, b"probe\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+            probe.unlink()
+        os.fchmod(lock, 0o600)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+
+    def _unwritable(self, exc: OSError) -> StartError:
+        return StartError(
+            f"the data folder {self._folder} cannot be written to",
+            exc.strerror or str(exc),
+            "Make it writable (or free some space), or choose another with OBSERVER_DATA_DIR",
+        )
+
+    def _lock(self, fd: int) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise StartError(
+                f"the data folder {self._folder} is in use",
+                f"another observer ({_holder(fd)}) holds {self._path.name}",
+                "Stop it, or give this one its own folder with OBSERVER_DATA_DIR",
+            ) from exc
+        except OSError as exc:
+            raise StartError(
+                f"the data folder {self._folder} cannot be locked",
+                exc.strerror or str(exc),
+                "Put it on a file system with flock (a local one), with OBSERVER_DATA_DIR",
+            ) from exc
+
+
+def _holder(fd: int) -> str:
+    """The pid in the lock file; it is missing for an instant while its writer starts."""
+    text = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+    return f"pid {text}" if text.isdecimal() else "its pid is not known yet"
