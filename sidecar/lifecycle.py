@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -17,26 +17,92 @@ async def serve(
 ) -> None:
     """Run *stages*, given in flow order, until *stopping* is set; drain them within *grace_s* seconds.
 
-    *ready* is told True after the last start and False before the first stop. A stage that fails to start ends
-    the rest and raises its own error; failed stops are gathered in an ExceptionGroup. Sources: the Collector's
-    `graph.go` for the order, style of linkerd2-proxy's `main.rs` for the deadline.
+    *ready* is told True after the last start and False before the first stop. A stage that fails to start, or a
+    loop of its that fails later, ends the rest and raises its own error; failed stops are gathered in an
+    ExceptionGroup. Sources: the Collector's `graph.go` for the order, linkerd2-proxy's `main.rs` for the deadline.
     """
-    failures: list[Exception] = []
-    async with asyncio.TaskGroup() as tasks:
-        started: list[Stage] = []
-        try:
-            for stage in reversed(stages):  # downstream first: no one speaks before its listener is up
-                await stage.start(tasks)
-                started.append(stage)
-            ready(True)
-            await stopping.wait()
-        finally:
-            ready(False)
-            deadline = asyncio.get_running_loop().time() + grace_s
-            for stage in reversed(started):  # upstream first: each room drains into a live one
-                failures += await _stop(stage, deadline)
+    loops = _Loops()
+    failures: list[BaseException] = []
+    late: list[BaseException] = []
+    begun: list[Stage] = []
+    try:
+        tasks = await loops.open()
+        for stage in reversed(stages):  # downstream first: no one speaks before its listener is up
+            begun.append(stage)
+            await loops.unless_failed(stage.start(tasks))
+        ready(True)
+        await loops.unless_failed(stopping.wait())
+    finally:
+        ready(False)
+        deadline = asyncio.get_running_loop().time() + grace_s
+        while begun:  # upstream first: each room drains into a live one
+            stage = begun.pop()
+            failures += await _stop(stage, _share(deadline, last=not begun))
+        late = await loops.close(deadline)
     if failures:
-        raise ExceptionGroup("stages that did not stop cleanly", failures)
+        raise BaseExceptionGroup("stages that did not stop cleanly", [*failures, *late])
+    if late:
+        raise late[0]
+
+
+class _Loops:
+    """The stages' background tasks, in a group of their own: its failure must not cut short the stopping."""
+
+    def __init__(self) -> None:
+        self._release = asyncio.Event()
+        self._holder: asyncio.Task[None] | None = None
+
+    async def open(self) -> asyncio.TaskGroup:
+        opened: asyncio.Future[asyncio.TaskGroup] = asyncio.get_running_loop().create_future()
+        self._holder = asyncio.create_task(self._hold(opened), name="stages")
+        return await opened
+
+    async def _hold(self, opened: asyncio.Future[asyncio.TaskGroup]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            opened.set_result(tasks)
+            await self._release.wait()
+
+    async def unless_failed(self, step: Awaitable[object]) -> None:
+        """Await *step*; the failure of a background task comes first, and gives it up."""
+        assert self._holder is not None  # noqa: S101 - open() came before; for the type checker
+        waiting = asyncio.ensure_future(step)
+        try:
+            await asyncio.wait([waiting, self._holder], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gave_up = waiting.cancel()
+            await asyncio.wait([waiting])
+        if self._holder.done():
+            raise _sole(self._holder.exception())
+        if not gave_up:
+            waiting.result()
+
+    async def close(self, deadline: float) -> list[BaseException]:
+        """Why the tasks failed, if they did; those that are still there at *deadline* (loop time) are cancelled."""
+        if self._holder is None:
+            return []
+        self._release.set()
+        left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+        done, _ = await asyncio.wait([self._holder], timeout=left_s)
+        if not done:
+            log.warning("stage.tasks_cancelled")
+            self._holder.cancel()
+            await asyncio.wait([self._holder])
+        if self._holder.cancelled() or self._holder.exception() is None:
+            return []
+        return [_sole(self._holder.exception())]
+
+
+def _sole(failure: BaseException | None) -> BaseException:
+    """*failure* itself, or the only exception in it."""
+    while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
+        failure = failure.exceptions[0]
+    return failure or RuntimeError("the stages' tasks ended by themselves")
+
+
+def _share(deadline: float, *, last: bool) -> float:
+    """A hung stage takes half of what is left at most: those behind it, the journal above all, must flush too."""
+    now = asyncio.get_running_loop().time()
+    return deadline if last else now + max(0.0, deadline - now) / 2
 
 
 async def _stop(stage: Stage, deadline: float) -> list[Exception]:

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import structlog
 
+_AMBIGUOUS = frozenset(' "=')
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -52,12 +53,19 @@ def _text_line(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:
     name, level, trace = fields.pop("event"), fields.pop("level", "info"), fields.pop("exception", None)
     fields.pop("timestamp", None)
     if name == "cycle.completed":
-        return f"[observer] cycle {fields['cycle']}: {json.dumps(fields, separators=(',', ':'))}"
+        return f"[observer] cycle {fields['cycle']}: {json.dumps(fields, separators=(',', ':'), default=str)}"
+    name = _one_line(str(name))  # the standard library's loggers put whole messages here
     parts = [f"[observer] {name}" if level == "info" else f"[observer] {level.upper()} {name}"]
     parts += [f"{key}={_shown(value)}" for key, value in fields.items()]
     return " ".join(parts) + (f"\n{trace}" if trace else "")
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return json.dumps(text) if " " in text and isinstance(value, str) else text.replace("\n", "\\n")
+    if not isinstance(value, str):
+        return json.dumps(value, default=str)
+    return value if value.isprintable() and not _AMBIGUOUS.intersection(value) else json.dumps(value)
+
+
+def _one_line(text: str) -> str:
+    """*text* with control characters (line ends, a terminal's escapes, lone surrogates) written out."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -133,7 +133,7 @@ def _free(key: str, taken: Mapping[str, Any]) -> str:
 
 def _measure(name: str, value: float) -> float | None:
     """A count or duration beyond int64 as the nearest float; one that is no number is absent (a duration: 0)."""
-    if value != value:  # noqa: PLR0124 - NaN alone differs from itself
+    if name == "v" or value != value:  # noqa: PLR0124 - NaN alone differs from itself
         return 0.0 if name == "duration_ms" else None
     return float(max(-sys.float_info.max, min(value, sys.float_info.max)))
 

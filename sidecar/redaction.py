@@ -68,12 +68,11 @@ _HINTS = (
 
 _BOUNDARY = r"(?:(?<![A-Za-z0-9])|(?-i:(?<=[a-z0-9])(?=[A-Z])))"
 _QUOTED = (
-    r"(?P<q>\\*[\"'])(?:[^\n\\\"']|(?!(?<!\\)(?P=q))[^\n])*+"  # to the same quote, or the line's end if it was cut off
+    r"(?P<q>\\*[\"'])(?:[^\n\\\"']|(?!(?<!\\)(?P=q))[^\n])*+"
+    # ^ up to the same quote, or to the line's end where the text was cut off
 )
 _COOKIES = r"(?:\[redacted\]|[^\n\"',}\]])+"
-_CREDENTIALS = (
-    r"(?:[A-Za-z][\w-]*[ \t]+)?+(?:\[redacted\]|[^\s\"',;&}\]\\])+"  # an authorization scheme and what follows it
-)
+_CREDENTIALS = r"(?:[A-Za-z][\w-]*[ \t]+)?+(?:\[redacted\]|[^\s\"',;&}\]\\])+"  # scheme and what follows it
 _BARE = r"(?:(?:bearer|basic|token)\s+)?+(?:\[[^\[\]\n]*\]|\{[^{}\n]*\}|[^\s\"',;&}\]\\])+"
 _FOLDED = "\u017f\u0131\u0130"  # letters that a regular expression takes for s and i, and lower() does not
 _MOST_PASSES = 10

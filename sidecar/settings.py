@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_type_hints
@@ -140,7 +141,7 @@ def describe() -> list[tuple[str, str, str, Any]]:
 
 def is_loopback(host: str) -> bool:
     """Whether *host* (a name or an address) stays on this machine."""
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
@@ -162,7 +163,10 @@ VARIABLES: dict[str, str] = {
 
 def _converted(field: str, text: str) -> Any:
     try:
-        return msgspec.convert(text.strip(), _HINTS[field], strict=False)
+        value = msgspec.convert(text.strip(), _HINTS[field], strict=False)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise msgspec.ValidationError("Expected a finite number")
+        return value
     except msgspec.ValidationError as exc:
         shown = "(hidden)" if field == "token" else repr(text)
         raise SettingsError(
@@ -228,8 +232,14 @@ def _check_url(name: str, url: str, *, optional: bool) -> None:
         usable = False
     if not usable:
         raise SettingsError(
-            f"{name}={url!r} is not usable", "expected an http:// or https:// address with a host", _FIX
+            f"{name}={_shown_url(url)!r} is not usable", "expected an http:// or https:// address with a host", _FIX
         )
+
+
+def _shown_url(url: str) -> str:
+    """*url* without what may be a password."""
+    _, mark, rest = url.rpartition("@")
+    return f"…{mark}{rest}"
 
 
 def _check_exposure(settings: Settings) -> None:
@@ -249,9 +259,10 @@ def _check_own_endpoint(settings: Settings) -> None:
     parts = urlsplit(settings.export_endpoint)
     host = (parts.hostname or "").lower()
     ours = is_loopback(host) or host in (settings.host, settings.health_host, "0.0.0.0", "::")  # noqa: S104 - compared
-    if ours and parts.port in (settings.port, settings.health_port):
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if ours and port in (settings.port, settings.health_port):
         raise SettingsError(
-            f"the OTLP endpoint {settings.export_endpoint} is the observer itself",
+            f"the OTLP endpoint {_shown_url(settings.export_endpoint)} is the observer itself",
             "it would export its spans to its own door",
             "Point OTEL_EXPORTER_OTLP_ENDPOINT at the collector",
         )

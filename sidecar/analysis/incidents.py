@@ -225,14 +225,16 @@ def _add_evidence(incident: Incident, op: ObservedOp, ref: SpanRef | None) -> No
     evidence = incident.evidence
     if ref is None:
         return
-    if is_first and evidence:
+    if is_first and len(evidence) > 1:
         evidence[0] = ref
+    elif is_first:
+        evidence.insert(0, ref)
     elif is_last and len(evidence) > 1 and (incident.count & (incident.count - 1) or len(evidence) == MAX_EVIDENCE):
         evidence[-1] = ref
     elif is_last:
         evidence.append(ref)
     elif len(evidence) < MAX_EVIDENCE:
-        evidence.insert(-1, ref)
+        evidence.insert(1, ref)
 
 
 def _earlier(one: str, other: str) -> bool:

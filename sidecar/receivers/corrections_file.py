@@ -124,10 +124,11 @@ class CorrectionsFile:
             budget.lines -= 1
             start = end
         rest = data[start:]
-        whole = b"\n" not in rest
-        if whole and len(rest) > MAX_LINE_BYTES:
+        unfinished = b"\n" not in rest
+        if unfinished and len(rest) > MAX_LINE_BYTES:
             self._skip(rest, head, lines)
-        self.drained = whole and len(data) < asked
+            start = len(data)
+        self.drained = unfinished and len(data) < asked
         budget.data_bytes -= start
         return lines
 

@@ -69,15 +69,11 @@ class CorrectionsFollower:
     def _read(self) -> Chunk:
         budget = Budget(READ_BYTES, READ_LINES)
         lines = self._late_lines(budget)
-        if self._file is None:
-            self._file = self._opened(rotated=False)
-        else:
-            self._notice_rewrite(self._file)
-        if self._file is not None:
-            lines += self._file.lines(budget)
-            self._position = self._file.position
-            if self._file.drained:
-                lines += self._next_file(self._file, budget)
+        try:
+            self._read_on(budget, lines)
+        except OSError:
+            if not lines:  # else it is met again at the next read, and the lines are not lost
+                raise
         return Chunk(lines, self._position)
 
     def _late_lines(self, budget: Budget) -> list[Line]:
@@ -92,24 +88,33 @@ class CorrectionsFollower:
             old.close()
         return [replace(line, moves=False) for line in lines]
 
-    def _next_file(self, file: CorrectionsFile, budget: Budget) -> list[Line]:
-        """Retire *file* if another stands in its place or none ever will again; the new one's lines."""
+    def _read_on(self, budget: Budget, lines: list[Line]) -> None:
+        if self._file is None:
+            self._file = self._opened(rotated=False)
+        elif not self._file.matches(self._file.position):
+            self._reread(self._file, self._file.position)
+        if self._file is None:
+            return
+        self._extend(self._file, budget, lines)
+        if self._file.drained and self._retired is None and self._left(self._file):
+            self._extend(self._file, budget, lines)
+
+    def _extend(self, file: CorrectionsFile, budget: Budget, lines: list[Line]) -> None:
+        lines += file.lines(budget)
+        self._position = file.position
+
+    def _left(self, file: CorrectionsFile) -> bool:
+        """Whether another file than *file* stands at the path now, and is open."""
         inode = _inode_at(self._path)
         rotated = file.named()
-        if inode == file.inode or (inode is None and rotated) or self._retired is not None:
-            return []
-        self._retired, self._file = file, None
+        if inode == file.inode or (inode is None and rotated):  # renamed, and nothing created in its place yet
+            return False
+        new = self._opened(rotated=rotated)
+        if new is None and rotated:
+            return False
+        self._retired, self._file = file, new
         log.info("corrections.file_left", path=str(self._path), offset=file.position.offset, rotated=rotated)
-        self._file = self._opened(rotated=rotated)
-        if self._file is None:
-            return []
-        lines = self._file.lines(budget)
-        self._position = self._file.position
-        return lines
-
-    def _notice_rewrite(self, file: CorrectionsFile) -> None:
-        if not file.matches(file.position):
-            self._reread(file, file.position)
+        return new is not None
 
     def _opened(self, *, rotated: bool) -> CorrectionsFile | None:
         """The file that stands at the path, put where reading goes on; None if there is none."""
@@ -117,6 +122,15 @@ class CorrectionsFollower:
             file = CorrectionsFile(self._path)
         except FileNotFoundError:
             return None
+        try:
+            file = self._placed(file, rotated)
+        except BaseException:
+            file.close()
+            raise
+        log.info("corrections.file_opened", path=str(self._path), offset=file.position.offset, inode=file.inode)
+        return file
+
+    def _placed(self, file: CorrectionsFile, rotated: bool) -> CorrectionsFile:
         position = self._position
         if position is None:
             file.restart(file.size() if self._seeded else 0)
@@ -126,10 +140,9 @@ class CorrectionsFollower:
             file.restart(0)
         elif file.inode != position.inode and (old := self._rotated_away(position)) is not None:
             file.close()
-            file = old
+            return old
         else:
             self._reread(file, position)
-        log.info("corrections.file_opened", path=str(self._path), offset=file.position.offset, inode=file.inode)
         return file
 
     def _reread(self, file: CorrectionsFile, position: Position) -> None:
@@ -141,11 +154,9 @@ class CorrectionsFollower:
         """The file that was being read before a restart, found by its inode under another name in the folder."""
         if not position.inode:
             return None
-        with os.scandir(self._path.parent) as entries:
-            names = [entry.path for entry in entries if entry.inode() == position.inode]
-        for name in names:
+        for name in _names_of(position.inode, self._path.parent):
             try:
-                file = CorrectionsFile(Path(name))
+                file = CorrectionsFile(name)
             except OSError:  # gone again, or not ours to read
                 continue
             if file.inode == position.inode and file.matches(position):
@@ -153,6 +164,14 @@ class CorrectionsFollower:
                 return file
             file.close()
         return None
+
+
+def _names_of(inode: int, folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if entry.inode() == inode]
+    except OSError:  # a folder that may be entered but not listed
+        return []
 
 
 def _inode_at(path: Path) -> int | None:

@@ -151,6 +151,7 @@ def _named(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}… ({len(text)} characters)"
 
 
+_trace_id, _span_id = _hex(32), _hex(16)
 _TEXTS = (
     "endpoint",
     "input_summary",
@@ -180,8 +181,28 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "duration_ms": _duration,
     "count": _number,
     "applied_at_turn": _number,
-    "trace_id": _hex(32),
-    "parent_span_id": _hex(16),
+    "trace_id": _trace_id,
+    "parent_span_id": _span_id,
     "features": _map,
     "extra": _map,
 }
+_TEXT_SCHEMA: dict[str, Any] = {"type": "string"}
+_BOOLEAN_SCHEMA: dict[str, Any] = {"enum": [True, False, 0, 1, "true", "false", "0", "1"]}
+_NUMBER_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "integer", "minimum": INT64_MIN, "maximum": INT64_MAX},
+        {"type": "number", "minimum": -1e308, "maximum": 1e308},
+    ]
+}
+_SCHEMAS: dict[Callable[[str, Any], Any], dict[str, Any]] = {
+    _text: _TEXT_SCHEMA,
+    _boolean: _BOOLEAN_SCHEMA,
+    _number: _NUMBER_SCHEMA,
+    _duration: {"type": "number", "minimum": 0, "maximum": 2**53},
+    utc_ms: {"type": "string", "format": "date-time"},
+    _map: {"type": "object"},
+    _trace_id: {"type": "string", "pattern": "^[0-9a-f]{31}[1-9a-f]$"},
+    _span_id: {"type": "string", "pattern": "^[0-9a-f]{15}[1-9a-f]$"},
+}
+FIELD_SCHEMAS: dict[str, dict[str, Any]] = {name: _SCHEMAS[read] for name, read in _READERS.items()}
+"""JSON schema of each known field, for the API's description."""

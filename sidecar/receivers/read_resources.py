@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -21,9 +21,20 @@ _RECENT = 10
 class RingView(Protocol):
     """What the reading doors need of the ring."""
 
-    successes: int
-    failures: int
-    by_source: dict[str, int]
+    @property
+    def successes(self) -> int:
+        """Ops that succeeded."""
+        ...
+
+    @property
+    def failures(self) -> int:
+        """Ops that did not."""
+        ...
+
+    @property
+    def by_source(self) -> Mapping[str, int]:
+        """Ops by source."""
+        ...
 
     def __len__(self) -> int: ...
     def ops(self) -> list[ObservedOp]:

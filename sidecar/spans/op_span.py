@@ -101,7 +101,7 @@ def op_times_ns(op: ObservedOp) -> tuple[int, int]:
     """(start, end) of *op* in ns since the epoch, kept within what OTLP's fixed64 can say."""
     end = _epoch_ns(op.timestamp)
     # A float near 1e308 times a million is inf, which int() refuses: bound it first.
-    start = end - int(min(op.duration_ms * 1_000_000, float(_MAX_TIME_NS)))
+    start = end - int(max(0.0, min(op.duration_ms * 1_000_000, float(_MAX_TIME_NS))))
     return max(0, start), end
 
 

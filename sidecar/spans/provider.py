@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanLimits, SynchronousMultiSpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
@@ -81,9 +81,9 @@ def our_resource(service_name: str, env: Mapping[str, str]) -> Resource:
         "service.instance.id": instance,
         **{key: value for key, value in k8s.items() if value},
     }
-    named = Resource.create({})  # telemetry.sdk.* and OTEL_RESOURCE_ATTRIBUTES
-    said = {key: value for key, value in named.attributes.items() if value != "unknown_service"}
-    return Resource({**ours, **said})
+    defaults = Resource.create({}).attributes  # telemetry.sdk.*, and a random instance id and name that ours go over
+    said = OTELResourceDetector().detect().attributes  # OTEL_RESOURCE_ATTRIBUTES
+    return Resource({**defaults, **ours, **said})
 
 
 def our_version() -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from opentelemetry.context import Context
@@ -27,6 +28,8 @@ from sidecar.spans.op_span import OpSpan, link_to, span_context
 from sidecar.spans.provider import our_version
 
 SCOPE_NAME = "lakehouse-observer"
+_TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}", re.IGNORECASE | re.ASCII)
+_SPAN_ID = re.compile("[0-9a-f]{16}", re.IGNORECASE | re.ASCII)
 _PROPAGATOR = TraceContextTextMapPropagator()
 _SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
 
@@ -75,4 +78,8 @@ def _parent_from_headers(traceparent: str, tracestate: str = "") -> SpanContext 
 
 
 def _named_parent(op: ObservedOp) -> SpanContext | None:
-    return span_context(op.trace_id, op.parent_span_id or "0") if op.trace_id is not None else None
+    """What the op itself says, or None where that is no trace id. Without a usable span id it is a root."""
+    if op.trace_id is None or not _TRACE_ID.fullmatch(op.trace_id):
+        return None
+    known = op.parent_span_id is not None and _SPAN_ID.fullmatch(op.parent_span_id)
+    return span_context(op.trace_id, op.parent_span_id if known and op.parent_span_id else "0")

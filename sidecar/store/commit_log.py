@@ -114,6 +114,7 @@ class CommitLog(Generic[R]):
         self.sync_errors = 0
         self.refused = 0  # no room, or not running
         self.unwritten = 0  # settled without being in the file; nobody waited for them
+        self.downstream_errors = 0  # settled, but what comes after the journal failed on them
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Open the file (StartError) and begin to write."""
@@ -134,9 +135,14 @@ class CommitLog(Generic[R]):
             self._stopping = True
             self._wake.notify()
         self._thread = None
-        await self._ended.wait()  # a stalled disk blocks the thread, not the loop; the caller has a deadline
-        if self._watch is not None:
-            self._watch.cancel()
+        try:
+            await self._ended.wait()  # a stalled disk blocks the thread, not the loop; the caller has a deadline
+        finally:
+            if self._watch is not None:
+                self._watch.cancel()
+            for batch in (self._writing, self._batch):  # none, unless the deadline came first
+                if batch is not None:
+                    _release(batch, TimeoutError("the observer stopped before the disk answered"))
 
     @property
     def pending_bytes(self) -> int:
@@ -236,7 +242,11 @@ class CommitLog(Generic[R]):
                 if receipt.awaited:
                     continue  # its sender was refused: it never happened
                 self.unwritten += 1
-            self._downstream.consume(receipt.op)
+            try:
+                self._downstream.consume(receipt.op)
+            except Exception:  # costs this record, not its batch: the others' senders are waiting
+                self.downstream_errors += 1
+                log.exception("journal.downstream_failed", journal=self.name)
         _release(batch)
 
     async def _fail_stalled(self) -> None:

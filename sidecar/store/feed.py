@@ -14,7 +14,7 @@ _DEPTH = 1000
 
 
 class Subscription:
-    """One watcher's queue. `missed` counts the ops it was too slow for since it last looked."""
+    """One watcher's queue. `missed` counts the ops it was too slow for."""
 
     def __init__(self, wanted: Callable[[ObservedOp], bool]) -> None:
         self._wanted = wanted

@@ -6,6 +6,7 @@ bytes before that member was put in, so that a damaged record is noticed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from pathlib import Path
@@ -37,31 +38,34 @@ def opened(line: bytes) -> bytes | None:
 
 
 class AppendFile:
-    """Whole appends to one file: a failed or short write is cut off again before the next one."""
+    """Whole appends to one file: what a failed write left is cut off again at once, or else before the next one."""
 
     def __init__(self, path: Path) -> None:
         """Open, creating it with mode 0600, and mend a torn last line. Raises StartError."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self.size = _prepared(self._fd, path)
         except OSError as exc:
             raise StartError(
                 f"{path} cannot be opened for appending",
                 exc.strerror or str(exc),
                 "Make the folder writable, or choose another with OBSERVER_DATA_DIR",
             ) from exc
-        self.size = _mended(self._fd, path)
         self._clean = True
 
     def append(self, data: bytes) -> None:
         """Write *data* whole, or nothing of it. Raises OSError."""
-        if not self._clean:
-            os.ftruncate(self._fd, self.size)
-            self._clean = True
+        self._cut_off()
         self._clean = False
         view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        try:
+            while view:
+                view = view[self._write(view) :]
+        except OSError:
+            with contextlib.suppress(OSError):  # the next append tries again, and fails if it cannot
+                self._cut_off()
+            raise
         self.size += len(data)
         self._clean = True
 
@@ -71,9 +75,28 @@ class AppendFile:
 
     def close(self) -> None:
         """Cut off what a failed write left, and close."""
+        try:
+            self._cut_off()
+        finally:
+            os.close(self._fd)
+
+    def _write(self, data: memoryview) -> int:
+        return os.write(self._fd, data)
+
+    def _cut_off(self) -> None:
         if not self._clean:
             os.ftruncate(self._fd, self.size)
-        os.close(self._fd)
+            self._clean = True
+
+
+def _prepared(fd: int, path: Path) -> int:
+    try:
+        with contextlib.suppress(PermissionError):  # another user's file that we may write to all the same
+            os.fchmod(fd, 0o600)
+        return _mended(fd, path)
+    except OSError:
+        os.close(fd)
+        raise
 
 
 def _mended(fd: int, path: Path) -> int:
@@ -89,10 +112,21 @@ def _mended(fd: int, path: Path) -> int:
             break
         keep = block_start
     if keep < size:
-        torn = os.pread(fd, size - keep, keep)
-        aside = os.open(path.with_suffix(".damaged"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        os.write(aside, torn + b"\n")
-        os.close(aside)
+        kept = _kept_aside(os.pread(fd, size - keep, keep), path.with_suffix(".damaged"))
         os.ftruncate(fd, keep)
-        log.warning("journal.tail_mended", path=str(path), torn_bytes=size - keep)
+        log.warning("journal.tail_mended", path=str(path), torn_bytes=size - keep, kept_aside=kept)
     return keep
+
+
+def _kept_aside(torn: bytes, path: Path) -> bool:
+    """A disk that tore a line may be full still: that must not keep us from starting."""
+    try:
+        aside = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        return os.write(aside, torn + b"\n") == len(torn) + 1
+    except OSError:
+        return False
+    finally:
+        os.close(aside)

@@ -54,13 +54,13 @@ class JournalReader:
             start = size = file.seek(0, os.SEEK_END)
             data = b""
             while start > 0 and size - start < most_bytes and data.count(b"\n") <= most:
-                step = min(_BLOCK, start)
+                step = min(_BLOCK, start, most_bytes - (size - start))
                 start -= step
                 file.seek(start)
                 data = file.read(step) + data
         lines = data.split(b"\n")
         whole = lines[:-1] if start == 0 else lines[1:-1]
-        return whole[-most:]
+        return whole[-most:] if most > 0 else []
 
     def _decoded(self, decoder: msgspec.json.Decoder[T], line: bytes) -> T | None:
         record = opened(line.rstrip(b"\n"))

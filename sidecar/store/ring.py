@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
+from sys import getsizeof
+
+from msgspec.structs import astuple
 
 from sidecar.model import ObservedOp, SpanRef
 
 _FIXED_BYTES = 700  # an op's own objects, beside its texts
+_ENTRY_BYTES = 120  # a feature's or extra's place in its dict, beside its texts
 
 
 class OpRing:
@@ -74,9 +79,12 @@ class OpRing:
 
 
 def _size(op: ObservedOp) -> int:
-    size = _FIXED_BYTES + len(op.endpoint) + len(op.input_summary) + len(op.output_summary)
-    size += len(op.error or "") + len(op.correction or "")
+    size = _FIXED_BYTES + _text_bytes(astuple(op))
     for fields in (op.features, op.extra):
         if fields:
-            size += sum(120 + len(key) + (len(value) if isinstance(value, str) else 0) for key, value in fields.items())
+            size += _ENTRY_BYTES * len(fields) + _text_bytes(fields) + _text_bytes(fields.values())
     return size
+
+
+def _text_bytes(values: Iterable[object]) -> int:
+    return sum(getsizeof(value) for value in values if type(value) is str)  # up to 4 bytes a character

@@ -174,26 +174,21 @@ class StateStore:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise _DamageError(verdict)
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        self._refuse_newer(version)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        self._migrate(connection)
+        _migrate(connection, version)
         for select in _SELECT.values():
             connection.execute(f"{select} LIMIT 0")
 
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    def _refuse_newer(self, version: int) -> None:
         if version > len(_MIGRATIONS):
             raise StartError(
                 f"{self._path} was written by a newer observer",
                 f"its schema version is {version}, this one knows {len(_MIGRATIONS)}",
                 "Run the newer version, or move state.db away: it is built again from the journals",
             )
-        for number, statements in enumerate(_MIGRATIONS[version:], version + 1):
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in statements:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {number}")
-            connection.execute("COMMIT")
 
     def _set_aside(self, why: str) -> None:
         aside = f"{self._path}.corrupt-{self._clock.time_ns() // 1_000_000}"
@@ -225,6 +220,15 @@ class _DamageError(sqlite3.DatabaseError):
 def _is_damage(exc: sqlite3.DatabaseError) -> bool:
     """Whether the file's content is at fault, not the way to it (locked, read-only, full, no permission)."""
     return getattr(exc, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    for number, statements in enumerate(_MIGRATIONS[version:], version + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("COMMIT")
 
 
 def _write(connection: sqlite3.Connection, changes: Changes) -> None:

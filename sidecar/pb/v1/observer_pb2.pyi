@@ -220,8 +220,36 @@ class SpanRef(_message.Message):
     def __init__(self, trace_id: _Optional[str] = ..., span_id: _Optional[str] = ...) -> None: ...
 
 class Incident(_message.Message):
-    __slots__ = ("fingerprint", "endpoint", "message", "count", "first_seen", "last_seen", "error_type", "by_source", "evidence", "samples", "diagnosed_count", "diagnosis", "diagnosed_by")
+    __slots__ = ("fingerprint", "endpoint", "message", "count", "first_seen", "last_seen", "error_type", "by_source", "evidence", "samples", "diagnosed_count", "diagnosis", "diagnosed_by", "by_role", "by_city", "by_staffer", "by_sig_hash")
     class BySourceEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class ByRoleEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class ByCityEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class ByStafferEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class BySigHashEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -241,6 +269,10 @@ class Incident(_message.Message):
     DIAGNOSED_COUNT_FIELD_NUMBER: _ClassVar[int]
     DIAGNOSIS_FIELD_NUMBER: _ClassVar[int]
     DIAGNOSED_BY_FIELD_NUMBER: _ClassVar[int]
+    BY_ROLE_FIELD_NUMBER: _ClassVar[int]
+    BY_CITY_FIELD_NUMBER: _ClassVar[int]
+    BY_STAFFER_FIELD_NUMBER: _ClassVar[int]
+    BY_SIG_HASH_FIELD_NUMBER: _ClassVar[int]
     fingerprint: str
     endpoint: str
     message: str
@@ -254,7 +286,11 @@ class Incident(_message.Message):
     diagnosed_count: int
     diagnosis: str
     diagnosed_by: str
-    def __init__(self, fingerprint: _Optional[str] = ..., endpoint: _Optional[str] = ..., message: _Optional[str] = ..., count: _Optional[int] = ..., first_seen: _Optional[str] = ..., last_seen: _Optional[str] = ..., error_type: _Optional[str] = ..., by_source: _Optional[_Mapping[str, int]] = ..., evidence: _Optional[_Iterable[_Union[SpanRef, _Mapping]]] = ..., samples: _Optional[_Iterable[str]] = ..., diagnosed_count: _Optional[int] = ..., diagnosis: _Optional[str] = ..., diagnosed_by: _Optional[str] = ...) -> None: ...
+    by_role: _containers.ScalarMap[str, int]
+    by_city: _containers.ScalarMap[str, int]
+    by_staffer: _containers.ScalarMap[str, int]
+    by_sig_hash: _containers.ScalarMap[str, int]
+    def __init__(self, fingerprint: _Optional[str] = ..., endpoint: _Optional[str] = ..., message: _Optional[str] = ..., count: _Optional[int] = ..., first_seen: _Optional[str] = ..., last_seen: _Optional[str] = ..., error_type: _Optional[str] = ..., by_source: _Optional[_Mapping[str, int]] = ..., evidence: _Optional[_Iterable[_Union[SpanRef, _Mapping]]] = ..., samples: _Optional[_Iterable[str]] = ..., diagnosed_count: _Optional[int] = ..., diagnosis: _Optional[str] = ..., diagnosed_by: _Optional[str] = ..., by_role: _Optional[_Mapping[str, int]] = ..., by_city: _Optional[_Mapping[str, int]] = ..., by_staffer: _Optional[_Mapping[str, int]] = ..., by_sig_hash: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Diagnosis(_message.Message):
     __slots__ = ("diagnosis_id", "at", "by", "text", "failures", "incidents", "context", "evidence")

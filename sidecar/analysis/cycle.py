@@ -1,0 +1,115 @@
+"""The loop: every so many seconds, the steps of one cycle in order, each bounded in time and guarded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, Status, StatusCode, Tracer
+
+from sidecar.protocols import Clock
+from sidecar.spans.attributes import CYCLE_NUMBER
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing a cycle does: *run*, in each *every_nth* cycle, for at most *timeout_s* seconds."""
+
+    name: str
+    every_nth: int
+    run: Callable[[], Awaitable[None]]
+    timeout_s: float
+
+
+class CycleLoop:
+    """A `Stage` that runs *steps* every *every_s* seconds; nothing that a step does ends it.
+
+    *stats* gives the counts of the `cycle.completed` line. Each cycle is a span of its own trace.
+    """
+
+    name = "cycle"
+
+    def __init__(
+        self, steps: Sequence[Step], stats: Callable[[], dict[str, int]], tracer: Tracer, clock: Clock, every_s: float
+    ) -> None:
+        self._steps = tuple(steps)
+        self._stats = stats
+        self._tracer = tracer
+        self._clock = clock
+        self._every_s = every_s
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.cycles = 0
+        self.last_duration_ms = 0
+        self.step_failures = 0
+        self.step_timeouts = 0
+        self.cycle_failures = 0  # cycles that failed outside their steps
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin; the first cycle comes after *every_s* seconds."""
+        self._stopping = False
+        self._task = tasks.create_task(self._loop(), name="cycle")
+
+    async def stop(self) -> None:
+        """Cut the running step short and run no further one."""
+        self._stopping = True
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def run_once(self) -> None:
+        """One cycle now. Raises nothing but the cancellation of the caller."""
+        self.cycles += 1
+        started = self._clock.monotonic()
+        try:
+            with self._tracer.start_as_current_span(
+                "observer.cycle", context=Context(), attributes={CYCLE_NUMBER: self.cycles}
+            ) as span:
+                await self._run_steps(span)
+            if not self._stopping:
+                log.info("cycle.completed", **{"cycle": self.cycles, **self._stats()})
+        except Exception:  # what is wrong with a cycle costs that cycle
+            self.cycle_failures += 1
+            log.exception("cycle.failed", cycle=self.cycles, failures=self.cycle_failures)
+        finally:
+            self.last_duration_ms = round((self._clock.monotonic() - started) * 1000)
+
+    async def _loop(self) -> None:
+        while not self._stopping:
+            await self._clock.sleep(self._every_s)
+            await self.run_once()
+
+    async def _run_steps(self, span: Span) -> None:
+        for step in self._steps:
+            if self._stopping:
+                return
+            if self.cycles % step.every_nth == 0 and not await self._run_step(step):
+                span.set_status(Status(StatusCode.ERROR, f"{step.name} did not complete"))
+
+    async def _run_step(self, step: Step) -> bool:
+        limit = asyncio.timeout(step.timeout_s)
+        try:
+            async with limit:
+                await step.run()
+        except (Exception, asyncio.CancelledError) as exc:  # a step costs itself, never the loop
+            if isinstance(exc, asyncio.CancelledError) and self._is_cancelled():
+                raise
+            if limit.expired():
+                self.step_timeouts += 1
+                log.error("cycle.step_timed_out", step=step.name, cycle=self.cycles, timeout_s=step.timeout_s)
+            else:
+                self.step_failures += 1
+                log.exception("cycle.step_failed", step=step.name, cycle=self.cycles)
+            return False
+        return True
+
+    def _is_cancelled(self) -> bool:
+        """Whether it is we who are cancelled, not something that the step waited for."""
+        task = asyncio.current_task()
+        return self._stopping or (task is not None and task.cancelling() > 0)

@@ -1,0 +1,62 @@
+"""The words of a diagnosis: the prompt for a model, and what is said without one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from sidecar.analysis.field_counts import Common
+from sidecar.analysis.fingerprint import one_line
+from sidecar.analysis.incidents import MAX_LINE
+from sidecar.model import Incident
+
+MAX_FAILURES: Final = 10  # in one prompt
+_MAX_PIECE = 600  # characters said of one incident
+
+
+def failure_lines(incidents: Sequence[Incident]) -> list[str]:
+    """At most 10 failures of *incidents*, the newest of each in turn, so that none goes without."""
+    lines: list[str] = []
+    depth = max((len(incident.samples) for incident in incidents), default=0)
+    for back in range(1, depth + 1):
+        lines += [incident.samples[-back] for incident in incidents if len(incident.samples) >= back]
+    return lines[:MAX_FAILURES]
+
+
+def build_prompt(lines: Sequence[str]) -> str:
+    """What the model is asked about *lines* (`[endpoint] input_summary: error`).
+
+    They come from outside: each is cut to 300 characters on one line, and a fence that none of them can close
+    stands around them.
+    """
+    fenced = "\n".join(one_line(line.replace("```", "'''"), MAX_LINE) for line in lines[:MAX_FAILURES])
+    return f"""You are a system reliability observer. Analyze these recent failures and suggest fixes:
+
+```
+{fenced}
+```
+
+For each error:
+1. What likely caused it?
+2. How should the agent adjust its approach?
+3. Should this be added to the playbook as a "don't do this"?
+
+Be specific and actionable. Under 200 words."""
+
+
+def counted_diagnosis(incidents: Sequence[tuple[Incident, Sequence[Common]]]) -> str:
+    """Without a model: each incident's message, count and start, and what its failures alone have in common."""
+    return "\n".join(_piece(incident, common)[:_MAX_PIECE] for incident, common in incidents)
+
+
+def _piece(incident: Incident, common: Sequence[Common]) -> str:
+    times = "failure" if incident.count == 1 else "failures"
+    said = f"[{one_line(incident.endpoint, 80)}] {incident.count} {times} since {incident.first_seen}: "
+    said += incident.message[:MAX_LINE]
+    if not common:
+        return said + " — nothing sets them apart from the successes yet."
+    shares = "; ".join(
+        f"{one_line(each.field, 60)}={one_line(each.value, 60)} ({each.failures} failures, {each.successes} successes)"
+        for each in common
+    )
+    return f"{said} — common to the failures, rare among the successes: {shares}."

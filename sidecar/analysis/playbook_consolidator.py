@@ -1,0 +1,138 @@
+"""What works: endpoints that keep succeeding become playbook entries, a new version whenever they have doubled.
+
+Successes come from the book; an entry goes to the decision journal first, then to a span with links to its
+evidence, and to the gateway's log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict
+from typing import Final
+
+import msgspec
+import structlog
+from opentelemetry.trace import Tracer
+
+from sidecar.analysis.evidence import links_to
+from sidecar.analysis.fingerprint import one_line
+from sidecar.analysis.gateway_posts import MAX_WAITING, GatewayPosts
+from sidecar.analysis.success_book import MAX_ENDPOINTS, MAX_INPUT, EndpointSuccesses, SuccessBook
+from sidecar.clock import rfc3339_ms
+from sidecar.errors import ObserverError
+from sidecar.model import PlaybookEntry
+from sidecar.protocols import Clock, DecisionLog, GatewayLog
+from sidecar.spans.attributes import PLAYBOOK_ID, PLAYBOOK_TEXT, PLAYBOOK_VERSION
+
+log = structlog.get_logger(__name__)
+
+DECISION_KIND: Final = "playbook"
+KIND_DO: Final = "do"
+LEAST_IN_ALL: Final = 5
+LEAST_OF_ENDPOINT: Final = 3
+MAX_PATTERN: Final = 200  # characters
+
+
+class PlaybookConsolidator:
+    """Writes at most 100 entries a call, one version for each doubling of an endpoint's successes."""
+
+    def __init__(
+        self, book: SuccessBook, decisions: DecisionLog, gateway_log: GatewayLog, tracer: Tracer, clock: Clock
+    ) -> None:
+        self._book = book
+        self._decisions = decisions
+        self._tracer = tracer
+        self._clock = clock
+        self._entries: OrderedDict[str, PlaybookEntry] = OrderedDict()
+        self.posts = GatewayPosts(gateway_log)
+        self.written = 0
+        self.failed = 0  # entries that could not be written
+
+    def entries(self) -> list[PlaybookEntry]:
+        """The latest version of each entry, the most recently written first."""
+        return list(reversed(self._entries.values()))
+
+    async def consolidate(self) -> None:
+        """Write an entry for each endpoint that has enough new successes, then post what waits."""
+        rows = self._book.endpoints()
+        if sum(row.successes for row in rows) >= LEAST_IN_ALL:
+            due = [row for row in rows if self._is_due(row)]
+            await self._write_all(due[:MAX_WAITING])  # the queue of posts holds no more: none is lost
+        await self.posts.flush()
+
+    def restore(self, decision_body: bytes | msgspec.Raw) -> None:
+        """Take a past entry over; of several versions the latest stays. Raises msgspec.ValidationError, DecodeError."""
+        self._keep(msgspec.json.decode(decision_body, type=PlaybookEntry))
+
+    async def _write_all(self, rows: list[EndpointSuccesses]) -> None:
+        for row in rows:
+            try:
+                await self._write(row)
+            except ObserverError as exc:  # the journal: it will not take the others either
+                self.failed += 1
+                log.warning("playbook.not_written", error=str(exc), endpoint=row.endpoint)
+                return
+            except Exception:  # a poison endpoint costs itself
+                self.failed += 1
+                log.exception("playbook.not_written", endpoint=row.endpoint)
+
+    async def _write(self, row: EndpointSuccesses) -> None:
+        entry = self._entry(row)
+        attributes: dict[str, str | int] = {
+            PLAYBOOK_ID: entry.playbook_id,
+            PLAYBOOK_VERSION: entry.version,
+            PLAYBOOK_TEXT: entry.text,
+        }
+        with self._tracer.start_as_current_span(
+            "observer.playbook", links=links_to(entry.evidence), attributes=attributes
+        ):
+            await self._decisions.decide(DECISION_KIND, entry, self._book.last_op_id)
+        self._keep(entry)
+        self.written += 1
+        self.posts.add(_post(entry))
+
+    def _is_due(self, row: EndpointSuccesses) -> bool:
+        last = self._entries.get(playbook_id(KIND_DO, row.endpoint))
+        return row.successes >= (2 * last.successes if last is not None else LEAST_OF_ENDPOINT)
+
+    def _entry(self, row: EndpointSuccesses) -> PlaybookEntry:
+        entry_id = playbook_id(KIND_DO, row.endpoint)
+        last = self._entries.get(entry_id)
+        pattern = "; ".join(one_line(each, MAX_INPUT) for each in row.inputs)
+        return PlaybookEntry(
+            playbook_id=entry_id,
+            version=last.version + 1 if last is not None else 1,
+            at=rfc3339_ms(self._clock.time_ns()),
+            kind=KIND_DO,
+            endpoint=row.endpoint,
+            text=f"common pattern: {pattern[:MAX_PATTERN]}",
+            successes=row.successes,
+            avg_duration_ms=row.avg_duration_ms,
+            evidence=list(row.evidence),
+        )
+
+    def _keep(self, entry: PlaybookEntry) -> None:
+        last = self._entries.get(entry.playbook_id)
+        if last is not None and last.version >= entry.version:
+            return
+        self._entries[entry.playbook_id] = entry
+        self._entries.move_to_end(entry.playbook_id)
+        if len(self._entries) > MAX_ENDPOINTS:
+            self._entries.popitem(last=False)
+
+
+def playbook_id(kind: str, endpoint: str) -> str:
+    """The id of the entry of this *kind* for *endpoint*: the same wherever and whenever it is written."""
+    content = msgspec.json.encode([kind, endpoint])
+    return "pb-" + hashlib.sha256(content).hexdigest()[:12]
+
+
+def _post(entry: PlaybookEntry) -> dict[str, str]:
+    endpoint = one_line(entry.endpoint, len(entry.endpoint))
+    return {
+        "operation": f"consolidated: {entry.successes} successful {endpoint} calls",
+        "approach": entry.text,
+        "result": f"avg_duration={math.floor(entry.avg_duration_ms + 0.5)}ms, {entry.successes} successes",
+        "context": f"endpoint={endpoint}",
+    }

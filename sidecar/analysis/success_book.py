@@ -1,0 +1,100 @@
+"""Lifetime successes by endpoint: what playbook entries are made of.
+
+Fed every settled op on the event loop's thread; read by the playbook consolidator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+import structlog
+
+from sidecar.analysis.evidence import span_ref
+from sidecar.analysis.fingerprint import MAX_ENDPOINT
+from sidecar.analysis.incidents import CORRECTION
+from sidecar.analysis.kept_rows import KeptRows
+from sidecar.model import ObservedOp, SpanRef
+from sidecar.normalize import clean_text
+
+log = structlog.get_logger(__name__)
+
+MAX_ENDPOINTS: Final = 1000
+KEPT: Final = 3  # last inputs and spans of an endpoint
+MAX_INPUT: Final = 200  # characters
+_MAX_DURATION_MS = 1e12  # some thirty years: sums stay finite, whatever a sender claims
+
+
+class EndpointSuccesses(msgspec.Struct, omit_defaults=True):
+    """One endpoint's successes, corrections not among them. Durations in ms."""
+
+    endpoint: str
+    last_seen: str
+    successes: int = 0
+    duration_sum_ms: float = 0.0
+    inputs: list[str] = []
+    evidence: list[SpanRef] = []
+
+    @property
+    def avg_duration_ms(self) -> float:
+        """Over all successes; 0 where there are none."""
+        return self.duration_sum_ms / self.successes if self.successes else 0.0
+
+
+class SuccessBook:
+    """At most 1000 endpoints; the one seen least recently goes out, counted. Belongs to the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._rows = KeptRows("success/", EndpointSuccesses, MAX_ENDPOINTS, lambda row: row.last_seen)
+        self.last_op_id: str | None = None
+        self.not_counted = 0  # ops that could not be taken in
+
+    def consume(self, op: ObservedOp) -> None:
+        """Take one settled op in. O(1); an op that cannot be read is logged and counted."""
+        try:
+            if op.op_id is not None:
+                self.last_op_id = op.op_id
+            if op.success and op.source != CORRECTION:
+                self._count(op)
+        except Exception:  # a poison op costs itself
+            self.not_counted += 1
+            log.exception("successes.op_not_counted", failures=self.not_counted)
+
+    @property
+    def evicted(self) -> int:
+        """Endpoints that had to make room."""
+        return self._rows.evicted
+
+    def endpoints(self) -> list[EndpointSuccesses]:
+        """All of them, the least recent first."""
+        return self._rows.rows()
+
+    def load(self, rows: Mapping[str, bytes]) -> None:
+        """Restore what `take_dirty` gave, in whatever order."""
+        self._rows.load(rows)
+
+    def take_dirty(self) -> dict[str, bytes]:
+        """Rows changed since the last call, as JSON by key; removed ones as b""."""
+        return self._rows.take_dirty()
+
+    def put_back(self, keys: Iterable[str]) -> None:
+        """Saving *keys* failed: `take_dirty` gives them again."""
+        self._rows.put_back(keys)
+
+    def _count(self, op: ObservedOp) -> None:
+        key = clean_text(op.endpoint[:MAX_ENDPOINT])
+        row = self._rows.touch(key)
+        if row is None:
+            row = EndpointSuccesses(endpoint=key, last_seen=op.timestamp)
+            self._rows.add(key, row)
+        elif op.timestamp > row.last_seen:
+            row.last_seen = op.timestamp
+        row.successes += 1
+        row.duration_sum_ms += min(op.duration_ms, _MAX_DURATION_MS)
+        row.inputs.append(clean_text(op.input_summary[:MAX_INPUT]))
+        del row.inputs[:-KEPT]
+        ref = span_ref(op)
+        if ref is not None:
+            row.evidence.append(ref)
+            del row.evidence[:-KEPT]

@@ -1,0 +1,112 @@
+"""Joins the rooms' counters to metric names. Part of the pipeline, apart only for length."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sidecar.pipeline import Observer
+    from sidecar.store.commit_log import CommitLog
+
+
+def register(observer: Observer) -> None:
+    """Make every counter of *observer* an instrument of its own metrics."""
+    _register_intake(observer)
+    _register_journals(observer)
+    _register_analysis(observer)
+
+
+def losses(observer: Observer) -> dict[str, int]:
+    """What was lost or refused, by cause; each is a bound that was reached or a fault that was survived."""
+    export = observer.export
+    return {
+        "journal_full": observer.ops_log.refused,
+        "journal_unwritten": observer.ops_log.unwritten,
+        "span_unreadable": observer.op_processor.lost,
+        "consumer_failed": observer.settled.failures,
+        "watcher_slow": observer.feed.missed,
+        "journal_damaged": observer.checkpoint.damaged,
+        "export_evicted": export.evicted if export is not None else 0,
+        "export_failed": export.failed if export is not None else 0,
+    }
+
+
+def _register_intake(observer: Observer) -> None:
+    count, level = observer.metrics.observe_count, observer.metrics.observe_level
+    intake, ring, budget = observer.intake, observer.ring, observer.budget
+    count("observer.events.accepted", "{event}", "Events acknowledged", lambda: intake.accepted)
+    count(
+        "observer.requests.refused",
+        "{request}",
+        "Requests refused, by reason",
+        lambda: {"invalid": intake.invalid, "forbidden": observer.guard.refused, "overload": budget.refused},
+        "reason",
+    )
+    level("observer.requests.inflight", "By", "Bytes of requests in flight", lambda: budget.used)
+    level("observer.ring.ops", "{op}", "Operations in memory", lambda: len(ring))
+    level("observer.ring.size", "By", "About what they take", lambda: ring.bytes)
+    level("observer.ring.failures", "{op}", "Failures in memory", lambda: ring.failures)
+    level(
+        "observer.ring.by_source",
+        "{op}",
+        "Operations in memory",
+        lambda: dict(ring.by_source.most_common(20)),
+        "source",
+    )
+    count("observer.lost", "{item}", "What was lost, by cause", lambda: losses(observer), "cause")
+    level("observer.watchers", "{watcher}", "Open live streams", lambda: observer.feed.watchers)
+
+
+def _register_journals(observer: Observer) -> None:
+    count, level = observer.metrics.observe_count, observer.metrics.observe_level
+    logs: dict[str, CommitLog[Any]] = {"ops": observer.ops_log, "decisions": observer.decisions_log}
+    label = "journal"
+    count("observer.journal.records", "{record}", "Written", lambda: {k: v.committed for k, v in logs.items()}, label)
+    count("observer.journal.size", "By", "Written", lambda: {k: v.committed_bytes for k, v in logs.items()}, label)
+    count(
+        "observer.journal.commits", "{commit}", "Group commits", lambda: {k: v.commits for k, v in logs.items()}, label
+    )
+    count(
+        "observer.journal.commit.time",
+        "s",
+        "From a batch's first record to its write, summed over commits",
+        lambda: {k: v.commit_seconds for k, v in logs.items()},
+        label,
+    )
+    count(
+        "observer.journal.errors",
+        "{error}",
+        "Writes and syncs that failed",
+        lambda: {k: v.write_errors + v.sync_errors for k, v in logs.items()},
+        label,
+    )
+    level(
+        "observer.journal.pending",
+        "By",
+        "Waiting to be written",
+        lambda: {k: v.pending_bytes for k, v in logs.items()},
+        label,
+    )
+    export = observer.export
+    if export is not None:
+        count("observer.export.spans", "{span}", "Exported", lambda: export.exported)
+        level("observer.export.queued", "{span}", "Waiting to be exported", lambda: export.queued)
+
+
+def _register_analysis(observer: Observer) -> None:
+    count, level = observer.metrics.observe_count, observer.metrics.observe_level
+    cycle, model = observer.cycle, observer.model
+    count("observer.cycles", "{cycle}", "Cycles run", lambda: cycle.cycles)
+    level("observer.cycle.duration", "s", "The last cycle's", lambda: cycle.last_duration_ms / 1000)
+    count(
+        "observer.cycle.step.failures",
+        "{step}",
+        "Steps that failed or timed out",
+        lambda: cycle.step_failures + cycle.step_timeouts,
+    )
+    count("observer.model.calls", "{call}", "Asked of the model", lambda: model.calls)
+    count("observer.model.failures", "{call}", "That gave nothing usable", lambda: model.failures)
+    level("observer.incidents", "{incident}", "Known", lambda: len(observer.incidents))
+    level("observer.playbooks", "{entry}", "Known", lambda: len(observer.consolidator.entries()))

@@ -1,0 +1,292 @@
+"""Overseer corrections, appended to a JSONL file by the gateway, become ops: each row once, also over `kill -9`.
+
+The journal is the proof that a row was taken: its op carries an `event_id` that follows from file, place and content.
+The saved cursor only says where to begin; rows whose ops the journal holds behind it are told by `restore`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from sidecar.errors import InvalidInputError, JournalError, TooLargeError
+from sidecar.model import ObservedOp, SpanRef
+from sidecar.normalize import Normalizer
+from sidecar.protocols import Clock, Receipt, Recorder
+from sidecar.receivers.correction_op import CorrectionReader
+from sidecar.receivers.corrections_file import HEAD_BYTES, MAX_LINE_BYTES, Line, Position
+from sidecar.receivers.corrections_follower import Chunk, CorrectionsFollower
+
+log = structlog.get_logger(__name__)
+
+FindFailures = Callable[[str | None, str | None], list[SpanRef]]
+"""(sig_hash, task_class) → the spans of the failures that a correction was meant to repair."""
+
+T = TypeVar("T")
+
+_REMEMBERED = 10_000
+_DIGEST_BYTES = 8
+_MAX_LINKS = 128  # the span limit
+_SLICE = 16  # rows recorded before other tasks get their turn
+_LOGGED_REJECTS = 10  # a read: the rest is one line with their number
+
+
+@dataclass(slots=True)
+class _Row:
+    """A line on its way: *op* is None if there is nothing to record; *done* once the cursor may pass it."""
+
+    line: Line
+    op: ObservedOp | None
+    done: bool
+    receipt: Receipt | None = None  # None: not recorded yet, or refused
+
+
+class _Cursor(msgspec.Struct, frozen=True, kw_only=True):
+    """What is saved: the position, digests of rows seen (base64), and event ids recorded ahead of the position."""
+
+    position: Position | None = None
+    seen: str = ""
+    ahead: list[str] = []
+
+
+class CorrectionsTailer:
+    """Reads what is new in the corrections file once a cycle. Used on the event loop; the disk is read elsewhere.
+
+    At start: `load` the saved cursor, then `restore` each correction op that the journal holds behind it. Save
+    `cursor()` together with the journal position up to which ops were consumed, after `tail` has returned.
+    """
+
+    def __init__(
+        self, path: Path, recorder: Recorder, normalizer: Normalizer, clock: Clock, find_failures: FindFailures
+    ) -> None:
+        self._path = path
+        self._recorder = recorder
+        self._reader = CorrectionReader(normalizer, clock)
+        self._find_failures = find_failures
+        self._follower = CorrectionsFollower(path)
+        self._started = False
+        self._position: Position | None = None
+        self._next: Position | None = None  # where the cursor stands once the window is empty
+        self._window: deque[_Row] = deque()
+        self._seen: dict[str, None] = {}
+        self._ahead: dict[str, None] = {}
+        self._reading: asyncio.Future[tuple[Chunk, list[_Row]]] | None = None
+        self._last_error = ""
+        self.recorded = 0
+        self.rejected = 0
+        self.repeated = 0  # rows passed over because they were recorded before
+        self.read_errors = 0
+
+    def load(self, cursor: dict[str, Any]) -> None:
+        """Take over a saved cursor; one that makes no sense is logged, and reading begins at the first byte."""
+        try:
+            saved = msgspec.convert(cursor, _Cursor)
+            seen = base64.b64decode(saved.seen, validate=True)
+        except (msgspec.ValidationError, binascii.Error, ValueError) as exc:
+            log.warning("corrections.cursor_unusable", path=str(self._path), error=str(exc))
+            return
+        self._position = saved.position
+        self._seen = {seen[at : at + _DIGEST_BYTES].hex(): None for at in range(0, len(seen), _DIGEST_BYTES)}
+        self._ahead = dict.fromkeys(saved.ahead)
+
+    def cursor(self) -> dict[str, Any]:
+        """What `load` takes: JSON types only."""
+        ahead = [*self._ahead, *(row.line.event_id for row in self._window if row.done)]
+        seen = base64.b64encode(bytes.fromhex("".join(self._seen))).decode()
+        saved: dict[str, Any] = msgspec.to_builtins(_Cursor(position=self._position, seen=seen, ahead=ahead))
+        return saved
+
+    def restore(self, op: ObservedOp) -> None:
+        """Note that *op* is in the journal; no other than correction ops matter. Call in the journal's order."""
+        parts = (op.event_id or "").split(":")
+        if len(parts) != 4 or parts[0] != "correction" or not parts[2].isdecimal() or len(parts[3]) != 16:
+            return
+        self._see(parts[3])
+        self._ahead[op.event_id or ""] = None
+        if len(self._ahead) > _REMEMBERED:
+            oldest = next(iter(self._ahead))
+            del self._ahead[oldest]
+            if not self._started:
+                self._position = _position_behind(oldest)
+
+    async def tail(self) -> int:
+        """Record what is new, and wait until it is in the journal; how many rows that were.
+
+        A row that the journal did not take stays, and is tried again at the next call, before anything behind it
+        is read. May be cancelled at any point: nothing is lost, nothing recorded twice.
+        """
+        if not self._window:
+            await self._read()
+        before = self.recorded
+        await self._record()
+        try:
+            await self._settle()
+        finally:
+            self._pass_done()
+        return self.recorded - before
+
+    def close(self) -> None:
+        """Give the file back. Idempotent; never waits for a disk."""
+        self._follower.close()
+
+    async def _read(self) -> None:
+        if not self._started:
+            self._started = True
+            self._follower.start_at(self._position, seeded=bool(self._seen))
+        if self._reading is None:
+            self._reading = _in_thread(self._read_rows)
+        await asyncio.wait({self._reading})  # cancelled: the next call takes what was read
+        reading, self._reading = self._reading, None
+        try:
+            chunk, rows = reading.result()
+        except OSError as exc:
+            self._note_read_error(exc)
+            return
+        self._last_error = ""
+        self._next = chunk.position
+        self._window.extend(rows)
+        self._pass_done()
+
+    def _read_rows(self) -> tuple[Chunk, list[_Row]]:
+        """In a thread: rows are made into ops there too, as masking long texts takes time."""
+        chunk = self._follower.read()
+        before = self.rejected
+        rows = [self._row(line, quiet=self.rejected - before >= _LOGGED_REJECTS) for line in chunk.lines]
+        if self.rejected - before > _LOGGED_REJECTS:
+            log.warning("corrections.rows_rejected", path=str(self._path), rows=self.rejected - before)
+        return chunk, rows
+
+    def _row(self, line: Line, *, quiet: bool) -> _Row:
+        if line.event_id in self._ahead or (line.reread and line.digest in self._seen):
+            self.repeated += 1
+            return _Row(line, None, done=True)
+        try:
+            if line.data is None:
+                raise TooLargeError("the row is too long", f"it is over {MAX_LINE_BYTES} bytes", "Write shorter rows")
+            return _Row(line, self._reader.op(line.data, line.event_id), done=False)
+        except InvalidInputError as exc:
+            if not quiet:
+                log.warning("corrections.row_rejected", path=str(self._path), ends_at=line.after.offset, why=str(exc))
+        except Exception:  # one row must not end the tail
+            log.exception("corrections.row_rejected", path=str(self._path), ends_at=line.after.offset)
+        self.rejected += 1
+        return _Row(line, None, done=True)
+
+    async def _record(self) -> None:
+        for number, row in enumerate(self._window, 1):
+            if row.op is not None and not row.done and row.receipt is None:
+                self._hand_over(row, row.op)
+                if not row.done and row.receipt is None:
+                    return  # no room: what is behind it waits too, to keep the order
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+
+    def _hand_over(self, row: _Row, op: ObservedOp) -> None:
+        try:
+            row.receipt = self._recorder.record(op, linked=self._failures(op))
+        except Exception:  # a row that cannot be a span must not hold up the rest
+            log.exception("corrections.row_rejected", path=str(self._path), ends_at=row.line.after.offset)
+            self.rejected += 1
+            row.done = True
+
+    def _failures(self, op: ObservedOp) -> list[SpanRef]:
+        try:
+            return self._find_failures(op.sig_hash, op.task_class)[:_MAX_LINKS]
+        except Exception:  # a correction without links is better than none
+            log.exception("corrections.links_failed", event_id=op.event_id)
+            return []
+
+    async def _settle(self) -> None:
+        for row in self._window:
+            if row.done or row.receipt is None:
+                continue
+            outcome = await _outcome(row.receipt)
+            if outcome is None:
+                return  # the disk is stalled: whether the row is written will be known later
+            if outcome:
+                row.done = True
+                self.recorded += 1
+            else:
+                row.receipt = None
+
+    def _pass_done(self) -> None:
+        while self._window and self._window[0].done:
+            line = self._window.popleft().line
+            self._see(line.digest)
+            self._ahead.pop(line.event_id, None)
+            if line.moves:
+                self._position = line.after
+        if not self._window and self._next is not None:
+            self._position = self._next
+
+    def _see(self, digest: str) -> None:
+        self._seen.pop(digest, None)
+        self._seen[digest] = None
+        if len(self._seen) > _REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+
+    def _note_read_error(self, exc: OSError) -> None:
+        self.read_errors += 1
+        error = exc.strerror or str(exc)
+        if error != self._last_error:
+            log.warning("corrections.read_failed", path=str(self._path), error=error)
+        self._last_error = error
+
+
+def _position_behind(event_id: str) -> Position:
+    _, head, offset, digest = event_id.split(":")
+    end = int(offset)
+    return Position(offset=end, head=head, head_bytes=min(HEAD_BYTES, end), row=digest)
+
+
+async def _outcome(receipt: Receipt) -> bool | None:
+    """Whether the op is in the journal; None while its write is still under way.
+
+    A stalled write fails whoever waits for it, and may succeed later all the same: only a receipt that fails
+    without waiting has failed.
+    """
+    try:
+        await receipt.wait()
+    except JournalError:
+        again = asyncio.ensure_future(receipt.wait())
+        await asyncio.sleep(0)  # one turn is all that a settled receipt needs
+        if not again.done():
+            again.cancel()
+            await asyncio.wait({again})
+            return None
+        return again.exception() is None
+    return True
+
+
+def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+    """The result of *work*, run in a daemon thread: a disk that hangs for ever must not keep the process."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except Exception as exc:  # noqa: BLE001 - raised again where the result is awaited
+            _call_soon(loop, done.set_exception, exc)
+        else:
+            _call_soon(loop, done.set_result, result)
+
+    threading.Thread(target=run, name="corrections-reader", daemon=True).start()
+    return done
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], value: object) -> None:
+    try:
+        loop.call_soon_threadsafe(call, value)
+    except RuntimeError:  # the loop is closed: nobody waits any more
+        log.warning("corrections.read_late")

@@ -1,0 +1,210 @@
+"""The description of the HTTP doors, in OpenAPI 3.1: message schemas from the code, the rest written beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sidecar.model import Incident, ObservedOp, PlaybookEntry
+from sidecar.receivers.event_fields import FIELD_SCHEMAS
+from sidecar.receivers.op_filter import DEFAULT_LIMIT, EXACT, MAX_LIMIT
+
+_ERROR = {
+    "type": "object",
+    "properties": {"error": {"type": "string"}},
+    "required": ["error"],
+}
+_COUNT = {"type": "integer", "minimum": 0}
+_MEANINGS = {
+    "400": "not readable as what this call takes",
+    "401": "no token, or an unknown one",
+    "403": "the token lacks the scope, or the Origin is foreign",
+    "413": "too large",
+    "415": "an encoding that is not read",
+    "421": "the Host is not a name of this observer",
+    "422": "readable, but a value is wrong; the text names it",
+    "503": "not now: overloaded, or the journal cannot be written; see Retry-After",
+}
+
+
+def openapi(version: str) -> bytes:
+    """The whole description as JSON."""
+    schemas, components = msgspec.json.schema_components(
+        [ObservedOp, Incident, PlaybookEntry], ref_template="#/components/schemas/{name}"
+    )
+    op, incident, entry = schemas
+    document = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Lakehouse Observer",
+            "version": version,
+            "description": "The third-party witness beside an agent gateway.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "security": [{}, {"token": []}],
+        "paths": {
+            "/event": {"post": _event()},
+            "/events": {"post": _events()},
+            "/health": {"get": _read("Health", _object(status={"const": "ok"}, ops_in_ring=_COUNT), open_to_all=True)},
+            "/livez": {"get": _read("Alive", _object(status={"const": "ok"}), open_to_all=True)},
+            "/readyz": {"get": {**_read("Ready", _object(status={"const": "ok"}), "503", open_to_all=True)}},
+            "/stats": {"get": _read("Counts over the ring", _stats())},
+            "/ops": {"get": _read("Ops in memory, newest first", _page(op), "422", parameters=_filters(paged=True))},
+            "/ops/stream": {"get": _stream()},
+            "/incidents": {"get": _read("Failures by fingerprint", _object(incidents=_array(incident)))},
+            "/playbooks": {"get": _read("What works", _object(playbooks=_array(entry)))},
+            "/metrics": {"get": _text("Own metrics, as Prometheus reads them", "text/plain")},
+            "/openapi.json": {"get": _read("This description", {"type": "object"}, open_to_all=True)},
+        },
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+    return msgspec.json.encode(document)
+
+
+def _event() -> dict[str, Any]:
+    return {
+        "summary": "One event becomes a span, and so an op",
+        "parameters": _trace_headers(),
+        "requestBody": _body({"application/json": _event_schema()}),
+        "responses": {
+            "200": _answer(
+                "Its line is in the journal",
+                _object(
+                    accepted={"const": True},
+                    ring_size=_COUNT,
+                    trace_id={"type": "string", "pattern": "^[0-9a-f]{32}$"},
+                    span_id={"type": "string", "pattern": "^[0-9a-f]{16}$"},
+                ),
+            ),
+            **_errors("400", "401", "403", "413", "415", "421", "422", "503"),
+        },
+    }
+
+
+def _events() -> dict[str, Any]:
+    rejected = _array(_object(index=_COUNT, error={"type": "string"}))
+    return {
+        "summary": "Many events: an array, or one a line; gzip or not",
+        "parameters": _trace_headers(),
+        "requestBody": _body(
+            {
+                "application/json": {"type": "array", "items": _event_schema()},
+                "application/x-ndjson": {"type": "string"},
+            }
+        ),
+        "responses": {
+            "200": _answer(
+                "The good ones are in the journal", _object(accepted=_COUNT, rejected=rejected, ring_size=_COUNT)
+            ),
+            **_errors("400", "401", "403", "413", "415", "421", "503"),
+        },
+    }
+
+
+def _event_schema() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": "Every field may be missing or null; fields not named here are kept in `extra`.",
+        "properties": {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in FIELD_SCHEMAS.items()},
+    }
+
+
+def _stats() -> dict[str, Any]:
+    recent = {"type": "object", "required": ["ts", "ok"]}
+    counts = _object(
+        total=_COUNT,
+        successes=_COUNT,
+        failures=_COUNT,
+        by_source={"type": "object", "additionalProperties": _COUNT},
+        recent_scenario_ops=_array(recent),
+    )
+    return {**counts, "additionalProperties": True}
+
+
+def _page(op: dict[str, Any]) -> dict[str, Any]:
+    page = _object(ops=_array(op))
+    page["properties"]["next_cursor"] = {"type": "string"}
+    return page
+
+
+def _stream() -> dict[str, Any]:
+    return {**_text("Each op as it settles: events `op`, and `missed` with a count", "text/event-stream", "422", "503"),
+            "parameters": _filters(paged=False)}  # fmt: skip
+
+
+def _filters(*, paged: bool) -> list[dict[str, Any]]:
+    moment = {"type": "string", "format": "date-time"}
+    filters = [_query(name, {"type": "string"}, "equals") for name in EXACT]
+    filters += [
+        _query("success", {"type": "boolean"}, "equals"),
+        _query("since", moment, "at or after"),
+        _query("until", moment, "at or before"),
+    ]
+    if paged:
+        limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
+        filters += [
+            _query("limit", limit, "at most this many"),
+            _query("cursor", {"type": "string"}, "`next_cursor` of the page before"),
+        ]
+    return filters
+
+
+def _query(name: str, schema: dict[str, Any], text: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": schema, "description": text}
+
+
+def _trace_headers() -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "header", "schema": {"type": "string"}, "description": "W3C Trace Context"}
+        for name in ("traceparent", "tracestate")
+    ]
+
+
+def _read(
+    summary: str,
+    schema: dict[str, Any],
+    *errors: str,
+    parameters: list[dict[str, Any]] | None = None,
+    open_to_all: bool = False,
+) -> dict[str, Any]:
+    refusals = ("403", "421") if open_to_all else ("401", "403", "421")
+    return {
+        "summary": summary,
+        **({"parameters": parameters} if parameters else {}),
+        **({"security": []} if open_to_all else {}),
+        "responses": {"200": _answer("OK", schema), **_errors(*refusals, *errors)},
+    }
+
+
+def _text(summary: str, media: str, *errors: str) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "responses": {
+            "200": {"description": "OK", "content": {media: {"schema": {"type": "string"}}}},
+            **_errors("401", "403", "421", *errors),
+        },
+    }
+
+
+def _body(content: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {"required": True, "content": {media: {"schema": schema} for media, schema in content.items()}}
+
+
+def _answer(text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": text, "content": {"application/json": {"schema": schema}}}
+
+
+def _errors(*codes: str) -> dict[str, Any]:
+    return {code: _answer(_MEANINGS[code], _ERROR) for code in codes}
+
+
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _array(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
