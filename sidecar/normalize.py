@@ -10,10 +10,11 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from sidecar.model import ObservedOp, Scalar
 from sidecar.redaction import MASK, Redactor
@@ -78,11 +79,12 @@ class Normalizer:
         kept: dict[str, Scalar] = {}
         rest: dict[str, Any] = {}
         last = MAX_ENTRIES - 1 if len(fields) > MAX_ENTRIES else MAX_ENTRIES
+        plain = self._harmless([*map(str, fields), *(value for value in fields.values() if isinstance(value, str))])
         for raw_key, raw_value in fields.items():
-            value = self._value(raw_key, raw_value)
+            value = self._value(raw_key, raw_value, plain)
             if value is None:
                 continue
-            key = self.text(str(raw_key))
+            key = str(raw_key) if plain else self.text(str(raw_key))
             if len(kept) < last and key not in kept and (key != REST_KEY or last == MAX_ENTRIES):
                 kept[key] = value
             else:
@@ -97,29 +99,35 @@ class Normalizer:
         """*op* in the normal form; the same object where it already is."""
         changes: dict[str, Any] = {}
         texts: list[str] = []
-        for name in op.__struct_fields__:
-            value = getattr(op, name)
+        for name, value in zip(op.__struct_fields__, astuple(op), strict=True):
+            if value is None or value is True or value is False:
+                continue
             if isinstance(value, str):
                 texts.append(value)
             elif isinstance(value, dict):
                 changes[name] = self.scalars(value)
-            elif isinstance(value, int | float) and not INT64_MIN <= value <= INT64_MAX:
+            elif not INT64_MIN <= value <= INT64_MAX:
                 changes[name] = _measure(name, value)
-        together = "\n".join(texts)  # one look at all texts: hardly any needs a second
-        if clean_text(together) is not together or self._redactor.suspicious(together):
+        if not self._harmless(texts):
             for name in op.__struct_fields__:
                 value = getattr(op, name)
                 if isinstance(value, str):
                     changes[name] = self.text(value)
         return msgspec.structs.replace(op, **changes) if changes else op
 
-    def _value(self, key: Any, value: Any) -> Scalar | None:
+    def _harmless(self, texts: Iterable[str]) -> bool:
+        """Whether none of *texts* needs cleaning or masking: one look at all of them, hardly ever a second."""
+        together = "\n".join(texts)
+        return clean_text(together) is together and not self._redactor.suspicious(together)
+
+    def _value(self, key: Any, value: Any, plain: bool) -> Scalar | None:
         if value is None:
             return None
-        if self._redactor.named(str(key)):
+        if not plain and self._redactor.named(str(key)):  # a suspicious key is all that can name a credential
             return MASK
         known = scalar(value)
-        return self._redactor.text(known) if isinstance(known, str) else known
+        nothing_to_mask = plain and isinstance(value, str)
+        return self._redactor.text(known) if isinstance(known, str) and not nothing_to_mask else known
 
 
 def _free(key: str, taken: Mapping[str, Any]) -> str:

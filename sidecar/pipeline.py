@@ -216,7 +216,7 @@ class Observer:
         if settings.export_endpoint:
             whole_path = bool(settings.otlp_traces_endpoint)
             exporter = span_exporter(settings.export_endpoint, settings.export_protocol, whole_path=whole_path)
-            self.export = SpanExport(exporter)
+            self.export = SpanExport(exporter, settings.grace / 4)
             processors.add_span_processor(self.export)
         resource = our_resource(settings.service_name, env)
         sampler = export_sampler(settings.traces_sampler, settings.traces_sampler_arg)
@@ -259,6 +259,7 @@ class Observer:
             clock,
             self.ring.failures_like,
         )
+        self.settled.add(self.corrections)
         self.checkpoint = Checkpoint(
             StateStore(self._data_dir, clock),
             self.ring,
@@ -274,7 +275,7 @@ class Observer:
         )
         steps = [
             Step("tail", 1, self._tail, _STEP_TIMEOUT_S),
-            Step("analyse", 1, self.analyzer.analyze, _STEP_TIMEOUT_S),
+            Step("analyse", 1, self.analyzer.analyze, settings.model_timeout + _STEP_TIMEOUT_S),
             Step("consolidate", _CONSOLIDATE_EVERY, self.consolidator.consolidate, _STEP_TIMEOUT_S),
             Step("save", 1, self.checkpoint.save, _STEP_TIMEOUT_S),
         ]
@@ -307,7 +308,7 @@ class Observer:
             create_app(self._routes(), self.guard),
             host=settings.host,
             port=settings.port,
-            header_timeout_s=settings.body_timeout,
+            request_timeout_s=settings.body_timeout,
             grace_s=settings.grace,
             tls=tls_context(settings.tls_cert, settings.tls_key),
         )
@@ -317,13 +318,13 @@ class Observer:
             create_app(health, None),
             host=settings.health_host,
             port=settings.health_port,
-            header_timeout_s=settings.body_timeout,
+            request_timeout_s=settings.body_timeout,
             grace_s=1.0,
         )
 
     def _routes(self) -> dict[str, object]:
         def bodies(max_bytes: int) -> BodyReader:
-            return BodyReader(self.budget, max_bytes=max_bytes, timeout_s=self._settings.body_timeout)
+            return BodyReader(self.budget, max_bytes=max_bytes)
 
         description = openapi(our_version())
         return {

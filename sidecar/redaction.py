@@ -32,16 +32,17 @@ _NAMES = (
     "token",
     "x_api_key",
 )
-_SHAPES = (
+_START = r"(?:\b|(?<=\\[bfnrt]))"  # a word begins, also behind a line end that JSON has written out
+_SHAPES = (  # the JSON web token may not start inside a run of its characters: that would be quadratic
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
-    r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?",  # JSON web token; no start inside a run, or it is quadratic
-    r"\b(?:sk|rk|pk)-[\w-]{16,}",  # OpenAI, Anthropic, Langfuse and like keys
-    r"\b(?:sk|rk|pk)_(?:live|test)_\w{10,}",  # Stripe
-    r"\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}",
-    r"\bxox[abeoprs]-[\w-]{10,}",  # Slack
-    r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",  # AWS
-    r"\bAIza[\w-]{30,}",  # Google
-    r"\bhf_\w{20,}",  # Hugging Face
+    r"(?:(?<![\w-])|(?<=\\[bfnrt]))eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?",
+    _START + r"(?:sk|rk|pk)-[\w-]{16,}",  # OpenAI, Anthropic, Langfuse and like keys
+    _START + r"(?:sk|rk|pk)_(?:live|test)_\w{10,}",  # Stripe
+    _START + r"(?:gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,})",
+    _START + r"xox[abeoprs]-[\w-]{10,}",  # Slack
+    _START + r"(?:AKIA|ASIA)[0-9A-Z]{16}\b",  # AWS
+    _START + r"AIza[\w-]{30,}",  # Google
+    _START + r"hf_\w{20,}",  # Hugging Face
 )
 _HINTS = (
     "-----BEGIN",
@@ -66,11 +67,10 @@ _HINTS = (
 )
 
 
-_BOUNDARY = r"(?:(?<![A-Za-z0-9])|(?-i:(?<=[a-z0-9])(?=[A-Z])))"
-_QUOTED = (
-    r"(?P<q>\\*[\"'])(?:[^\n\\\"']|(?!(?<!\\)(?P=q))[^\n])*+"
-    # ^ up to the same quote, or to the line's end where the text was cut off
-)
+_BOUNDARY = r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?-i:(?<=[a-z0-9])(?=[A-Z])))"
+_QUOTED = r"(?P<q>[\"'])(?:[^\n\\\"']|\\[^\n]|(?!(?P=q))[\"'])*+"
+_ESCAPED = r"(?P<e>\\+[\"'])(?:[^\n\\\"']|(?!(?<!\\)(?P=e))[^\n])*+"
+# ^ up to the same quote, or to the line's end where the text was cut off
 _COOKIES = r"(?:\[redacted\]|[^\n\"',}\]])+"
 _CREDENTIALS = r"(?:[A-Za-z][\w-]*[ \t]+)?+(?:\[redacted\]|[^\s\"',;&}\]\\])+"  # scheme and what follows it
 _BARE = r"(?:(?:bearer|basic|token)\s+)?+(?:\[[^\[\]\n]*\]|\{[^{}\n]*\}|[^\s\"',;&}\]\\])+"
@@ -90,22 +90,18 @@ class Redactor:
         self._named = re.compile(
             rf"(?i)(?P<name>{_BOUNDARY}(?:(?P<cookie>(?:set[_ -]?)?cookie)|(?P<auth>authorization)|{_spelled(names)})"
             r"(?:\\*[\"'])?\s*[:=]+>?\s*)"
-            rf"(?:{_QUOTED}|(?(cookie){_COOKIES}|(?(auth){_CREDENTIALS}|{_BARE})))"
+            rf"(?:{_QUOTED}|{_ESCAPED}|(?(cookie){_COOKIES}|(?(auth){_CREDENTIALS}|{_BARE})))"
         )
         self._scheme = re.compile(
-            r"\b((?i:bearer))\s+[A-Za-z0-9._~+/=\-]{8,}"
-            r"|\b((?i:basic))\s+(?=[A-Za-z][a-z]*[A-Z0-9+/=]|[0-9+/])[A-Za-z0-9+/=_\-]{8,}"  # base64, not a plain word
+            _START + r"(?:((?i:bearer))\s+[A-Za-z0-9._~+/=\-]{8,}"
+            r"|((?i:basic))\s+(?=[A-Za-z][a-z]*[A-Z0-9+/=]|[0-9+/])[A-Za-z0-9+/=_\-]{8,})"  # base64, not a plain word
         )
         self._userinfo = re.compile(r"(://)[^/?#\s:@\"']*:[^/?#\s\"']+@")
         self._shapes = re.compile("|".join(_SHAPES))
 
     def named(self, name: str) -> bool:
         """Whether a field called *name* holds a credential."""
-        lowered = name.lower()
-        for word in self._words:
-            if word in lowered:
-                return self._ending.search(name.strip()) is not None
-        return False
+        return self.suspicious(name) and self._ending.search(name.strip()) is not None
 
     def suspicious(self, text: str) -> bool:
         """Whether *text* might hold a credential: a cheap test that may say yes too often, never no too often."""
@@ -134,7 +130,7 @@ class Redactor:
         text = self._shapes.sub(MASK, text)
         text = self._userinfo.sub(rf"\1{MASK}@", text)
         text = self._scheme.sub(lambda found: f"{found[1] or found[2]} {MASK}", text)
-        return self._named.sub(lambda found: f"{found['name']}{found['q'] or ''}{MASK}", text)
+        return self._named.sub(lambda found: f"{found['name']}{found['q'] or found['e'] or ''}{MASK}", text)
 
 
 def _plain(name: str) -> str:

@@ -192,8 +192,14 @@ def _refuse_unknown(env: Mapping[str, str]) -> None:
     known = set(VARIABLES.values())
     for name in sorted(env):
         if name.startswith(PREFIX) and name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            nearest = max(sorted(known), key=lambda candidate: _likeness(name, candidate))
             raise SettingsError(f"{name} is not a setting", "no setting has that name", f"Did you mean {nearest}?")
+
+
+def _likeness(name: str, candidate: str) -> float:
+    """How alike two names are; some of ours have no prefix, and people write it before them all the same."""
+    spelled = (name, name.removeprefix(PREFIX))
+    return max(difflib.SequenceMatcher(None, text, candidate).ratio() for text in spelled)
 
 
 def _is_number(text: str) -> bool:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
+import msgspec
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from sidecar.errors import GatewayLogError
 from sidecar.model import ObservedOp
 
 
@@ -45,3 +53,73 @@ class KeptOps:
 
     def consume(self, op: ObservedOp) -> None:
         self.ops.append(op)
+
+
+def an_op(**fields: Any) -> ObservedOp:
+    """A successful op, but for *fields*."""
+    plain: dict[str, Any] = {
+        "timestamp": "2024-05-01T10:00:00.000Z",
+        "endpoint": "/fill",
+        "input_summary": "fill welder×1 in Reno, NV",
+        "success": True,
+        "duration_ms": 10,
+        "output_summary": "filled",
+    }
+    return ObservedOp(**{**plain, **fields})
+
+
+class KeptDecisions:
+    """A `DecisionLog` that keeps (kind, body, follows), or fails while *failing* is set."""
+
+    def __init__(self) -> None:
+        self.decided: list[tuple[str, Any, str | None]] = []
+        self.failing: Exception | None = None
+
+    async def decide(self, kind: str, body: object, follows: str | None) -> None:
+        if self.failing is not None:
+            raise self.failing
+        msgspec.json.encode(body)  # the real one could not write it otherwise
+        self.decided.append((kind, body, follows))
+
+
+class KeptPosts:
+    """A `GatewayLog` that keeps (key, entry), or fails for entries that *refuses* says yes to."""
+
+    def __init__(self) -> None:
+        self.posts: list[tuple[str, dict[str, str]]] = []
+        self.attempts: list[str] = []
+        self.refuses: Callable[[dict[str, str]], bool] = lambda _entry: False
+        self.failure: Exception = GatewayLogError("the gateway took no post", "a test says so", "Nothing to do")
+
+    async def post(self, key: str, entry: dict[str, str]) -> None:
+        self.attempts.append(key)
+        if self.refuses(entry):
+            raise self.failure
+        self.posts.append((key, entry))
+
+
+class CannedModel:
+    """A `TextModel` that keeps its prompts and gives one answer, or fails with it."""
+
+    def __init__(self, answer: str | Exception) -> None:
+        self.answer = answer
+        self.prompts: list[str] = []
+
+    async def generate(self, prompt: str) -> str:
+        self.prompts.append(prompt)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class KeptSpans:
+    """A real tracer whose ended spans are kept."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tracer = provider.get_tracer("tests")
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self.exporter.get_finished_spans() if span.name == name]

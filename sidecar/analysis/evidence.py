@@ -8,14 +8,18 @@ from typing import Final
 from opentelemetry.trace import Link
 
 from sidecar.model import ObservedOp, SpanRef
+from sidecar.normalize import clean_text
 from sidecar.spans.op_span import link_to
 
 MAX_LINKS: Final = 100  # the provider keeps 128 of a span
 
 
 def span_ref(op: ObservedOp) -> SpanRef | None:
-    """The span that *op* is, where it has one."""
-    return (op.trace_id, op.span_id) if op.trace_id and op.span_id else None
+    """The span that *op* is, where its ids have the length of W3C Trace Context's."""
+    trace_id, span_id = op.trace_id, op.span_id
+    if trace_id is None or span_id is None or len(trace_id) != 32 or len(span_id) != 16:
+        return None
+    return clean_text(trace_id), clean_text(span_id)
 
 
 def links_to(refs: Iterable[SpanRef]) -> list[Link]:

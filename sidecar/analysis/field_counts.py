@@ -11,11 +11,12 @@ from sidecar.model import ObservedOp, Scalar
 from sidecar.normalize import clean_text
 
 FIELDS: Final = ("source", "role", "city", "state", "event_kind", "staffer_id", "sig_hash")
-FEATURE: Final = "features."
+FEATURE: Final = "features."  # before the name of a feature that is called like one of them
+_FIELD_SET = frozenset(FIELDS)
 MAX_FIELDS: Final = 32
 MAX_VALUES: Final = 16  # of one field
 MAX_PAIRS: Final = 128  # of all fields together
-MAX_VALUE_LENGTH: Final = 60  # characters
+MAX_LENGTH: Final = 60  # characters of a field's name, and of a value
 
 _MIN_FAILURES, _MIN_SUCCESSES = 3, 5  # below these, what they share says little
 _COMMON, _RARE = 0.9, 0.1
@@ -36,14 +37,29 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
     pairs: int = 0
 
     def add(self, op: ObservedOp) -> None:
-        """Count *op*. O(its fields)."""
+        """Count *op*. O(its fields); runs for every op, so a value that is known takes the shortest way."""
         self.seen += 1
-        for name, value in zip(FIELDS, _field_values(op), strict=True):
-            if value:
-                self._count(name, value)
+        values = self.values
+        for field, text in zip(FIELDS, _field_values(op), strict=True):
+            if text:
+                known = values.get(field)
+                if known is not None and text in known:
+                    known[text] += 1
+                else:
+                    self._count(field, text)
         if op.features:
-            for name, value in op.features.items():
-                self._count(FEATURE + _short(name), value)
+            self._add_features(op.features)
+
+    def _add_features(self, features: dict[str, Scalar]) -> None:
+        values = self.values
+        for name, value in features.items():
+            field = name if name not in _FIELD_SET else FEATURE + name
+            known = values.get(field)
+            text = value if isinstance(value, str) else _word(value)
+            if known is not None and text in known:
+                known[text] += 1
+            else:
+                self._count(field, text)
 
     def at_most(self, field: str, value: str) -> int:
         """How many ops had *value* in *field*; where that was not kept, how many could have had it."""
@@ -52,13 +68,13 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
             return 0 if len(self.values) < MAX_FIELDS else self.seen
         return known[value] if value in known else self.beyond.get(field, 0)
 
-    def _count(self, field: str, value: Scalar) -> None:
+    def _count(self, field: str, text: str) -> None:
+        field, text = clean_text(field[:MAX_LENGTH]), clean_text(text[:MAX_LENGTH])
         known = self.values.get(field)
         if known is None:
             if len(self.values) >= MAX_FIELDS:
                 return
             known = self.values[field] = {}
-        text = _short(value) if isinstance(value, str) else _word(value)
         if text in known:
             known[text] += 1
         elif len(known) < MAX_VALUES and self.pairs < MAX_PAIRS:
@@ -92,10 +108,6 @@ def common_to_failures(failures: FieldCounts, successes: FieldCounts) -> list[Co
                 found.append(Common(field, value, count, elsewhere))
     found.sort(key=lambda common: (-common.failures, common.successes, common.field))
     return found[:_MAX_COMMON]
-
-
-def _short(text: str) -> str:
-    return clean_text(text[:MAX_VALUE_LENGTH])
 
 
 def _word(value: Scalar) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import OrderedDict
 from typing import Final
 
 import msgspec
@@ -18,7 +17,7 @@ from opentelemetry.trace import Tracer
 from sidecar.analysis.evidence import links_to
 from sidecar.analysis.fingerprint import one_line
 from sidecar.analysis.gateway_posts import MAX_WAITING, GatewayPosts
-from sidecar.analysis.success_book import MAX_ENDPOINTS, MAX_INPUT, EndpointSuccesses, SuccessBook
+from sidecar.analysis.success_book import MAX_INPUT, EndpointSuccesses, SuccessBook
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import ObserverError
 from sidecar.model import PlaybookEntry
@@ -44,14 +43,13 @@ class PlaybookConsolidator:
         self._decisions = decisions
         self._tracer = tracer
         self._clock = clock
-        self._entries: OrderedDict[str, PlaybookEntry] = OrderedDict()
         self.posts = GatewayPosts(gateway_log)
         self.written = 0
         self.failed = 0  # entries that could not be written
 
     def entries(self) -> list[PlaybookEntry]:
         """The latest version of each entry, the most recently written first."""
-        return list(reversed(self._entries.values()))
+        return self._book.entries()
 
     async def consolidate(self) -> None:
         """Write an entry for each endpoint that has enough new successes, then post what waits."""
@@ -63,7 +61,7 @@ class PlaybookConsolidator:
 
     def restore(self, decision_body: bytes | msgspec.Raw) -> None:
         """Take a past entry over; of several versions the latest stays. Raises msgspec.ValidationError, DecodeError."""
-        self._keep(msgspec.json.decode(decision_body, type=PlaybookEntry))
+        self._book.keep(msgspec.json.decode(decision_body, type=PlaybookEntry))
 
     async def _write_all(self, rows: list[EndpointSuccesses]) -> None:
         for row in rows:
@@ -88,17 +86,17 @@ class PlaybookConsolidator:
             "observer.playbook", links=links_to(entry.evidence), attributes=attributes
         ):
             await self._decisions.decide(DECISION_KIND, entry, self._book.last_op_id)
-        self._keep(entry)
+        self._book.keep(entry)
         self.written += 1
         self.posts.add(_post(entry))
 
     def _is_due(self, row: EndpointSuccesses) -> bool:
-        last = self._entries.get(playbook_id(KIND_DO, row.endpoint))
+        last = self._book.entry(playbook_id(KIND_DO, row.endpoint))
         return row.successes >= (2 * last.successes if last is not None else LEAST_OF_ENDPOINT)
 
     def _entry(self, row: EndpointSuccesses) -> PlaybookEntry:
         entry_id = playbook_id(KIND_DO, row.endpoint)
-        last = self._entries.get(entry_id)
+        last = self._book.entry(entry_id)
         pattern = "; ".join(one_line(each, MAX_INPUT) for each in row.inputs)
         return PlaybookEntry(
             playbook_id=entry_id,
@@ -111,15 +109,6 @@ class PlaybookConsolidator:
             avg_duration_ms=row.avg_duration_ms,
             evidence=list(row.evidence),
         )
-
-    def _keep(self, entry: PlaybookEntry) -> None:
-        last = self._entries.get(entry.playbook_id)
-        if last is not None and last.version >= entry.version:
-            return
-        self._entries[entry.playbook_id] = entry
-        self._entries.move_to_end(entry.playbook_id)
-        if len(self._entries) > MAX_ENDPOINTS:
-            self._entries.popitem(last=False)
 
 
 def playbook_id(kind: str, endpoint: str) -> str:

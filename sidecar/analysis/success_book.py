@@ -1,6 +1,7 @@
-"""Lifetime successes by endpoint: what playbook entries are made of.
+"""Lifetime successes by endpoint, and the playbook entries made of them.
 
-Fed every settled op on the event loop's thread; read by the playbook consolidator.
+Fed every settled op on the event loop's thread; read by the playbook consolidator, which puts its entries here so
+that both are saved together: an entry says which successes are no news any more.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sidecar.analysis.evidence import span_ref
 from sidecar.analysis.fingerprint import MAX_ENDPOINT
 from sidecar.analysis.incidents import CORRECTION
 from sidecar.analysis.kept_rows import KeptRows
-from sidecar.model import ObservedOp, SpanRef
+from sidecar.model import ObservedOp, PlaybookEntry, SpanRef
 from sidecar.normalize import clean_text
 
 log = structlog.get_logger(__name__)
@@ -43,10 +44,11 @@ class EndpointSuccesses(msgspec.Struct, omit_defaults=True):
 
 
 class SuccessBook:
-    """At most 1000 endpoints; the one seen least recently goes out, counted. Belongs to the event loop's thread."""
+    """At most 1000 endpoints and 1000 entries; the least recent goes out, counted. For the event loop's thread only."""
 
     def __init__(self) -> None:
         self._rows = KeptRows("success/", EndpointSuccesses, MAX_ENDPOINTS, lambda row: row.last_seen)
+        self._entries = KeptRows("entry/", PlaybookEntry, MAX_ENDPOINTS, lambda entry: entry.at)
         self.last_op_id: str | None = None
         self.not_counted = 0  # ops that could not be taken in
 
@@ -63,24 +65,41 @@ class SuccessBook:
 
     @property
     def evicted(self) -> int:
-        """Endpoints that had to make room."""
-        return self._rows.evicted
+        """Endpoints and entries that had to make room."""
+        return self._rows.evicted + self._entries.evicted
 
     def endpoints(self) -> list[EndpointSuccesses]:
         """All of them, the least recent first."""
         return self._rows.rows()
 
+    def entry(self, playbook_id: str) -> PlaybookEntry | None:
+        """The latest version of the entry."""
+        return self._entries.get(playbook_id)
+
+    def entries(self) -> list[PlaybookEntry]:
+        """The latest version of each, the most recently written first."""
+        return self._entries.rows()[::-1]
+
+    def keep(self, entry: PlaybookEntry) -> None:
+        """Take *entry* over, unless this version or a later one is here."""
+        last = self._entries.get(entry.playbook_id)
+        if last is None or last.version < entry.version:
+            self._entries.add(entry.playbook_id, entry)
+
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore what `take_dirty` gave, in whatever order."""
         self._rows.load(rows)
+        self._entries.load(rows)
 
     def take_dirty(self) -> dict[str, bytes]:
         """Rows changed since the last call, as JSON by key; removed ones as b""."""
-        return self._rows.take_dirty()
+        return self._rows.take_dirty() | self._entries.take_dirty()
 
     def put_back(self, keys: Iterable[str]) -> None:
         """Saving *keys* failed: `take_dirty` gives them again."""
-        self._rows.put_back(keys)
+        names = list(keys)
+        self._rows.put_back(names)
+        self._entries.put_back(names)
 
     def _count(self, op: ObservedOp) -> None:
         key = clean_text(op.endpoint[:MAX_ENDPOINT])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from contextlib import suppress
 
 import structlog
 from opentelemetry.context import Context
@@ -50,14 +51,17 @@ class SpanExport(SpanProcessor):
 
     name = "export"
 
-    def __init__(self, exporter: SpanExporter) -> None:
+    def __init__(self, exporter: SpanExporter, drain_s: float) -> None:
+        """*drain_s* bounds the last exports at `stop`."""
         self._exporter = exporter
+        self._drain_s = drain_s
         self._queue: deque[ReadableSpan] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
+        self._in_flight = 0
         self.exported = 0
         self.failed = 0
         self.evicted = 0
@@ -90,7 +94,7 @@ class SpanExport(SpanProcessor):
         self._thread.start()
 
     async def stop(self) -> None:
-        """Export what waits. The caller's deadline bounds it; a collector that hangs is cut off there."""
+        """Export what waits, for a bounded time: a collector that hangs or is gone costs those spans, counted."""
         if self._thread is None:
             return
         self._thread = None
@@ -98,11 +102,15 @@ class SpanExport(SpanProcessor):
             self._stopping = True
             self._wake.notify()
         try:
-            await self._ended.wait()
+            async with asyncio.timeout(self._drain_s):
+                await self._ended.wait()
+        except TimeoutError:
+            with self._wake:
+                left, in_flight = len(self._queue), self._in_flight
+                self._queue.clear()
+            self.evicted += left
+            log.error("export.cut_short", left_behind=left, in_flight=in_flight, waited_s=self._drain_s)
         finally:
-            left = len(self._queue)
-            if left:
-                log.error("export.spans_left_behind", spans=left)
             threading.Thread(target=self._exporter.shutdown, daemon=True).start()  # it may wait for its own retry
 
     def shutdown(self) -> None:
@@ -118,12 +126,14 @@ class SpanExport(SpanProcessor):
                 if not self._stopping and len(self._queue) < _BATCH:
                     self._wake.wait(_LINGER_S)
                 batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+                self._in_flight = len(batch)
                 if not batch and self._stopping:
                     break
             if batch:
                 self._export(batch)
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._ended.set)
+        with suppress(RuntimeError):  # the loop is closed: `stop` has given up waiting
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._ended.set)
 
     def _export(self, batch: list[ReadableSpan]) -> None:
         try:

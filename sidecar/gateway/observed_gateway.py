@@ -6,11 +6,14 @@ journal, and no fault of the gateway's is raised: the caller gets `{"error": …
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.trace import ReadableSpan
@@ -27,6 +30,12 @@ from sidecar.protocols import Clock
 from sidecar.spans import attributes as keys
 from sidecar.spans.op_span import op_attributes, op_from_attributes
 
+_MOST_ERROR = 8192  # characters of the op's error; the caller's data holds all of it
+_MAPS = ("features", "extra")
+_GIVEN = frozenset(ObservedOp.__struct_fields__) - {
+    *("timestamp", "endpoint", "input_summary", "success", "duration_ms", "output_summary", "error", "error_type"),
+    *("v", "op_id", "trace_id", "span_id", "parent_span_id"),
+}
 _W3C = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
 
 
@@ -73,10 +82,12 @@ class ObservedGateway:
 
         Status and `error` in the answer both decide success; a call that got no answer gives `{"error": message}`.
         *fields* are further fields of the op (`task`, `staffer_id`, `role`…). Raises TypeError or ValueError if
-        *body* is not JSON: that is the caller's fault, and nothing was sent.
+        *body* is not JSON or a field is none of an op's: that is the caller's fault, and nothing was sent.
         """
+        _check(endpoint, description, fields)
         content = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
-        url = self._base_url + endpoint
+        # The slash keeps an endpoint such as `@elsewhere/` from becoming part of the address.
+        url = self._base_url + (endpoint if endpoint.startswith("/") else f"/{endpoint}")
         started_ns, started = self._clock.time_ns(), self._clock.monotonic()
         span = self._tracer.start_span(
             self._normalizer.text(endpoint),
@@ -111,16 +122,35 @@ class ObservedGateway:
         headers = {"Content-Type": "application/json"}
         _W3C.inject(headers, set_span_in_context(span))
         try:
-            response = await self._client.post(url, content=content, headers=headers, timeout=self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):  # httpx's own begins anew with every byte that arrives
+                response = await self._client.post(url, content=content, headers=headers, timeout=None)
             return _outcome(response)
+        except TimeoutError:
+            message = f"no answer within {self._timeout_s:g} s"
+            return _Outcome({"error": message}, message, TimeoutError.__name__)
         except Exception as exc:  # noqa: BLE001 - whatever the gateway or the way to it does is the op's outcome
             message = str(exc) or type(exc).__name__
-            return _Outcome({"error": message}, message, type(exc).__name__)
+            return _Outcome({"error": message}, message[:_MOST_ERROR], type(exc).__name__)
+
+
+def _check(endpoint: str, description: str, fields: Mapping[str, Any]) -> None:
+    """What cannot become an op is the caller's mistake, found before anything is sent. Raises TypeError."""
+    for name in fields.keys() - _GIVEN:
+        raise TypeError(f"{name!r} is not a field that the caller of a gateway gives")
+    for name in _MAPS:
+        if not isinstance(fields.get(name), dict | None):
+            raise TypeError(f"{name} must be a dict")
+    texts = {name: value for name, value in fields.items() if name not in _MAPS}
+    sketch = {"timestamp": "", "success": True, "duration_ms": 0, "output_summary": ""}
+    try:
+        msgspec.convert({**sketch, "endpoint": endpoint, "input_summary": description, **texts}, ObservedOp)
+    except msgspec.ValidationError as exc:
+        raise TypeError(str(exc)) from exc
 
 
 def _outcome(response: httpx.Response) -> _Outcome:
     status = response.status_code
-    failed = None if status < 400 else f"HTTP {status} {response.reason_phrase}".strip()
+    failed = None if response.is_success else f"HTTP {status} {response.reason_phrase}".strip()
     if not response.content:
         return _Outcome({"error": failed} if failed else {}, failed, failed and str(status), status)
     try:
@@ -131,8 +161,9 @@ def _outcome(response: httpx.Response) -> _Outcome:
     said = data.get("error") if isinstance(data, dict) else None
     if said:
         failed = said if isinstance(said, str) else json_text(said)
-    error_type = None if failed is None else str(status) if status >= 400 else keys.ERROR_TYPE_OTHER
-    return _Outcome(data, failed, error_type, status)
+    if failed is None:
+        return _Outcome(data, status=status)
+    return _Outcome(data, failed[:_MOST_ERROR], keys.ERROR_TYPE_OTHER if response.is_success else str(status), status)
 
 
 def _ended(span: Span, op: ObservedOp, status: int | None, end_ns: int) -> ObservedOp:

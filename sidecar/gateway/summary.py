@@ -15,13 +15,18 @@ def summarize(data: Any) -> str:
     if isinstance(data, dict):
         if "sql_matches" in data:
             return f"hybrid: {_said(data['sql_matches'])} sql → {_said(data.get('vector_reranked', '?'))} results"
-        if rows := data.get("rows"):
+        if _is_given(rows := data.get("rows")):
             return f"{_said(data.get('row_count') or _length(rows))} rows"
-        if answer := data.get("answer"):
+        if _is_given(answer := data.get("answer")):
             return f"answer: {_said(answer)[:_ANSWER_CHARACTERS]}..."
-        if sources := data.get("sources"):
+        if _is_given(sources := data.get("sources")):
             return f"{_length(sources)} sources"
     return json_text(data)[:_JSON_CHARACTERS]
+
+
+def _is_given(value: Any) -> bool:
+    """Whether *value* is more than null, false, 0 or "": an empty list says something too, `0 rows`."""
+    return bool(value) or isinstance(value, list | dict)
 
 
 def _said(value: Any) -> str:

@@ -6,14 +6,13 @@ import asyncio
 import json
 import math
 import zlib
-from collections.abc import AsyncIterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncIterable
+from typing import Any, Self
 
 import falcon.asgi
 import msgspec
 
-from sidecar.errors import MalformedError, OverloadedError, RetryableError, TooLargeError
+from sidecar.errors import MalformedError, OverloadedError, TooLargeError
 
 _SLICE = 1 << 18  # bytes decompressed before other tasks get a turn
 _GZIP = 16 + zlib.MAX_WBITS
@@ -27,9 +26,12 @@ class ByteBudget:
         self.used = 0
         self.refused = 0
 
-    def take(self, count: int) -> None:
-        """Count *count* bytes as in flight. Raises OverloadedError if they do not fit."""
-        if self.used + count > self._limit:
+    def take(self, count: int, held: int = 0) -> None:
+        """Count *count* bytes as in flight, beside the *held* that the same request has. Raises OverloadedError.
+
+        A request that is alone always fits: its door's own bound holds, and a retry would find no more room than now.
+        """
+        if self.used + count > self._limit and self.used > held:
             self.refused += 1
             raise OverloadedError(
                 "too much is in flight", f"all doors together hold at most {self._limit} bytes", "Send it again later"
@@ -42,49 +44,47 @@ class ByteBudget:
 
 
 class Lease:
-    """What one request has taken from the budget."""
+    """What one request has taken from the budget; the end of the `with` block gives it back."""
 
     def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
         self.held = 0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.give_back(self.held)
+        self.held = 0
+
     def take(self, count: int) -> None:
         """As `ByteBudget.take`."""
-        self._budget.take(count)
+        self._budget.take(count, self.held)
         self.held += count
 
 
 class BodyReader:
-    """Reads bodies of at most *max_bytes* within *timeout_s* seconds."""
+    """Reads bodies of at most *max_bytes*; how long one may take is bounded where the connection is."""
 
-    def __init__(self, budget: ByteBudget, *, max_bytes: int, timeout_s: float) -> None:
+    def __init__(self, budget: ByteBudget, *, max_bytes: int) -> None:
         self._budget = budget
         self._max_bytes = max_bytes
-        self._timeout_s = timeout_s
 
-    @contextmanager
-    def lease(self) -> Iterator[Lease]:
-        """Room in the budget, given back at the end of the block."""
-        lease = Lease(self._budget)
-        try:
-            yield lease
-        finally:
-            self._budget.give_back(lease.held)
+    def lease(self) -> Lease:
+        """Room in the budget, given back at the end of a `with` block."""
+        return Lease(self._budget)
 
     async def read(self, req: falcon.asgi.Request, lease: Lease) -> bytes:
-        """The body, decompressed. Raises TooLargeError, OverloadedError, MalformedError, RetryableError (too slow)."""
-        if (req.content_length or 0) > self._max_bytes:
-            raise self._too_large(f"Content-Length is {req.content_length}")
+        """The body, decompressed. Raises TooLargeError, OverloadedError, MalformedError."""
+        length = req.content_length
+        if length is not None and length > self._max_bytes:
+            raise self._too_large(f"Content-Length is {length}")
         encoding = (req.get_header("Content-Encoding") or "identity").lower()
         if encoding not in ("identity", "gzip"):
             raise falcon.HTTPUnsupportedMediaType(description=f"Content-Encoding {encoding[:40]!r}: send gzip or none")
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                body = await self._raw(req.stream, lease)
-        except TimeoutError as exc:
-            raise RetryableError(
-                "the request came too slowly", f"its body took over {self._timeout_s:g} s", "Send it again, faster"
-            ) from exc
+        body = await self._raw(req.stream, lease)
+        if length is not None and len(body) != length:
+            raise MalformedError("the body is cut short", f"{len(body)} of {length} bytes arrived", "Send it again")
         return await self._unzipped(body, lease) if encoding == "gzip" else body
 
     async def _raw(self, stream: AsyncIterable[bytes], lease: Lease) -> bytes:

@@ -6,6 +6,7 @@ of the Collector, Vector and Fluent Bit, which do not trust an inode alone.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -141,8 +142,9 @@ class CorrectionsFile:
         return lines
 
     def close(self) -> None:
-        """Give the descriptor back."""
-        os.close(self._fd)
+        """Give the descriptor back, also where the file system has an error to tell."""
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
 
     def _take(self, raw: bytes, head: bytes, lines: list[Line]) -> None:
         skipped, too_long = self.position.skipping, len(raw) > MAX_LINE_BYTES + 1

@@ -38,12 +38,12 @@ class CorrectionsFollower:
         self._file: CorrectionsFile | None = None
         self._retired: CorrectionsFile | None = None
         self._position: Position | None = None
-        self._seeded = False
+        self._newest: Position | None = None
 
-    def start_at(self, position: Position | None, *, seeded: bool) -> None:
-        """Where to begin, before the first read. *seeded*: rows were seen before, whose position was lost."""
+    def start_at(self, position: Position | None, newest: Position | None) -> None:
+        """Where to begin, before the first read. *newest*: that of the last row known to be recorded, if any."""
         self._position = position
-        self._seeded = seeded
+        self._newest = newest
 
     def read(self) -> Chunk:
         """What has come since the last read. Raises OSError."""
@@ -72,6 +72,7 @@ class CorrectionsFollower:
         try:
             self._read_on(budget, lines)
         except OSError:
+            self._let_go()  # a stale handle stays stale: the next read opens the path anew, at the same position
             if not lines:  # else it is met again at the next read, and the lines are not lost
                 raise
         return Chunk(lines, self._position)
@@ -81,12 +82,23 @@ class CorrectionsFollower:
         old = self._retired
         if old is None:
             return []
-        lines = old.lines(budget)
-        if old.drained:
-            lines += old.last_fragment()
+        lines: list[Line] = []
+        try:
+            lines += old.lines(budget)
+            done = old.drained
+            lines += old.last_fragment() if done else []
+        except OSError as exc:
+            log.warning("corrections.rest_unreadable", path=str(self._path), error=str(exc))
+            done = True
+        if done:
             self._retired = None
             old.close()
         return [replace(line, moves=False) for line in lines]
+
+    def _let_go(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     def _read_on(self, budget: Budget, lines: list[Line]) -> None:
         if self._file is None:
@@ -133,7 +145,8 @@ class CorrectionsFollower:
     def _placed(self, file: CorrectionsFile, rotated: bool) -> CorrectionsFile:
         position = self._position
         if position is None:
-            file.restart(file.size() if self._seeded else 0)
+            other = self._newest is not None and not file.matches(self._newest)
+            file.restart(file.size() if other else 0)
         elif file.matches(position) and (position.offset or position.inode in {0, file.inode}):
             file.resume(position)
         elif rotated:

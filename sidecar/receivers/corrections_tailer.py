@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
+import re
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from sidecar.errors import InvalidInputError, JournalError, TooLargeError
 from sidecar.model import ObservedOp, SpanRef
 from sidecar.normalize import Normalizer
 from sidecar.protocols import Clock, Receipt, Recorder
-from sidecar.receivers.correction_op import CorrectionReader
+from sidecar.receivers.correction_op import SOURCE, CorrectionReader
 from sidecar.receivers.corrections_file import HEAD_BYTES, MAX_LINE_BYTES, Line, Position
 from sidecar.receivers.corrections_follower import Chunk, CorrectionsFollower
 
@@ -36,8 +36,9 @@ T = TypeVar("T")
 
 _REMEMBERED = 10_000
 _DIGEST_BYTES = 8
+_EVENT_ID = re.compile(r"correction:(?P<head>[0-9a-f]{16}):(?P<end>\d{1,18}):(?P<row>[0-9a-f]{16})", re.ASCII)
 _MAX_LINKS = 128  # the span limit
-_SLICE = 16  # rows recorded before other tasks get their turn
+_SLICE = 16  # rows handled before other tasks get their turn
 _LOGGED_REJECTS = 10  # a read: the rest is one line with their number
 
 
@@ -92,7 +93,7 @@ class CorrectionsTailer:
         try:
             saved = msgspec.convert(cursor, _Cursor)
             seen = base64.b64decode(saved.seen, validate=True)
-        except (msgspec.ValidationError, binascii.Error, ValueError) as exc:
+        except (msgspec.ValidationError, ValueError) as exc:
             log.warning("corrections.cursor_unusable", path=str(self._path), error=str(exc))
             return
         self._position = saved.position
@@ -103,16 +104,21 @@ class CorrectionsTailer:
         """What `load` takes: JSON types only."""
         ahead = [*self._ahead, *(row.line.event_id for row in self._window if row.done)]
         seen = base64.b64encode(bytes.fromhex("".join(self._seen))).decode()
-        saved: dict[str, Any] = msgspec.to_builtins(_Cursor(position=self._position, seen=seen, ahead=ahead))
-        return saved
+        return dict(msgspec.to_builtins(_Cursor(position=self._position, seen=seen, ahead=ahead)))
+
+    def consume(self, op: ObservedOp) -> None:
+        """Take a settled op: one of ours that settled late, after `tail` gave up waiting, is not read again."""
+        if op.source == SOURCE:
+            self.restore(op)
 
     def restore(self, op: ObservedOp) -> None:
-        """Note that *op* is in the journal; no other than correction ops matter. Call in the journal's order."""
-        parts = (op.event_id or "").split(":")
-        if len(parts) != 4 or parts[0] != "correction" or not parts[2].isdecimal() or len(parts[3]) != 16:
+        """Note that *op* is in the journal, at start or as it settles; ops that are no corrections do not matter."""
+        event_id = op.event_id or ""
+        position = _position_behind(event_id)
+        if position is None or op.source != SOURCE:
             return
-        self._see(parts[3])
-        self._ahead[op.event_id or ""] = None
+        self._see(position.row)
+        self._ahead[event_id] = None
         if len(self._ahead) > _REMEMBERED:
             oldest = next(iter(self._ahead))
             del self._ahead[oldest]
@@ -142,7 +148,7 @@ class CorrectionsTailer:
     async def _read(self) -> None:
         if not self._started:
             self._started = True
-            self._follower.start_at(self._position, seeded=bool(self._seen))
+            self._follower.start_at(self._position, _position_behind(next(reversed(self._ahead), "")))
         if self._reading is None:
             self._reading = _in_thread(self._read_rows)
         await asyncio.wait({self._reading})  # cancelled: the next call takes what was read
@@ -207,7 +213,10 @@ class CorrectionsTailer:
             return []
 
     async def _settle(self) -> None:
-        for row in self._window:
+        for number, row in enumerate(tuple(self._window)):
+            if number % _SLICE == 0:
+                self._pass_done()
+                await asyncio.sleep(0)
             if row.done or row.receipt is None:
                 continue
             outcome = await _outcome(row.receipt)
@@ -243,10 +252,13 @@ class CorrectionsTailer:
         self._last_error = error
 
 
-def _position_behind(event_id: str) -> Position:
-    _, head, offset, digest = event_id.split(":")
-    end = int(offset)
-    return Position(offset=end, head=head, head_bytes=min(HEAD_BYTES, end), row=digest)
+def _position_behind(event_id: str) -> Position | None:
+    """Where the row stands that became the op with *event_id*; None if that is not an id of ours."""
+    ours = _EVENT_ID.fullmatch(event_id)
+    if ours is None:
+        return None
+    end = int(ours["end"])
+    return Position(offset=end, head=ours["head"], head_bytes=min(HEAD_BYTES, end), row=ours["row"])
 
 
 async def _outcome(receipt: Receipt) -> bool | None:

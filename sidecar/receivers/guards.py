@@ -24,30 +24,32 @@ class Guard:
         self._good_hosts: set[str] = set()  # headers seen and found good: bounded, for speed
         self.refused = 0
 
-    async def process_request(self, req: falcon.asgi.Request, _resp: falcon.asgi.Response) -> None:
-        """Refuse a foreign `Host` (421) or `Origin` (403)."""
-        host = req.get_header("Host") or ""
-        if host not in self._good_hosts:
-            if not self._is_ours(host):
-                self.refused += 1
-                raise falcon.HTTPError(
-                    421, description=f"Host {host[:80]!r} is not a name of this observer; see OBSERVER_ALLOWED_HOSTS"
-                )
-            if len(self._good_hosts) < 100:
-                self._good_hosts.add(host)
-        origin = req.get_header("Origin")
-        if origin is not None and urlsplit_netloc(origin) != host.lower():
-            self.refused += 1
-            raise falcon.HTTPForbidden(description=f"Origin {origin[:80]!r} is foreign; web pages have no access")
-
     async def process_resource(
         self, req: falcon.asgi.Request, _resp: falcon.asgi.Response, resource: object, _params: dict[str, str]
     ) -> None:
-        """Refuse a caller without a token (401) or without the scope (403)."""
+        """Refuse a foreign `Host` (421) or `Origin` (403), no token (401), a token without the scope (403)."""
+        host = req.get_header("Host") or ""
+        if host not in self._good_hosts:
+            self._check_host(host)
+        origin = req.get_header("Origin")
+        if origin is not None and _netloc(origin) != host.lower():
+            self.refused += 1
+            raise falcon.HTTPForbidden(description=f"Origin {origin[:80]!r} is foreign; web pages have no access")
         scope = getattr(resource, "scope", None)
-        if scope is None or not self._tokens.required:
-            return
-        scopes = self._tokens.scopes(req.get_header("Authorization"))
+        if scope is not None and self._tokens.required:
+            self._check_token(req.get_header("Authorization"), scope)
+
+    def _check_host(self, host: str) -> None:
+        if not self._is_ours(host):
+            self.refused += 1
+            raise falcon.HTTPError(
+                421, description=f"Host {host[:80]!r} is not a name of this observer; see OBSERVER_ALLOWED_HOSTS"
+            )
+        if len(self._good_hosts) < 100:
+            self._good_hosts.add(host)
+
+    def _check_token(self, authorization: str | None, scope: str) -> None:
+        scopes = self._tokens.scopes(authorization)
         if scopes is None:
             self.refused += 1
             raise falcon.HTTPUnauthorized(
@@ -72,7 +74,7 @@ class Guard:
         return True
 
 
-def urlsplit_netloc(origin: str) -> str:
+def _netloc(origin: str) -> str:
     """The host and port of an `Origin` header, lower case; "" for `null` and nonsense."""
     try:
         return urlsplit(origin).netloc.lower()

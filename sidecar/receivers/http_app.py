@@ -14,7 +14,6 @@ from sidecar.errors import (
     InvalidInputError,
     MalformedError,
     ObserverError,
-    OverloadedError,
     RetryableError,
     TooLargeError,
 )
@@ -50,8 +49,6 @@ async def _observer_error(
     resp.status = _status(exc)
     if isinstance(exc, RetryableError):
         resp.set_header("Retry-After", str(RETRY_AFTER_S))
-    if isinstance(exc, TooLargeError | OverloadedError):
-        resp.set_header("Connection", "close")  # what is still coming in is not worth reading
     resp.content_type = falcon.MEDIA_JSON
     resp.data = msgspec.json.encode({"error": str(exc)})
 

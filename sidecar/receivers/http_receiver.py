@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httptools
 import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,6 +21,7 @@ log = structlog.get_logger(__name__)
 _BACKLOG = 2048
 _MOST_CONNECTIONS = 8192
 _MOST_HEAD_BYTES = 64 * 1024
+_MOST_DROPPED_BYTES = 32 * 2**20
 
 
 class HttpReceiver:
@@ -34,7 +34,7 @@ class HttpReceiver:
         *,
         host: str,
         port: int,
-        header_timeout_s: float,
+        request_timeout_s: float,
         grace_s: float,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -42,7 +42,7 @@ class HttpReceiver:
         self.port = port
         self._app = app
         self._host = host
-        self._header_timeout_s = header_timeout_s
+        self._request_timeout_s = request_timeout_s
         self._grace_s = grace_s
         self._tls = tls
         self._server: _Server | None = None
@@ -52,7 +52,7 @@ class HttpReceiver:
         """Bind and listen. Raises StartError if the address cannot be had."""
         bound = _bound(self._host, self.port, self.name)
         self.port = bound.getsockname()[1]
-        server = _Server(self._config())
+        server = _Server(self._config(), self._request_timeout_s)
         self._task = tasks.create_task(server.serve(sockets=[bound]), name=self.name)
         await server.listening.wait()
         self._server = server
@@ -66,19 +66,15 @@ class HttpReceiver:
             self._server = None
 
     def _config(self) -> uvicorn.Config:
-        timeout_s = self._header_timeout_s
-
-        class Protocol(_PatientProtocol):
-            header_timeout_s = timeout_s
-
         config = uvicorn.Config(
             self._app,
-            http=Protocol,
+            http=_BoundedProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             limit_concurrency=_MOST_CONNECTIONS,
             backlog=_BACKLOG,
             timeout_keep_alive=75,
@@ -131,8 +127,9 @@ def _cannot_listen(host: str, port: int, name: str, exc: OSError) -> StartError:
 class _Server(uvicorn.Server):
     """A uvicorn server that leaves signals to us and says when it listens."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, request_timeout_s: float) -> None:
         super().__init__(config)
+        self._request_timeout_s = request_timeout_s
         self.listening = asyncio.Event()
 
     @contextmanager
@@ -144,63 +141,85 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second by uvicorn; once a second, late requests are given up."""
+        if counter % 10 == 0:
+            late = asyncio.get_running_loop().time() - self._request_timeout_s
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, _BoundedProtocol) and connection.is_late(late):
+                    connection.give_up()
+        return await super().on_tick(counter)
 
-class _PatientProtocol(HttpToolsProtocol):
-    """Bounds a request's head in time and size; uvicorn itself would wait, and read, for ever."""
 
-    header_timeout_s = 30.0
-    _deadline: asyncio.TimerHandle | None = None
+class _BoundedProtocol(HttpToolsProtocol):
+    """Bounds a request in time, from its first byte to its last, and its head in size; uvicorn itself does neither.
+
+    A connection that has sent nothing yet counts as one whose request is late. The times are looked at by one
+    sweep over all connections: a timer for each request would cost more than the request's parsing.
+
+    What is left of a body when its answer has been given is read and dropped, within bounds: were the connection
+    closed at once, many a sender would meet the reset before the answer.
+    """
+
+    late_since: float | None = None
+    """When the request under way began, on the event loop's clock; None between requests."""
     _head_bytes = 0
+    _dropped_bytes = 0
+    _in_head = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._await_head()
+        self.late_since = self.loop.time()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._head_arrived()
-        super().connection_lost(exc)
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MOST_HEAD_BYTES and not self.transport.is_closing():
+                self._refuse(
+                    b"431 Request Header Fields Too Large", b"the request's head is too large: send less of it"
+                )
 
     def on_message_begin(self) -> None:
-        self._head_bytes = 0
-        if self._deadline is None:  # a later request on the same connection
-            self._await_head()
+        self.late_since = self.loop.time()
+        self._in_head, self._head_bytes, self._dropped_bytes = True, 0, 0
         super().on_message_begin()
 
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
-        self._head_arrived()
+        self._in_head = False
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self.cycle.response_complete:
+            self._dropped_bytes += len(body)
+            if self._dropped_bytes > _MOST_DROPPED_BYTES:
+                self.transport.close()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        # Behind a body that was dropped uvicorn would wait for the next request for ever.
+        self.late_since = self.loop.time() if self.cycle.response_complete else None
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the signature is uvicorn's
         """As uvicorn's, but JSON with `error`, as every other error of ours."""
-        body = b'{"error":"this is not HTTP/1.1: send a valid request"}'
+        self._refuse(b"400 Bad Request", b"this is not HTTP/1.1: send a valid request")
+
+    def is_late(self, since: float) -> bool:
+        """Whether a request began before *since* and is not here yet."""
+        return self.late_since is not None and self.late_since < since
+
+    def give_up(self) -> None:
+        """The request did not arrive in time: say so where nothing else was said yet, and hang up."""
+        if self.cycle is not None and self.cycle.response_started:
+            self.transport.close()
+        else:
+            self._refuse(b"408 Request Timeout", b"the request came too slowly: send it again, faster")
+
+    def _refuse(self, status: bytes, text: bytes) -> None:
+        body = b'{"error":"%b"}' % text
         self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            b"content-length: %d\r\n\r\n%b" % (len(body), body)
+            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+            % (status, len(body), body)
         )
         self.transport.close()
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > _MOST_HEAD_BYTES:
-            raise httptools.HttpParserError  # uvicorn answers with send_400_response
-
-    def _await_head(self) -> None:
-        self._deadline = self.loop.call_later(self.header_timeout_s, self._too_slow)
-
-    def _head_arrived(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _too_slow(self) -> None:
-        self._deadline = None
-        if not self.transport.is_closing():
-            self.transport.close()

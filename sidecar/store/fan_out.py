@@ -16,8 +16,12 @@ class FanOut:
     """Hands each op to every consumer in turn. `failures` counts those that raised."""
 
     def __init__(self, consumers: Sequence[OpConsumer]) -> None:
-        self._consumers = tuple(consumers)
+        self._consumers = list(consumers)
         self.failures = 0
+
+    def add(self, consumer: OpConsumer) -> None:
+        """Hand ops to *consumer* too: for one that is upstream as well, and so built later."""
+        self._consumers.append(consumer)
 
     def consume(self, op: ObservedOp) -> None:
         """Hand *op* on."""

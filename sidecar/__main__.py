@@ -1,0 +1,10 @@
+"""`python -m sidecar` is `observer`."""
+
+from __future__ import annotations
+
+import sys
+
+from sidecar.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

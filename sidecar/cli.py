@@ -1,0 +1,208 @@
+"""The command line: `observer run | demo | stats | tail | doctor`.
+
+The environment is read here and nowhere else. Each command's module is imported when it is called, so that `--help`
+and the small commands stay quick. Exit status: 0 well, 1 failed, 64 wrong settings or flags, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from sidecar.commands.flags import add_settings, settings_flags
+from sidecar.errors import ObserverError, SettingsError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 64, 130
+_WIDEST_HELP = 112
+
+_ABOUT = "The third-party witness beside an AI-agent gateway: sees every operation, keeps it, learns why things fail."
+_AFTER = """\
+start here:
+  observer demo               a small gateway, agents and the observer beside them, on this machine
+  observer doctor             check settings, gateway, model, collector and folders before a deployment
+  observer run                watch the gateway at GATEWAY_URL; `observer run --help` lists every setting
+"""
+_SETTINGS_NOTE = "A setting is a flag or an environment variable; where both are given the flag wins."
+_COMMANDS = {
+    "run": ("sidecar.commands.run", "watch the gateway until told to stop"),
+    "demo": ("sidecar.demo.runner", "show the observer at work with a small gateway and agents of its own"),
+    "stats": ("sidecar.commands.stats", "print what a running observer has counted"),
+    "tail": ("sidecar.commands.tail", "follow the operations that a running observer sees"),
+    "doctor": ("sidecar.commands.doctor", "check everything an observer needs, and say what to do"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in *argv* (the process's own if None); give the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _dispatch(arguments, os.environ)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has left can be told from a failure
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _discard_output()
+        return 0
+    except (ObserverError, BaseExceptionGroup) as exc:
+        return _report(exc)
+
+
+def _discard_output() -> None:
+    """What is still buffered would fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
+    parser, words = _parser()
+    args, unknown = parser.parse_known_args(arguments)
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    if unknown:
+        raise _unknown(unknown[0], args.command, words[args.command])
+    module = importlib.import_module(_COMMANDS[args.command][0])
+    if args.command == "demo":
+        status: int = module.main(settings_flags(args), args.seconds)
+    else:
+        status = module.main(args, env)
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong the way every other error of ours is said, and with our exit status."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise SettingsError."""
+        raise SettingsError("the command line is not usable", message, f"See `{self.prog} --help`")
+
+
+class _Version(argparse.Action):
+    """Prints the version; looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        """Print and exit."""
+        version = importlib.import_module("sidecar.commands.version").our_version()
+        print(f"observer {version} (Python {sys.version.split()[0]})")
+        parser.exit()
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """As argparse's own, with line ends in an option's help kept: a setting's second line names its variable."""
+
+    def __init__(self, prog: str) -> None:
+        width = min(shutil.get_terminal_size().columns, _WIDEST_HELP) - 2
+        super().__init__(prog, max_help_position=28, width=width)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return [line for part in text.splitlines() for line in super(_Help, self)._split_lines(part, width)]
+
+
+def _parser() -> tuple[_Parser, dict[str, _Parser]]:
+    parser = _Parser(prog="observer", description=_ABOUT, epilog=_AFTER, allow_abbrev=False, formatter_class=_Help)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
+    words = {
+        name: commands.add_parser(
+            name, help=about, description=about.capitalize() + ".", allow_abbrev=False, formatter_class=_Help
+        )
+        for name, (_, about) in _COMMANDS.items()
+    }
+    _add_doctor(words["doctor"])
+    _add_demo(words["demo"])
+    for name in ("run", "doctor", "demo"):
+        words[name].usage = f"observer {name} [OPTION ...] [--SETTING VALUE ...]"
+        words[name].epilog = "\n".join(filter(None, [words[name].epilog, _SETTINGS_NOTE]))
+        add_settings(words[name])
+    for name in ("stats", "tail"):
+        _add_address(words[name])
+    _add_stats(words["stats"])
+    _add_tail(words["tail"])
+    return parser, words
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--offline", action="store_true", help="check settings and folders only, ask no one")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.epilog = "exit status: 0 nothing failed (warnings may be there), 1 something failed, 64 wrong settings"
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=_seconds, metavar="N", help="end by itself after N seconds, with a summary")
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--url", metavar="URL", help="the observer to ask [from OBSERVER_PORT; default http://127.0.0.1:3800]"
+    )
+    parser.add_argument("--token", metavar="TOKEN", help="a token with the scope `read` [OBSERVER_TOKEN]")
+
+
+def _add_stats(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the observer's JSON answer as it is")
+
+
+def _add_tail(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", type=_lines, default=10, metavar="N", help="recent operations to begin with [default 10]")
+    parser.add_argument("--failures", action="store_true", help="failures only")
+    parser.add_argument("--source", metavar="S", help="only from this source: mcp, scenario, langfuse, …")
+    parser.add_argument("--endpoint", metavar="E", help="only this endpoint")
+    parser.add_argument("--json", action="store_true", help="print each operation as a line of JSON")
+    parser.epilog = (
+        "Ctrl-C ends it. Colours appear on a terminal only, and never with NO_COLOR set.\n"
+        "When the observer restarts, tail connects again and goes on where it was."
+    )
+
+
+def _lines(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 1000):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1000")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
+def _unknown(flag: str, command: str, parser: argparse.ArgumentParser) -> SettingsError:
+    known = re.findall(r"(?<=[ \[])--?[a-z][a-z-]*", parser.format_help())
+    near = difflib.get_close_matches(flag.partition("=")[0], known, n=1)
+    fix = f"Did you mean {near[0]}?" if near else f"See `observer {command} --help`"
+    what = "a flag" if flag.startswith("-") else "an argument"
+    return SettingsError(f"{flag!r} is not usable", f"`observer {command}` has no such {what.split()[1]}", fix)
+
+
+def _report(failure: BaseException) -> int:
+    """One line for each error of ours; a traceback only for what nobody expected."""
+    status = EXIT_FAILED
+    for leaf in _leaves(failure):
+        if isinstance(leaf, ObserverError | TimeoutError):
+            print(f"observer: {leaf}", file=sys.stderr)
+        else:
+            traceback.print_exception(leaf)
+        if isinstance(leaf, SettingsError):
+            status = EXIT_USAGE
+    return status
+
+
+def _leaves(failure: BaseException) -> Iterator[BaseException]:
+    if isinstance(failure, BaseExceptionGroup):
+        for inner in failure.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield failure

@@ -1,0 +1,130 @@
+"""The checks of `observer doctor` that ask no one else: access, corrections file, data folder, clock."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from sidecar.clock import rfc3339_ms
+from sidecar.commands.finding import Finding
+from sidecar.errors import StartError
+from sidecar.pipeline import Observer
+from sidecar.settings import Settings, is_loopback
+
+_LITTLE_SPACE_BYTES = 512 * 2**20
+_LEAST_SPACE_BYTES = 16 * 2**20
+_EARLIEST_NS = 1_735_689_600 * 10**9  # 2025-01-01: before this program was written
+_LATEST_NS = 4_102_444_800 * 10**9  # 2100-01-01
+
+
+def access(settings: Settings, env: Mapping[str, str]) -> Finding:
+    """Who may come in; token file and TLS files are read as `run` reads them. Raises SettingsError as it would."""
+    try:
+        quiet = msgspec.structs.replace(settings, otlp_endpoint="", otlp_traces_endpoint="")
+        Observer(quiet, env=env).metrics.shutdown()  # builds everything, opens nothing
+    except StartError as exc:
+        return Finding("access", "fail", f"{exc.args[0]}: {exc.args[1]}", exc.args[2])
+    if settings.token or settings.token_file:
+        source = " and ".join(filter(None, [settings.token and "OBSERVER_TOKEN", settings.token_file]))
+        return Finding("access", "ok", f"callers need a token, from {source}")
+    if is_loopback(settings.host):
+        return Finding("access", "ok", f"no token needed, and only this machine gets in ({settings.host})")
+    return Finding(
+        "access",
+        "warn",
+        f"whoever reaches {settings.host}:{settings.port} may read and write",
+        "Set OBSERVER_TOKEN or OBSERVER_TOKEN_FILE, and unset OBSERVER_ALLOW_ANONYMOUS",
+    )
+
+
+def corrections(settings: Settings) -> Finding:
+    """Whether overseer corrections can be read; a file that is not there yet is no fault."""
+    path = Path(settings.overseer_corrections_path)
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+        return Finding("corrections", "ok", f"{path} can be read ({_size(path.stat().st_size)})")
+    except FileNotFoundError:
+        what = path if path.parent.is_dir() else f"{path.parent}/"
+        return Finding("corrections", "ok", f"{what} is not there yet: corrections are read once it is")
+    except OSError as exc:
+        fix = "Make it a file that this user can read, or name another in OVERSEER_CORRECTIONS_PATH"
+        return Finding("corrections", "fail", f"{path}: {exc.strerror}", fix)
+
+
+def data_folder(settings: Settings) -> Finding:
+    """Whether the journal has a place: writable, with space, and whose it is now."""
+    folder = Path(settings.data_dir)
+    there = _nearest_there(folder)
+    fix = "Make it writable, or name another with OBSERVER_DATA_DIR"
+    if not there.is_dir():
+        return Finding("data folder", "fail", f"{there} is not a folder", fix)
+    try:
+        _write_a_little(there)
+    except OSError as exc:
+        return Finding("data folder", "fail", f"{there} cannot be written to: {exc.strerror}", fix)
+    free = shutil.disk_usage(there).free
+    if free < _LITTLE_SPACE_BYTES:
+        status, what = ("fail", "no") if free < _LEAST_SPACE_BYTES else ("warn", "little")
+        found = f"{folder} has {what} space left: {_size(free)}"
+        return Finding("data folder", "fail" if status == "fail" else "warn", found, "Free some space, or move it")
+    state = "can be written to" if there == folder else "will be created"
+    holder = _holder(folder / "observer.lock")
+    if holder:
+        return Finding("data folder", "ok", f"{folder} is in use by a running observer ({holder}); {_size(free)} free")
+    return Finding("data folder", "ok", f"{folder} {state}, {_size(free)} free")
+
+
+def clock(skew_s: float | None) -> Finding:
+    """Whether the clock can be right; *skew_s* is our time less the gateway's, if it told."""
+    now = time.time_ns()
+    fix = "Set the clock (NTP): timestamps order the operations and bound the retention"
+    if not _EARLIEST_NS < now < _LATEST_NS:
+        return Finding("clock", "fail", f"it says {rfc3339_ms(now)}", fix)
+    if skew_s is not None and abs(skew_s) > 5:
+        side = "ahead of" if skew_s > 0 else "behind"
+        return Finding("clock", "warn", f"{abs(skew_s):.0f} s {side} the gateway's", fix)
+    agrees = "" if skew_s is None else ", as the gateway's does"
+    return Finding("clock", "ok", f"it says {rfc3339_ms(now)}{agrees}")
+
+
+def _nearest_there(path: Path) -> Path:
+    """*path*, or its nearest parent that exists."""
+    return next((place for place in (path, *path.absolute().parents) if place.exists()), Path("/"))
+
+
+def _write_a_little(folder: Path) -> None:
+    """Access bits do not tell of a full disk or a read-only mount: only a write does."""
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"probe\n")
+        probe.flush()
+        os.fsync(probe.fileno())
+
+
+def _holder(lock: Path) -> str:
+    """Who holds the folder's lock, or "" for no one (or where the lock is not ours to look at)."""
+    try:
+        with lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = file.read(32).decode("ascii", "replace").strip()
+                return f"pid {pid}" if pid.isdecimal() else "its pid is not known yet"
+    except OSError:
+        pass
+    return ""
+
+
+def _size(size: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -1,0 +1,238 @@
+"""The checks of `observer doctor` that ask others: gateway, model, collector, and whoever holds our ports."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import grpc
+import httpx
+import msgspec
+from opentelemetry.util.re import parse_env_headers
+
+from sidecar.commands.finding import LIMIT_S, Finding, Status, in_thread
+from sidecar.commands.terminal import visible
+from sidecar.redaction import Redactor
+from sidecar.settings import Settings
+
+_EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+_MOST_BYTES = 64 * 1024
+_LIVEZ_S = 2.0
+_COLLECTOR_FIX = "Start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL"
+
+
+async def gateway(settings: Settings, client: httpx.AsyncClient) -> tuple[Finding, float | None]:
+    """Whether the gateway answers `GET /health`, and our clock less its own in seconds, if it told."""
+    url = settings.gateway_url.rstrip("/") + "/health"
+    started = time.monotonic()
+    try:
+        async with client.stream("GET", url) as response:
+            took_ms = (time.monotonic() - started) * 1000
+            skew_s = _skew(response.headers.get("Date"))
+            status = response.status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        fix = "Start the gateway, or correct GATEWAY_URL"
+        return Finding("gateway", "fail", f"{_shown(url)}: {_why(exc)}", fix), None
+    if 200 <= status < 300:
+        return Finding("gateway", "ok", f"{_shown(url)} answered {status} in {took_ms:.0f} ms"), skew_s
+    level: Status = "fail" if status >= 500 or settings.require_gateway else "warn"
+    return Finding("gateway", level, f"{_shown(url)} answered {status}", "Look at the gateway's own log"), skew_s
+
+
+async def model(settings: Settings, client: httpx.AsyncClient) -> Finding:
+    """Whether the model answers one word; without it diagnoses are made by counting, so it only warns."""
+    url = settings.lakehouse_url.rstrip("/") + "/ai/generate"
+    asked = {"prompt": "Say ok.", "model": settings.model, "max_tokens": 5, "temperature": 0.0}
+    fix = "Look at LAKEHOUSE_URL and OBSERVER_MODEL; without a model, diagnoses are made by counting"
+    try:
+        async with client.stream(
+            "POST", url, content=msgspec.json.encode(asked), headers={"Content-Type": "application/json"}
+        ) as response:
+            body = await _head(response)
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        return Finding("model", "warn", f"{_shown(url)}: {_why(exc)}", fix)
+    if response.status_code == 200 and _text(body):
+        return Finding("model", "ok", f"{settings.model} answers at {_shown(url)}")
+    what = "an answer without `text`" if response.status_code == 200 else str(response.status_code)
+    return Finding("model", "warn", f"{_shown(url)} answered {what}", fix)
+
+
+async def collector(settings: Settings, env: Mapping[str, str]) -> Finding:
+    """Whether the collector takes an export of no spans, sent the way `run` sends its own."""
+    endpoint = settings.export_endpoint
+    if not endpoint:
+        off = settings.sdk_disabled or settings.traces_exporter == "none"
+        why = "it is turned off" if off else "OTEL_EXPORTER_OTLP_ENDPOINT is not set"
+        return Finding("collector", "ok", f"no export: {why}")
+    try:
+        if settings.export_protocol == "grpc":
+            return await _collector_grpc(endpoint, env)
+        return await _collector_http(
+            endpoint if settings.otlp_traces_endpoint else endpoint.rstrip("/") + "/v1/traces", env
+        )
+    except OSError as exc:  # a certificate file
+        return Finding("collector", "fail", str(exc), "Correct the OTEL_EXPORTER_OTLP_*CERTIFICATE and *KEY variables")
+
+
+async def port(name: str, host: str, number: int, tls_cert: str) -> Finding:
+    """Whether *number* is free on *host*, or taken by an observer. *tls_cert* is its certificate, or ""."""
+    check = f"{name} port"
+    if number == 0:
+        return Finding(check, "ok", f"any free port of {host}")
+    try:
+        await in_thread(lambda: _bind(host, number))
+    except PermissionError as exc:
+        return Finding(check, "fail", f"{host}:{number}: {exc.strerror}", "Choose a port above 1023")
+    except OSError as exc:
+        if await _is_observer(host, number, tls_cert):
+            return Finding(check, "ok", f"{host}:{number} is held by an observer that is running")
+        fix = f"Stop what uses it, or choose another with OBSERVER_{'HEALTH_' if name == 'health' else ''}PORT"
+        return Finding(check, "fail", f"{host}:{number}: {exc.strerror or exc}", fix)
+    return Finding(check, "ok", f"{host}:{number} is free")
+
+
+def _bind(host: str, number: int) -> None:
+    family, kind, proto, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, proto) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen()  # binding alone succeeds beside a listener on another address of ours
+
+
+async def _is_observer(host: str, number: int, tls_cert: str) -> bool:
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    place = f"[{reachable}]" if ":" in reachable else reachable
+    url = f"http{'s' if tls_cert else ''}://{place}:{number}/livez"
+    try:
+        async with (
+            httpx.AsyncClient(timeout=_LIVEZ_S, trust_env=False, verify=_pinned(tls_cert)) as client,
+            client.stream("GET", url) as response,
+        ):
+            answer = await _head(response)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError):
+        return False
+    return response.status_code == 200 and answer.replace(b" ", b"") == b'{"status":"ok"}'
+
+
+def _pinned(tls_cert: str) -> ssl.SSLContext | bool:
+    """Trust in that one certificate, whatever names it holds."""
+    if not tls_cert:
+        return False
+    context = ssl.create_default_context(cafile=tls_cert)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+async def _collector_grpc(endpoint: str, env: Mapping[str, str]) -> Finding:
+    parts = urlsplit(endpoint)
+    headers = tuple(_headers(env).items())
+    if parts.scheme == "https":
+        roots, key, chain = (_pem(env, name) for name in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"))
+        credentials = grpc.ssl_channel_credentials(roots, key, chain)
+        channel = grpc.aio.secure_channel(parts.netloc, credentials)
+    else:
+        channel = grpc.aio.insecure_channel(parts.netloc)
+    async with channel:
+        try:
+            await channel.unary_unary(_EXPORT)(b"", timeout=LIMIT_S - 0.5, metadata=headers)
+        except grpc.aio.AioRpcError as exc:
+            said = visible(exc.details() or "").split("; last error: ")[-1][:200]
+            return _collector_refused(
+                f"{_shown(endpoint)} over gRPC: {exc.code().name} {said}".strip(), exc.code().name
+            )
+    return Finding("collector", "ok", f"{_shown(endpoint)} takes spans over gRPC")
+
+
+async def _collector_http(url: str, env: Mapping[str, str]) -> Finding:
+    headers = {**_headers(env), "Content-Type": "application/x-protobuf"}
+    try:
+        async with (
+            httpx.AsyncClient(timeout=LIMIT_S, verify=_tls(url, env)) as client,  # proxies apply, as for the export
+            client.stream("POST", url, content=b"", headers=headers) as response,
+        ):
+            status = response.status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        return _collector_refused(f"{_shown(url)}: {_why(exc)}", "")
+    if 200 <= status < 300:
+        return Finding("collector", "ok", f"{_shown(url)} takes spans over HTTP")
+    return _collector_refused(f"{_shown(url)} answered {status}", str(status))
+
+
+def _collector_refused(found: str, code: str) -> Finding:
+    if code in ("401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return Finding("collector", "fail", found, "Give what it asks for in OTEL_EXPORTER_OTLP_HEADERS")
+    if code in ("404", "405", "UNIMPLEMENTED"):
+        fix = "Something else answers there: correct the endpoint, or OTEL_EXPORTER_OTLP_PROTOCOL"
+        return Finding("collector", "fail", found, fix)
+    return Finding("collector", "fail", found, _COLLECTOR_FIX)
+
+
+def _headers(env: Mapping[str, str]) -> dict[str, str]:
+    text = env.get("OTEL_EXPORTER_OTLP_TRACES_HEADERS") or env.get("OTEL_EXPORTER_OTLP_HEADERS") or ""
+    return dict(parse_env_headers(text, liberal=True))
+
+
+def _pem_path(env: Mapping[str, str], name: str) -> str:
+    return env.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or env.get(f"OTEL_EXPORTER_OTLP_{name}") or ""
+
+
+def _pem(env: Mapping[str, str], name: str) -> bytes | None:
+    path = _pem_path(env, name)
+    return Path(path).read_bytes() if path else None
+
+
+def _tls(url: str, env: Mapping[str, str]) -> ssl.SSLContext | bool:
+    if not url.startswith("https:"):
+        return False
+    context = ssl.create_default_context(cafile=_pem_path(env, "CERTIFICATE") or None)
+    chain = _pem_path(env, "CLIENT_CERTIFICATE")
+    if chain:
+        context.load_cert_chain(chain, _pem_path(env, "CLIENT_KEY") or None)
+    return context
+
+
+async def _head(response: httpx.Response) -> bytes:
+    """The beginning of the body, as far as it is of use."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > _MOST_BYTES:
+            break
+    return bytes(body)
+
+
+def _text(body: bytes) -> str:
+    try:
+        text = msgspec.json.decode(body, type=dict[str, object]).get("text")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    return text.strip() if isinstance(text, str) else ""
+
+
+def _skew(date: str | None) -> float | None:
+    try:
+        return time.time() - parsedate_to_datetime(date or "").timestamp()
+    except ValueError:
+        return None
+
+
+def _shown(url: str) -> str:
+    return visible(Redactor().text(url))
+
+
+def _why(exc: BaseException) -> str:
+    """The system's own words where they are under *exc*: `Connection refused` says more than `attempts failed`."""
+    words = str(exc)
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            words = cause.strerror
+        inner = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else None
+        cause = inner or cause.__cause__ or cause.__context__
+    return visible(words) or type(exc).__name__

@@ -1,0 +1,126 @@
+"""`observer doctor`: checks everything an observer needs, all at once, and says what to do.
+
+Each check takes at most 5 seconds. Fit for an init container or a pipeline before a deployment: exit status 0 when
+nothing failed, 1 when something did, 64 when the settings are wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import httpx
+import msgspec
+
+from sidecar.commands import checks_local, checks_remote
+from sidecar.commands.finding import LIMIT_S, Finding, bounded, in_thread
+from sidecar.commands.flags import settings_flags
+from sidecar.commands.terminal import Terminal
+from sidecar.errors import SettingsError
+from sidecar.settings import VARIABLES, Settings
+
+_EXIT_FAILED, _EXIT_SETTINGS = 1, 64
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "alarm"}
+_NAME = 13  # columns
+
+
+class _Report(msgspec.Struct):
+    ok: bool
+    failed: int
+    warned: int
+    checks: list[Finding]
+
+
+def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
+    """Check, print, and give the exit status."""
+    flags = settings_flags(args)
+    status = 0
+    try:
+        settings = Settings.from_env(env, flags)
+        findings = [_settings(env, flags), *asyncio.run(_check(settings, env, offline=args.offline))]
+    except SettingsError as exc:
+        findings = [Finding("settings", "fail", f"{exc.args[0]}: {exc.args[1]}", exc.args[2])]
+        status = _EXIT_SETTINGS
+    report = _Report(
+        ok=not any(finding.status == "fail" for finding in findings),
+        failed=sum(finding.status == "fail" for finding in findings),
+        warned=sum(finding.status == "warn" for finding in findings),
+        checks=findings,
+    )
+    terminal = Terminal(sys.stdout, env)
+    if args.json:
+        terminal.write(msgspec.json.encode(report).decode())
+    else:
+        _print(terminal, report)
+    return status or (0 if report.ok else _EXIT_FAILED)
+
+
+def _settings(env: Mapping[str, str], flags: Mapping[str, str]) -> Finding:
+    known = [variable for field, variable in VARIABLES.items() if env.get(variable) and field not in flags]
+    given = [*known, *(f"--{field.replace('_', '-')}" for field in flags)]
+    return Finding("settings", "ok", f"good; set are {', '.join(given)}" if given else "good; all are the defaults")
+
+
+async def _check(settings: Settings, env: Mapping[str, str], *, offline: bool) -> Sequence[Finding]:
+    """All findings, in the order in which one would look. Raises SettingsError."""
+    access = bounded("access", in_thread(lambda: checks_local.access(settings, env)))
+    folders = [
+        bounded("corrections", in_thread(lambda: checks_local.corrections(settings))),
+        bounded("data folder", in_thread(lambda: checks_local.data_folder(settings))),
+    ]
+    if offline:
+        return [*await asyncio.gather(access, *folders), checks_local.clock(None)]
+    # The same as the pipeline's: no proxy between us and those beside us.
+    async with httpx.AsyncClient(timeout=LIMIT_S, trust_env=False) as client:
+        skews: list[float | None] = [None]
+
+        async def gateway() -> Finding:
+            finding, skews[0] = await checks_remote.gateway(settings, client)
+            return finding
+
+        findings = await asyncio.gather(
+            access,
+            bounded("gateway", gateway()),
+            bounded("model", checks_remote.model(settings, client), late="warn"),
+            bounded("collector", checks_remote.collector(settings, env)),
+            *folders,
+            bounded(
+                "http port",
+                checks_remote.port("http", settings.host, settings.port, settings.tls_cert),
+            ),
+            bounded("health port", checks_remote.port("health", settings.health_host, settings.health_port, "")),
+        )
+        return [*findings, checks_local.clock(skews[0])]
+
+
+def _print(terminal: Terminal, report: _Report) -> None:
+    for finding in report.checks:
+        _print_finding(terminal, finding)
+    done = f"{len(report.checks)} check{'s' if len(report.checks) > 1 else ''}"
+    counts = f"{done}: {report.failed} failed, {report.warned} with a warning"
+    terminal.write(counts if terminal.width is None else "\n" + terminal.paint(counts, _COLOURS[_worst(report)]))
+
+
+def _worst(report: _Report) -> str:
+    return "fail" if report.failed else "warn" if report.warned else "ok"
+
+
+def _print_finding(terminal: Terminal, finding: Finding) -> None:
+    """One line, or on a terminal as many as it takes, with what to do on a line of its own."""
+    mark = terminal.paint(finding.status.ljust(4), _COLOURS[finding.status])
+    width = terminal.width
+    if width is None:
+        sentence = ". ".join(filter(None, [finding.found, finding.fix]))
+        terminal.write(f"{mark}  {finding.check.ljust(_NAME)}{sentence}")
+        return
+    room = max(30, min(width, 120) - _NAME - 6)
+    lines = textwrap.wrap(finding.found, room, break_on_hyphens=False)
+    fixes = (
+        textwrap.wrap(f"→ {finding.fix}", room, subsequent_indent="  ", break_on_hyphens=False) if finding.fix else []
+    )
+    painted = [*lines, *(terminal.paint(line, "bold") for line in fixes)]
+    for number, line in enumerate(painted):
+        terminal.write((f"{mark}  {finding.check.ljust(_NAME)}" if number == 0 else " " * (_NAME + 6)) + line)

@@ -1,0 +1,148 @@
+"""Asks a running observer over HTTP, for the commands that read from one."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from sidecar.commands.terminal import visible
+from sidecar.errors import StartError
+
+_TIMEOUT_S = 10.0
+_QUIET_S = 30.0  # the live stream says something every 10 s
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}  # noqa: S104 - compared, not bound
+
+
+class AskError(StartError):
+    """A running observer could not be asked, or refused."""
+
+
+class AwayError(AskError):
+    """It does not answer now; it may later."""
+
+
+class ObserverClient:
+    """One observer at *url*; a context manager. Every method raises AskError, AwayError where another try may help."""
+
+    def __init__(self, url: str, token: str, tls: ssl.SSLContext | None = None) -> None:
+        self.url = url
+        headers = {b"Authorization": b"Bearer " + token.strip().encode()} if token else {}
+        try:
+            # No proxy from the environment: the observer is on this machine, or at the end of a port-forward.
+            self._client = httpx.Client(
+                base_url=url, headers=headers, trust_env=False, timeout=_TIMEOUT_S, verify=tls or False
+            )
+        except (httpx.InvalidURL, ValueError) as exc:
+            raise _not_an_address(url) from exc
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
+        """The body of a successful answer."""
+        with self._explained():
+            response = self._client.get(path, params=params)
+            self._check(response)
+            return response.content
+
+    @contextmanager
+    def stream(self, path: str, params: Mapping[str, str]) -> Iterator[Iterator[bytes]]:
+        """Chunks of an endless answer, as they arrive."""
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        timeout = httpx.Timeout(_TIMEOUT_S, read=_QUIET_S)
+        with (
+            self._explained(),
+            self._client.stream("GET", path, params=params, headers=headers, timeout=timeout) as response,
+        ):
+            if response.status_code != 200:
+                response.read()
+            self._check(response)
+            if "text/event-stream" not in response.headers.get("Content-Type", ""):
+                raise self._stranger("it sends no event stream")
+            yield response.iter_raw()
+
+    def decoded(self, body: bytes, kind: Any) -> Any:
+        """*body* as JSON of type *kind*."""
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise self._stranger(str(exc)) from exc
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as exc:
+            raise _not_an_address(self.url) from exc
+        except httpx.HTTPError as exc:
+            why = visible(str(exc)) or type(exc).__name__
+            fix = "Start one with `observer run`, or name its address with --url"
+            raise AwayError(f"no observer answers at {self.url}", why, fix) from exc
+
+    def _check(self, response: httpx.Response) -> None:
+        status = response.status_code
+        if status == 200:
+            return
+        why = _said(response)
+        if status in (401, 403):
+            raise AskError(
+                f"the observer at {self.url} refused us ({status})",
+                why,
+                "Give a token with the scope `read`: --token, or OBSERVER_TOKEN",
+            )
+        if status >= 500:
+            raise AwayError(f"the observer at {self.url} cannot answer now ({status})", why, "Try again later")
+        if status == 404:
+            raise self._stranger("it has no such page")
+        raise AskError(f"the observer at {self.url} refused us ({status})", why, "Change the request, or --url")
+
+    def _stranger(self, why: str) -> AskError:
+        return AskError(f"what answers at {self.url} is no observer", visible(why), "Name the observer with --url")
+
+
+def observer_client(url: str | None, token: str | None, env: Mapping[str, str]) -> ObserverClient:
+    """A client for *url*, or for the observer that *env* describes: so the commands work inside its container."""
+    chosen = url or _own_url(env)
+    chosen = chosen if "://" in chosen else f"http://{chosen}"
+    tls = _tls(env) if chosen.lower().startswith("https:") else None
+    return ObserverClient(chosen.rstrip("/"), token or env.get("OBSERVER_TOKEN", ""), tls)
+
+
+def _own_url(env: Mapping[str, str]) -> str:
+    host = env.get("OBSERVER_HOST", "").strip()
+    host = _ANYWHERE.get(host, f"[{host}]" if ":" in host and not host.startswith("[") else host)
+    scheme = "https" if env.get("OBSERVER_TLS_CERT") else "http"
+    return f"{scheme}://{host}:{env.get('OBSERVER_PORT', '').strip() or '3800'}"
+
+
+def _tls(env: Mapping[str, str]) -> ssl.SSLContext:
+    """The system's trust, and the observer's own certificate where the environment names it."""
+    context = ssl.create_default_context()
+    own = env.get("OBSERVER_TLS_CERT")
+    if own:
+        try:
+            context.load_verify_locations(own)
+        except (OSError, ssl.SSLError) as exc:
+            raise AskError(f"{own} cannot be read", str(exc), "Name a PEM certificate in OBSERVER_TLS_CERT") from exc
+    return context
+
+
+def _not_an_address(url: str) -> AskError:
+    return AskError(f"{visible(url)!r} is no address", "expected http://HOST:PORT", "Give one with --url")
+
+
+def _said(response: httpx.Response) -> str:
+    """The answer's own `error`, or its status in words."""
+    try:
+        error = msgspec.json.decode(response.content, type=dict[str, Any]).get("error")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        error = None
+    return visible(str(error))[:300] if error else response.reason_phrase or "it does not say why"

@@ -1,0 +1,80 @@
+"""`observer run`: settings, log, signals, then the pipeline until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import resource
+import signal
+from collections.abc import Mapping
+
+import structlog
+import uvloop
+
+from sidecar import logs
+from sidecar.commands.flags import settings_flags
+from sidecar.commands.version import our_version
+from sidecar.pipeline import Observer
+from sidecar.redaction import Redactor
+from sidecar.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_MOST_FILES = 65536
+_INTERRUPTED = 130
+
+
+def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
+    """Watch until SIGTERM or SIGINT, then drain and give 0. Raises SettingsError, StartError."""
+    settings = Settings.from_env(env, settings_flags(args))
+    logs.configure(settings.log_format, settings.log_level)
+    raise_file_limit()
+    uvloop.run(_watch(settings, env))
+    return 0
+
+
+async def _watch(settings: Settings, env: Mapping[str, str]) -> None:
+    stopping, ready = asyncio.Event(), asyncio.Event()
+    _obey_signals(stopping)
+    log.info(
+        "observer.started",
+        cycle=settings.cycle,
+        gateway=Redactor().text(settings.gateway_url),
+        port=settings.port,
+        version=our_version(),
+    )
+    observer = Observer(settings, env=env)
+    announcing = asyncio.create_task(_announce(observer, ready))
+    try:
+        await observer.run(stopping, ready)
+    finally:
+        announcing.cancel()
+    log.info("observer.stopped")
+
+
+async def _announce(observer: Observer, ready: asyncio.Event) -> None:
+    await ready.wait()
+    log.info("observer.ready", port=observer.port, health_port=observer.health_port, pid=os.getpid())
+
+
+def _obey_signals(stopping: asyncio.Event) -> None:
+    """SIGTERM and the first SIGINT drain; a second SIGINT leaves at once: what was acknowledged is in the journal."""
+
+    def stop(number: signal.Signals) -> None:
+        if stopping.is_set() and number is signal.SIGINT:
+            os._exit(_INTERRUPTED)
+        log.info("observer.stopping", signal=number.name)
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+
+
+def raise_file_limit() -> None:
+    """Let the process open as many files (sockets are files) as it may, up to 65536: the soft limit is often 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

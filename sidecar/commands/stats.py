@@ -1,0 +1,154 @@
+"""`observer stats`: `/stats` of a running observer, as a table on a terminal and as plain lines elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from sidecar.commands.observer_client import observer_client
+from sidecar.commands.terminal import Terminal, visible, visible_json
+
+_BAR = 24  # columns
+
+
+class _Stats(msgspec.Struct):
+    """The answer; fields that an older or newer observer does not have stay empty."""
+
+    total: int
+    successes: int
+    failures: int
+    by_source: dict[str, int] = {}
+    recent_scenario_ops: list[dict[str, Any]] = []
+    cycle: int = 0
+    incidents: int = 0
+    playbooks: int = 0
+    ring_overwritten: int = 0
+    lost: dict[str, int] = {}
+
+
+class _Row(NamedTuple):
+    label: str
+    value: str
+    share: float | None = None
+    colour: str = ""
+
+
+def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
+    """Print and give 0. Raises AskError."""
+    with observer_client(args.url, args.token, env) as client:
+        body = client.get("/stats")
+        stats: _Stats = client.decoded(body, _Stats)
+        url = client.url
+    terminal = Terminal(sys.stdout, env)
+    if args.json:
+        terminal.write(visible_json(body.decode()))
+    elif terminal.width is None:
+        _print_plain(terminal, url, stats)
+    else:
+        _print_tables(terminal, url, stats)
+    return 0
+
+
+def _sections(stats: _Stats) -> list[tuple[str, list[_Row]]]:
+    sources = sorted(stats.by_source.items(), key=lambda item: -item[1])
+    lost = [(cause, count) for cause, count in stats.lost.items() if count]
+    sections = [
+        (
+            "operations in memory",
+            [
+                _Row("all", f"{stats.total:,}"),
+                _share("succeeded", stats.successes, stats.total, "green"),
+                _share("failed", stats.failures, stats.total, "red" if stats.failures else ""),
+                _Row("older, in the journal only", f"{stats.ring_overwritten:,}"),
+            ],
+        ),
+        ("by source", [_share(visible(name), count, stats.total, "cyan") for name, count in sources]),
+        (
+            "learnt",
+            [
+                _Row("cycles", f"{stats.cycle:,}"),
+                _Row("incidents", f"{stats.incidents:,}"),
+                _Row("playbook entries", f"{stats.playbooks:,}"),
+            ],
+        ),
+        (
+            "lost",
+            [_Row(visible(cause).replace("_", " "), f"{count:,}", None, "red") for cause, count in lost]
+            or [_Row("nothing", "0", None, "green")],
+        ),
+    ]
+    return [(title, rows) for title, rows in sections if rows]
+
+
+def _share(label: str, count: int, total: int, colour: str) -> _Row:
+    return _Row(label, f"{count:,}", count / total if total else 0.0, colour)
+
+
+def _recent(stats: _Stats) -> list[tuple[str, bool, str]]:
+    """(time, success, what) of the last scenario ops."""
+    return [
+        (
+            visible(str(op.get("ts", ""))).replace("T", " ")[:19],
+            op.get("ok") is True,
+            "  ".join(visible(str(op[name])) for name in ("kind", "role", "staffer") if name in op),
+        )
+        for op in stats.recent_scenario_ops
+    ]
+
+
+def _print_plain(terminal: Terminal, url: str, stats: _Stats) -> None:
+    terminal.write(f"observer at {url}")
+    for title, rows in _sections(stats):
+        terminal.write(title)
+        for row in rows:
+            share = f"  {row.share:6.1%}" if row.share is not None else ""
+            terminal.write(f"  {row.label:<28}{row.value:>12}{share}")
+    recent = _recent(stats)
+    if recent:
+        terminal.write("last scenario operations (UTC)")
+    for when, ok, what in recent:
+        terminal.write(f"  {when}  {'ok  ' if ok else 'FAIL'}  {what}".rstrip())
+
+
+def _print_tables(terminal: Terminal, url: str, stats: _Stats) -> None:
+    from rich.console import Console, Group  # noqa: PLC0415 - slow to import, needed on a terminal only
+    from rich.panel import Panel  # noqa: PLC0415 - as above
+    from rich.table import Table  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    def heading(text: str) -> Text:
+        return Text(f"\n{text}" if parts else text, style="bold")
+
+    parts: list[Any] = []
+    for title, rows in _sections(stats):
+        table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
+        table.add_column(min_width=26, no_wrap=True, overflow="ellipsis")
+        table.add_column(justify="right", min_width=9)
+        table.add_column(justify="right", min_width=7, style="dim")
+        table.add_column(no_wrap=True)
+        for row in rows:
+            share = "" if row.share is None else f"{row.share:.1%}"
+            bar = "━" * round(_BAR * (row.share or 0))
+            table.add_row(Text(row.label), Text(row.value, row.colour), share, Text(bar, row.colour))
+        parts += [heading(title), table]
+    recent = _recent(stats)
+    if recent:
+        table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
+        for when, ok, what in recent:
+            table.add_row(Text(when, "dim"), Text("ok", "green") if ok else Text("FAIL", "bold red"), Text(what))
+        parts += [heading("last scenario operations (UTC)"), table]
+    console = Console(
+        file=terminal.out,
+        force_terminal=True,
+        color_system="standard" if terminal.colours else None,
+        width=_width(terminal),
+    )
+    console.print(Panel(Group(*parts), title=Text(f"observer at {url}"), title_align="left", border_style="dim"))
+
+
+def _width(terminal: Terminal) -> int:
+    return min(terminal.width or 80, 96)

@@ -1,0 +1,122 @@
+"""The observer as the demo meets it from outside: events in, ops, stats, incidents and playbooks out, all over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+import msgspec
+import structlog
+
+from sidecar.demo.findings import Findings
+from sidecar.model import Incident, ObservedOp, PlaybookEntry
+
+log = structlog.get_logger(__name__)
+
+_LAST_OPS: Final = 50
+_RECONNECT_S: Final = 0.5
+
+
+class _Stats(msgspec.Struct):
+    cycle: int = 0
+
+
+class _Incidents(msgspec.Struct):
+    incidents: list[Incident]
+
+
+class _Playbooks(msgspec.Struct):
+    playbooks: list[PlaybookEntry]
+
+
+class _Missed(msgspec.Struct):
+    missed: int
+
+
+@dataclass
+class Seen:
+    """What the demo has seen of the observer so far. Counts are since the demo began."""
+
+    ops: int = 0
+    failures: int = 0
+    missed: int = 0
+    by_source: Counter[str] = field(default_factory=Counter)
+    last_ops: deque[ObservedOp] = field(default_factory=lambda: deque(maxlen=_LAST_OPS))
+    cycle: int = 0
+    incidents: list[Incident] = field(default_factory=list)
+    playbooks: list[PlaybookEntry] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
+
+    def add(self, op: ObservedOp) -> None:
+        """Count one op."""
+        self.ops += 1
+        self.failures += not op.success
+        self.by_source[op.source or "mcp"] += 1
+        self.last_ops.append(op)
+
+
+class ObserverDoors:
+    """The observer's doors over *client*, whose base address is the observer's."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+        self.seen = Seen()
+        self.not_taken = 0
+
+    async def post(self, event: dict[str, Any]) -> None:
+        """`POST /event`; what the observer does not take is counted and logged."""
+        await self._post("/event", msgspec.json.encode(event))
+
+    async def post_batch(self, events: list[dict[str, Any]]) -> None:
+        """`POST /events`, one event a line."""
+        await self._post("/events", b"\n".join(msgspec.json.encode(event) for event in events))
+
+    async def follow(self, connected: asyncio.Event) -> None:
+        """Count what `GET /ops/stream` sends, until cancelled; *connected* is set once it sends."""
+        while True:
+            try:
+                async with self._client.stream("GET", "/ops/stream", timeout=None) as response:
+                    response.raise_for_status()
+                    async for line in response.aiter_lines():
+                        connected.set()
+                        self._take(line)
+            except (httpx.HTTPError, msgspec.MsgspecError) as exc:
+                log.warning("demo.stream_lost", error=str(exc) or type(exc).__name__)
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def look(self) -> None:
+        """Read `/stats`, `/incidents` and `/playbooks` once; what cannot be read stays as it was."""
+        try:
+            self.seen.cycle = msgspec.json.decode(await self._get("/stats"), type=_Stats).cycle
+            self.seen.incidents = msgspec.json.decode(await self._get("/incidents"), type=_Incidents).incidents
+            self.seen.findings.take(self.seen.incidents)
+            self.seen.playbooks = msgspec.json.decode(await self._get("/playbooks"), type=_Playbooks).playbooks
+        except (httpx.HTTPError, msgspec.MsgspecError) as exc:
+            log.warning("demo.look_failed", error=str(exc) or type(exc).__name__)
+
+    def _take(self, line: str) -> None:
+        if not line.startswith("data:"):
+            return
+        data = line[5:].strip()
+        if data.startswith('{"missed":'):
+            missed = msgspec.json.decode(data, type=_Missed).missed
+            self.seen.missed += missed
+            self.seen.ops += missed
+        else:
+            self.seen.add(msgspec.json.decode(data, type=ObservedOp))
+
+    async def _get(self, path: str) -> bytes:
+        response = await self._client.get(path)
+        response.raise_for_status()
+        return response.content
+
+    async def _post(self, path: str, content: bytes) -> None:
+        try:
+            response = await self._client.post(path, content=content)
+            response.raise_for_status()
+        except httpx.HTTPError as exc:
+            self.not_taken += 1
+            log.warning("demo.event_not_taken", path=path, error=str(exc) or type(exc).__name__)

@@ -1,0 +1,110 @@
+"""The demo as plain lines: what it says as things happen, and the summary at the end. None is over 100 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from sidecar.demo.findings import Finding
+from sidecar.demo.observer_doors import Seen
+from sidecar.demo.wording import Rate, RunInfo, failed_share, incident_line, printable, reasons, sources
+
+_COLUMNS: Final = 100
+_MOST_REASONS: Final = 8
+_MOST_FINDINGS: Final = 5
+
+
+def opening(info: RunInfo) -> Iterator[str]:
+    """What is going on and where to look."""
+    length = f"{info.seconds:g} s" if info.seconds is not None else "until Ctrl-C"
+    yield f"Lakehouse Observer demo: a staffing gateway, {info.agents} agents, the observer beside them ({length})"
+    yield f"  look at  {info.address}/stats (and /ops, /incidents, /playbooks, /metrics)"
+    yield f"  follow   observer tail --url {info.address}"
+    yield f"  files    {info.folder} (journal, corrections, observer.log)"
+    yield ""
+
+
+class PlainLines:
+    """Says each new incident, finding and playbook once, and how it stands when asked to."""
+
+    def __init__(self) -> None:
+        self._said: set[tuple[str, ...]] = set()
+        self._rate = Rate()
+
+    def status(self, seen: Seen, elapsed_s: float) -> str:
+        """One line of counts."""
+        rate = self._rate.at(elapsed_s, seen.ops)
+        return _cut(f"{elapsed_s:5.1f} s  {seen.ops} ops, {seen.failures} failed, {rate:.0f}/s: {sources(seen)}")
+
+    def news(self, seen: Seen, elapsed_s: float) -> Iterator[str]:
+        """What has not been said yet."""
+        at = f"{elapsed_s:5.1f} s"
+        for incident in reversed(seen.incidents):
+            if self._is_new("incident", incident.fingerprint):
+                yield _cut(f"{at}  incident    {incident_line(incident)}")
+        for finding in reversed(seen.findings.newest_first()):
+            if not finding.is_open and self._is_new("finding", finding.fingerprint, finding.key):
+                yield from _wrapped(f"{at}  diagnosis   ", _told(finding))
+        for entry in reversed(seen.playbooks):
+            if self._is_new("playbook", entry.playbook_id, str(entry.version)):
+                learnt = f"{printable(entry.endpoint)} v{entry.version}: {entry.successes} successes"
+                yield _cut(f"{at}  playbook    {learnt}, {entry.avg_duration_ms:.0f} ms on average")
+
+    def _is_new(self, *what: str) -> bool:
+        is_new = what not in self._said
+        self._said.add(what)
+        return is_new
+
+
+def summary(
+    info: RunInfo, seen: Seen, elapsed_s: float, gateway_log: Sequence[dict[str, Any]], kept: Sequence[tuple[str, str]]
+) -> Iterator[str]:
+    """How the run went; *kept* are (what, where) of the files that stay."""
+    yield f"After {elapsed_s:.0f} s (seed {info.seed})"
+    rate = seen.ops / max(elapsed_s, 0.1)
+    yield _cut(f"  operations  {seen.ops} ({rate:.1f}/s): {sources(seen)}")
+    yield f"  failures    {seen.failures} ({failed_share(seen)}), by reason"
+    told = reasons(seen.incidents)
+    for message, count in told[:_MOST_REASONS]:
+        yield _cut(f"    {count:6}    {message}")
+    if rest := told[_MOST_REASONS:]:
+        yield f"    {sum(count for _, count in rest):6}    in {len(rest)} more"
+    yield from _explained(seen)
+    yield f"  playbooks   {len(seen.playbooks)}{', by successes' if seen.playbooks else ''}"
+    for entry in sorted(seen.playbooks, key=lambda each: -each.successes)[:_MOST_REASONS]:
+        yield _cut(f"    {entry.successes:6}    {printable(entry.endpoint)} v{entry.version}")
+    yield from _posts(gateway_log)
+    for what, where in kept:
+        yield f"  {what:10}  {where}"
+
+
+def _explained(seen: Seen) -> Iterator[str]:
+    """The largest findings; of those with the same message at several endpoints one."""
+    explained = [finding for finding in seen.findings.newest_first() if not finding.is_open]
+    largest = {finding.message: finding for finding in sorted(explained, key=lambda each: each.failures)}
+    yield f"  incidents   {len(seen.incidents)}; of {len(explained)} it is known what sets them apart from successes"
+    for finding in list(reversed(largest.values()))[:_MOST_FINDINGS]:
+        yield from _wrapped(f"    {finding.failures:6}    ", _told(finding))
+
+
+def _posts(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
+    operations = [str(entry.get("operation", "?")) for entry in entries]
+    diagnoses = sum(operation.startswith("error_analysis") for operation in operations)
+    yield f"  gateway     /log has {len(entries)} posts: {diagnoses} diagnoses, {len(entries) - diagnoses} playbooks"
+    if operations:
+        yield _cut(f"              the last: {printable(operations[-1])}")
+
+
+def _told(finding: Finding) -> str:
+    by = "" if finding.by == "statistics" else f" (by {finding.by})"
+    return printable(f"{finding.endpoint}: {finding.message} — {finding.why}{by}")
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    indent = " " * len(head)
+    return textwrap.wrap(text, _COLUMNS, initial_indent=head, subsequent_indent=indent, max_lines=3, placeholder=" …")
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _COLUMNS else line[: _COLUMNS - 1] + "…"

@@ -1,0 +1,295 @@
+"""`observer demo`: the gateway as its own process, agents and the observer here, and what happens on the screen.
+
+Agents call the gateway through `Observer.gateway`; everything shown comes from the observer's HTTP doors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import httpx
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from sidecar import logs
+from sidecar.demo.agents import Agent
+from sidecar.demo.gateway_process import gateway_process
+from sidecar.demo.observer_doors import ObserverDoors
+from sidecar.demo.overseer import Overseer
+from sidecar.demo.plain_lines import PlainLines, opening, summary
+from sidecar.demo.screen import LEAST_COLUMNS, LEAST_LINES, LiveScreen
+from sidecar.demo.wording import RunInfo
+from sidecar.errors import StartError
+from sidecar.pipeline import Observer
+from sidecar.settings import Settings
+
+_AGENTS: Final = ("STF-anna", "STF-ben", "STF-chloe", "STF-dev", "STF-eva", "STF-night")
+_POOLS_EVENTS: Final = "STF-night"
+_PORT: Final = 3800
+_UNATTENDED_S: Final = 20.0
+_NO_MODEL: Final = "http://127.0.0.1:9"  # the discard port: closed, so the diagnosis is the deterministic one
+_LOOK_EVERY_S: Final = 0.5
+_STATUS_EVERY: Final = 4  # looks
+_SETTLE_S: Final = 0.3
+_KEPT_VARIABLES: Final = ("LAKEHOUSE_URL", "OBSERVER_MODEL", "OBSERVER_MODEL_TIMEOUT")
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """Where a run keeps what it writes."""
+
+    root: Path
+
+    @property
+    def observer(self) -> Path:
+        """The observer's own folder."""
+        return self.root / "_observer"
+
+    @property
+    def corrections(self) -> Path:
+        """The overseer's file."""
+        return self.root / "_kb" / "overseer_corrections.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """The observer's log."""
+        return self.root / "observer.log"
+
+    @property
+    def gateway_log(self) -> Path:
+        """What the gateway process has to complain about."""
+        return self.root / "gateway.log"
+
+
+def main(
+    seconds: float | None,
+    *,
+    plain: bool,
+    port: int | None,
+    data_dir: str | None,
+    seed: int,
+    env: Mapping[str, str] | None = None,
+) -> int:
+    """Run the demo for *seconds* (None: until Ctrl-C, or 20 s if nobody is there to press it); the exit status.
+
+    *port* None means 3800 or, if that is taken, any; *data_dir* None means a folder that is removed at the end. Of
+    *env* the `OTEL_*` variables and where the model is count; the rest is the demo's own. Raises ObserverError.
+    """
+    console = Console()
+    if seconds is None and not console.is_terminal:
+        seconds = _UNATTENDED_S
+    with _folder(data_dir) as folder, folder.log.open("a", encoding="utf-8") as log_file:
+        logs.configure("text", "info", log_file)
+        try:
+            asyncio.run(_Demo(console, folder, seconds, seed, keeps=data_dir is not None).run(_env(env), port, plain))
+        finally:
+            logs.configure("text", "warning")
+    return 0
+
+
+class _Demo:
+    """One run."""
+
+    def __init__(self, console: Console, folder: _Folder, seconds: float | None, seed: int, *, keeps: bool) -> None:
+        self._console = console
+        self._folder = folder
+        self._seconds = seconds
+        self._seed = seed
+        self._keeps = keeps
+        self._stopping = asyncio.Event()
+
+    async def run(self, env: Mapping[str, str], port: int | None, plain: bool) -> None:
+        """Start everything, show it, stop it in turn, sum it up."""
+        folder = self._folder
+        with _ends_on_signal(self._stopping):
+            async with (
+                gateway_process(self._seed, folder.gateway_log) as gateway_url,
+                _observer(env, gateway_url, folder, port) as observer,
+            ):
+                await self._observe(observer, gateway_url, plain)
+
+    async def _observe(self, observer: Observer, gateway_url: str, plain: bool) -> None:
+        address = f"http://127.0.0.1:{observer.port}"
+        info = RunInfo(address, len(_AGENTS), self._seed, self._seconds, str(self._folder.root))
+        async with httpx.AsyncClient(base_url=address, trust_env=False) as client, _followed(client) as doors:
+            show = self._show_lines if plain or not _is_roomy(self._console) else self._show_live
+            elapsed_s = await self._work(observer, doors, lambda: show(doors, info))
+            await doors.look()
+        entries = await _gateway_log(gateway_url)
+        self._say(summary(info, doors.seen, elapsed_s, entries, self._kept()))
+
+    async def _work(self, observer: Observer, doors: ObserverDoors, show: Callable[[], Any]) -> float:
+        """Let the agents work while *show* runs; how long that took, in seconds."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        overseer = Overseer(self._folder.corrections, Random(self._seed))
+        async with asyncio.TaskGroup() as tasks:
+            for name in _AGENTS:
+                agent = Agent(
+                    name,
+                    observer.gateway,
+                    doors,
+                    on_failure=overseer.notice,
+                    dice=Random(f"{self._seed} {name}"),
+                    stopping=self._stopping,
+                    pools_events=name == _POOLS_EVENTS,
+                )
+                tasks.create_task(agent.run(), name=name)
+            await show()
+            elapsed_s = loop.time() - started
+            self._stopping.set()
+        await asyncio.sleep(_SETTLE_S)  # what was acknowledged last is still on its way through the stream
+        return elapsed_s
+
+    async def _show_live(self, doors: ObserverDoors, info: RunInfo) -> None:
+        screen = LiveScreen(self._console, info)
+
+        def picture(elapsed_s: float) -> RenderableType:
+            return screen.draw(doors.seen, elapsed_s)
+
+        with Live(picture(0.0), console=self._console, screen=True, auto_refresh=False) as live:
+            async for _, elapsed_s in self._looks(doors):
+                live.update(picture(elapsed_s), refresh=True)
+
+    async def _show_lines(self, doors: ObserverDoors, info: RunInfo) -> None:
+        lines = PlainLines()
+        self._say(opening(info))
+        async for number, elapsed_s in self._looks(doors):
+            self._say(lines.news(doors.seen, elapsed_s))
+            if number % _STATUS_EVERY == 0:
+                self._say([lines.status(doors.seen, elapsed_s)])
+        self._say([""])
+
+    async def _looks(self, doors: ObserverDoors) -> AsyncIterator[tuple[int, float]]:
+        """(number, seconds since the start) of each look at the observer, until time is up or we are stopped."""
+        loop = asyncio.get_running_loop()
+        started, number = loop.time(), 0
+        ends = started + self._seconds if self._seconds is not None else None
+        while not self._stopping.is_set() and (ends is None or loop.time() < ends):
+            number += 1
+            due = started + number * _LOOK_EVERY_S
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(due if ends is None else min(due, ends)):
+                    await self._stopping.wait()
+            await doors.look()
+            yield number, loop.time() - started
+
+    def _kept(self) -> list[tuple[str, str]]:
+        if not self._keeps:
+            return [("journal", "was in a temporary folder and is gone; --data-dir DIR keeps it")]
+        folder = self._folder
+        return [
+            ("journal", str(folder.observer / "ops.jsonl")),
+            ("decisions", str(folder.observer / "decisions.jsonl")),
+            ("log", str(folder.log)),
+        ]
+
+    def _say(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self._console.file.write(line + "\n")
+        self._console.file.flush()
+
+
+@contextmanager
+def _folder(data_dir: str | None) -> Iterator[_Folder]:
+    with tempfile.TemporaryDirectory(prefix="observer-demo-") if data_dir is None else _as_given(data_dir) as root:
+        folder = _Folder(Path(root))
+        folder.corrections.parent.mkdir(parents=True, exist_ok=True)
+        yield folder
+
+
+@contextmanager
+def _as_given(data_dir: str) -> Iterator[str]:
+    yield data_dir
+
+
+def _env(env: Mapping[str, str] | None) -> dict[str, str]:
+    """What of *env* counts here: a setting of someone's real observer must not lead the demo into its data."""
+    given = {name: value for name, value in (env or {}).items() if name.startswith("OTEL_") or name in _KEPT_VARIABLES}
+    return {"LAKEHOUSE_URL": _NO_MODEL, **given}
+
+
+@asynccontextmanager
+async def _observer(
+    env: Mapping[str, str], gateway_url: str, folder: _Folder, port: int | None
+) -> AsyncIterator[Observer]:
+    """A running observer on *port*; None means 3800 or, if that cannot be had, any. Raises ObserverError."""
+    async with AsyncExitStack() as stack:
+        try:
+            settings = _settings(env, gateway_url, folder, _PORT if port is None else port)
+            observer = await stack.enter_async_context(Observer(settings, env=env))
+        except StartError:
+            if port is not None:
+                raise
+            observer = await stack.enter_async_context(Observer(_settings(env, gateway_url, folder, 0), env=env))
+        yield observer
+
+
+def _settings(env: Mapping[str, str], gateway_url: str, folder: _Folder, port: int) -> Settings:
+    flags = {
+        "gateway_url": gateway_url,
+        "gateway_timeout": "1.2",
+        "cycle": "2",
+        "port": str(port),
+        "health_port": "0",
+        "data_dir": str(folder.observer),
+        "overseer_corrections_path": str(folder.corrections),
+    }
+    return Settings.from_env(env, flags)
+
+
+def _is_roomy(console: Console) -> bool:
+    width, height = console.size
+    return console.is_terminal and not console.is_dumb_terminal and width >= LEAST_COLUMNS and height >= LEAST_LINES
+
+
+@contextmanager
+def _ends_on_signal(stopping: asyncio.Event) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM, SIGHUP) ends the run in order, the second at once."""
+    loop = asyncio.get_running_loop()
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def stop() -> None:
+        stopping.set()
+        for each in handled:
+            loop.remove_signal_handler(each)
+
+    for each in handled:
+        loop.add_signal_handler(each, stop)
+    try:
+        yield
+    finally:
+        for each in handled:
+            loop.remove_signal_handler(each)
+
+
+@asynccontextmanager
+async def _followed(client: httpx.AsyncClient) -> AsyncIterator[ObserverDoors]:
+    """The doors, with every op that passes counted for the length of the block."""
+    doors, connected = ObserverDoors(client), asyncio.Event()
+    following = asyncio.create_task(doors.follow(connected), name="follow")
+    try:
+        await connected.wait()
+        yield doors
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+
+
+async def _gateway_log(gateway_url: str) -> list[dict[str, Any]]:
+    """What the observer told the gateway; nothing if the gateway is gone."""
+    try:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            response = await client.get(f"{gateway_url}/log")
+            entries: list[dict[str, Any]] = response.raise_for_status().json()["entries"]
+    except (httpx.HTTPError, ValueError):
+        return []
+    return entries

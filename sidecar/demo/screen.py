@@ -1,0 +1,135 @@
+"""The live screen of the demo: a fixed number of lines, each cut to the terminal's width, so that nothing jumps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sidecar.demo.findings import Finding
+from sidecar.demo.observer_doors import Seen
+from sidecar.demo.wording import Rate, RunInfo, by_count, failed_share, incident_line, op_line, printable, sources
+
+LEAST_COLUMNS: Final = 60
+LEAST_LINES: Final = 18
+_HEAD_LINES: Final = 7
+_SECTIONS: Final = 4
+_BAR_COLUMNS: Final = 24
+
+
+class LiveScreen:
+    """Draws one picture at a time; the console says how large it may be."""
+
+    def __init__(self, console: Console, info: RunInfo) -> None:
+        self._console = console
+        self._info = info
+        self._rate = Rate()
+
+    def draw(self, seen: Seen, elapsed_s: float) -> RenderableType:
+        """The picture after *elapsed_s* seconds."""
+        width, height = self._console.size
+        lines: list[RenderableType] = [*self._head(seen, elapsed_s, width)]
+        incidents, findings, playbooks, ops = _shares(height - _HEAD_LINES - _SECTIONS)
+        lines += _section("Incidents", len(seen.incidents), _incidents(seen), incidents, width)
+        lines += _section("Diagnoses", _diagnosed(seen), _findings(seen), findings, width)
+        lines += _section("Playbooks", len(seen.playbooks), _playbooks(seen), playbooks, width)
+        lines += _section("Last operations", "", _last_ops(seen, ops), ops, width)
+        return Group(*lines)
+
+    def _head(self, seen: Seen, elapsed_s: float, width: int) -> list[RenderableType]:
+        info = self._info
+        look = Text.assemble(" look at  ", (f"{info.address}/stats", "cyan"), (" /ops /incidents /playbooks", "dim"))
+        follow = Text.assemble(" follow   ", (f"observer tail --url {info.address}", "cyan"))
+        rate = self._rate.at(elapsed_s, seen.ops)
+        counts = Text.assemble(
+            (f" {seen.ops} ops", "bold"),
+            "   ",
+            (f"{seen.failures} failed", "bold red" if seen.failures else ""),
+            f" ({failed_share(seen)})",
+            f"   {rate:.0f}/s   cycle {seen.cycle}",
+        )
+        files = Text.assemble(" files    ", (f"{info.folder}", "dim"))
+        told = [look, follow, files, counts, Text(f" {sources(seen)}", "dim"), Text("")]
+        return [self._title(elapsed_s), *(_cut(line, width) for line in told)]
+
+    def _title(self, elapsed_s: float) -> RenderableType:
+        title = Table.grid(expand=True)
+        title.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        title.add_column(justify="right", no_wrap=True)
+        name = Text.assemble((" Lakehouse Observer", "bold"), (" demo", "dim"))
+        seconds = self._info.seconds
+        if seconds is None:
+            title.add_row(name, Text(f"{elapsed_s:.0f} s, Ctrl-C ends it ", "dim"))
+            return title
+        for width in (2, _BAR_COLUMNS, 1):
+            title.add_column(width=width)
+        left_s = max(0.0, seconds - elapsed_s)
+        bar = ProgressBar(total=seconds, completed=min(elapsed_s, seconds), width=_BAR_COLUMNS)
+        title.add_row(name, Text(f"{left_s:.0f} s left", "dim"), "", bar, "")
+        return title
+
+
+def _shares(lines: int) -> tuple[int, int, int, int]:
+    """How many of *lines* incidents, findings (two lines each), playbooks and ops get."""
+    findings = 2 * max(1, round(lines * 0.15))
+    playbooks = min(6, max(2, round(lines * 0.16)))
+    incidents = max(2, round(lines * 0.36))
+    return incidents, findings, playbooks, max(0, lines - findings - playbooks - incidents)
+
+
+def _section(title: str, count: int | str, rows: Iterable[Text], lines: int, width: int) -> list[Text]:
+    head = Text.assemble((f" {title}", "bold"), f" {count} " if count != "" else " ")
+    head.append("─" * max(0, width - head.cell_len - 1), "dim")
+    shown = [row for row, _ in zip(rows, range(lines), strict=False)]
+    shown += [Text("")] * (lines - len(shown))
+    return [_cut(line, width) for line in (head, *shown)]
+
+
+def _cut(line: Text, width: int) -> Text:
+    line.truncate(width - 1, overflow="ellipsis")
+    line.no_wrap = True
+    return line
+
+
+def _incidents(seen: Seen) -> Iterable[Text]:
+    for incident in by_count(seen.incidents):
+        yield Text.assemble((f"{incident.count:5}", "red"), "  ", incident_line(incident))
+
+
+def _diagnosed(seen: Seen) -> str:
+    findings = seen.findings.newest_first()
+    if not findings:
+        return "0"
+    explained = sum(not finding.is_open for finding in findings)
+    by = ", ".join(sorted({printable(finding.by) for finding in findings}))
+    return f"{len(findings)}, {explained} explained, by {by}"
+
+
+def _findings(seen: Seen) -> Iterable[Text]:
+    for finding in seen.findings.newest_first():
+        yield from _finding_lines(finding)
+
+
+def _finding_lines(finding: Finding) -> tuple[Text, Text]:
+    what = Text.assemble(
+        (f"{finding.failures:5}", "red"), "  ", printable(f"{finding.endpoint}: {finding.message}"), style="dim"
+    )
+    by = "" if finding.by == "statistics" else f"{finding.by}: "
+    return what, Text.assemble("       → ", (printable(by + finding.why), "" if finding.is_open else "yellow"))
+
+
+def _playbooks(seen: Seen) -> Iterable[Text]:
+    for entry in seen.playbooks:
+        line = f"  {entry.endpoint} v{entry.version}, {entry.avg_duration_ms:.0f} ms, {entry.text}"
+        yield Text.assemble((f"{entry.successes:5}", "green"), printable(line))
+
+
+def _last_ops(seen: Seen, most: int) -> Iterable[Text]:
+    for op in list(seen.last_ops)[-most:] if most else []:
+        mark = (" ok   ", "green") if op.success else (" fail ", "red")
+        source = f"{printable(op.source or 'mcp')[:19]:8} "
+        yield Text.assemble((f" {op.timestamp[11:19]}", "dim"), mark, (source, "dim"), op_line(op))

@@ -1,0 +1,79 @@
+"""How the demo says what it has seen: shared by the live screen, the plain lines and the summary. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.demo.observer_doors import Seen
+from sidecar.model import Incident, ObservedOp
+
+_RATE_OVER_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What stays the same during a run. *seconds* is None for one without an end."""
+
+    address: str
+    agents: int
+    seed: int
+    seconds: float | None
+    folder: str
+
+
+class Rate:
+    """Operations a second over the last few seconds."""
+
+    def __init__(self) -> None:
+        self._points: deque[tuple[float, int]] = deque([(0.0, 0)])
+
+    def at(self, elapsed_s: float, ops: int) -> float:
+        """The rate, now that *ops* were seen after *elapsed_s* seconds."""
+        self._points.append((elapsed_s, ops))
+        while len(self._points) > 2 and self._points[1][0] <= elapsed_s - _RATE_OVER_S:
+            self._points.popleft()
+        since_s, before = self._points[0]
+        return (ops - before) / max(elapsed_s - since_s, 0.1)
+
+
+def printable(text: str) -> str:
+    """*text* on one line: whoever posts to the observer must not move our cursor."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+
+
+def failed_share(seen: Seen) -> str:
+    """`23 %`."""
+    return f"{100 * seen.failures / seen.ops if seen.ops else 0:.0f} %"
+
+
+def sources(seen: Seen) -> str:
+    """`mcp 45, scenario 14`, the most frequent first."""
+    return ", ".join(f"{printable(source)} {count}" for source, count in seen.by_source.most_common(6))
+
+
+def incident_line(incident: Incident) -> str:
+    """`/tools/fill_shift 403: worker <id> holds no …`."""
+    code = f" {incident.error_type}" if incident.error_type not in (None, "_OTHER", incident.message) else ""
+    return printable(f"{incident.endpoint}{code}: {incident.message}")
+
+
+def by_count(incidents: Sequence[Incident]) -> list[Incident]:
+    """The largest first."""
+    return sorted(incidents, key=lambda incident: (-incident.count, incident.fingerprint))
+
+
+def reasons(incidents: Sequence[Incident]) -> list[tuple[str, int]]:
+    """(message, failures) over all endpoints, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for incident in incidents:
+        counts[printable(incident.message)] += incident.count
+    return counts.most_common()
+
+
+def op_line(op: ObservedOp) -> str:
+    """`12:03:11 ok search_workers picker ×2 in Reno, NV → 4 rows`, without the time and the outcome."""
+    said = op.error or op.output_summary
+    return printable(f"{op.input_summary} → {said}")

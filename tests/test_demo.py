@@ -1,0 +1,174 @@
+"""The demo: its gateway's rules, its overseer, what it shows, and a whole short run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import pytest
+from rich.console import Console
+
+from sidecar.demo.agents import Job
+from sidecar.demo.findings import Findings
+from sidecar.demo.gateway_process import gateway_process
+from sidecar.demo.observer_doors import Seen
+from sidecar.demo.overseer import Overseer
+from sidecar.demo.plain_lines import PlainLines
+from sidecar.demo.screen import LiveScreen
+from sidecar.demo.wording import RunInfo
+from sidecar.model import Incident, ObservedOp, PlaybookEntry
+
+_JOB = Job("t-1", "STF-anna", "recurring", "picker", "Reno", "NV", 2, certified=False)
+_WHOLE_RUN = """
+import sys
+from sidecar.demo.runner import main
+sys.exit(main(3, plain=True, port=0, data_dir=sys.argv[1], seed=5))
+"""
+
+
+_CALLS: list[tuple[str, dict[str, Any], int, str | None]] = [
+    ("fill_shift", {}, 200, None),
+    ("fill_shift", {"certified": False}, 403, r"worker \w+ holds no NV certificate \(policy CRT-\d+\)"),
+    ("match", {"certified": False}, 403, "holds no NV certificate"),
+    ("search_workers", {"certified": False}, 200, None),
+    ("fill_shift", {"city": "Boise", "state": "ID"}, 200, "office is closed until"),
+    ("fill_shift", {"count": 9}, 200, r"9 workers asked for, shift SFT-\d+ has room for \d"),
+    ("ask", {"role": "drone pilot"}, 422, "no such role: 'drone pilot'"),
+    ("fill_shift", {"city": "Nowhere"}, 404, "no office in 'Nowhere'"),
+    ("fill_shift", {"count": "many"}, 400, "bad request body"),
+]
+
+
+async def test_gateway_refuses_for_reasons(tmp_path: Path) -> None:
+    """Each rule has its status and message; what breaks no rule is answered without an error."""
+    call = {"role": "picker", "city": "Reno", "state": "NV", "count": 2, "certified": True}
+    async with gateway_process(1, tmp_path / "log") as url, httpx.AsyncClient(base_url=url) as client:
+        for tool, body, status, error in _CALLS:
+            answer = await client.post(f"/tools/{tool}", json={**call, **body})
+            said = answer.json().get("error")
+            assert answer.status_code == status, (tool, body)
+            assert said is None if error is None else re.search(error, said), (tool, body, said)
+
+
+async def test_gateway_keeps_a_post_once_and_ends_with_its_starter(tmp_path: Path) -> None:
+    """A repeated Idempotency-Key is logged once; once the pipe to it is closed the gateway is gone."""
+    async with gateway_process(1, tmp_path / "log") as url, httpx.AsyncClient(base_url=url) as client:
+        for _ in range(2):
+            await client.post("/log", json={"operation": "x"}, headers={"Idempotency-Key": "k"})
+        assert (await client.get("/log")).json() == {"entries": [{"operation": "x"}]}
+        assert (await client.get("/health")).json()["status"] == "ok"
+    async with httpx.AsyncClient() as client:
+        with pytest.raises(httpx.ConnectError):
+            await client.get(f"{url}/health")
+
+
+def test_overseer_writes_a_correction_at_four_failures_and_at_eight(tmp_path: Path) -> None:
+    """Rows have the fields that the corrections tailer reads, and come ever more rarely."""
+    path = tmp_path / "corrections.jsonl"
+    overseer = Overseer(path, Random(1))
+    for _ in range(9):
+        overseer.notice(_JOB, "worker amy_1 holds no NV certificate")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["applied_at_turn"] for row in rows] == [4, 8]
+    assert rows[0]["sig_hash"] == _JOB.sig_hash
+    assert "certified=true" in rows[0]["correction"]
+    assert rows[0]["usage"]["latency_ms"] > 0
+
+
+def _seen(text: str) -> Seen:
+    seen = Seen()
+    why = "common to the failures, rare among the successes: features.city=Boise (4 failures, 0 successes); "
+    seen.incidents = [
+        Incident(
+            fingerprint=f"v1-{number}",
+            endpoint="/tools/fill_shift",
+            message=text,
+            count=number,
+            first_seen="2026-01-01T00:00:00.000Z",
+            last_seen="2026-01-01T00:00:00.000Z",
+            diagnosed_count=number,
+            diagnosed_by="statistics",
+            diagnosis=f"[/tools/fill_shift] 4 failures since t: {text} — {why}state=ID (4 failures, 0 successes).",
+        )
+        for number in range(1, 40)
+    ]
+    seen.findings.take(seen.incidents)
+    entry = PlaybookEntry(
+        playbook_id="pb-1",
+        version=1,
+        at="2026-01-01T00:00:00.000Z",
+        kind="do",
+        endpoint=text,
+        text=text,
+        successes=3,
+        avg_duration_ms=2.0,
+    )
+    seen.playbooks = [entry] * 20
+    for _ in range(60):
+        seen.add(
+            ObservedOp(
+                timestamp="2026-01-01T00:00:00.000Z",
+                endpoint=text,
+                input_summary=text,
+                success=False,
+                duration_ms=1,
+                output_summary=text,
+            )
+        )
+    return seen
+
+
+@pytest.mark.parametrize("size", [(60, 18), (80, 24), (100, 30), (200, 70)])
+@pytest.mark.parametrize("seconds", [None, 20.0])
+def test_screen_fills_the_terminal_and_never_overflows(size: tuple[int, int], seconds: float | None) -> None:
+    """However much there is to show, the picture has the terminal's lines and columns, and no control characters."""
+    console = Console(width=size[0], height=size[1], force_terminal=True, color_system=None)
+    screen = LiveScreen(console, RunInfo("http://127.0.0.1:3800", 6, 1, seconds, "/tmp/demo"))
+    with console.capture() as captured:
+        console.print(screen.draw(_seen("a\x1b[2Jlong [bold]text " * 30), 5.0))
+    lines = captured.get().splitlines()
+    assert len(lines) == size[1]
+    assert max(len(line) for line in lines) <= size[0]
+    assert "\x1b[2J" not in captured.get()
+
+
+def test_news_is_told_once() -> None:
+    """What was said is not said again; fields that share their numbers are said together."""
+    lines, seen = PlainLines(), _seen("closed")
+    told = " ".join(" ".join(lines.news(seen, 1.0)).split())
+    assert told.count("they share city=Boise, state=ID (4 failures, 0 successes)") == 39
+    assert list(lines.news(seen, 2.0)) == []
+
+
+def test_a_models_words_are_given_whole() -> None:
+    """A diagnosis that is not one line an incident is shown as it is, on one line."""
+    seen = _seen("closed")
+    incident = seen.incidents[0]
+    incident.diagnosis, incident.diagnosed_by = "Two causes:\n1. closed", "qwen2.5"
+    findings = Findings()
+    findings.take([incident])
+    assert findings.newest_first()[0].why == "Two causes: 1. closed"
+
+
+async def test_a_bounded_run_ends_by_itself_with_a_true_summary(tmp_path: Path) -> None:
+    """Exit status 0, lines of at most 100 columns, and as many operations as the journal has."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _WHOLE_RUN, str(tmp_path), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, err.decode()) == (0, "")
+    text = out.decode()
+    assert max(len(line) for line in text.splitlines() if str(tmp_path) not in line) <= 100
+    journal = [json.loads(line) for line in (tmp_path / "_observer" / "ops.jsonl").read_bytes().splitlines()]
+    counted = re.search(r"operations  (\d+) \(", text)
+    assert counted is not None
+    assert int(counted[1]) == len(journal) > 0
+    assert {"mcp", "scenario"} <= {op["source"] for op in journal}
+    assert str(tmp_path / "_observer" / "ops.jsonl") in text
+    assert "[observer]" in (tmp_path / "observer.log").read_text()

@@ -1,0 +1,38 @@
+"""Field values are counted within bounds, and nothing is claimed that the bounds left open."""
+
+from __future__ import annotations
+
+from sidecar.analysis.field_counts import MAX_FIELDS, MAX_PAIRS, MAX_VALUES, FieldCounts, common_to_failures
+from tests.fakes import an_op
+
+
+def test_a_value_that_was_not_counted_is_not_claimed() -> None:
+    """Where the bound on values left open how many successes had it, nothing is said of it."""
+    failures, successes = FieldCounts(), FieldCounts()
+    for number in range(100):
+        failures.add(an_op(success=False, city="Reno"))
+        successes.add(an_op(city=f"c{number}"))
+    assert successes.at_most("city", "Reno") == 100 - MAX_VALUES
+    assert common_to_failures(failures, successes) == []
+
+
+def test_field_counts_are_bounded_whatever_comes() -> None:
+    """Thousands of features with thousands of values stay within fields, values and pairs."""
+    counts = FieldCounts()
+    for number in range(200):
+        counts.add(an_op(role="r" * 5000, features={f"f{i}" + "x" * 999: f"{number}" * 50 for i in range(60)}))
+    assert len(counts.values) == MAX_FIELDS
+    assert sum(len(values) for values in counts.values.values()) == counts.pairs == MAX_PAIRS
+    assert counts.at_most("never seen", "x") == counts.seen == 200
+
+
+def test_a_feature_called_like_a_field_is_kept_apart() -> None:
+    """`role` of the op and `role` of its features are two."""
+    counts = FieldCounts()
+    counts.add(an_op(role="welder", features={"role": "agent", "n": 1, "share": 0.5}))
+    assert counts.values == {
+        "role": {"welder": 1},
+        "features.role": {"agent": 1},
+        "n": {"1": 1},
+        "share": {"0.5": 1},
+    }

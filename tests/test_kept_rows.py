@@ -1,0 +1,51 @@
+"""Rows are kept within a bound, and saved when they have changed, no matter what is among them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sidecar.analysis.field_counts import FieldCounts
+from sidecar.analysis.kept_rows import KeptRows
+
+
+def rows_of_two() -> KeptRows[FieldCounts]:
+    return KeptRows("x/", FieldCounts, 2, lambda row: f"{row.seen:05}")
+
+
+def test_a_removed_row_is_saved_as_empty_if_it_ever_was_saved() -> None:
+    """A row that left before any save is not mentioned, so that the list cannot grow without end."""
+    rows = rows_of_two()
+    rows.add("a", FieldCounts(seen=1))
+    rows.add("b", FieldCounts(seen=2))
+    saved = rows.take_dirty()
+    for number in range(50):
+        rows.add(f"c{number}", FieldCounts(seen=3))
+    removed = {key: data for key, data in rows.take_dirty().items() if not data}
+    assert removed == {"x/a": b"", "x/b": b""}
+    assert sorted(saved) == ["x/a", "x/b"]
+    assert rows.evicted == 50
+    rows.put_back(["x/a", "y/other"])
+    assert rows.take_dirty() == {"x/a": b""}
+
+
+def test_more_rows_than_there_is_room_for_leave_the_newest() -> None:
+    """Restoring keeps the rows seen last and has the others removed; live rows stay as they are."""
+    rows = rows_of_two()
+    rows.load({f"x/{n}": msgspec.json.encode(FieldCounts(seen=n)) for n in (3, 1, 2)})
+    assert [row.seen for row in rows.rows()] == [2, 3]
+    assert rows.take_dirty() == {"x/1": b""}
+    rows.load({"x/3": msgspec.json.encode(FieldCounts(seen=9))})
+    assert [row.seen for row in rows.rows()] == [2, 3]
+
+
+def test_a_row_that_cannot_be_read_or_written_costs_itself() -> None:
+    """The others are restored and saved."""
+    rows = rows_of_two()
+    assert rows.load(
+        {"x/bad": b"{", "x/odd": b'{"seen": "x"}', "x/ok": b'{"seen": 1}', "y/z": b"{", "x/gone": b""}
+    ) == ["ok"]
+    rows.add("poison", FieldCounts(seen=object()))  # type: ignore[arg-type] # what a bug might hand us
+    rows.changed("ok")
+    rows.changed("never here")
+    assert rows.take_dirty() == {"x/ok": b'{"seen":1}'}
+    assert rows.unusable == 3

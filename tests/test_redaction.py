@@ -1,0 +1,217 @@
+"""Credentials are masked wherever they stand; everything else stays as it is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.redaction import MASK, Redactor
+
+REDACTOR = Redactor()
+SECRET = "s3cr3tValue"
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P"
+
+SHAPES = {
+    "json web token": JWT,
+    "openai": "sk-proj-" + "aB3-" * 8,
+    "langfuse public": "pk-lf-12345678-1234-1234-1234-123456789abc",
+    "langfuse secret": "sk-lf-12345678-1234-1234-1234-123456789abc",
+    "stripe": "sk_live_" + "a1" * 12,
+    "stripe restricted": "rk_test_" + "a1" * 12,
+    "github": "ghp_" + "a1B2" * 9,
+    "github app": "ghs_" + "a1B2" * 9,
+    "github fine-grained": "github_pat_" + "a1B2" * 9,
+    "gitlab": "glpat-" + "a1B2-" * 4,
+    "slack": "xoxb-123456789012-abcdef",
+    "aws": "AKIA" + "ABCD1234" * 2,
+    "aws session": "ASIA" + "ABCD1234" * 2,
+    "google": "AIza" + "a-B1" * 9,
+    "hugging face": "hf_" + "aB1c" * 6,
+    "pem": "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nabc=\n-----END RSA PRIVATE KEY-----",
+    "pem cut off": "-----BEGIN PRIVATE KEY-----\nMIIEow\nabc=",
+}
+
+NAMED = [
+    f"password={SECRET}",
+    f"password: {SECRET}",
+    f"Password = '{SECRET}'",
+    f"password => {SECRET}",
+    f"db_password={SECRET}",
+    f"dbPassword={SECRET}",
+    f"accessToken: {SECRET}",
+    f"api-key={SECRET}",
+    f"OPENAI_API_KEY={SECRET}",
+    f'{{"client_secret": "{SECRET}"}}',
+    f'{{"client_secret":"two words {SECRET}","b":1}}',
+    f'{{"client_secret":"quote \\" then {SECRET}"}}',
+    f'{{"token": ["{SECRET}", "x"]}}',
+    f'{{"token": {{"value": "{SECRET}"}}}}',
+    f"{{'token': '{SECRET}'}}",
+    json.dumps(json.dumps({"token": f'a "quoted" {SECRET}'})),
+    json.dumps(json.dumps(json.dumps({"token": f"a {SECRET}"}))),
+    f'the answer was cut off: {{"token": "two words {SECRET}',
+    f"Authorization: Bearer {SECRET}",
+    f"Authorization: Token {SECRET}",
+    f"Authorization: ApiKey {SECRET}",
+    f"Proxy-Authorization: Basic {SECRET}",
+    f"Cookie: theme=dark; session={SECRET}",
+    f"Set-Cookie: session={SECRET}; HttpOnly",
+    f'"cookie": "theme=dark; session={SECRET}"',
+    f"X-Api-Key: {SECRET}",
+    f"https://host/path?page=1&access_token={SECRET}&x=1",
+    f"http://user:{SECRET}@host/path",
+    f"postgres://user:p@{SECRET}@host:5432/db",
+    f"sent with Bearer {SECRET}",
+    f"sent with bearer\t{SECRET}",
+    "sent with Basic dXNlcjpzM2NyM3RWYWx1ZQ==",
+    f"pa\u017f\u017fword={SECRET}",
+    json.dumps(f"two lines\npassword={SECRET}\tBearer {SECRET}"),
+    f"×××: token={SECRET}",
+]
+
+HARMLESS = [
+    "",
+    "max_tokens: 400",
+    "monkey=3",
+    "turnkey: yes, keyboard=1",
+    "secretary: Bob",
+    "tokens=5 tokenizer: bpe",
+    "a basic training course, Basic Training completed",
+    "https://host:8080/path?email=a@b.example",
+    "http://localhost:3700/v1/search",
+    "mailto:someone@example.org at 10:30",
+    "3 rows: forklift ×3 in Toledo, OH → filled",
+    "the desk-lamp sk-short is fine",
+    "cookies were eaten",
+    "password reset for the user",
+    "HAT030 gift_card_8190333 b7ad6b7169203331",
+    "ghosts, the high road and foxes",
+]
+
+
+@pytest.mark.parametrize("token", SHAPES.values(), ids=SHAPES.keys())
+def test_known_shapes_are_masked_anywhere(token: str) -> None:
+    """A token of a known shape is masked in the middle of any text, in JSON too."""
+    assert REDACTOR.text(f"call with {token} failed") in (f"call with {MASK} failed", f"call with {MASK}")
+    assert token[4:] not in REDACTOR.text(json.dumps({"a": ["line\n" + token]}))
+
+
+@pytest.mark.parametrize("text", NAMED)
+def test_named_values_are_masked(text: str) -> None:
+    """A value behind a credential's name is masked, whatever the notation."""
+    masked = REDACTOR.text(text)
+    assert SECRET not in masked
+    assert "dXNlcjpzM2NyM3" not in masked
+    assert MASK in masked
+
+
+def test_what_stands_around_is_kept() -> None:
+    """Names, other fields and the rest of an address stay readable."""
+    assert (
+        REDACTOR.text('{"user": "bo", "password": "a b", "n": 1}') == f'{{"user": "bo", "password": "{MASK}", "n": 1}}'
+    )
+    assert REDACTOR.text("http://u:p@host/x?token=a&y=1") == f"http://{MASK}@host/x?token={MASK}&y=1"
+    assert REDACTOR.text("Cookie: a=b; c=d\nAccept: */*") == f"Cookie: {MASK}\nAccept: */*"
+    assert REDACTOR.text("failed with Bearer abcdefgh123 at 3") == f"failed with Bearer {MASK} at 3"
+    assert json.loads(REDACTOR.text(json.dumps({"token": 'a"b\\', "n": [1]}))) == {"token": MASK, "n": [1]}
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_harmless_texts_are_untouched(text: str) -> None:
+    """What only looks like a credential's name is left alone."""
+    assert REDACTOR.text(text) == text
+
+
+def test_names_of_fields() -> None:
+    """A field's name is recognised in every spelling, and behind a prefix; words that contain it are not."""
+    for name in ("password", "Access-Token", "accessToken", "X-API-Key", "db_password", "OPENAI_API_KEY", "Set-Cookie"):
+        assert REDACTOR.named(name), name
+    for name in ("", "max_tokens", "monkey", "secretary", "role", "token_count", "keyboard"):
+        assert not REDACTOR.named(name), name
+
+
+def test_names_that_the_user_adds() -> None:
+    """Added names are masked like the built-in ones; empty ones add nothing."""
+    mine = Redactor(["ssn", " Date-Of-Birth ", "", "-", "паспорт"])
+    assert mine.text("ssn=123-45-6789; date of birth: 1990; Паспорт=12") == (
+        f"ssn={MASK}; date of birth: {MASK}; Паспорт={MASK}"
+    )
+    assert mine.named("dateOfBirth")
+    assert mine.named("SSN")
+    assert mine.text("x=1 lesson: 4") == "x=1 lesson: 4"
+    assert REDACTOR.text("ssn=123") == "ssn=123"
+
+
+_FRAGMENTS = [
+    *SHAPES.values(),
+    *NAMED,
+    *HARMLESS,
+    *[
+        "password",
+        "token",
+        "cookie",
+        "authorization",
+        "Bearer ",
+        "basic ",
+        "://",
+        "@",
+        "=",
+        ":",
+        '"',
+        "\\",
+        "'",
+        " ",
+        "\n",
+    ],
+    *["[", "]", "{", "}", ",", ";", "&", "/", "a", "Z", "9", MASK, "=>", "set-", "eyJ", "sk-", "\u017f", "İ", "ı"],
+]
+tangled = st.lists(st.one_of(st.sampled_from(_FRAGMENTS), st.text(max_size=5)), max_size=12).map("".join)
+
+
+@settings(max_examples=600, deadline=None)
+@given(tangled)
+def test_masking_twice_changes_nothing(text: str) -> None:
+    """A masked text is in its final form."""
+    once = REDACTOR.text(text)
+    assert REDACTOR.text(once) == once
+
+
+@settings(max_examples=600, deadline=None)
+@given(tangled)
+def test_the_cheap_test_never_says_no_too_often(text: str) -> None:
+    """What the patterns would change is suspicious."""
+    if REDACTOR.masked(text) != text:
+        assert REDACTOR.suspicious(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(tangled, st.sampled_from(["pa\u017f\u017fword", "COOK\u0130E", "api key", "dbSecret"])))
+def test_a_name_of_a_credential_is_suspicious(name: str) -> None:
+    """Whoever asks the cheap test first about the names of fields misses none."""
+    if REDACTOR.named(name):
+        assert REDACTOR.suspicious(name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "token=" + "[" * 200_000,
+        "eyJaaaaaaaa-" * 20_000,
+        "token: " + " " * 200_000,
+        'token="' + "\\" * 200_000,
+        "://a:" * 40_000,
+        "sk-" * 60_000,
+        "token='" * 30_000,
+        "token= {" * 30_000,
+        "x-" * 100_000 + "token",
+        "basic a" * 30_000,
+    ],
+    ids=lambda text: text[:8],
+)
+@pytest.mark.timeout(20)
+def test_hostile_texts_take_linear_time(text: str) -> None:
+    """No text of a request's size can hold up the loop: a quadratic pattern would take minutes here."""
+    assert len(REDACTOR.text(text)) <= 2 * len(text)

@@ -1,0 +1,81 @@
+"""The ring keeps the newest ops within its bounds, and its counts cover what is in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.model import ObservedOp
+from sidecar.store.ring import OpRing
+from tests.strategies import ops
+
+
+def an_op(**changes: Any) -> ObservedOp:
+    fields: dict[str, Any] = {
+        "timestamp": "2026-11-23T10:00:00.250Z",
+        "endpoint": "/search",
+        "input_summary": "",
+        "success": True,
+        "duration_ms": 1,
+        "output_summary": "",
+    }
+    return ObservedOp(**(fields | changes))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(ops(), max_size=30), st.integers(1, 8))
+def test_ring_keeps_the_newest_ops_in_order(pushed: list[ObservedOp], capacity: int) -> None:
+    """However many ops arrive, the ring holds the last *capacity* of them, oldest first, and counts just those."""
+    ring = OpRing(capacity, 10**9)
+    for op in pushed:
+        ring.consume(op)
+    kept = pushed[-capacity:]
+    assert ring.ops() == kept
+    assert len(ring) == len(kept)
+    assert ring.overwritten == len(pushed) - len(kept)
+    assert ring.successes == sum(op.success for op in kept)
+    assert ring.failures == len(kept) - ring.successes
+    assert ring.by_source == Counter(op.source or "mcp" for op in kept)
+    assert (ring.bytes > 0) == bool(kept)
+
+
+def test_ring_stays_within_its_bytes() -> None:
+    """Large ops push out more than one each; a single one larger than the bound is still seen."""
+    ring = OpRing(100, 100_000)
+    for _ in range(50):
+        ring.consume(an_op(input_summary="x" * 10_000))
+        assert ring.bytes <= 100_000
+    assert 5 <= len(ring) <= 9
+    ring.consume(an_op(error="y" * 200_000, success=False))
+    assert (len(ring), ring.failures) == (1, 1)
+    ring.consume(an_op())
+    assert (len(ring), ring.failures) == (1, 0)
+
+
+def test_every_text_of_an_op_counts() -> None:
+    """No field is a way round the bound on memory, and wide characters count as wide as they are."""
+    texts = [name for name in ObservedOp.__struct_fields__ if name not in ("timestamp", "success", "duration_ms")]
+    measured = {"count", "applied_at_turn", "v", "rescue_attempted", "rescue_succeeded", "features", "extra"}
+    long = "\U0001f600" * 10_000
+    for name in texts:
+        if name not in measured:
+            ring = OpRing(10, 10**9)
+            ring.consume(an_op(**{name: long}))
+            assert ring.bytes > 40_000, name
+    for fields in ({"k": long}, {long: 1}):
+        for name in ("features", "extra"):
+            ring = OpRing(10, 10**9)
+            ring.consume(an_op(**{name: fields}))
+            assert ring.bytes > 40_000, name
+
+
+def test_ops_is_a_copy() -> None:
+    """Who looks at the ops is not disturbed by the next one."""
+    ring = OpRing(2, 10**9)
+    ring.consume(an_op())
+    seen = ring.ops()
+    ring.consume(an_op())
+    assert len(seen) == 1

@@ -1,0 +1,73 @@
+"""Rooms know the shared ground and the span contract, never each other; no file grows too long."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SIDECAR = Path(__file__).resolve().parents[1] / "sidecar"
+GROUND = {"model", "protocols", "errors", "settings", "clock", "normalize", "redaction", "ids"}
+SPAN_CONTRACT = {"spans.attributes", "spans.op_span"}
+EDGE = {"cli.py", "__main__.py", "commands", "demo"}
+"""The command line: reads the environment, and calls the pipeline that joins the rooms."""
+NO_ROOMS = {"pb", "commands"}
+ROOMS = sorted({path.parent.name for path in SIDECAR.glob("*/__init__.py")} - NO_ROOMS)
+PROGRAMS = {"demo": {"pipeline", "logs"}}
+"""A program of its own may run the whole observer."""
+MOST_LINES = 400
+
+
+def sources(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "pb" not in path.relative_to(SIDECAR).parts)
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of ours that *path* imports, without the leading `sidecar.`; a name from a package counts as one."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno} imports relatively"
+            module = node.module or ""
+            is_package = (SIDECAR.parent / module.replace(".", "/")).is_dir()
+            found |= {f"{module}.{alias.name}" for alias in node.names} if is_package else {module}
+    return {name.removeprefix("sidecar.") for name in found if name.split(".")[0] == "sidecar"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_never_import_each_other(room: str) -> None:
+    """A room imports the shared ground, the span contract, generated messages and itself."""
+    allowed = GROUND | SPAN_CONTRACT | PROGRAMS.get(room, set())
+    strangers = {
+        f"{path.relative_to(SIDECAR)}: {name}"
+        for path in sources(SIDECAR / room)
+        for name in imported(path)
+        if name not in allowed and name.split(".")[0] not in (room, "pb")
+    }
+    assert strangers == set()
+
+
+@pytest.mark.parametrize("module", sorted(GROUND | {"logs", "lifecycle"}))
+def test_the_shared_ground_stands_on_itself(module: str) -> None:
+    """What every room imports imports no room."""
+    assert imported(SIDECAR / f"{module}.py") <= GROUND
+
+
+def test_settings_alone_come_from_the_environment() -> None:
+    """Only the program's edge reads `os.environ`; everything else is handed what it needs."""
+    readers = {
+        str(path.relative_to(SIDECAR))
+        for path in sources(SIDECAR)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+    }
+    assert {path for path in readers if Path(path).parts[0] not in EDGE} == set()
+
+
+def test_files_stay_short() -> None:
+    """Past the limit a file is split by concern."""
+    long = {str(path): n for path in sources(SIDECAR) if (n := len(path.read_text().splitlines())) > MOST_LINES}
+    assert long == {}

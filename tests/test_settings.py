@@ -1,0 +1,254 @@
+"""Settings are read once, checked with a message that names the variable, and then frozen."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.errors import SettingsError
+from sidecar.settings import VARIABLES, Settings, describe, is_loopback
+
+EXAMPLES = {
+    "GATEWAY_URL": ("http://gw:1", "http://gw:1"),
+    "LAKEHOUSE_URL": ("https://lake", "https://lake"),
+    "OVERSEER_CORRECTIONS_PATH": ("c.jsonl", "c.jsonl"),
+    "OBSERVER_CYCLE": ("0.5", 0.5),
+    "OBSERVER_HOST": ("::1", "::1"),
+    "OBSERVER_PORT": ("0", 0),
+    "OBSERVER_HEALTH_HOST": ("0.0.0.0", "0.0.0.0"),
+    "OBSERVER_HEALTH_PORT": ("9", 9),
+    "OBSERVER_FSYNC": ("always", "always"),
+    "OBSERVER_RING": ("10", 10),
+    "OBSERVER_RING_BYTES": ("65536", 65536),
+    "OBSERVER_INFLIGHT_BYTES": ("1048576", 1048576),
+    "OBSERVER_ALLOW_ANONYMOUS": ("TRUE", True),
+    "OBSERVER_TLS_CERT": ("pem", "pem"),
+    "OBSERVER_TLS_KEY": ("pem", "pem"),
+    "OBSERVER_REQUIRE_GATEWAY": ("1", True),
+    "OBSERVER_LOG_FORMAT": ("json", "json"),
+    "OBSERVER_LOG_LEVEL": ("debug", "debug"),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("http://c:4317", "http://c:4317"),
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("http://t:4318/v1/traces", "http://t:4318/v1/traces"),
+    "OTEL_EXPORTER_OTLP_PROTOCOL": ("http/protobuf", "http/protobuf"),
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": ("grpc", "grpc"),
+    "OTEL_TRACES_EXPORTER": ("none", "none"),
+    "OTEL_TRACES_SAMPLER": ("traceidratio", "traceidratio"),
+    "OTEL_TRACES_SAMPLER_ARG": ("0.25", 0.25),
+    "OTEL_SDK_DISABLED": ("true", True),
+    "OTEL_SERVICE_NAME": ("me", "me"),
+}
+
+
+def refusal(env: dict[str, str], flags: dict[str, str] | None = None) -> str:
+    """The message with which *env* is refused."""
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env(env, flags)
+    return str(refused.value)
+
+
+def test_defaults_are_those_callers_know() -> None:
+    """An empty environment gives the addresses, ports and paths that existing callers use, on loopback."""
+    settings = Settings.from_env({"PATH": "/bin", "HOME": "/"})
+    assert settings.gateway_url == "http://localhost:3700"
+    assert settings.lakehouse_url == "http://localhost:3100"
+    assert settings.overseer_corrections_path == "data/_kb/overseer_corrections.jsonl"
+    assert (settings.cycle, settings.port, settings.ring) == (30.0, 3800, 2000)
+    assert (settings.host, settings.health_host, settings.data_dir) == ("127.0.0.1", "127.0.0.1", "data/_observer")
+    assert (settings.export_endpoint, settings.fsync_every_s) == ("", 1.0)
+
+
+@pytest.mark.parametrize(("field", "variable"), VARIABLES.items())
+def test_every_variable_is_read(field: str, variable: str) -> None:
+    """Each setting comes from its variable, with its own type."""
+    kind = type(getattr(Settings(), field))
+    text, value = EXAMPLES.get(variable, ("7", kind("7")))
+    env = {variable: text}
+    if field.startswith("tls_"):
+        env = {"OBSERVER_TLS_CERT": text, "OBSERVER_TLS_KEY": text}
+    read = getattr(Settings.from_env(env), field)
+    assert (read, type(read)) == (value, type(value))
+    assert getattr(Settings.from_env({}), field) != value
+
+
+def test_flags_go_over_the_environment() -> None:
+    """A flag on the command line wins over the variable, with the same checks."""
+    assert Settings.from_env({"OBSERVER_CYCLE": "5"}, {"cycle": "7"}).cycle == 7.0
+    assert "OBSERVER_CYCLE='0'" in refusal({"OBSERVER_CYCLE": "5"}, {"cycle": "0"})
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "nan", "inf", "1e999", "30s", "0x10"])
+@pytest.mark.parametrize("variable", ["OBSERVER_CYCLE", "OBSERVER_COMMIT_TIMEOUT", "OBSERVER_GRACE"])
+def test_an_unusable_number_is_refused_by_name(variable: str, text: str) -> None:
+    """Zero, negative, infinite and unreadable times are refused; the message says which variable and what it held."""
+    message = refusal({variable: text})
+    assert variable in message
+    assert repr(text) in message
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("OBSERVER_PORT", "65536"),
+        ("OBSERVER_PORT", "-1"),
+        ("OBSERVER_PORT", "80.5"),
+        ("OBSERVER_RING", "9"),
+        ("OBSERVER_ALLOW_ANONYMOUS", "yes"),
+        ("OBSERVER_LOG_LEVEL", "loud"),
+        ("OTEL_TRACES_SAMPLER", "sometimes"),
+        ("OTEL_TRACES_SAMPLER_ARG", "1.5"),
+        ("OTEL_TRACES_SAMPLER_ARG", "nan"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ("GATEWAY_URL", "localhost:3700"),
+        ("GATEWAY_URL", "ftp://x"),
+        ("LAKEHOUSE_URL", "http://"),
+        ("LAKEHOUSE_URL", "http://[::1"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://x:99999"),
+    ],
+)
+def test_an_unusable_value_is_refused_by_name(variable: str, text: str) -> None:
+    """Whatever is out of bounds or not of its kind is refused before any port is bound."""
+    assert variable in refusal({variable: text})
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("OBSERVER_CYCLES", "OBSERVER_CYCLE"),
+        ("OBSERVER_TOKENS_FILE", "OBSERVER_TOKEN_FILE"),
+        ("OBSERVER_GATEWAYURL", "GATEWAY_URL"),
+        ("OBSERVER_", "OBSERVER_"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(name: str, nearest: str) -> None:
+    """A misspelt name is an error that offers the nearest known one, and does not show the value."""
+    message = refusal({name: "hush"})
+    assert message.startswith(f"{name} is not a setting")
+    assert f"Did you mean {nearest}" in message
+    assert "hush" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OBSERVER_PORT", "tcp://10.0.0.1:3800"),
+        ("OBSERVER_SERVICE_HOST", "10.0.0.1"),
+        ("OBSERVER_SERVICE_PORT", "3800"),
+        ("OBSERVER_SERVICE_PORT_HTTP", "3800"),
+        ("OBSERVER_PORT_3800_TCP", "tcp://10.0.0.1:3800"),
+        ("OBSERVER_PORT_3800_TCP_ADDR", "10.0.0.1"),
+        ("OBSERVER_PORT_3800_TCP_PROTO", "tcp"),
+        ("OBSERVER_PORT_53_UDP_PORT", "53"),
+        ("OBSERVER_HEALTH_PORT", "tcp://10.0.0.1:3802"),
+    ],
+)
+def test_service_links_are_recognised(name: str, value: str) -> None:
+    """Variables that Kubernetes injects for a Service are explained, with the way out."""
+    message = refusal({name: value})
+    assert name in message
+    assert "enableServiceLinks: false" in message
+
+
+def test_no_credential_is_shown_in_an_error() -> None:
+    """Neither the token nor a password in an address appears in a message."""
+    secret = "correct-horse-battery"
+    environments = [
+        {"OBSERVER_TOKEN": secret, "OBSERVER_CYCLE": "0"},
+        {"OBSERVER_TOKEN": secret, "OBSERVER_TLS_CERT": "x"},
+        {"OBSERVER_TOKENN": secret},
+        {"GATEWAY_URL": f"ftp://me:{secret}@gw"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://me:{secret}@localhost:3800"},
+    ]
+    for env in environments:
+        assert secret not in refusal(env)
+
+
+def test_a_host_beyond_loopback_needs_a_token() -> None:
+    """Without a token, or the express wish, no door opens to the network."""
+    for host in ("0.0.0.0", "::", "10.1.2.3", "observer.example"):
+        assert "OBSERVER_TOKEN" in refusal({"OBSERVER_HOST": host})
+        for way in ({"OBSERVER_TOKEN": "t"}, {"OBSERVER_TOKEN_FILE": "f"}, {"OBSERVER_ALLOW_ANONYMOUS": "true"}):
+            assert Settings.from_env({"OBSERVER_HOST": host, **way}).host == host
+
+
+def test_loopback_is_what_stays_on_this_machine() -> None:
+    """Names and addresses of the machine itself are loopback; everything else, and what cannot be read, is not."""
+    assert all(is_loopback(host) for host in ("localhost", "LOCALHOST", "127.0.0.1", "127.8.9.1", "::1", "[::1]"))
+    assert not any(is_loopback(host) for host in ("", "0.0.0.0", "::", "10.0.0.1", "localhost.example", "127.1"))
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:3800"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://LocalHost:3802/"},
+        {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://[::1]:3800/v1/traces"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://0.0.0.0:3800"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost", "OBSERVER_PORT": "80"},
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://10.0.0.5:3800",
+            "OBSERVER_HOST": "10.0.0.5",
+            "OBSERVER_TOKEN": "t",
+        },
+    ],
+)
+def test_our_own_door_is_no_collector(env: dict[str, str]) -> None:
+    """Exporting to ourselves would feed the observer with itself; it is refused unless export is off."""
+    assert "is the observer itself" in refusal(env)
+    assert Settings.from_env({**env, "OTEL_TRACES_EXPORTER": "none"}).export_endpoint == ""
+
+
+def test_the_endpoint_for_traces_goes_first() -> None:
+    """The traces variables win over the general ones; the off switches over both."""
+    env = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://all:4317",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://traces:4318/v1/traces",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+    }
+    settings = Settings.from_env(env)
+    assert settings.export_endpoint == "http://traces:4318/v1/traces"
+    assert settings.export_protocol == "http/protobuf"
+    assert Settings.from_env({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://all:4317"}).export_protocol == "grpc"
+    assert Settings.from_env({**env, "OTEL_SDK_DISABLED": "true"}).export_endpoint == ""
+
+
+def test_tls_needs_both_files() -> None:
+    """A certificate without a key, or a key without a certificate, is refused."""
+    assert "OBSERVER_TLS_KEY" in refusal({"OBSERVER_TLS_CERT": "c"})
+    assert "OBSERVER_TLS_CERT" in refusal({"OBSERVER_TLS_KEY": "k"})
+
+
+def test_two_doors_need_two_ports() -> None:
+    """The health port is not the HTTP door's, unless both are left to the system."""
+    assert "OBSERVER_HEALTH_PORT" in refusal({"OBSERVER_PORT": "3802"})
+    assert Settings.from_env({"OBSERVER_PORT": "0", "OBSERVER_HEALTH_PORT": "0"}).port == 0
+
+
+def test_an_empty_value_means_unset() -> None:
+    """A variable that is there but empty changes nothing, as the OpenTelemetry specification has it."""
+    assert Settings.from_env(dict.fromkeys(VARIABLES.values(), "")) == Settings()
+
+
+@pytest.mark.parametrize(("text", "every_s"), [("always", 0.0), ("never", None), ("1", 1.0), ("0.25", 0.25)])
+def test_fsync_forms(text: str, every_s: float | None) -> None:
+    """`always` is each commit, `never` is None, a number is the seconds between."""
+    assert Settings.from_env({"OBSERVER_FSYNC": text}).fsync_every_s == every_s
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "sometimes", "ALWAYS"])
+def test_other_fsync_forms_are_refused(text: str) -> None:
+    """Everything else is refused by name."""
+    assert "OBSERVER_FSYNC" in refusal({"OBSERVER_FSYNC": text})
+
+
+def test_settings_are_frozen() -> None:
+    """Nothing changes a setting once it is read."""
+    with pytest.raises(AttributeError):
+        Settings().port = 1  # type: ignore[misc]  # the point of the test
+
+
+def test_every_setting_is_described() -> None:
+    """Each has a variable of its own, a meaning for the README's table, and a default."""
+    rows = describe()
+    assert [field for field, *_ in rows] == list(VARIABLES)
+    assert len(set(VARIABLES.values())) == len(rows)
+    assert all(meaning for _, _, meaning, _ in rows)
+    assert {field: default for field, _, _, default in rows} == {f: getattr(Settings(), f) for f in VARIABLES}
