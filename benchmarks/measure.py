@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -46,11 +46,26 @@ _SINGLE = {"path": "/event", "body": "event", "connections": 16, "events": 1}
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One load of one server. *cpu_us_per_event* is the server's CPU time, which other processes hardly change."""
+    """One load of one server. *server_cpu_s* is what the server's process used, None where that cannot be told."""
 
     load: LoadResult
-    events_per_s: float
-    cpu_us_per_event: float | None
+    events: int
+    server_cpu_s: float | None
+
+    @property
+    def events_per_s(self) -> float:
+        """Events acknowledged per second."""
+        return self.events / self.load.elapsed_s
+
+    @property
+    def cpu_us_per_event(self) -> float | None:
+        """The server's CPU time, which other processes change little."""
+        return None if self.server_cpu_s is None else self.server_cpu_s * 1e6 / self.events
+
+    @property
+    def server_busy(self) -> float | None:
+        """The share of a core that the server got."""
+        return None if self.server_cpu_s is None else self.server_cpu_s / self.load.elapsed_s
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,8 +90,16 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     def cpu_us(self, server: str) -> float | None:
         """Median CPU time of the server per event, in µs."""
-        known = [s.cpu_us_per_event for s in self.samples[server] if s.cpu_us_per_event is not None]
-        return statistics.median(known) if known else None
+        return _median(sample.cpu_us_per_event for sample in self.samples[server])
+
+    def cpu_ratio(self, server: str, base: str) -> float | None:
+        """*base*'s CPU time per event over *server*'s: what `ratios` comes to when both have a whole core."""
+        mine, theirs = self.cpu_us(server), self.cpu_us(base)
+        return theirs / mine if mine and theirs else None
+
+    def server_busy(self, server: str) -> float | None:
+        """Median share of a core that the server got."""
+        return _median(sample.server_busy for sample in self.samples[server])
 
     def probe_ms(self, server: str) -> tuple[float, float, int]:
         """p50, p99 and number of the `/health` answers during all rounds."""
@@ -141,9 +164,13 @@ def _loaded(server: Server, scenario: Scenario, cores: Cores, seconds: float) ->
     after = cpu_s(server.pid)
     if not result.requests:
         raise BenchmarkError(f"{server.name} answered nothing within {load.seconds:g} s of {scenario.name}")
-    events = result.requests * scenario.events
-    cpu = (after - before) * 1e6 / events if before is not None and after is not None else None
-    return Sample(load=result, events_per_s=events / result.elapsed_s, cpu_us_per_event=cpu)
+    used_s = after - before if before is not None and after is not None else None
+    return Sample(load=result, events=result.requests * scenario.events, server_cpu_s=used_s)
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def _run(load: Load, cores: Cores) -> LoadResult:

@@ -14,10 +14,10 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from sidecar.commands.flags import add_settings, settings_flags
+from sidecar.commands.flags import add_settings
 from sidecar.errors import ObserverError, SettingsError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 64, 130
@@ -71,11 +71,13 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
     if unknown:
         raise _unknown(unknown[0], args.command, words[args.command])
     module = importlib.import_module(_COMMANDS[args.command][0])
-    if args.command == "demo":
-        status: int = module.main(settings_flags(args), args.seconds)
-    else:
-        status = module.main(args, env)
+    status: int = _demo(module.main, args, env) if args.command == "demo" else module.main(args, env)
     return status
+
+
+def _demo(start: Callable[..., int], args: argparse.Namespace, env: Mapping[str, str]) -> int:
+    """The demo is a program of its own, which knows nothing of this command line."""
+    return start(args.seconds, plain=args.plain, port=args.port, data_dir=args.data_dir, seed=args.seed, env=env)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -119,7 +121,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     }
     _add_doctor(words["doctor"])
     _add_demo(words["demo"])
-    for name in ("run", "doctor", "demo"):
+    for name in ("run", "doctor"):
         words[name].usage = f"observer {name} [OPTION ...] [--SETTING VALUE ...]"
         words[name].epilog = "\n".join(filter(None, [words[name].epilog, _SETTINGS_NOTE]))
         add_settings(words[name])
@@ -138,6 +140,13 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=_seconds, metavar="N", help="end by itself after N seconds, with a summary")
+    parser.add_argument("--plain", action="store_true", help="print lines, also where a full screen is possible")
+    parser.add_argument(
+        "--port", type=_whole(65535), metavar="N", help="the observer's port [default 3800, or any if that is taken]"
+    )
+    parser.add_argument("--data-dir", metavar="DIR", help="keep journal and log there [default: removed at the end]")
+    parser.add_argument("--seed", type=_whole(2**31), default=1, metavar="N", help="the agents' dice [default 1]")
+    parser.epilog = "Nothing else is needed. LAKEHOUSE_URL and OTEL_EXPORTER_OTLP_ENDPOINT are used if they are set."
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:
@@ -152,7 +161,9 @@ def _add_stats(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_tail(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-n", type=_lines, default=10, metavar="N", help="recent operations to begin with [default 10]")
+    parser.add_argument(
+        "-n", type=_whole(1000), default=10, metavar="N", help="recent operations to begin with [default 10]"
+    )
     parser.add_argument("--failures", action="store_true", help="failures only")
     parser.add_argument("--source", metavar="S", help="only from this source: mcp, scenario, langfuse, …")
     parser.add_argument("--endpoint", metavar="E", help="only this endpoint")
@@ -163,10 +174,13 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _lines(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 1000):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1000")
-    return int(text)
+def _whole(most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 12 and int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {most}")
+        return int(text)
+
+    return number
 
 
 def _seconds(text: str) -> float:

@@ -11,6 +11,11 @@ from typing import Any, TextIO
 import structlog
 
 _AMBIGUOUS = frozenset(' "=')
+_SHARED: list[Any] = [
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.format_exc_info,
+]
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -19,26 +24,31 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
 
     The standard library's loggers (uvicorn, OpenTelemetry) go the same way. Called once, by the command line.
     """
-    out = stream or sys.stderr
-    render: Any = structlog.processors.JSONRenderer() if form == "json" else _text_line
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    structlog.configure(
-        processors=[*shared, render],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
-        cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler(out)
+    render = _configure_ours(form, level, stream)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(processors=[_drop_stdlib_fields, render], foreign_pre_chain=shared)
+        structlog.stdlib.ProcessorFormatter(processors=[_drop_stdlib_fields, render], foreign_pre_chain=_SHARED)
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(_LEVELS[level], logging.WARNING))
+
+
+def configure_if_unset(form: str, level: str) -> None:
+    """For an observer embedded in another program: our own log to standard error, unless that program has decided."""
+    if not structlog.is_configured():
+        _configure_ours(form, level, None)
+
+
+def _configure_ours(form: str, level: str, stream: TextIO | None) -> Any:
+    render: Any = structlog.processors.JSONRenderer() if form == "json" else _text_line
+    structlog.configure(
+        processors=[*_SHARED, render],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=lambda *_: structlog.WriteLogger(stream or sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    return render
 
 
 def _drop_stdlib_fields(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -30,6 +30,7 @@ from sidecar.export.otlp_exporter import SpanExport, span_exporter
 from sidecar.gateway.gateway_log import HttpGatewayLog
 from sidecar.gateway.observed_gateway import ObservedGateway
 from sidecar.lifecycle import serve
+from sidecar.logs import configure_if_unset
 from sidecar.metrics import OwnMetrics
 from sidecar.model import Decision, ObservedOp
 from sidecar.normalize import Normalizer
@@ -153,6 +154,7 @@ class Observer:
             lock.release()
 
     async def __aenter__(self) -> Self:
+        configure_if_unset(self._settings.log_format, self._settings.log_level)
         stopping, ready = asyncio.Event(), asyncio.Event()
         running = asyncio.create_task(self.run(stopping, ready), name="observer")
         waiting = asyncio.create_task(ready.wait())

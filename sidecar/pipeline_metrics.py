@@ -25,11 +25,15 @@ def losses(observer: Observer) -> dict[str, int]:
         "journal_full": observer.ops_log.refused,
         "journal_unwritten": observer.ops_log.unwritten,
         "span_unreadable": observer.op_processor.lost,
-        "consumer_failed": observer.settled.failures,
+        "consumer_failed": observer.settled.failures + observer.ops_log.downstream_errors,
         "watcher_slow": observer.feed.missed,
         "journal_damaged": observer.checkpoint.damaged,
         "export_evicted": export.evicted if export is not None else 0,
         "export_failed": export.failed if export is not None else 0,
+        "post_lost": observer.analyzer.posts.lost + observer.consolidator.posts.lost,
+        "op_not_analysed": observer.incidents.not_counted + observer.successes.not_counted,
+        "incident_evicted": observer.incidents.evicted,
+        "success_evicted": observer.successes.evicted,
     }
 
 
@@ -108,5 +112,11 @@ def _register_analysis(observer: Observer) -> None:
     )
     count("observer.model.calls", "{call}", "Asked of the model", lambda: model.calls)
     count("observer.model.failures", "{call}", "That gave nothing usable", lambda: model.failures)
+    level(
+        "observer.posts.waiting",
+        "{post}",
+        "Posts that the gateway has not taken yet",
+        lambda: len(observer.analyzer.posts) + len(observer.consolidator.posts),
+    )
     level("observer.incidents", "{incident}", "Known", lambda: len(observer.incidents))
     level("observer.playbooks", "{entry}", "Known", lambda: len(observer.consolidator.entries()))

@@ -54,10 +54,17 @@ def test_targets_are_met_by_the_median_of_the_rounds_ratios() -> None:
     }
 
 
+def test_a_ratio_of_servers_that_did_not_get_their_core_is_in_doubt() -> None:
+    """Then the ratio of their CPU times stands beside it."""
+    starved, fed = (_report(no_op=[1000.0], observer=[500.0], busy=busy).targets()[0] for busy in (0.3, 0.95))
+    assert (starved.in_doubt, fed.in_doubt) == (True, False)
+    assert starved.by_cpu == pytest.approx(0.5)
+
+
 def test_the_tables_say_what_was_measured_where() -> None:
     """Machine, pinning, ratio with its spread, failures and verdicts are on the page."""
     console = Console(width=120, file=io.StringIO(), record=True)
-    show(_report(no_op=[1000.0, 800.0], observer=[500.0, 200.0], rest_mib=60.0), console)
+    show(_report(no_op=[1000.0, 800.0], observer=[500.0, 200.0]), console)
     text = console.export_text()
     for said in ("Some CPU, 2 cores", "core 1, load generator on core 0", "0.38", "0.25–0.50", "not met", "note:"):
         assert said in text
@@ -108,7 +115,7 @@ def test_servers_and_load_share_no_core_where_there_are_two() -> None:
     assert split_cores(frozenset({0})).server is None
 
 
-def _report(no_op: list[float], observer: list[float], rest_mib: float) -> Report:
+def _report(no_op: list[float], observer: list[float], rest_mib: float = 60.0, busy: float | None = None) -> Report:
     scenario = next(each for each in SCENARIOS if each.name == "event_16")
     return Report(
         at="2026-01-31T08:15:00+00:00",
@@ -126,7 +133,10 @@ def _report(no_op: list[float], observer: list[float], rest_mib: float) -> Repor
         measured=[
             Measured(
                 scenario=scenario,
-                samples={"no-op": [_sample(rate) for rate in no_op], "observer": [_sample(rate) for rate in observer]},
+                samples={
+                    "no-op": [_sample(rate, busy) for rate in no_op],
+                    "observer": [_sample(rate, busy) for rate in observer],
+                },
             )
         ],
         starts_s={"no-op": [0.2], "observer": [0.9, 1.4, 2.0]},
@@ -135,8 +145,8 @@ def _report(no_op: list[float], observer: list[float], rest_mib: float) -> Repor
     )
 
 
-def _sample(rate: float) -> Sample:
+def _sample(rate: float, busy: float | None = None) -> Sample:
     load = LoadResult(
         requests=int(rate), elapsed_s=1.0, p50_ms=1.0, p99_ms=2.0, max_ms=3.0, not_200={}, lost=0, busy=0.5
     )
-    return Sample(load=load, events_per_s=rate, cpu_us_per_event=None)
+    return Sample(load=load, events=int(rate), server_cpu_s=busy)

@@ -87,6 +87,8 @@ def test_every_setting_has_a_flag_that_reaches_the_settings() -> None:
         (["tail", "-n", "many"], "is no number from 0 to 1000"),
         (["demo", "--seconds", "soon"], "is no number of seconds above 0"),
         (["demo", "--seconds", "-1"], "is no number of seconds above 0"),
+        (["demo", "--port", "65536"], "is no number from 0 to 65535"),
+        (["demo", "--sneed", "1"], "Did you mean --seed?"),
         (["tial"], "invalid choice"),
     ],
 )

@@ -284,14 +284,28 @@ async def test_fsync_never_leaves_it_to_the_system() -> None:
         assert journal.file.syncs == 0
 
 
-async def test_a_failed_fsync_is_counted() -> None:
-    """The record is in the file all the same, and the journal goes on."""
+async def test_with_always_a_failed_fsync_is_told() -> None:
+    """Who asked for fsync at every commit gets JournalError without it; the record, in the file, goes downstream."""
     journal = Journal(sync_every_s=0.0)
     journal.file.sync_failure = OSError(errno.EIO, "Input/output error")
     async with journal.running():
-        assert await settled(journal.append("a")) == [None]
+        assert [type(each) for each in await settled(journal.append("a"))] == [JournalError]
         assert journal.log.sync_errors == 1
+        assert journal.log.settled_offset == journal.file.size
+        assert journal.downstream.words == ["a"]
+        journal.file.sync_failure = None
         assert await settled(journal.append("b")) == [None]
+
+
+async def test_between_intervals_a_failed_fsync_is_counted() -> None:
+    """The record is in the file all the same: its sender is not troubled, and the journal goes on."""
+    journal = Journal(sync_every_s=0.01)
+    journal.file.sync_failure = OSError(errno.EIO, "Input/output error")
+    async with journal.running():
+        assert await settled(journal.append("a")) == [None]
+        await asyncio.to_thread(journal.file.synced.wait)
+        assert await settled(journal.append("b")) == [None]
+    assert journal.log.sync_errors > 0
 
 
 async def test_stop_writes_everything() -> None:

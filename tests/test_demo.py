@@ -140,7 +140,7 @@ def test_screen_fills_the_terminal_and_never_overflows(size: tuple[int, int], se
 
 def test_news_is_told_once() -> None:
     """What was said is not said again; fields that share their numbers are said together."""
-    lines, seen = PlainLines(), _seen("closed")
+    lines, seen = PlainLines(100), _seen("closed")
     told = " ".join(" ".join(lines.news(seen, 1.0)).split())
     assert told.count("they share city=Boise, state=ID (4 failures, 0 successes)") == 39
     assert list(lines.news(seen, 2.0)) == []

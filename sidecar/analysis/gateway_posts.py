@@ -30,6 +30,7 @@ class GatewayPosts:
         self.posted = 0
         self.failed = 0  # attempts
         self.lost = 0
+        self._refused = False  # the last attempt failed: said once, not at every attempt
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -61,11 +62,16 @@ class GatewayPosts:
             await self._gateway_log.post(key, entry)
         except ObserverError as exc:
             self.failed += 1
-            log.warning("gateway_post.failed", error=str(exc), waiting=len(self._waiting))
+            if not self._refused:
+                log.warning("gateway_post.failed", error=str(exc), waiting=len(self._waiting))
+            self._refused = True
         except Exception:  # one poison post must not hold up the others
             self.failed += 1
             log.exception("gateway_post.failed", waiting=len(self._waiting))
         else:
+            if self._refused:
+                log.info("gateway_post.recovered", waiting=len(self._waiting) - 1)
+            self._refused = False
             return True
         return False
 

@@ -17,6 +17,7 @@ from opentelemetry.util.re import parse_env_headers
 
 from sidecar.commands.finding import LIMIT_S, Finding, Status, in_thread
 from sidecar.commands.terminal import visible
+from sidecar.commands.tls import pinned
 from sidecar.redaction import Redactor
 from sidecar.settings import Settings
 
@@ -110,23 +111,15 @@ async def _is_observer(host: str, number: int, tls_cert: str) -> bool:
     url = f"http{'s' if tls_cert else ''}://{place}:{number}/livez"
     try:
         async with (
-            httpx.AsyncClient(timeout=_LIVEZ_S, trust_env=False, verify=_pinned(tls_cert)) as client,
+            httpx.AsyncClient(
+                timeout=_LIVEZ_S, trust_env=False, verify=pinned(tls_cert) if tls_cert else False
+            ) as client,
             client.stream("GET", url) as response,
         ):
             answer = await _head(response)
     except (httpx.HTTPError, httpx.InvalidURL, OSError):
         return False
     return response.status_code == 200 and answer.replace(b" ", b"") == b'{"status":"ok"}'
-
-
-def _pinned(tls_cert: str) -> ssl.SSLContext | bool:
-    """Trust in that one certificate, whatever names it holds."""
-    if not tls_cert:
-        return False
-    context = ssl.create_default_context(cafile=tls_cert)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return context
 
 
 async def _collector_grpc(endpoint: str, env: Mapping[str, str]) -> Finding:

@@ -6,11 +6,13 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
 from sidecar.commands.terminal import visible
+from sidecar.commands.tls import pinned
 from sidecar.errors import StartError
 
 _TIMEOUT_S = 10.0
@@ -110,9 +112,15 @@ class ObserverClient:
 
 def observer_client(url: str | None, token: str | None, env: Mapping[str, str]) -> ObserverClient:
     """A client for *url*, or for the observer that *env* describes: so the commands work inside its container."""
-    chosen = url or _own_url(env)
-    chosen = chosen if "://" in chosen else f"http://{chosen}"
-    tls = _tls(env) if chosen.lower().startswith("https:") else None
+    chosen = (url if url is None or "://" in url else f"http://{url}") or _own_url(env)
+    try:
+        parts = urlsplit(chosen)
+        is_address = bool(parts.hostname)
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise _not_an_address(chosen)
+    tls = _tls(env, is_own=url is None) if parts.scheme == "https" else None
     return ObserverClient(chosen.rstrip("/"), token or env.get("OBSERVER_TOKEN", ""), tls)
 
 
@@ -123,16 +131,17 @@ def _own_url(env: Mapping[str, str]) -> str:
     return f"{scheme}://{host}:{env.get('OBSERVER_PORT', '').strip() or '3800'}"
 
 
-def _tls(env: Mapping[str, str]) -> ssl.SSLContext:
-    """The system's trust, and the observer's own certificate where the environment names it."""
-    context = ssl.create_default_context()
-    own = env.get("OBSERVER_TLS_CERT")
-    if own:
-        try:
-            context.load_verify_locations(own)
-        except (OSError, ssl.SSLError) as exc:
-            raise AskError(f"{own} cannot be read", str(exc), "Name a PEM certificate in OBSERVER_TLS_CERT") from exc
-    return context
+def _tls(env: Mapping[str, str], *, is_own: bool) -> ssl.SSLContext:
+    """Trust in our own certificate where the environment names one and the address is our own; else the system's."""
+    certificate = env.get("OBSERVER_TLS_CERT", "")
+    if not (is_own and certificate):
+        return ssl.create_default_context()
+    try:
+        return pinned(certificate)
+    except OSError as exc:  # ssl.SSLError is one
+        raise AskError(
+            f"{certificate} cannot be read", str(exc), "Name a PEM certificate in OBSERVER_TLS_CERT"
+        ) from exc
 
 
 def _not_an_address(url: str) -> AskError:

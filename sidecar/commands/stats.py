@@ -147,7 +147,9 @@ def _print_tables(terminal: Terminal, url: str, stats: _Stats) -> None:
         color_system="standard" if terminal.colours else None,
         width=_width(terminal),
     )
-    console.print(Panel(Group(*parts), title=Text(f"observer at {url}"), title_align="left", border_style="dim"))
+    console.print(
+        Panel(Group(*parts), title=Text(f"observer at {url}", "not dim bold"), title_align="left", border_style="dim")
+    )
 
 
 def _width(terminal: Terminal) -> int:

@@ -49,6 +49,11 @@ class Seen:
     incidents: list[Incident] = field(default_factory=list)
     playbooks: list[PlaybookEntry] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
+    before: dict[str, int] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """What the incidents count so far, from an earlier run in the same folder, is not this run's."""
+        self.before = {incident.fingerprint: incident.count for incident in self.incidents}
 
     def add(self, op: ObservedOp) -> None:
         """Count one op."""

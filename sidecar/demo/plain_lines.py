@@ -1,4 +1,4 @@
-"""The demo as plain lines: what it says as things happen, and the summary at the end. None is over 100 columns."""
+"""The demo as plain lines: what it says as things happen, and the summary at the end. None is wider than asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from sidecar.demo.findings import Finding
 from sidecar.demo.observer_doors import Seen
 from sidecar.demo.wording import Rate, RunInfo, failed_share, incident_line, printable, reasons, sources
 
-_COLUMNS: Final = 100
 _MOST_REASONS: Final = 8
 _MOST_FINDINGS: Final = 5
 
@@ -26,66 +25,74 @@ def opening(info: RunInfo) -> Iterator[str]:
 
 
 class PlainLines:
-    """Says each new incident, finding and playbook once, and how it stands when asked to."""
+    """Says each new incident, finding and playbook once, and how it stands when asked to; in *columns* columns."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
         self._said: set[tuple[str, ...]] = set()
         self._rate = Rate()
 
     def status(self, seen: Seen, elapsed_s: float) -> str:
         """One line of counts."""
         rate = self._rate.at(elapsed_s, seen.ops)
-        return _cut(f"{elapsed_s:5.1f} s  {seen.ops} ops, {seen.failures} failed, {rate:.0f}/s: {sources(seen)}")
+        return self._cut(f"{elapsed_s:5.1f} s  {seen.ops} ops, {seen.failures} failed, {rate:.0f}/s: {sources(seen)}")
 
     def news(self, seen: Seen, elapsed_s: float) -> Iterator[str]:
         """What has not been said yet."""
         at = f"{elapsed_s:5.1f} s"
         for incident in reversed(seen.incidents):
             if self._is_new("incident", incident.fingerprint):
-                yield _cut(f"{at}  incident    {incident_line(incident)}")
+                yield self._cut(f"{at}  incident    {incident_line(incident)}")
         for finding in reversed(seen.findings.newest_first()):
             if not finding.is_open and self._is_new("finding", finding.fingerprint, finding.key):
-                yield from _wrapped(f"{at}  diagnosis   ", _told(finding))
+                yield from _wrapped(f"{at}  diagnosis   ", _told(finding), self._columns)
         for entry in reversed(seen.playbooks):
             if self._is_new("playbook", entry.playbook_id, str(entry.version)):
                 learnt = f"{printable(entry.endpoint)} v{entry.version}: {entry.successes} successes"
-                yield _cut(f"{at}  playbook    {learnt}, {entry.avg_duration_ms:.0f} ms on average")
+                yield self._cut(f"{at}  playbook    {learnt}, {entry.avg_duration_ms:.0f} ms on average")
 
     def _is_new(self, *what: str) -> bool:
         is_new = what not in self._said
         self._said.add(what)
         return is_new
 
+    def _cut(self, line: str) -> str:
+        return _cut(line, self._columns)
+
 
 def summary(
     info: RunInfo, seen: Seen, elapsed_s: float, gateway_log: Sequence[dict[str, Any]], kept: Sequence[tuple[str, str]]
 ) -> Iterator[str]:
-    """How the run went; *kept* are (what, where) of the files that stay."""
-    yield f"After {elapsed_s:.0f} s (seed {info.seed})"
-    rate = seen.ops / max(elapsed_s, 0.1)
-    yield _cut(f"  operations  {seen.ops} ({rate:.1f}/s): {sources(seen)}")
-    yield f"  failures    {seen.failures} ({failed_share(seen)}), by reason"
-    told = reasons(seen.incidents)
-    for message, count in told[:_MOST_REASONS]:
-        yield _cut(f"    {count:6}    {message}")
-    if rest := told[_MOST_REASONS:]:
-        yield f"    {sum(count for _, count in rest):6}    in {len(rest)} more"
-    yield from _explained(seen)
-    yield f"  playbooks   {len(seen.playbooks)}{', by successes' if seen.playbooks else ''}"
-    for entry in sorted(seen.playbooks, key=lambda each: -each.successes)[:_MOST_REASONS]:
-        yield _cut(f"    {entry.successes:6}    {printable(entry.endpoint)} v{entry.version}")
-    yield from _posts(gateway_log)
+    """How the run went; *kept* are (what, where) of the files that stay, which are never cut."""
+    yield from (_cut(line, info.columns) for line in _results(info, seen, elapsed_s))
+    yield from (_cut(line, info.columns) for line in _posts(gateway_log))
     for what, where in kept:
         yield f"  {what:10}  {where}"
 
 
-def _explained(seen: Seen) -> Iterator[str]:
+def _results(info: RunInfo, seen: Seen, elapsed_s: float) -> Iterator[str]:
+    yield f"After {elapsed_s:.0f} s (seed {info.seed})"
+    rate = seen.ops / max(elapsed_s, 0.1)
+    yield f"  operations  {seen.ops} ({rate:.1f}/s): {sources(seen)}"
+    yield f"  failures    {seen.failures} ({failed_share(seen)}), by reason"
+    told = reasons(seen)
+    for message, count in told[:_MOST_REASONS]:
+        yield f"    {count:6}    {message}"
+    if rest := told[_MOST_REASONS:]:
+        yield f"    {sum(count for _, count in rest):6}    in {len(rest)} more"
+    yield from _explained(seen, info.columns)
+    yield f"  playbooks   {len(seen.playbooks)}{', by successes' if seen.playbooks else ''}"
+    for entry in sorted(seen.playbooks, key=lambda each: -each.successes)[:_MOST_REASONS]:
+        yield f"    {entry.successes:6}    {printable(entry.endpoint)} v{entry.version}"
+
+
+def _explained(seen: Seen, columns: int) -> Iterator[str]:
     """The largest findings; of those with the same message at several endpoints one."""
     explained = [finding for finding in seen.findings.newest_first() if not finding.is_open]
     largest = {finding.message: finding for finding in sorted(explained, key=lambda each: each.failures)}
     yield f"  incidents   {len(seen.incidents)}; of {len(explained)} it is known what sets them apart from successes"
-    for finding in list(reversed(largest.values()))[:_MOST_FINDINGS]:
-        yield from _wrapped(f"    {finding.failures:6}    ", _told(finding))
+    for finding in sorted(largest.values(), key=lambda each: -each.failures)[:_MOST_FINDINGS]:
+        yield from _wrapped(f"    {finding.failures:6}    ", _told(finding), columns)
 
 
 def _posts(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -93,7 +100,7 @@ def _posts(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
     diagnoses = sum(operation.startswith("error_analysis") for operation in operations)
     yield f"  gateway     /log has {len(entries)} posts: {diagnoses} diagnoses, {len(entries) - diagnoses} playbooks"
     if operations:
-        yield _cut(f"              the last: {printable(operations[-1])}")
+        yield f"              the last: {printable(operations[-1])}"
 
 
 def _told(finding: Finding) -> str:
@@ -101,10 +108,10 @@ def _told(finding: Finding) -> str:
     return printable(f"{finding.endpoint}: {finding.message} — {finding.why}{by}")
 
 
-def _wrapped(head: str, text: str) -> list[str]:
+def _wrapped(head: str, text: str, columns: int) -> list[str]:
     indent = " " * len(head)
-    return textwrap.wrap(text, _COLUMNS, initial_indent=head, subsequent_indent=indent, max_lines=3, placeholder=" …")
+    return textwrap.wrap(text, columns, initial_indent=head, subsequent_indent=indent, max_lines=3, placeholder=" …")
 
 
-def _cut(line: str) -> str:
-    return line if len(line) <= _COLUMNS else line[: _COLUMNS - 1] + "…"
+def _cut(line: str, columns: int) -> str:
+    return line if len(line) <= columns else line[: columns - 1] + "…"

@@ -38,6 +38,7 @@ _UNATTENDED_S: Final = 20.0
 _NO_MODEL: Final = "http://127.0.0.1:9"  # the discard port: closed, so the diagnosis is the deterministic one
 _LOOK_EVERY_S: Final = 0.5
 _STATUS_EVERY: Final = 4  # looks
+_COLUMNS: Final = 100
 _SETTLE_S: Final = 0.3
 _KEPT_VARIABLES: Final = ("LAKEHOUSE_URL", "OBSERVER_MODEL", "OBSERVER_MODEL_TIMEOUT")
 
@@ -118,7 +119,9 @@ class _Demo:
 
     async def _observe(self, observer: Observer, gateway_url: str, plain: bool) -> None:
         address = f"http://127.0.0.1:{observer.port}"
-        info = RunInfo(address, len(_AGENTS), self._seed, self._seconds, str(self._folder.root))
+        info = RunInfo(
+            address, len(_AGENTS), self._seed, self._seconds, str(self._folder.root), _columns(self._console)
+        )
         async with httpx.AsyncClient(base_url=address, trust_env=False) as client, _followed(client) as doors:
             show = self._show_lines if plain or not _is_roomy(self._console) else self._show_live
             elapsed_s = await self._work(observer, doors, lambda: show(doors, info))
@@ -160,7 +163,7 @@ class _Demo:
                 live.update(picture(elapsed_s), refresh=True)
 
     async def _show_lines(self, doors: ObserverDoors, info: RunInfo) -> None:
-        lines = PlainLines()
+        lines = PlainLines(info.columns)
         self._say(opening(info))
         async for number, elapsed_s in self._looks(doors):
             self._say(lines.news(doors.seen, elapsed_s))
@@ -251,6 +254,10 @@ def _is_roomy(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal and width >= LEAST_COLUMNS and height >= LEAST_LINES
 
 
+def _columns(console: Console) -> int:
+    return min(_COLUMNS, max(LEAST_COLUMNS, console.width)) if console.is_terminal else _COLUMNS
+
+
 @contextmanager
 def _ends_on_signal(stopping: asyncio.Event) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM, SIGHUP) ends the run in order, the second at once."""
@@ -278,6 +285,8 @@ async def _followed(client: httpx.AsyncClient) -> AsyncIterator[ObserverDoors]:
     following = asyncio.create_task(doors.follow(connected), name="follow")
     try:
         await connected.wait()
+        await doors.look()
+        doors.seen.begin()
         yield doors
     finally:
         following.cancel()

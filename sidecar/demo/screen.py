@@ -123,6 +123,8 @@ def _finding_lines(finding: Finding) -> tuple[Text, Text]:
 
 
 def _playbooks(seen: Seen) -> Iterable[Text]:
+    if not seen.playbooks:
+        yield Text("       consolidated in every fifth cycle", "dim")
     for entry in seen.playbooks:
         line = f"  {entry.endpoint} v{entry.version}, {entry.avg_duration_ms:.0f} ms, {entry.text}"
         yield Text.assemble((f"{entry.successes:5}", "green"), printable(line))

@@ -15,13 +15,14 @@ _RATE_OVER_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What stays the same during a run. *seconds* is None for one without an end."""
+    """What stays the same during a run. *seconds* is None for one without an end; lines have at most *columns*."""
 
     address: str
     agents: int
     seed: int
     seconds: float | None
     folder: str
+    columns: int = 100
 
 
 class Rate:
@@ -65,12 +66,12 @@ def by_count(incidents: Sequence[Incident]) -> list[Incident]:
     return sorted(incidents, key=lambda incident: (-incident.count, incident.fingerprint))
 
 
-def reasons(incidents: Sequence[Incident]) -> list[tuple[str, int]]:
-    """(message, failures) over all endpoints, the most frequent first."""
+def reasons(seen: Seen) -> list[tuple[str, int]]:
+    """(message, this run's failures) over all endpoints, the most frequent first."""
     counts: Counter[str] = Counter()
-    for incident in incidents:
-        counts[printable(incident.message)] += incident.count
-    return counts.most_common()
+    for incident in seen.incidents:
+        counts[printable(incident.message)] += incident.count - seen.before.get(incident.fingerprint, 0)
+    return [(message, count) for message, count in counts.most_common() if count > 0]
 
 
 def op_line(op: ObservedOp) -> str:

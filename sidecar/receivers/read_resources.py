@@ -148,12 +148,13 @@ class OpsStreamResource:
 
 
 async def _events(watching: AbstractContextManager[Watch], watch: Watch) -> AsyncIterator[falcon.asgi.SSEvent | None]:
+    told = 0
     try:
         yield None  # a comment at once, so that the reader knows it is connected
         async for batch in watch.batches(STREAM_IDLE_S):
-            if watch.missed:
-                missed, watch.missed = watch.missed, 0
-                yield falcon.asgi.SSEvent(event="missed", json={"missed": missed})
+            if (missed := watch.missed) > told:
+                yield falcon.asgi.SSEvent(event="missed", json={"missed": missed - told})
+                told = missed
             if not batch:
                 yield None  # keeps proxies from closing a quiet connection
             for op in batch:

@@ -25,6 +25,9 @@ from opentelemetry.util.types import Attributes
 MAX_ATTRIBUTES = 256  # an op's fields, 64 features, 64 extras and the standard keys come to fewer
 
 
+DEFAULT_SERVICE_NAME = "lakehouse-observer"
+
+
 class WitnessSampler(Sampler):
     """Records every span; *export* decides only which of them carry the sampled flag and so leave the process."""
 
@@ -82,7 +85,9 @@ def our_resource(service_name: str, env: Mapping[str, str]) -> Resource:
         **{key: value for key, value in k8s.items() if value},
     }
     defaults = Resource.create({}).attributes  # telemetry.sdk.*, and a random instance id and name that ours go over
-    said = OTELResourceDetector().detect().attributes  # OTEL_RESOURCE_ATTRIBUTES
+    said = dict(OTELResourceDetector().detect().attributes)  # OTEL_RESOURCE_ATTRIBUTES
+    if service_name != DEFAULT_SERVICE_NAME:  # named by a setting, which may have come by a flag
+        said.pop("service.name", None)
     return Resource({**defaults, **ours, **said})
 
 

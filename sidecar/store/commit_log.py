@@ -27,13 +27,14 @@ _STALL_CHECK_S = 0.5
 class _Batch(Generic[R]):
     """Records written together. *error* is why they were not; it is set before *settled*."""
 
-    __slots__ = ("error", "lines", "opened_at", "receipts", "settled", "size", "waiters")
+    __slots__ = ("error", "lines", "opened_at", "receipts", "settled", "size", "waiters", "written")
 
     def __init__(self, opened_at: float) -> None:
         self.opened_at = opened_at
         self.lines: list[bytes] = []
         self.receipts: list[CommitReceipt[R]] = []
         self.size = 0
+        self.written = False
         self.settled = False
         self.error: Exception | None = None
         self.waiters: list[asyncio.Future[None]] = []
@@ -183,8 +184,10 @@ class CommitLog(Generic[R]):
                 break
             due = self._sync_due(synced_at, dirty)
             if due is not None and due <= 0:
-                self._sync(file)
+                failure = self._sync(file)
                 synced_at, dirty = self._clock.monotonic(), False
+                if self._sync_every_s == 0 and batch.written:
+                    batch.error = failure  # who asked for `always` is told when it was not so
             self._settle_soon(batch)
         if dirty:
             self._sync(file)
@@ -208,18 +211,21 @@ class CommitLog(Generic[R]):
             if self.write_errors & (self.write_errors - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not one line each
                 log.error("journal.write_failed", journal=self.name, error=str(exc), failures=self.write_errors)
             return False
+        batch.written = True
         self.committed += len(batch.lines)
         self.committed_bytes += batch.size
         self.commits += 1
         self.commit_seconds += self._clock.monotonic() - batch.opened_at
         return True
 
-    def _sync(self, file: JournalFile) -> None:
+    def _sync(self, file: JournalFile) -> Exception | None:
         try:
             file.sync()
+            return None
         except Exception as exc:  # noqa: BLE001 - as above
             self.sync_errors += 1
             log.error("journal.sync_failed", journal=self.name, error=str(exc), failures=self.sync_errors)
+            return exc
 
     def _settle_soon(self, batch: _Batch[R]) -> None:
         self._writing = None
@@ -236,9 +242,9 @@ class CommitLog(Generic[R]):
     def _settle(self, batch: _Batch[R]) -> None:
         """On the loop: tell the waiters, and hand on what is settled."""
         batch.settled = True
-        self.settled_offset += batch.size if batch.error is None else 0
+        self.settled_offset += batch.size if batch.written else 0
         for receipt in batch.receipts:
-            if batch.error is not None:
+            if not batch.written:
                 if receipt.awaited:
                     continue  # its sender was refused: it never happened
                 self.unwritten += 1

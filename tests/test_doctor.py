@@ -1,0 +1,269 @@
+"""`observer doctor`: what each check finds, and the exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sidecar.commands import checks_local, checks_remote
+from sidecar.commands.finding import Finding, bounded, in_thread
+from tests.observers import Answer, StandIn, says, settings, stand_in
+from tests.otlp_receiver import otlp_receiver
+from tests.processes import run_command, running_observer
+
+
+def checks(output: str) -> dict[str, dict[str, Any]]:
+    return {check["check"]: check for check in json.loads(output)["checks"]}
+
+
+def test_offline_asks_no_one_and_is_well(tmp_path: Path) -> None:
+    """Fit for a pipeline: settings and folders only, and nothing is created."""
+    done = run_command(tmp_path, "doctor", "--offline", "--json")
+    found = checks(done.stdout)
+    assert done.returncode == 0
+    assert list(found) == ["settings", "access", "corrections", "data folder", "clock"]
+    assert "is not there yet" in found["corrections"]["found"]
+    assert "will be created" in found["data folder"]["found"]
+    assert not (tmp_path / "data").exists()
+
+
+def test_wrong_settings_are_reported_with_exit_64(tmp_path: Path) -> None:
+    """The report says what `run` would refuse, without a traceback."""
+    done = run_command(tmp_path, "doctor", OBSERVER_CYCEL="3")
+    assert done.returncode == 64
+    assert done.stdout.splitlines()[0] == (
+        "fail  settings     OBSERVER_CYCEL is not a setting: no setting has that name. Did you mean OBSERVER_CYCLE?"
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bad_token_file_is_a_wrong_setting(tmp_path: Path) -> None:
+    """It is read as `run` would read it."""
+    done = run_command(tmp_path, "doctor", "--offline", OBSERVER_TOKEN_FILE=str(tmp_path / "none"))
+    assert done.returncode == 64
+
+
+def test_a_dead_gateway_fails_a_dead_model_only_warns(tmp_path: Path) -> None:
+    """Without a model the observer still diagnoses, so that is no reason to hold a deployment up."""
+    done = run_command(tmp_path, "doctor")
+    lines = {line[6:19].strip(): line for line in done.stdout.splitlines()}
+    assert done.returncode == 1
+    assert lines["gateway"].startswith("fail  gateway      http://127.0.0.1:9/health: ")
+    assert "correct GATEWAY_URL" in lines["gateway"]
+    assert lines["model"].startswith("warn")
+    assert done.stdout.splitlines()[-1] == "10 checks: 1 failed, 1 with a warning"
+
+
+def test_beside_a_running_observer_its_ports_and_folder_are_known(tmp_path: Path) -> None:
+    """`kubectl exec … -- observer doctor` must not call the observer's own ports taken."""
+    with running_observer(tmp_path) as observer:
+        ports = {
+            "OBSERVER_PORT": observer.url.rsplit(":", 1)[1],
+            "OBSERVER_HEALTH_PORT": observer.health_url.rsplit(":", 1)[1],
+        }
+        done = run_command(tmp_path, "doctor", "--json", **ports)
+    found = checks(done.stdout)
+    assert "held by an observer" in found["http port"]["found"]
+    assert "held by an observer" in found["health port"]["found"]
+    assert f"in use by a running observer (pid {observer.pid})" in found["data folder"]["found"]
+    assert {found[name]["status"] for name in ("http port", "health port", "data folder")} == {"ok"}
+
+
+async def gateway_finding(stub: StandIn, tmp_path: Path, **env: str) -> tuple[Finding, float | None]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await checks_remote.gateway(settings(tmp_path, GATEWAY_URL=stub.url, **env), client)
+
+
+async def test_a_gateway_that_answers_is_well_and_tells_the_time(tmp_path: Path) -> None:
+    """Its `Date` header is what our clock is held against."""
+    async with stand_in() as stub:
+        old = (b"date", b"Mon, 23 Nov 2020 02:30:49 GMT")
+        stub.answers["/health"] = Answer(200, b"{}", (old,))
+        finding, skew_s = await gateway_finding(stub, tmp_path)
+    assert finding.status == "ok"
+    assert skew_s is not None
+    assert checks_local.clock(skew_s).status == "warn"
+    assert "ahead of the gateway's" in checks_local.clock(skew_s).found
+    assert "behind the gateway's" in checks_local.clock(-skew_s).found
+    assert checks_local.clock(0.5).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("status", "required", "expected"),
+    [(204, "false", "ok"), (404, "false", "warn"), (404, "true", "fail"), (500, "false", "fail")],
+)
+async def test_a_gateway_that_answers_otherwise(tmp_path: Path, status: int, required: str, expected: str) -> None:
+    """Not every gateway has a `/health`; `--require-gateway` insists on it."""
+    async with stand_in() as stub:
+        stub.answers["/health"] = Answer(status, b"", ())
+        finding, skew_s = await gateway_finding(stub, tmp_path, OBSERVER_REQUIRE_GATEWAY=required)
+    assert (finding.status, skew_s) == (expected, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (says({"text": "ok"}), "ok"),
+        (says({"text": " "}), "warn"),
+        (says({"text": 5}), "warn"),
+        (says([]), "warn"),
+        (Answer(200, b"no json"), "warn"),
+        (says({"error": "no such model"}, 404), "warn"),
+        (Answer(200, b"x" * 200_000), "warn"),
+    ],
+)
+async def test_the_model_is_asked_one_word(tmp_path: Path, answer: Answer, status: str) -> None:
+    """Anything but a text is a warning that says what came."""
+    async with stand_in() as stub, httpx.AsyncClient(trust_env=False) as client:
+        stub.answers["/ai/generate"] = answer
+        finding = await checks_remote.model(settings(tmp_path, LAKEHOUSE_URL=stub.url), client)
+    assert finding.status == status
+    assert stub.asked[0].json()["model"] == "qwen2.5"
+
+
+async def test_the_collector_takes_an_empty_export(tmp_path: Path) -> None:
+    """Over gRPC and HTTP, with the headers that the export sends."""
+    env = {"OTEL_EXPORTER_OTLP_HEADERS": "x-key=value%201"}
+    async with otlp_receiver() as receiver:
+        for protocol, endpoint in (("grpc", receiver.grpc_endpoint), ("http/protobuf", receiver.http_endpoint)):
+            known = settings(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
+            finding = await checks_remote.collector(known, env)
+            assert finding.status == "ok", finding
+        assert [headers["x-key"] for headers in receiver.headers] == ["value 1", "value 1"]
+        assert receiver.spans == []
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+async def test_a_collector_that_is_away_fails(tmp_path: Path, protocol: str) -> None:
+    """An endpoint that was set is meant to be there."""
+    known = settings(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
+    finding = await checks_remote.collector(known, {})
+    assert finding.status == "fail"
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("status", "fix"), [(401, "OTEL_EXPORTER_OTLP_HEADERS"), (404, "Something else"), (503, "Start")]
+)
+async def test_a_collector_that_refuses_fails_with_the_reason(tmp_path: Path, status: int, fix: str) -> None:
+    """What to do depends on how it refused."""
+    async with stand_in() as stub:
+        stub.answers["/x"] = Answer(status)
+        known = settings(
+            tmp_path, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=stub.url + "/x", OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf"
+        )
+        finding = await checks_remote.collector(known, {})
+    assert finding.status == "fail"
+    assert fix in finding.fix
+
+
+async def test_no_endpoint_is_no_export_and_no_fault(tmp_path: Path) -> None:
+    """The reason is told apart: unset, or turned off."""
+    unset = await checks_remote.collector(settings(tmp_path), {})
+    off = await checks_remote.collector(settings(tmp_path, OTEL_SDK_DISABLED="true"), {})
+    assert (unset.status, off.status) == ("ok", "ok")
+    assert "not set" in unset.found
+    assert "turned off" in off.found
+
+
+async def test_a_missing_certificate_of_the_collector_fails(tmp_path: Path) -> None:
+    """The file's name is in the finding."""
+    env = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(tmp_path / "ca.pem")}
+    for protocol in ("grpc", "http/protobuf"):
+        known = settings(
+            tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="https://localhost:9", OTEL_EXPORTER_OTLP_PROTOCOL=protocol
+        )
+        finding = await checks_remote.collector(known, env)
+        assert finding.status == "fail"
+        assert "CERTIFICATE" in finding.fix
+
+
+async def test_ports_are_free_or_taken_by_a_stranger() -> None:
+    """A listener that is no observer fails the check."""
+    assert (await checks_remote.port("http", "127.0.0.1", 0, "")).status == "ok"
+    async with stand_in() as stub:
+        number = int(stub.url.rsplit(":", 1)[1])
+        taken = await checks_remote.port("health", "127.0.0.1", number, "")
+    assert taken.status == "fail"
+    assert "OBSERVER_HEALTH_PORT" in taken.fix
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        number = sock.getsockname()[1]
+    assert (await checks_remote.port("http", "127.0.0.1", number, "")).found == f"127.0.0.1:{number} is free"
+    assert (await checks_remote.port("http", "192.0.2.1", 3800, "")).status == "fail"
+
+
+def test_corrections_that_cannot_be_read_fail(tmp_path: Path) -> None:
+    """A folder where the file should be is a mistake in the settings; a file is told with its size."""
+    known = settings(tmp_path)
+    path = Path(known.overseer_corrections_path)
+    path.write_text("{}\n")
+    assert checks_local.corrections(known).found.endswith("(3 bytes)")
+    path.unlink()
+    path.mkdir()
+    assert checks_local.corrections(known).status == "fail"
+
+
+def test_a_data_folder_that_cannot_be_had_fails(tmp_path: Path) -> None:
+    """A file in its way, or in the way of its parent."""
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "data"):
+        finding = checks_local.data_folder(settings(tmp_path, OBSERVER_DATA_DIR=str(folder)))
+        assert finding.status == "fail"
+        assert "OBSERVER_DATA_DIR" in finding.fix
+
+
+def test_a_data_folder_is_left_as_it_was(tmp_path: Path) -> None:
+    """The probe leaves nothing; a lock whose holder is gone counts for nothing."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "observer.lock").write_text("1\n")
+    assert "can be written to" in checks_local.data_folder(settings(tmp_path)).found
+    assert [path.name for path in folder.iterdir()] == ["observer.lock"]
+    with (folder / "observer.lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize(
+    ("env", "status", "said"),
+    [
+        ({}, "ok", "only this machine"),
+        ({"OBSERVER_HOST": "0.0.0.0", "OBSERVER_TOKEN": "t"}, "ok", "OBSERVER_TOKEN"),
+        ({"OBSERVER_HOST": "0.0.0.0", "OBSERVER_ALLOW_ANONYMOUS": "true"}, "warn", "whoever reaches"),
+        ({"OBSERVER_TLS_CERT": "/none", "OBSERVER_TLS_KEY": "/none"}, "fail", "/none"),
+    ],
+)
+async def test_access_is_told(tmp_path: Path, env: dict[str, str], status: str, said: str) -> None:
+    """Who may come in, and whether TLS could be set up."""
+    finding = checks_local.access(settings(tmp_path, **env), {})
+    assert finding.status == status
+    assert said in finding.found
+
+
+async def test_a_check_that_hangs_is_given_up() -> None:
+    """A hung mount or host costs its own check only."""
+
+    async def hang() -> Finding:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    finding = await bounded("model", hang(), late="warn", limit_s=0.01)
+    assert (finding.status, finding.check) == ("warn", "model")
+
+
+async def test_a_failure_on_the_thread_reaches_whoever_waits() -> None:
+    """Errors and results come back alike."""
+
+    def fail() -> None:
+        raise ValueError("on purpose")
+
+    assert await in_thread(lambda: 5) == 5
+    with pytest.raises(ValueError, match="on purpose"):
+        await in_thread(fail)

@@ -1,0 +1,161 @@
+"""`POST /events`: batches as a JSON array or one event a line, of which the good ones stay in."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gzip
+import json
+import os
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_BATCH_EVENTS
+from tests.observers import FaultyFile, client, journal, observer
+
+_ZIPPED = {"content-encoding": "gzip"}
+
+
+@pytest.fixture
+async def door(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an observer of its own."""
+    async with observer(tmp_path) as running, client(running) as http:
+        yield http
+
+
+async def post(door: httpx.AsyncClient, content: bytes, **headers: str) -> tuple[int, Any]:
+    answer = await door.post("/events", content=content, headers=headers)
+    return answer.status_code, answer.json()
+
+
+def lines(events: list[Any]) -> bytes:
+    return b"\n".join(json.dumps(event).encode() for event in events)
+
+
+async def test_array_and_lines_plain_and_zipped_are_one_thing(door: httpx.AsyncClient, tmp_path: Path) -> None:
+    """Each form gives the same ops, in the order they were sent; the answer counts them and the ring."""
+    events = [{"count": number, "success": True} for number in range(50)]
+    array, by_line = json.dumps(events, indent=1).encode(), lines(events)
+    forms: list[tuple[bytes, dict[str, str]]] = [
+        (array, {}),
+        (by_line, {}),
+        (by_line.replace(b"\n", b"\r\n\r\n") + b"\n", {}),
+    ]
+    forms += [(gzip.compress(array), _ZIPPED), (gzip.compress(by_line), _ZIPPED)]
+    for number, (content, headers) in enumerate(forms, 1):
+        said = await post(door, content, **headers)
+        assert said == (200, {"accepted": 50, "rejected": [], "ring_size": 50 * number})
+    assert [line["count"] for line in journal(tmp_path)] == [*range(50)] * len(forms)
+
+
+@pytest.mark.parametrize("form", [lines, lambda events: json.dumps(events).encode()])
+async def test_good_events_stay_in_whatever_the_others_are(door: httpx.AsyncClient, tmp_path: Path, form: Any) -> None:
+    """What is wrong is told by index, as `/event` would have told it."""
+    status, said = await post(door, form([{"count": 0}, {"count": "x"}, [1], 7, None, True, {"count": 6}]))
+    assert (status, said["accepted"], said["ring_size"]) == (200, 2, 2)
+    assert [wrong["index"] for wrong in said["rejected"]] == [1, 2, 3, 4, 5]
+    assert said["rejected"][0]["error"].startswith("count is 'x': expected ")
+    assert all("JSON object" in wrong["error"] for wrong in said["rejected"][1:])
+    assert [line["count"] for line in journal(tmp_path)] == [0, 6]
+
+
+async def test_a_line_that_is_no_json_costs_itself(door: httpx.AsyncClient, tmp_path: Path) -> None:
+    """Malformed, cut short or not UTF-8: the lines around it count."""
+    status, said = await post(door, b'{"count": 1}\n{"count": \n\xff\xfe\n{"count": 4}\n{"count": 5')
+    assert (status, said["accepted"], [wrong["index"] for wrong in said["rejected"]]) == (200, 2, [1, 2, 4])
+    assert [line["count"] for line in journal(tmp_path)] == [1, 4]
+
+
+async def test_a_broken_array_is_malformed_as_a_whole(door: httpx.AsyncClient, tmp_path: Path) -> None:
+    """There is no telling where its events begin."""
+    for body in (b"[", b'[{"count": 1},', b'[{"count": 1}] x', b"[" * 100_000):
+        status, said = await post(door, body)
+        assert (status, bool(said["error"])) == (400, True)
+    assert journal(tmp_path) == []
+    assert await post(door, b"[]") == (200, {"accepted": 0, "rejected": [], "ring_size": 0})
+
+
+async def test_odd_texts_and_huge_numbers_spoil_nothing(door: httpx.AsyncClient, tmp_path: Path) -> None:
+    """One event with a lone surrogate, a NUL or a number beyond all types leaves its neighbours alone."""
+    odd = [rb'{"role": "a\ud800"}', rb'{"role": "b\u0000"}', b'{"x": 1e999}', b'{"x": %b}' % (b"9" * 5000)]
+    for content in (b"\n".join(odd), b"[%b]" % b",".join(odd)):
+        assert (await post(door, content))[1]["accepted"] == 4
+        first, second, third, fourth = journal(tmp_path)[-4:]
+        assert (first["role"], second["role"]) == ("a\N{REPLACEMENT CHARACTER}", "b\N{REPLACEMENT CHARACTER}")
+        assert (third["extra"]["x"], fourth["extra"]["x"]) == ("1e999", "9" * 5000)
+
+
+async def test_too_much_is_refused(door: httpx.AsyncClient, tmp_path: Path) -> None:
+    """Over 20 MiB as it is or unzipped, or too many events: 413, and none of it is kept."""
+    bomb = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bombed = b"".join(bomb.compress(b"\n" * 2**20) for _ in range(100)) + bomb.flush()
+    for content, headers in (
+        (b" " * (MAX_BATCH_BYTES + 1), {}),
+        (bombed, _ZIPPED),
+        (b"{}\n" * (MAX_BATCH_EVENTS + 1), {}),
+    ):
+        status, said = await post(door, content, **headers)
+        assert (status, bool(said["error"])) == (413, True)
+    assert journal(tmp_path) == []
+
+
+async def test_a_batch_up_to_the_bound_is_taken_although_all_doors_share_less(
+    door: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    """A lone request may be larger than the budget in flight: sending it again would never help."""
+    event = json.dumps({"note": "x" * 2**18}).encode()
+    content = b"\n".join([event] * 70)
+    assert 17 * 2**20 < len(content) < MAX_BATCH_BYTES
+    assert (await post(door, content))[1]["accepted"] == 70
+    assert len(journal(tmp_path)) == 70
+
+
+async def test_what_does_not_fit_in_flight_is_told_to_come_again(tmp_path: Path) -> None:
+    """While another request fills the budget: 503 with Retry-After; afterwards the same request is good."""
+    async with observer(tmp_path, OBSERVER_INFLIGHT_BYTES=str(2**20)) as running, client(running) as http:
+        running.budget.take(2**20)
+        answer = await http.post("/events", content=b"{}")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["error"]
+        running.budget.give_back(2**20)
+        assert (await post(http, b"{}"))[0] == 200
+        assert running.budget.used == 0
+
+
+async def test_the_lines_are_in_the_file_when_the_answer_comes(door: httpx.AsyncClient, tmp_path: Path) -> None:
+    """Also with several batches at once: each finds all its events, in its own order."""
+
+    async def batch(name: str) -> None:
+        status, said = await post(door, lines([{"task": name, "count": number} for number in range(300)]))
+        mine = [line["count"] for line in journal(tmp_path) if line.get("task") == name]
+        assert (status, said["accepted"], mine) == (200, 300, [*range(300)])
+
+    await asyncio.gather(*(batch(f"batch {number}") for number in range(8)))
+
+
+async def test_a_batch_that_the_disk_does_not_take_is_refused(tmp_path: Path) -> None:
+    """503 with Retry-After, nothing in ring or journal; the same batch is good once there is room."""
+    fault = FaultyFile.fresh()
+    async with observer(tmp_path, open_file=fault) as running, client(running) as http:
+        fault.failure = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        answer = await http.post("/events", content=lines([{}] * 10))
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "No space left" in answer.json()["error"]
+        assert (len(running.ring), journal(tmp_path)) == (0, [])
+        fault.failure = None
+        assert (await post(http, lines([{}] * 10)))[1]["ring_size"] == 10
+        assert len(journal(tmp_path)) == 10
+
+
+async def test_one_trace_context_holds_for_the_whole_batch(door: httpx.AsyncClient, tmp_path: Path) -> None:
+    """Each event is a span of its own under the sender's."""
+    trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    await post(door, lines([{}, {}, {}]), traceparent=f"00-{trace}-{span}-01")
+    found = journal(tmp_path)
+    assert {(line["trace_id"], line["parent_span_id"]) for line in found} == {(trace, span)}
+    assert len({line["span_id"] for line in found}) == 3
