@@ -23,14 +23,16 @@ from sidecar.errors import ObserverError, SettingsError
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 64, 130
 _WIDEST_HELP = 112
 
-_ABOUT = "The third-party witness beside an AI-agent gateway: sees every operation, keeps it, learns why things fail."
+_ABOUT = """\
+The third-party witness beside an AI-agent gateway: it sees every operation,
+keeps what happened, and finds out why things fail."""
 _AFTER = """\
 start here:
-  observer demo               a small gateway, agents and the observer beside them, on this machine
-  observer doctor             check settings, gateway, model, collector and folders before a deployment
-  observer run                watch the gateway at GATEWAY_URL; `observer run --help` lists every setting
+  observer demo      a gateway, agents and the observer, all on this machine
+  observer doctor    check settings, gateway, model, collector and folders
+  observer run       watch the gateway at GATEWAY_URL
 """
-_SETTINGS_NOTE = "A setting is a flag or an environment variable; where both are given the flag wins."
+_SETTINGS_NOTE = "Each setting is a flag and an environment variable; the flag wins."
 _COMMANDS = {
     "run": ("sidecar.commands.run", "watch the gateway until told to stop"),
     "demo": ("sidecar.demo.runner", "show the observer at work with a small gateway and agents of its own"),
@@ -135,7 +137,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="check settings and folders only, ask no one")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
-    parser.epilog = "exit status: 0 nothing failed (warnings may be there), 1 something failed, 64 wrong settings"
+    parser.epilog = "Exit status: 0 nothing failed, 1 something failed, 64 wrong settings."
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -146,7 +148,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data-dir", metavar="DIR", help="keep journal and log there [default: removed at the end]")
     parser.add_argument("--seed", type=_whole(2**31), default=1, metavar="N", help="the agents' dice [default 1]")
-    parser.epilog = "Nothing else is needed. LAKEHOUSE_URL and OTEL_EXPORTER_OTLP_ENDPOINT are used if they are set."
+    parser.epilog = "Nothing else is needed; LAKEHOUSE_URL and OTEL_EXPORTER_OTLP_ENDPOINT are\nused if they are set."
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:
@@ -169,7 +171,7 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoint", metavar="E", help="only this endpoint")
     parser.add_argument("--json", action="store_true", help="print each operation as a line of JSON")
     parser.epilog = (
-        "Ctrl-C ends it. Colours appear on a terminal only, and never with NO_COLOR set.\n"
+        "Ctrl-C ends it. Colours appear on a terminal only, and never with NO_COLOR.\n"
         "When the observer restarts, tail connects again and goes on where it was."
     )
 

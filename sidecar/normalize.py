@@ -97,23 +97,33 @@ class Normalizer:
 
     def op(self, op: ObservedOp) -> ObservedOp:
         """*op* in the normal form; the same object where it already is."""
-        changes: dict[str, Any] = {}
+        fields = dict(zip(op.__struct_fields__, astuple(op), strict=True))
+        given = dict(fields)
+        self.fields(fields)
+        same = all(type(fields[name]) is type(value) and fields[name] == value for name, value in given.items())
+        return op if same else ObservedOp(**fields)
+
+    def fields(self, fields: dict[str, Any]) -> None:
+        """Bring an op's *fields*, by name, into the normal form, in place."""
         texts: list[str] = []
-        for name, value in zip(op.__struct_fields__, astuple(op), strict=True):
-            if value is None or value is True or value is False:
-                continue
-            if isinstance(value, str):
+        for name, value in fields.items():
+            kind = type(value)
+            if kind is str:
                 texts.append(value)
-            elif isinstance(value, dict):
-                changes[name] = self.scalars(value)
-            elif not INT64_MIN <= value <= INT64_MAX:
-                changes[name] = _measure(name, value)
+            elif kind is not bool and value is not None:
+                fields[name] = self._other(name, value)
         if not self._harmless(texts):
-            for name in op.__struct_fields__:
-                value = getattr(op, name)
+            for name, value in fields.items():
                 if isinstance(value, str):
-                    changes[name] = self.text(value)
-        return msgspec.structs.replace(op, **changes) if changes else op
+                    fields[name] = self.text(value)
+
+    def _other(self, name: str, value: Any) -> Any:
+        """A field that is neither plain text, truth nor absent: a map, a number, a kind of text."""
+        if isinstance(value, dict):
+            return self.scalars(value)
+        if isinstance(value, str):
+            return self.text(str(value))
+        return value if INT64_MIN <= value <= INT64_MAX else _measure(name, value)
 
     def _harmless(self, texts: Iterable[str]) -> bool:
         """Whether none of *texts* needs cleaning or masking: one look at all of them, hardly ever a second."""

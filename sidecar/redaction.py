@@ -112,7 +112,9 @@ class Redactor:
         for word in self._words:
             if word in lowered:
                 return True
-        return not text.isascii() and (not self._ascii_names or any(letter in text for letter in _FOLDED))
+        if text.isascii():
+            return False
+        return not self._ascii_names or _FOLDED[0] in text or _FOLDED[1] in text or _FOLDED[2] in text
 
     def text(self, text: str) -> str:
         """*text* with every credential that is recognised replaced by `[redacted]`."""

@@ -66,6 +66,15 @@ def without_crc(line: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if name != "crc"}
 
 
+async def settled(running: Observer, count: int) -> None:
+    """Return once *count* ops are in the ring: gateway calls do not wait for theirs."""
+    with running.feed.watch(lambda _op: True) as watch:
+        async with asyncio.timeout(60):
+            batches = watch.batches(0.2)
+            while len(running.ring) < count:
+                await anext(batches)
+
+
 async def raw(port: int, request: bytes) -> bytes:
     """All that the server at *port* sends for *request*, until it closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -64,7 +64,6 @@ async def test_the_token_opens_all_doors_and_health_needs_none(tmp_path: Path) -
             basic("correct horse", ""),
             "Basic !",
             "Digest x",
-            "\xff",
         )
         for bad in wrong:
             assert await statuses(http, doors, bad) == {401}, bad
@@ -100,16 +99,16 @@ async def test_the_token_file_is_read_again_when_it_changes(tmp_path: Path) -> N
     tokens, clock = tmp_path / "tokens", ManualClock()
     tokens.write_text("old read\n")
     store = TokenStore("", str(tokens), clock)
-    assert store.scopes("Bearer old") == {"read"}
+    assert store.scopes("Bearer old") == frozenset({"read"})
     tokens.write_text("new read,ingest\n")
     await clock.advance(2)
-    assert (store.scopes("Bearer old"), store.scopes("Bearer new")) == (None, {"read", "ingest"})
+    assert (store.scopes("Bearer old"), store.scopes("Bearer new")) == (None, frozenset({"read", "ingest"}))
     tokens.write_text("newer re")
     await clock.advance(2)
-    assert store.scopes("Bearer new") == {"read", "ingest"}
+    assert store.scopes("Bearer new") == frozenset({"read", "ingest"})
     tokens.unlink()
     await clock.advance(2)
-    assert store.scopes("Bearer new") == {"read", "ingest"}
+    assert store.scopes("Bearer new") == frozenset({"read", "ingest"})
     tokens.write_text("")
     await clock.advance(2)
     assert (store.scopes("Bearer new"), store.required) == (None, True)
@@ -190,8 +189,10 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
         pytest.skip("the openssl program, which makes the certificate, is not installed")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=observer"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
+        [
+            *(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=observer"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)),
+        ],
         check=True,
         capture_output=True,
     )
@@ -226,5 +227,5 @@ async def test_only_loopback_listens_by_default(tmp_path: Path) -> None:
     """The machine's other addresses refuse the connection."""
     async with observer(tmp_path) as running:
         for port in (running.port, running.health_port):
-            with pytest.raises(OSError, match="refused|Errno"):
+            with pytest.raises(ConnectionRefusedError):
                 await asyncio.open_connection("127.0.0.2", port)

@@ -13,8 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sidecar.cli import main
+from sidecar.cli import _parser, _report, main
 from sidecar.commands.flags import settings_flags
+from sidecar.errors import SettingsError, StartError
 from sidecar.settings import VARIABLES, describe
 from tests.processes import observer_command, observer_env, run_command, running_observer, started
 
@@ -65,8 +66,6 @@ def test_small_commands_load_neither_pipeline_nor_opentelemetry(code: str) -> No
 
 def test_every_setting_has_a_flag_that_reaches_the_settings() -> None:
     """A flag's text arrives under its field's name, booleans as words."""
-    from sidecar.cli import _parser  # noqa: PLC0415 - private on purpose: only this test looks inside
-
     parser, _ = _parser()
     given = settings_flags(parser.parse_args(["run", "--port", "0", "--require-gateway", "--no-allow-anonymous"]))
     assert given == {"port": "0", "require_gateway": "true", "allow_anonymous": "false"}
@@ -121,6 +120,17 @@ def test_wrong_settings_exit_64_and_bind_nothing(tmp_path: Path, settings: dict[
     assert "Traceback" not in done.stderr
     assert "door.opened" not in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_errors_of_ours_are_told_without_traceback_also_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    """A group is what several stages that fail together raise; only what nobody expected shows where it came from."""
+    ours = ExceptionGroup("two", [StartError("a", "b", "c"), ExceptionGroup("one", [TimeoutError("http hung")])])
+    assert _report(ours) == 1
+    assert capsys.readouterr().err == "observer: a: b. c\nobserver: http hung\n"
+    assert _report(ExceptionGroup("", [SettingsError("a", "b", "c")])) == 64
+    assert "Traceback" not in capsys.readouterr().err
+    assert _report(BaseExceptionGroup("", [ValueError("a bug")])) == 1
+    assert "ValueError: a bug" in capsys.readouterr().err
 
 
 def test_a_flag_wins_over_the_environment(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -381,12 +382,54 @@ def an_op(**fields: Any) -> ObservedOp:
 
 @pytest.mark.parametrize(
     ("ms", "shown"),
-    [(0, "0 ms"), (1.25, "1.2 ms"), (9.96, "10 ms"), (999.4, "999 ms"), (999.6, "1.0 s"), (120_000, "120 s")],
+    [(0, "0 ms"), (1.25, "1.2 ms"), (9.96, "10 ms"), (999.4, "999 ms"), (999.6, "1.0 s"), (120_000, "120 s"), (1e300, "1e+297 s")],
 )
 def test_durations_are_short(ms: float, shown: str) -> None:
     """Three figures are enough for the eye."""
     text = op_line(an_op(duration_ms=ms), Terminal(io.StringIO(), {}), UTC)
     assert text == f"2026-11-23 02:30:49  ok    {'/v1/fill':<24}  {shown:>7}  fill → filled"
+
+
+class Screen(io.StringIO):
+    """Says it is a terminal; of no known width, so of 80 columns."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@given(st.text(), st.text(), st.text(), st.text(max_size=20), st.booleans())
+def test_a_line_fits_the_terminal(endpoint: str, asked: str, outcome: str, source: str, success: bool) -> None:
+    """Whatever an op holds, on a terminal it is one line of no more than its columns."""
+    op = an_op(endpoint=endpoint, input_summary=asked, output_summary=outcome, success=success, source=source)
+    text = op_line(op, Terminal(Screen(), {"NO_COLOR": "1"}), UTC)
+    assert text.isprintable()
+    assert cell_len(text) <= 80
+
+
+def test_colours_tell_success_from_failure() -> None:
+    """Green and red for the marks, nothing on a dumb terminal."""
+    assert "\x1b[32mok  \x1b[0m" in op_line(an_op(), Terminal(Screen(), {}))
+    assert "\x1b[1;31mFAIL\x1b[0m" in op_line(an_op(success=False), Terminal(Screen(), {}))
+    assert "\x1b" not in op_line(an_op(), Terminal(Screen(), {"TERM": "dumb"}))
+
+
+def test_over_tls_the_observers_own_certificate_is_trusted(tmp_path: Path) -> None:
+    """`observer stats` and `doctor` in its container reach it by address, whatever name the certificate holds."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+    make = f"req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=observer.example -keyout {key} -out {certificate}"
+    subprocess.run([openssl, *make.split()], check=True, capture_output=True)
+    tls = {"OBSERVER_TLS_CERT": certificate, "OBSERVER_TLS_KEY": key}
+    with running_observer(tmp_path, **tls) as observer:
+        port = observer.url.rsplit(":", 1)[1]
+        stats = run_command(tmp_path, "stats", **tls, OBSERVER_PORT=port)
+        doctor = run_command(tmp_path, "doctor", **tls, OBSERVER_PORT=port)
+        stranger = run_command(tmp_path, "stats", "--url", f"https://127.0.0.1:{port}")
+    assert stats.stdout.startswith(f"observer at https://127.0.0.1:{port}\n")
+    assert f"127.0.0.1:{port} is held by an observer" in doctor.stdout
+    assert "CERTIFICATE_VERIFY_FAILED" in stranger.stderr
 
 
 def test_a_strange_timestamp_is_shown_as_it_is() -> None:

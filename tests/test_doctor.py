@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
+import os
+import pty
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from sidecar.commands import checks_local, checks_remote
 from sidecar.commands.finding import Finding, bounded, in_thread
 from tests.observers import Answer, StandIn, says, settings, stand_in
 from tests.otlp_receiver import otlp_receiver
-from tests.processes import run_command, running_observer
+from tests.processes import observer_command, observer_env, run_command, running_observer
 
 
 def checks(output: str) -> dict[str, dict[str, Any]]:
@@ -59,6 +63,22 @@ def test_a_dead_gateway_fails_a_dead_model_only_warns(tmp_path: Path) -> None:
     assert "correct GATEWAY_URL" in lines["gateway"]
     assert lines["model"].startswith("warn")
     assert done.stdout.splitlines()[-1] == "10 checks: 1 failed, 1 with a warning"
+
+
+def test_on_a_terminal_the_report_is_coloured_and_what_to_do_stands_apart(tmp_path: Path) -> None:
+    """The eye finds failures first, and the way out under each."""
+    ours, theirs = pty.openpty()
+    env = observer_env(tmp_path, TERM="xterm")
+    done = subprocess.run(observer_command("doctor"), env=env, stdout=theirs, check=False)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal's output
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    os.close(ours)
+    assert done.returncode == 1
+    assert "\x1b[1;31mfail\x1b[0m  gateway" in shown.decode()
+    assert "\x1b[1m→ Start the gateway, or correct GATEWAY_URL\x1b[0m" in shown.decode()
 
 
 def test_beside_a_running_observer_its_ports_and_folder_are_known(tmp_path: Path) -> None:

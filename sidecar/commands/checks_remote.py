@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import time
@@ -21,6 +22,7 @@ from sidecar.commands.tls import pinned
 from sidecar.redaction import Redactor
 from sidecar.settings import Settings
 
+ASK_S = LIMIT_S - 0.5  # so that a check can still say whom it asked
 _EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _MOST_BYTES = 64 * 1024
 _LIVEZ_S = 2.0
@@ -133,20 +135,25 @@ async def _collector_grpc(endpoint: str, env: Mapping[str, str]) -> Finding:
         channel = grpc.aio.insecure_channel(parts.netloc)
     async with channel:
         try:
-            await channel.unary_unary(_EXPORT)(b"", timeout=LIMIT_S - 0.5, metadata=headers)
+            await channel.unary_unary(_EXPORT)(b"", timeout=ASK_S, metadata=headers)
         except grpc.aio.AioRpcError as exc:
-            said = visible(exc.details() or "").split("; last error: ")[-1][:200]
-            return _collector_refused(
-                f"{_shown(endpoint)} over gRPC: {exc.code().name} {said}".strip(), exc.code().name
-            )
+            return _collector_refused(f"{_shown(endpoint)} over gRPC: {_rpc_why(exc)}", exc.code().name)
     return Finding("collector", "ok", f"{_shown(endpoint)} takes spans over gRPC")
+
+
+def _rpc_why(exc: grpc.aio.AioRpcError) -> str:
+    """The code and what goes with it; of a failed connection, whose details are a trail, the end of it."""
+    details = visible(exc.details() or "")
+    if exc.code() is grpc.StatusCode.UNAVAILABLE:
+        details = details.rsplit(": ", 1)[-1].rstrip("]")
+    return f"{exc.code().name}, {details[:200]}"
 
 
 async def _collector_http(url: str, env: Mapping[str, str]) -> Finding:
     headers = {**_headers(env), "Content-Type": "application/x-protobuf"}
     try:
         async with (
-            httpx.AsyncClient(timeout=LIMIT_S, verify=_tls(url, env)) as client,  # proxies apply, as for the export
+            httpx.AsyncClient(timeout=ASK_S, verify=_tls(url, env)) as client,  # proxies apply, as for the export
             client.stream("POST", url, content=b"", headers=headers) as response,
         ):
             status = response.status_code
@@ -221,11 +228,13 @@ def _shown(url: str) -> str:
 
 def _why(exc: BaseException) -> str:
     """The system's own words where they are under *exc*: `Connection refused` says more than `attempts failed`."""
+    if isinstance(exc, httpx.TimeoutException):
+        return f"no answer within {ASK_S:g} s"
     words = str(exc)
     cause: BaseException | None = exc
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
-            words = cause.strerror
+            words = os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror
         inner = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else None
         cause = inner or cause.__cause__ or cause.__context__
     return visible(words) or type(exc).__name__

@@ -16,7 +16,7 @@ import httpx
 import msgspec
 
 from sidecar.commands import checks_local, checks_remote
-from sidecar.commands.finding import LIMIT_S, Finding, bounded, in_thread
+from sidecar.commands.finding import Finding, bounded, in_thread
 from sidecar.commands.flags import settings_flags
 from sidecar.commands.terminal import Terminal
 from sidecar.errors import SettingsError
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
 def _settings(env: Mapping[str, str], flags: Mapping[str, str]) -> Finding:
     known = [variable for field, variable in VARIABLES.items() if env.get(variable) and field not in flags]
     given = [*known, *(f"--{field.replace('_', '-')}" for field in flags)]
-    return Finding("settings", "ok", f"good; set are {', '.join(given)}" if given else "good; all are the defaults")
+    return Finding("settings", "ok", f"good; given: {', '.join(given)}" if given else "good; all are the defaults")
 
 
 async def _check(settings: Settings, env: Mapping[str, str], *, offline: bool) -> Sequence[Finding]:
@@ -74,7 +74,7 @@ async def _check(settings: Settings, env: Mapping[str, str], *, offline: bool) -
     if offline:
         return [*await asyncio.gather(access, *folders), checks_local.clock(None)]
     # The same as the pipeline's: no proxy between us and those beside us.
-    async with httpx.AsyncClient(timeout=LIMIT_S, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=checks_remote.ASK_S, trust_env=False) as client:
         skews: list[float | None] = [None]
 
         async def gateway() -> Finding:

@@ -23,15 +23,13 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     fix: str = ""
 
 
-async def bounded(check: str, finding: Awaitable[Finding], late: Status = "fail") -> Finding:
-    """*finding*, or after 5 seconds that it is *late*."""
+async def bounded(check: str, finding: Awaitable[Finding], late: Status = "fail", limit_s: float = LIMIT_S) -> Finding:
+    """*finding*, or after *limit_s* seconds one that says so, with the status *late*."""
     try:
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(limit_s):
             return await finding
     except TimeoutError:
-        return Finding(
-            check, late, f"no answer within {LIMIT_S:g} s", "It accepts or hangs but says nothing: look there"
-        )
+        return Finding(check, late, f"no answer within {limit_s:g} s", "What it asks hangs: look there")
 
 
 async def in_thread(work: Callable[[], T]) -> T:

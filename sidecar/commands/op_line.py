@@ -9,8 +9,9 @@ from rich.cells import cell_len
 from sidecar.commands.terminal import Terminal, fitted, padded, visible
 from sidecar.model import ObservedOp
 
-_ENDPOINT = 24  # columns
-_LEAST_TEXT = 20
+_ENDPOINT, _ENDPOINT_NARROW, _NARROW = 24, 16, 100  # columns
+_SOURCE = 20
+_LEAST_TEXT = 24
 _SLOW_MS = 1000
 
 
@@ -21,14 +22,17 @@ def op_line(op: ObservedOp, terminal: Terminal, zone: tzinfo | None = None) -> s
     """
     width = terminal.width
     when = _when(op.timestamp, zone, with_date=width is None)
-    endpoint = padded(visible(op.endpoint), _ENDPOINT) if width else visible(op.endpoint).ljust(_ENDPOINT)
     duration = _duration(op.duration_ms).rjust(7)
-    asked, outcome = visible(op.input_summary), visible(_outcome(op))
-    source = visible(op.source or "")
+    asked, outcome, source = visible(op.input_summary), visible(_outcome(op)), visible(op.source or "")
     between = " → " if asked and outcome else ""
-    filling = ""
-    if width:
-        room = max(_LEAST_TEXT, width - cell_len(f"{when}  FAIL  {endpoint}  {duration}    {source}"))
+    if width is None:
+        endpoint, filling = visible(op.endpoint).ljust(_ENDPOINT), ""
+    else:
+        endpoint = padded(visible(op.endpoint), _ENDPOINT if width >= _NARROW else _ENDPOINT_NARROW)
+        source = fitted(source, _SOURCE)
+        room = width - cell_len(f"{when}  FAIL  {endpoint}  {duration}    {source}")
+        if room < _LEAST_TEXT:
+            room, source = max(_LEAST_TEXT, room + cell_len(source)), ""
         asked, outcome = _shared(asked, outcome, room)
         filling = " " * (room - cell_len(asked + between + outcome))
     mark = terminal.paint("ok  ", "green") if op.success else terminal.paint("FAIL", "alarm")
@@ -68,4 +72,6 @@ def _duration(ms: float) -> str:
         return f"{ms:.1f} ms" if ms else "0 ms"
     if ms < 999.5:
         return f"{ms:.0f} ms"
-    return f"{ms / 1000:.1f} s" if ms < 99_950 else f"{ms / 1000:.0f} s"
+    if ms < 99_950:
+        return f"{ms / 1000:.1f} s"
+    return f"{ms / 1000:.0f} s" if ms < 1e8 else f"{ms / 1000:.0e} s"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -38,15 +39,19 @@ def event_op(raw: object, now: str, normalizer: Normalizer) -> ObservedOp:
     for key, value in raw.items():
         if value is None:
             continue
-        read = _READERS.get(key)
-        if read is None:
-            extra[key] = value
-        else:
+        if key in _TEXTS:
+            if not isinstance(value, str):
+                raise _wrong(key, value, "text")
+            fields[key] = value
+        elif (read := _READERS.get(key)) is not None:
             fields[key] = read(key, value)
+        else:
+            extra[key] = value
     _fill_defaults(fields, now)
     if extra:
         fields["extra"] = {**fields.get("extra", {}), **extra}
-    return normalizer.op(ObservedOp(v=SCHEMA_VERSION, op_id=new_id(), **fields))
+    normalizer.fields(fields)
+    return ObservedOp(v=SCHEMA_VERSION, op_id=new_id(), **fields)
 
 
 def _fill_defaults(fields: dict[str, Any], now: str) -> None:
@@ -73,12 +78,6 @@ def _digits(number: Any) -> str:
     return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
 
 
-def _text(field: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise _wrong(field, value, "text")
-    return value
-
-
 def _boolean(field: str, value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -96,9 +95,17 @@ def _number(field: str, value: Any) -> int | float:
         number = int(value) if value.lstrip("-").isdigit() else float(value)
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise _wrong(field, value, "a number, or one as a decimal string")
-    if not math.isfinite(number) if isinstance(number, float) else not INT64_MIN <= number <= INT64_MAX:
-        raise _wrong(field, value, "a finite number within 64 bits")
-    return number
+    if not _finite(number):
+        raise _wrong(field, value, "a finite number")
+    # Beyond 64 bits: the nearest that OTLP can hold.
+    return float(number) if isinstance(number, int) and not INT64_MIN <= number <= INT64_MAX else number
+
+
+def _finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def _duration(field: str, value: Any) -> int | float:
@@ -152,28 +159,29 @@ def _named(value: Any) -> str:
 
 
 _trace_id, _span_id = _hex(32), _hex(16)
-_TEXTS = (
-    "endpoint",
-    "input_summary",
-    "output_summary",
-    "error",
-    "source",
-    "staffer_id",
-    "sig_hash",
-    "event_kind",
-    "role",
-    "city",
-    "state",
-    "task_class",
-    "correction",
-    "error_type",
-    "task",
-    "exposure_id",
-    "event_id",
-    "amends",
+_TEXTS = frozenset(
+    {
+        "endpoint",
+        "input_summary",
+        "output_summary",
+        "error",
+        "source",
+        "staffer_id",
+        "sig_hash",
+        "event_kind",
+        "role",
+        "city",
+        "state",
+        "task_class",
+        "correction",
+        "error_type",
+        "task",
+        "exposure_id",
+        "event_id",
+        "amends",
+    }
 )
 _READERS: dict[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(_TEXTS, _text),
     "timestamp": utc_ms,
     "success": _boolean,
     "rescue_attempted": _boolean,
@@ -188,21 +196,18 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
 }
 _TEXT_SCHEMA: dict[str, Any] = {"type": "string"}
 _BOOLEAN_SCHEMA: dict[str, Any] = {"enum": [True, False, 0, 1, "true", "false", "0", "1"]}
-_NUMBER_SCHEMA: dict[str, Any] = {
-    "anyOf": [
-        {"type": "integer", "minimum": INT64_MIN, "maximum": INT64_MAX},
-        {"type": "number", "minimum": -1e308, "maximum": 1e308},
-    ]
-}
+_NUMBER_SCHEMA: dict[str, Any] = {"type": "number", "minimum": -sys.float_info.max, "maximum": sys.float_info.max}
 _SCHEMAS: dict[Callable[[str, Any], Any], dict[str, Any]] = {
-    _text: _TEXT_SCHEMA,
     _boolean: _BOOLEAN_SCHEMA,
     _number: _NUMBER_SCHEMA,
-    _duration: {"type": "number", "minimum": 0, "maximum": 2**53},
+    _duration: {"type": "number", "minimum": 0, "maximum": sys.float_info.max},
     utc_ms: {"type": "string", "format": "date-time"},
     _map: {"type": "object"},
     _trace_id: {"type": "string", "pattern": "^[0-9a-f]{31}[1-9a-f]$"},
     _span_id: {"type": "string", "pattern": "^[0-9a-f]{15}[1-9a-f]$"},
 }
-FIELD_SCHEMAS: dict[str, dict[str, Any]] = {name: _SCHEMAS[read] for name, read in _READERS.items()}
+FIELD_SCHEMAS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(sorted(_TEXTS), _TEXT_SCHEMA),
+    **{name: _SCHEMAS[read] for name, read in _READERS.items()},
+}
 """JSON schema of each known field, for the API's description."""

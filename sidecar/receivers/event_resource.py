@@ -11,7 +11,7 @@ import falcon.asgi
 import msgspec
 
 from sidecar.clock import rfc3339_ms
-from sidecar.errors import InvalidInputError, OverloadedError, RetryableError, TooLargeError
+from sidecar.errors import InvalidInputError, MalformedError, OverloadedError, RetryableError, TooLargeError
 from sidecar.normalize import Normalizer
 from sidecar.protocols import Clock, Receipt, Recorder
 from sidecar.receivers.bodies import BodyReader, parse_json
@@ -33,6 +33,7 @@ class EventIntake:
         self._normalizer = normalizer
         self._clock = clock
         self.ring_size = ring_size
+        self._millisecond, self._now_text = -1, ""
         self.accepted = 0
         self.invalid = 0
 
@@ -43,7 +44,7 @@ class EventIntake:
         """
         try:
             raw = parse_json(event) if isinstance(event, bytes | msgspec.Raw) else event
-            op = event_op(raw, rfc3339_ms(self._clock.time_ns()), self._normalizer)
+            op = event_op(raw, self._now(), self._normalizer)
         except InvalidInputError:
             self.invalid += 1
             raise
@@ -53,6 +54,12 @@ class EventIntake:
         if receipt is None:
             raise OverloadedError("the journal cannot keep up", "too much waits to be written", "Send it again later")
         return receipt
+
+    def _now(self) -> str:
+        millisecond = self._clock.time_ns() // 1_000_000
+        if millisecond != self._millisecond:  # under load many events share one
+            self._millisecond, self._now_text = millisecond, rfc3339_ms(millisecond * 1_000_000)
+        return self._now_text
 
 
 class EventResource:
@@ -135,6 +142,8 @@ async def _settled(receipts: list[Receipt]) -> None:
 
 def _events(body: bytes) -> list[Any]:
     """The events of a batch, each JSON text still, or already read. Raises MalformedError."""
+    if not body.strip():
+        raise MalformedError("the body is empty", "there is nothing to read", "Send an array, or one event a line")
     if body.lstrip()[:1] != b"[":
         return [line for line in body.splitlines() if line.strip()]
     try:

@@ -20,6 +20,7 @@ _MEANINGS = {
     "400": "not readable as what this call takes",
     "401": "no token, or an unknown one",
     "403": "the token lacks the scope, or the Origin is foreign",
+    "404": "the cursor's op is no longer in memory",
     "413": "too large",
     "415": "an encoding that is not read",
     "421": "the Host is not a name of this observer",
@@ -50,7 +51,9 @@ def openapi(version: str) -> bytes:
             "/livez": {"get": _read("Alive", _object(status={"const": "ok"}), open_to_all=True)},
             "/readyz": {"get": {**_read("Ready", _object(status={"const": "ok"}), "503", open_to_all=True)}},
             "/stats": {"get": _read("Counts over the ring", _stats())},
-            "/ops": {"get": _read("Ops in memory, newest first", _page(op), "422", parameters=_filters(paged=True))},
+            "/ops": {
+                "get": _read("Ops in memory, newest first", _page(op), "404", "422", parameters=_filters(paged=True))
+            },
             "/ops/stream": {"get": _stream()},
             "/incidents": {"get": _read("Failures by fingerprint", _object(incidents=_array(incident)))},
             "/playbooks": {"get": _read("What works", _object(playbooks=_array(entry)))},
@@ -92,7 +95,7 @@ def _events() -> dict[str, Any]:
         "parameters": _trace_headers(),
         "requestBody": _body(
             {
-                "application/json": {"type": "array", "items": _event_schema()},
+                "application/json": {"type": "array", "description": "Each as `/event` takes it; wrong ones are named"},
                 "application/x-ndjson": {"type": "string"},
             }
         ),

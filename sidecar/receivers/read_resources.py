@@ -10,7 +10,6 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from sidecar.errors import InvalidInputError
 from sidecar.model import ObservedOp
 from sidecar.receivers.op_filter import OpQuery, op_query
 
@@ -119,8 +118,8 @@ def _page(ops: list[ObservedOp], query: OpQuery) -> list[ObservedOp]:
     newest_first = iter(reversed(ops))
     # any() reads up to and with the cursor's op: what is left of the iterator is the next page.
     if query.cursor is not None and not any(op.op_id == query.cursor for op in newest_first):
-        raise InvalidInputError(
-            f"cursor {query.cursor[:80]!r} is not usable", "its op is no longer in memory", "Begin without a cursor"
+        raise falcon.HTTPNotFound(
+            description=f"cursor {query.cursor[:80]!r}: its op is no longer in memory; begin without a cursor"
         )
     page: list[ObservedOp] = []
     for op in newest_first:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from opentelemetry.sdk.resources import Resource
@@ -21,20 +22,21 @@ from sidecar.spans.attributes import (
     ERROR_TYPE_OTHER,
     EXTRA_PREFIX,
     FEATURES_PREFIX,
-    FIELD_KEYS,
     KEY_FIELDS,
     OP_ID,
-    OP_PREFIX,
 )
 
 _MAX_TIME_NS = 2**64 - 1
+_field_values = attrgetter(*KEY_FIELDS.values())
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
 
 
 def op_attributes(op: ObservedOp) -> dict[str, Scalar]:
     """The attributes of *op*'s span; *op* must be in the normal form."""
-    attributes: dict[str, Scalar] = {key: value for name, key in FIELD_KEYS if (value := getattr(op, name)) is not None}
+    attributes: dict[str, Scalar] = {
+        key: value for key, value in zip(KEY_FIELDS, _field_values(op), strict=True) if value is not None
+    }
     if op.features:
         for name, value in op.features.items():
             attributes[FEATURES_PREFIX + name] = value
@@ -55,14 +57,11 @@ def op_from_attributes(
     """
     if OP_ID not in attributes:
         return None
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {KEY_FIELDS[key]: value for key, value in attributes.items() if key in KEY_FIELDS}
     features: dict[str, Scalar] = {}
     extra: dict[str, Scalar] = {}
-    for key, value in attributes.items():
-        field = KEY_FIELDS.get(key)
-        if field is not None:
-            fields[field] = value
-        elif key.startswith(OP_PREFIX):
+    if len(fields) < len(attributes):  # the rest is maps, and standard attributes that are no part of the op
+        for key, value in attributes.items():
             if key.startswith(FEATURES_PREFIX):
                 features[key[len(FEATURES_PREFIX) :]] = value
             elif key.startswith(EXTRA_PREFIX):

@@ -87,4 +87,4 @@ def _size(op: ObservedOp) -> int:
 
 
 def _text_bytes(values: Iterable[object]) -> int:
-    return sum([getsizeof(value) for value in values if type(value) is str])  # up to 4 bytes a character
+    return getsizeof("".join([value for value in values if type(value) is str]))  # up to 4 bytes a character
