@@ -163,7 +163,7 @@ async def test_deep_nesting_is_malformed_or_kept_but_never_a_fault(door: httpx.A
 
 
 async def test_every_refusal_has_an_error(door: httpx.AsyncClient) -> None:
-    """404, 405, 413, 415 and what is not HTTP at all say why, as JSON."""
+    """404, 405, 413, 415, a head without end and what is not HTTP at all say why, as JSON."""
     for status, answer in (
         (404, await door.get("/nowhere")),
         (405, await door.put("/event", content=b"{}")),
@@ -173,8 +173,10 @@ async def test_every_refusal_has_an_error(door: httpx.AsyncClient) -> None:
         assert answer.status_code == status
         assert answer.headers["content-type"] == "application/json"
         assert answer.json()["error"]
-    answer_bytes = await raw(door.base_url.port or 0, b"what is this\r\n\r\n")
-    assert json.loads(answer_bytes.partition(b"\r\n\r\n")[2])["error"]
+    long = b"GET /stats HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000
+    for status_line, request in ((b"HTTP/1.1 400", b"what is this\r\n\r\n"), (b"HTTP/1.1 431", long)):
+        head, _, body = (await raw(door.base_url.port or 0, request)).partition(b"\r\n\r\n")
+        assert (head.startswith(status_line), bool(json.loads(body)["error"])) == (True, True)
 
 
 async def test_fields_that_nobody_knows_are_kept(door: httpx.AsyncClient, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import errno
 import gzip
 import json
 import os
+import resource
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -102,6 +103,35 @@ async def test_too_much_is_refused(door: httpx.AsyncClient, tmp_path: Path) -> N
         status, said = await post(door, content, **headers)
         assert (status, bool(said["error"])) == (413, True)
     assert journal(tmp_path) == []
+
+
+async def test_what_is_made_of_a_body_is_bounded_too(door: httpx.AsyncClient, tmp_path: Path) -> None:
+    """Ten million values fit into 20 MiB, and would take forty times that: 413 before they are made."""
+    before = _peak_kib()
+    for content in (
+        b"[1" + b",1" * 10_000_000 + b"]",
+        b"\n" * MAX_BATCH_BYTES,
+        b'["\\ud800"' + b",{}" * 300_000 + b"]",
+        b"[" * MAX_BATCH_BYTES,
+    ):
+        status, said = await post(door, gzip.compress(content, 1), **_ZIPPED)
+        assert (status in (400, 413), bool(said["error"])) == (True, True)
+    assert _peak_kib() - before < 200_000
+    assert journal(tmp_path) == []
+
+
+def _peak_kib() -> int:
+    """The most memory this process has had resident, the test's own bodies included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+async def test_one_event_is_no_larger_in_a_batch(door: httpx.AsyncClient, tmp_path: Path) -> None:
+    """What `/event` would not take is rejected by index; its neighbours stay in."""
+    large = json.dumps({"note": "x" * 2**20}).encode()
+    for content in (b"{}\n%b\n{}" % large, b"[{},%b,{}]" % large):
+        status, said = await post(door, content)
+        assert (status, said["accepted"], [wrong["index"] for wrong in said["rejected"]]) == (200, 2, [1])
+    assert len(journal(tmp_path)) == 4
 
 
 async def test_a_batch_up_to_the_bound_is_taken_although_all_doors_share_less(

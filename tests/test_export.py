@@ -205,14 +205,16 @@ async def test_a_full_queue_loses_its_oldest_counted() -> None:
 
 
 async def test_an_exporter_that_raises_costs_its_batch() -> None:
-    """The thread goes on."""
+    """The thread goes on with the next; spans that are not sampled never come to it."""
     exporter = HeldExporter(None)
     exporter.gate.set()
     async with exporting(exporter) as export:
-        export.on_end(a_span("lost"))
-        await exporter.entered.wait()
-        exporter.result = SpanExportResult.SUCCESS
-    assert export.failed + export.exported == 1
+        for number in range(2):
+            export.on_end(a_span(str(number)))
+            await exporter.entered.wait()
+            exporter.entered.clear()
+        export.on_end(ReadableSpan("unsampled", SpanContext(1, 1, False), resource=Resource.get_empty()))
+    assert (export.failed, export.exported, exporter.batches) == (2, 0, [["0"], ["1"]])
 
 
 async def test_the_stop_does_not_wait_for_a_collector_that_hangs() -> None:

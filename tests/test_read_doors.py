@@ -10,11 +10,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import falcon.asgi
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.pipeline import Observer
+from sidecar.receivers.health_resource import ReadyzResource
+from sidecar.receivers.http_app import create_app
+from sidecar.receivers.http_receiver import HttpReceiver
 from tests.observers import client, journal, observer, without_crc
 
 _REFERENCE_STATS = {"total", "successes", "failures", "by_source", "recent_scenario_ops"}
@@ -97,14 +101,16 @@ async def test_ops_are_paged_without_gap_or_repetition(door: httpx.AsyncClient) 
 
 
 async def test_wrong_queries_are_refused(door: httpx.AsyncClient) -> None:
-    """422 with an error that names what is wrong."""
+    """422 with an error that names what is wrong; 404 for a cursor whose op has left the ring."""
     for query in (
-        *("success=maybe", "limit=0", "limit=1001", "limit=x", "since=yesterday", "colour=red", "cursor=gone"),
+        *("success=maybe", "limit=0", "limit=1001", "limit=x", "since=yesterday", "colour=red"),
         *("role=a&role=b", "limit=", "limit=%C2%B2"),
     ):
-        for path in ("/ops", "/ops/stream") if "cursor" not in query else ("/ops",):
+        for path in ("/ops", "/ops/stream"):
             answer = await door.get(f"{path}?{query}")
             assert (answer.status_code, query.partition("=")[0] in answer.json()["error"]) == (422, True), query
+    gone = await door.get("/ops?cursor=gone")
+    assert (gone.status_code, "cursor 'gone'" in gone.json()["error"]) == (404, True)
 
 
 async def test_ops_are_those_of_the_journal(door: httpx.AsyncClient, tmp_path: Path) -> None:
@@ -283,3 +289,24 @@ async def test_the_description_names_every_door(door: httpx.AsyncClient) -> None
         for method in methods:
             if (path, method) != ("/ops/stream", "get") and "{" not in path:
                 assert (await door.request(method, path)).status_code not in (404, 405), path
+
+
+class _Broken:
+    """A door with a fault of its own."""
+
+    async def on_get(self, _req: falcon.asgi.Request, _resp: falcon.asgi.Response) -> None:
+        raise ZeroDivisionError
+
+
+async def test_a_fault_of_ours_and_not_being_ready_are_told_as_json() -> None:
+    """500 says where to look and nothing of the fault itself; 503 keeps traffic away until every stage has started."""
+    app = create_app({"/broken": _Broken(), "/readyz": ReadyzResource(lambda: False)}, None)
+    door = HttpReceiver("test", app, host="127.0.0.1", port=0, request_timeout_s=30, grace_s=1)
+    async with asyncio.TaskGroup() as tasks:
+        await door.start(tasks)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{door.port}", trust_env=False) as http:
+            broken, unready = await http.get("/broken"), await http.get("/readyz")
+        await door.stop()
+    assert (broken.status_code, unready.status_code) == (500, 503)
+    assert "ZeroDivisionError" not in broken.json()["error"]
+    assert unready.json()["error"]

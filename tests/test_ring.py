@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.model import ObservedOp
+from sidecar.normalize import Normalizer
+from sidecar.redaction import Redactor
 from sidecar.store.ring import OpRing
 from tests.strategies import ops
 
@@ -26,7 +28,7 @@ def an_op(**changes: Any) -> ObservedOp:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(ops(), max_size=30), st.integers(1, 8))
+@given(st.lists(ops().map(Normalizer(Redactor()).op), max_size=30), st.integers(1, 8))
 def test_ring_keeps_the_newest_ops_in_order(pushed: list[ObservedOp], capacity: int) -> None:
     """However many ops arrive, the ring holds the last *capacity* of them, oldest first, and counts just those."""
     ring = OpRing(capacity, 10**9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -55,6 +56,10 @@ async def _watch(settings: Settings, env: Mapping[str, str]) -> None:
 
 async def _announce(observer: Observer, ready: asyncio.Event) -> None:
     await ready.wait()
+    # What is there now stays: the collector need not look at it again and again while requests come and go.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
     log.info("observer.ready", port=observer.port, health_port=observer.health_port, pid=os.getpid())
 
 

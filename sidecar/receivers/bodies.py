@@ -14,6 +14,7 @@ import msgspec
 
 from sidecar.errors import MalformedError, OverloadedError, TooLargeError
 
+_SMALL = 1 << 14  # bodies that are read in one piece
 _SLICE = 1 << 18  # bytes decompressed before other tasks get a turn
 _GZIP = 16 + zlib.MAX_WBITS
 
@@ -82,7 +83,11 @@ class BodyReader:
         encoding = (req.get_header("Content-Encoding") or "identity").lower()
         if encoding not in ("identity", "gzip"):
             raise falcon.HTTPUnsupportedMediaType(description=f"Content-Encoding {encoding[:40]!r}: send gzip or none")
-        body = await self._raw(req.stream, lease)
+        if length is not None and length <= _SMALL:
+            lease.take(length)
+            body = await req.stream.read()
+        else:
+            body = await self._raw(req.stream, lease)
         if length is not None and len(body) != length:
             raise MalformedError("the body is cut short", f"{len(body)} of {length} bytes arrived", "Send it again")
         return await self._unzipped(body, lease) if encoding == "gzip" else body

@@ -20,7 +20,8 @@ from sidecar.receivers.event_fields import event_op
 MAX_EVENT_BYTES = 2**20
 MAX_BATCH_BYTES = 20 * 2**20
 MAX_BATCH_EVENTS = 50_000
-_TURN = 100  # events handled before other tasks get a turn
+MAX_BATCH_VALUES = 1_000_000  # commas of an array, lines of NDJSON
+_TURN_S = 0.005  # of handling events before other tasks get a turn
 
 _raw_array = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -99,12 +100,7 @@ class EventsResource:
         """200 with what was accepted and what was rejected, by index, once the good lines are written."""
         with self._bodies.lease() as lease:
             events = _events(await self._bodies.read(req, lease))
-            if len(events) > MAX_BATCH_EVENTS:
-                raise TooLargeError(
-                    f"{len(events)} events in one request",
-                    f"at most {MAX_BATCH_EVENTS} are read",
-                    "Send fewer at a time",
-                )
+            _bound("events", len(events), MAX_BATCH_EVENTS)
             receipts, rejected = await self._record(events, _trace_context(req))
             await _settled(receipts)
         self._intake.accepted += len(receipts)
@@ -118,9 +114,11 @@ class EventsResource:
     ) -> tuple[list[Receipt], list[dict[str, int | str]]]:
         receipts: list[Receipt] = []
         rejected: list[dict[str, int | str]] = []
+        time = asyncio.get_running_loop().time
+        turn_ends = time() + _TURN_S
         for index, event in enumerate(events):
             try:
-                receipts.append(self._intake.record(event, headers))
+                receipts.append(self._intake.record(_bounded(event), headers))
             except InvalidInputError as exc:
                 rejected.append({"index": index, "error": str(exc)})
             except RetryableError as exc:
@@ -129,8 +127,9 @@ class EventsResource:
                 if not receipts:
                     raise
                 break
-            if index % _TURN == _TURN - 1:
+            if time() > turn_ends:  # events differ too much in size to be counted
                 await asyncio.sleep(0)
+                turn_ends = time() + _TURN_S
         return receipts, rejected
 
 
@@ -141,16 +140,36 @@ async def _settled(receipts: list[Receipt]) -> None:
 
 
 def _events(body: bytes) -> list[Any]:
-    """The events of a batch, each JSON text still, or already read. Raises MalformedError."""
+    """The events of a batch, each JSON text still, or already read. Raises MalformedError, TooLargeError.
+
+    What is made of the body must stay within bounds as the body does: ten million `1,` would become 700 MiB.
+    """
     if not body.strip():
         raise MalformedError("the body is empty", "there is nothing to read", "Send an array, or one event a line")
-    if body.lstrip()[:1] != b"[":
-        return [line for line in body.splitlines() if line.strip()]
+    is_array = body.lstrip()[:1] == b"["
+    _bound("values", body.count(b"," if is_array else b"\n"), MAX_BATCH_VALUES)
+    if not is_array:
+        return [line for line in body.split(b"\n") if line.strip()]
     try:
         return _raw_array.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        _bound("objects and arrays", body.count(b"{") + body.count(b"["), 4 * MAX_BATCH_EVENTS)
         events: list[Any] = parse_json(body)  # it reads what the fast decoder refuses, lone surrogates for one
         return events
+
+
+def _bound(what: str, count: int, most: int) -> None:
+    if count > most:
+        raise TooLargeError(f"{count} {what} in one request", f"at most {most} are read", "Send fewer at a time")
+
+
+def _bounded(event: object) -> object:
+    """*event*, if its text is not over what `/event` takes. Raises TooLargeError."""
+    if isinstance(event, bytes | msgspec.Raw) and len(memoryview(event)) > MAX_EVENT_BYTES:
+        raise TooLargeError(
+            f"the event is over {MAX_EVENT_BYTES} bytes", "one event is no larger in a batch", "Send less in it"
+        )
+    return event
 
 
 def _trace_context(req: falcon.asgi.Request) -> dict[str, str]:

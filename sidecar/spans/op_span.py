@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -104,6 +105,7 @@ def op_times_ns(op: ObservedOp) -> tuple[int, int]:
     return max(0, start), end
 
 
+@lru_cache(maxsize=256)  # under load many ops end in one millisecond
 def _epoch_ns(timestamp: str) -> int:
     seconds = datetime.fromisoformat(timestamp).timestamp()
     return min(max(0, round(seconds * 1000) * 1_000_000), _MAX_TIME_NS)

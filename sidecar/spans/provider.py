@@ -29,10 +29,15 @@ DEFAULT_SERVICE_NAME = "lakehouse-observer"
 
 
 class WitnessSampler(Sampler):
-    """Records every span; *export* decides only which of them carry the sampled flag and so leave the process."""
+    """Records every span; *export* decides only which of them carry the sampled flag and so leave the process.
+
+    *every_root* is what *export* says of each span without a parent, or None where that depends on the trace.
+    """
 
     def __init__(self, export: Sampler) -> None:
         self._export = export
+        root = export.get_description().removeprefix("ParentBased{root:")
+        self.every_root = root.startswith("AlwaysOn") if root.startswith(("AlwaysOn", "AlwaysOff")) else None
 
     def should_sample(  # noqa: PLR0917 - the signature is the SDK's
         self,

@@ -25,7 +25,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from sidecar.model import ObservedOp, SpanRef
 from sidecar.protocols import Receipt
 from sidecar.spans.op_span import OpSpan, link_to, span_context
-from sidecar.spans.provider import our_version
+from sidecar.spans.provider import WitnessSampler, our_version
 
 SCOPE_NAME = "lakehouse-observer"
 _TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}", re.IGNORECASE | re.ASCII)
@@ -41,6 +41,8 @@ class OpRecorder:
         self._provider = provider
         self._processor = provider._active_span_processor  # noqa: SLF001 - the one given at construction
         self._scope = InstrumentationScope(SCOPE_NAME, our_version())
+        sampler = provider.sampler
+        self._every_root = sampler.every_root if isinstance(sampler, WitnessSampler) else None
 
     def record(
         self, op: ObservedOp, *, traceparent: str = "", tracestate: str = "", linked: Sequence[SpanRef] = ()
@@ -61,6 +63,9 @@ class OpRecorder:
 
     def _context(self, op: ObservedOp, parent: SpanContext | None) -> tuple[SpanContext, SpanContext | None]:
         ids = self._provider.id_generator
+        if parent is None and self._every_root is not None:  # the common case needs no sampling
+            flags = _SAMPLED if self._every_root else _UNSAMPLED
+            return SpanContext(ids.generate_trace_id(), ids.generate_span_id(), False, flags), None
         trace_id = parent.trace_id if parent is not None else ids.generate_trace_id()
         around = set_span_in_context(NonRecordingSpan(parent), Context()) if parent is not None else Context()
         sampled = self._provider.sampler.should_sample(around, trace_id, op.endpoint, SpanKind.INTERNAL)

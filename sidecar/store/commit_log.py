@@ -103,6 +103,7 @@ class CommitLog(Generic[R]):
         self._writing: _Batch[R] | None = None
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
         self._thread: threading.Thread | None = None
         self._watch: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
@@ -122,6 +123,7 @@ class CommitLog(Generic[R]):
         file = self._open_file()
         self.settled_offset = file.size
         self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
         self._stopping = False
         self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._write_loop, args=(file,), name=f"{self.name}-writer", daemon=True)
@@ -161,12 +163,24 @@ class CommitLog(Generic[R]):
             batch = self._batch
             if not batch.lines:
                 batch.opened_at = self._clock.monotonic()
-                self._wake.notify()
+                self._wake_writer()
             receipt = CommitReceipt(op, batch, awaited)
             batch.lines.append(line)
             batch.receipts.append(receipt)
             batch.size += len(line)
             return receipt
+
+    def _wake_writer(self) -> None:
+        # On the loop's thread the writer is woken once the tasks that are ready now have run: what they append then
+        # shares a commit, and the interpreter changes threads once instead of at every record.
+        if self._loop is not None and threading.get_ident() == self._loop_thread:
+            self._loop.call_soon(self._notify)
+        else:
+            self._wake.notify()
+
+    def _notify(self) -> None:
+        with self._wake:
+            self._wake.notify()
 
     def _write_loop(self, file: JournalFile) -> None:
         synced_at, dirty = self._clock.monotonic(), False
