@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test check lint types unit coverage bench proto lock clean
+.PHONY: demo test check lint types unit coverage test-reference fuzz bench proto lock clean
 
 demo: $(READY)  ## a small gateway, agents and the observer beside them; ARGS="--seconds 30" ends by itself
 	$(BIN)/observer demo $(ARGS)
@@ -23,11 +23,18 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)  ## the tests alone; ARGS="-k name" picks
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -q -n 2 $(ARGS)
+
+test-reference: $(READY)  ## against the program this re-creates, run with Bun (needs npm)
+	npm install --silent --no-audit --no-fund --prefix build/bun bun
+	OBSERVER_TEST_BUN=$(CURDIR)/build/bun/node_modules/.bin/bun $(BIN)/pytest -q tests/test_reference_kept.py
+
+fuzz: $(READY)  ## schemathesis against the running observer's own description
+	$(BIN)/python -m tests.fuzz_doors $(ARGS)
 
 coverage: $(READY)
 	$(BIN)/coverage erase
-	$(BIN)/pytest --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/pytest -q -n 2 --cov --cov-report=term:skip-covered $(ARGS)
 
 bench: $(READY)  ## throughput, latency, memory and start time, as a table and benchmarks/results.json
 	$(BIN)/python -m benchmarks $(ARGS)

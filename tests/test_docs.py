@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from sidecar.settings import describe
 
@@ -34,9 +35,11 @@ def test_the_python_example_runs(
     """As it stands, against a gateway that is not there: it says so, and raises nothing."""
     example = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert example is not None
+    structlog.reset_defaults()  # as in a program that has set no log of its own
     monkeypatch.chdir(tmp_path)
     for name, value in {"OBSERVER_PORT": "0", "OBSERVER_HEALTH_PORT": "0", "GATEWAY_URL": "http://127.0.0.1:9"}.items():
         monkeypatch.setenv(name, value)
     exec(compile(example[1], str(README), "exec"), {"asyncio": asyncio})
+    structlog.reset_defaults()
     assert capsys.readouterr().out.startswith("False ")
     assert (tmp_path / "data/_observer/ops.jsonl").read_text().count("\n") == 1

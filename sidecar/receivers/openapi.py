@@ -95,7 +95,7 @@ def _events() -> dict[str, Any]:
         "parameters": _trace_headers(),
         "requestBody": _body(
             {
-                "application/json": {"type": "array", "description": "Each as `/event` takes it; wrong ones are named"},
+                "application/json": {"description": "An array of what `/event` takes; wrong ones are named"},
                 "application/x-ndjson": {"type": "string"},
             }
         ),

@@ -1,0 +1,22 @@
+"""The doors keep to the description they serve."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sidecar.receivers.openapi import openapi
+from tests.fuzz_doors import fuzz
+from tests.observers import observer
+
+
+async def test_every_route_is_described_and_every_description_is_a_route(tmp_path: Path) -> None:
+    """Neither an undocumented door nor a documented one that is not there."""
+    async with observer(tmp_path) as running:
+        assert set(json.loads(openapi("1"))["paths"]) == set(running._routes())
+
+
+def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
+    """A short, repeatable run of what `make fuzz` does at length."""
+    report = fuzz(tmp_path, "--max-examples", "10", "--seed", "1", "--phases", "coverage,fuzzing")
+    assert report.returncode == 0, report.stdout
