@@ -47,24 +47,17 @@ _SHAPES = (  # the JSON web token may not start inside a run of its characters: 
 _HINTS = (
     "-----BEGIN",
     "eyJ",
-    "sk-",
-    "rk-",
-    "pk-",
-    "k_live_",
-    "k_test_",
-    "ghp_",
-    "gho_",
-    "ghu_",
-    "ghs_",
-    "ghr_",
-    "github_pat_",
-    "glpat-",
+    "k-",
+    "k_",
+    "pat",
     "xox",
     "AKIA",
     "ASIA",
     "AIza",
     "hf_",
+    *(f"gh{kind}_" for kind in "pousr"),
 )
+"""One of these stands in every shape above."""
 
 
 _BOUNDARY = r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?-i:(?<=[a-z0-9])(?=[A-Z])))"

@@ -42,6 +42,7 @@ class Watched:
     def __init__(self, running: Observer) -> None:
         self._running = running
         self.answers = 0
+        self.ending = False
 
     async def look(self) -> None:
         """Both ports say ok."""
@@ -51,9 +52,9 @@ class Watched:
                 assert (answer.status_code, answer.json()["status"]) == (200, "ok")
                 self.answers += 1
 
-    async def for_ever(self) -> None:
-        """Look until cancelled."""
-        while True:
+    async def keep_looking(self) -> None:
+        """Look until told to end."""
+        while not self.ending:
             await self.look()
 
 
@@ -61,13 +62,12 @@ class Watched:
 async def healthy(running: Observer) -> AsyncIterator[Watched]:
     """Health is asked for all through the block, and is well at its end; a bad answer fails the test."""
     watched = Watched(running)
-    looking = asyncio.create_task(watched.for_ever())
+    looking = asyncio.create_task(watched.keep_looking())
     try:
         yield watched
     finally:
-        looking.cancel()
-        (ended,) = await asyncio.gather(looking, return_exceptions=True)
-    assert isinstance(ended, asyncio.CancelledError), ended
+        watched.ending = True
+        await looking
     await watched.look()
 
 

@@ -69,8 +69,11 @@ def _fill_defaults(fields: dict[str, Any], now: str) -> None:
 
 
 def _summary(fields: Mapping[str, Any]) -> str:
-    kind, role, city, state = (fields.get(name, "?") for name in ("event_kind", "role", "city", "state"))
-    return f"{kind} {role}×{_digits(fields.get('count', '?'))} in {city}, {state}"
+    said = fields.get
+    return (
+        f"{said('event_kind', '?')} {said('role', '?')}×{_digits(said('count', '?'))}"
+        f" in {said('city', '?')}, {said('state', '?')}"
+    )
 
 
 def _digits(number: Any) -> str:

@@ -128,6 +128,7 @@ class OpSpan(ReadableSpan):
     """
 
     receipt: Receipt | None = None
+    _op: ObservedOp
 
     @classmethod
     def of(
@@ -141,8 +142,7 @@ class OpSpan(ReadableSpan):
         links: Sequence[Link] = (),
     ) -> OpSpan:
         """The span of *op* under *context*; kind INTERNAL, as nothing of ours made the call."""
-        start_ns, end_ns = op_times_ns(op)
-        return cls(
+        span = cls(
             name=op.endpoint,
             context=context,
             parent=parent,
@@ -151,7 +151,17 @@ class OpSpan(ReadableSpan):
             links=links,
             kind=SpanKind.INTERNAL,
             status=op_status(op),
-            start_time=start_ns,
-            end_time=end_ns,
             instrumentation_scope=scope,
         )
+        span._op = op
+        return span
+
+    @property
+    def start_time(self) -> int | None:
+        """In ns since the epoch. Reckoned when asked for: only an exporter asks."""
+        return op_times_ns(self._op)[0]
+
+    @property
+    def end_time(self) -> int | None:
+        """In ns since the epoch, as `start_time`."""
+        return op_times_ns(self._op)[1]

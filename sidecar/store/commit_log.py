@@ -98,7 +98,8 @@ class CommitLog(Generic[R]):
         self._max_bytes = max_bytes
         self._sync_every_s = sync_every_s
         self._commit_timeout_s = commit_timeout_s
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()  # taken directly where it is hot: a Condition's own methods are Python
+        self._wake = threading.Condition(self._lock)
         self._batch: _Batch[R] = _Batch(0.0)
         self._writing: _Batch[R] | None = None
         self._stopping = False
@@ -156,7 +157,7 @@ class CommitLog(Generic[R]):
     def append(self, op: R, *, awaited: bool) -> CommitReceipt[R] | None:
         """Add *op* to the batch; None if there is no room. From any thread; no I/O."""
         line = sealed(self._encode(op))
-        with self._wake:
+        with self._lock:
             if self._stopping or self._loop is None or self.pending_bytes + len(line) > self._max_bytes:
                 self.refused += 1
                 return None
