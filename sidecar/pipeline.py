@@ -230,7 +230,10 @@ class Observer:
     def _build_gateway(self) -> None:
         settings = self._settings
         # The gateway and the model stand beside us: a proxy from the environment must not come between.
-        self._client = httpx.AsyncClient(trust_env=False, timeout=settings.gateway_timeout)
+        # Clients of their own: agents' calls that hang must not hold up what the observer itself has to say.
+        unbounded = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+        self._client = httpx.AsyncClient(trust_env=False, timeout=settings.gateway_timeout, limits=unbounded)
+        self._own_client = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=10))
         self.gateway = ObservedGateway(
             settings.gateway_url,
             self._client,
@@ -242,8 +245,10 @@ class Observer:
 
     def _build_analysis(self) -> None:
         settings, clock = self._settings, self._clock
-        gateway_log = HttpGatewayLog(self._client, settings.gateway_url)
-        self.model = LakehouseModel(self._client, settings.lakehouse_url, settings.model, settings.model_timeout, clock)
+        gateway_log = HttpGatewayLog(self._own_client, settings.gateway_url)
+        self.model = LakehouseModel(
+            self._own_client, settings.lakehouse_url, settings.model, settings.model_timeout, clock
+        )
         self.analyzer = ErrorAnalyzer(
             self.incidents,
             self.model,
@@ -363,16 +368,20 @@ class Observer:
             self.checkpoint,
             self.ops_log,
             self.decisions_log,
-            _Closing("client", self._client.aclose),
+            _Closing("client", self._close_clients),
         ]
         if self.export is not None:
             stages.append(self.export)
         return [*stages, self._health]
 
+    async def _close_clients(self) -> None:
+        await self._client.aclose()
+        await self._own_client.aclose()
+
     async def _require_gateway(self) -> None:
         url = f"{self._settings.gateway_url.rstrip('/')}/health"
         try:
-            response = await self._client.get(url, timeout=5.0)
+            response = await self._own_client.get(url, timeout=5.0)
             response.raise_for_status()
         except httpx.HTTPError as exc:
             raise StartError(

@@ -85,7 +85,7 @@ async def test_a_diagnosis_by_the_model_is_written_marked_and_posted(bench: Benc
     ((kind, diagnosis, follows),) = bench.decisions.decided
     assert (kind, follows, diagnosis.by, diagnosis.failures) == ("diagnosis", "op-3", "qwen2.5", 3)
     assert sorted(diagnosis.incidents.values()) == [1, 2]
-    lines = "[/fill] fill welder×1 in Reno, NV: city closed\n[/other] fill welder×1 in Reno, NV: no seat"
+    lines = "[/other] fill welder×1 in Reno, NV: no seat\n[/fill] fill welder×1 in Reno, NV: city closed"
     ((_, entry),) = bench.gateway.posts
     assert entry == {
         "operation": "error_analysis: 3 failures",

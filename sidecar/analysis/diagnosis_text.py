@@ -15,12 +15,12 @@ _MAX_PIECE = 600  # characters said of one incident
 
 
 def failure_lines(incidents: Sequence[Incident]) -> list[str]:
-    """At most 10 failures of *incidents*, the newest of each in turn, so that none goes without."""
+    """At most 10 failures of *incidents*, the newest of each in turn, so that none goes without; newest last."""
     lines: list[str] = []
     depth = max((len(incident.samples) for incident in incidents), default=0)
     for back in range(1, depth + 1):
         lines += [incident.samples[-back] for incident in incidents if len(incident.samples) >= back]
-    return lines[:MAX_FAILURES]
+    return lines[:MAX_FAILURES][::-1]
 
 
 def build_prompt(lines: Sequence[str]) -> str:

@@ -123,6 +123,7 @@ class Checkpoint:
         """Save once more, and close the state."""
         if self._started:
             self._started = False
+            await self._state.idle()  # the last cycle may have been cut off while it saved
             await self.save()
             self._state.close()
 

@@ -70,6 +70,7 @@ class StateStore:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._worker: threading.Thread | None = None
         self._saving = False
+        self._under_way: asyncio.Future[None] | None = None
         self.rebuilt = False
 
     def open(self) -> None:
@@ -133,9 +134,14 @@ class StateStore:
             raise self._closed()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._saving = True
+        self._saving, self._under_way = True, done
         self._jobs.put(({table: dict(rows) for table, rows in changes.items()}, loop, done))
         await done
+
+    async def idle(self) -> None:
+        """Return when no save is under way, however it ended. The caller's deadline bounds the wait."""
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])
 
     def _work(self, jobs: SimpleQueue[_Job | None]) -> None:
         while (job := jobs.get()) is not None:
