@@ -33,6 +33,6 @@ ENV PATH=/opt/observer/bin:${PATH} PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 
 VOLUME /data
 USER 65532:65532
 EXPOSE 3800 3802
-# Two parts, so that `doctor`, `stats` and `replay` can be run from the same image.
+# Two parts, so that `doctor`, `stats` and `tail` can be run from the same image.
 ENTRYPOINT ["observer"]
 CMD ["run"]

@@ -21,6 +21,7 @@ from sidecar.redaction import MASK, Redactor
 
 MAX_ENTRIES = 64
 REST_KEY = "_rest"
+_BEYOND_CUT = 1 << 14  # characters behind a cut that are masked with it
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -74,10 +75,17 @@ class Normalizer:
         """One text, cleaned and redacted."""
         return self._redactor.text(clean_text(text))
 
+    def cut(self, text: str, most: int) -> str:
+        """The first *most* characters of *text*, masked before the cut: half a secret is one too, and has no shape."""
+        if len(text) <= most:
+            return text  # whole: masked with the op
+        return self.text(text[: most + _BEYOND_CUT])[:most]
+
     def scalars(self, fields: Mapping[str, Any]) -> dict[str, Scalar] | None:
         """*fields* as scalars by clean key, at most `MAX_ENTRIES`; None if nothing is left."""
         kept: dict[str, Scalar] = {}
         rest: dict[str, Any] = {}
+        numbers: dict[str, int] = {}
         last = MAX_ENTRIES - 1 if len(fields) > MAX_ENTRIES else MAX_ENTRIES
         plain = self._harmless([*map(str, fields), *(value for value in fields.values() if isinstance(value, str))])
         for raw_key, raw_value in fields.items():
@@ -88,10 +96,10 @@ class Normalizer:
             if len(kept) < last and key not in kept and (key != REST_KEY or last == MAX_ENTRIES):
                 kept[key] = value
             else:
-                rest[_free(key, rest)] = value
+                rest[_free(key, rest, numbers)] = value
         if rest:
             if REST_KEY in kept:
-                rest[_free(REST_KEY, rest)] = kept.pop(REST_KEY)
+                rest[_free(REST_KEY, rest, numbers)] = kept.pop(REST_KEY)
             kept[REST_KEY] = self.text(json_text(rest))
         return kept or None
 
@@ -113,9 +121,10 @@ class Normalizer:
             elif kind is not bool and value is not None:
                 fields[name] = self._other(name, value)
         if not self._harmless(texts):
+            clean = {text: self.text(text) for text in set(texts)}  # an error is often the output_summary too
             for name, value in fields.items():
                 if isinstance(value, str):
-                    fields[name] = self.text(value)
+                    fields[name] = clean.get(value, value)
 
     def _other(self, name: str, value: Any) -> Any:
         """A field that is neither plain text, truth nor absent: a map, a number, a kind of text."""
@@ -140,12 +149,16 @@ class Normalizer:
         return self._redactor.text(known) if isinstance(known, str) and not nothing_to_mask else known
 
 
-def _free(key: str, taken: Mapping[str, Any]) -> str:
-    """*key*, or the first of `key (2)`, `key (3)` … that is not *taken*: two keys may come out alike when cleaned."""
-    free, number = key, 1
+def _free(key: str, taken: Mapping[str, Any], numbers: dict[str, int]) -> str:
+    """*key*, or the first of `key (2)`, `key (3)` … that is not *taken*: two keys may come out alike when cleaned.
+
+    *numbers* remembers how far each key has counted: a sender may send a hundred thousand that come out alike.
+    """
+    free, number = key, numbers.get(key, 1)
     while free in taken:
         number += 1
         free = f"{key} ({number})"
+    numbers[key] = number
     return free
 
 

@@ -34,28 +34,14 @@ from sidecar.logs import configure_if_unset
 from sidecar.metrics import OwnMetrics
 from sidecar.model import Decision, ObservedOp
 from sidecar.normalize import Normalizer
+from sidecar.pipeline_doors import health_routes, http_routes
 from sidecar.protocols import Clock, JournalFile, Stage
-from sidecar.receivers.bodies import BodyReader, ByteBudget
+from sidecar.receivers.bodies import ByteBudget
 from sidecar.receivers.corrections_tailer import CorrectionsTailer
-from sidecar.receivers.event_resource import (
-    MAX_BATCH_BYTES,
-    MAX_EVENT_BYTES,
-    EventIntake,
-    EventResource,
-    EventsResource,
-)
+from sidecar.receivers.event_resource import EventIntake
 from sidecar.receivers.guards import Guard
-from sidecar.receivers.health_resource import HealthResource, LivezResource, ReadyzResource
 from sidecar.receivers.http_app import create_app
 from sidecar.receivers.http_receiver import HttpReceiver, tls_context
-from sidecar.receivers.openapi import openapi
-from sidecar.receivers.read_resources import (
-    ListResource,
-    OpsResource,
-    OpsStreamResource,
-    StatsResource,
-    TextResource,
-)
 from sidecar.receivers.tokens import TokenStore
 from sidecar.redaction import Redactor
 from sidecar.settings import Settings
@@ -126,6 +112,11 @@ class Observer:
         self._embedded: tuple[asyncio.Task[None], asyncio.Event] | None = None
 
     @property
+    def ready(self) -> bool:
+        """Every stage has started and none is stopping."""
+        return self._ready
+
+    @property
     def port(self) -> int:
         """The HTTP door's port."""
         return self._http.port
@@ -158,9 +149,15 @@ class Observer:
         stopping, ready = asyncio.Event(), asyncio.Event()
         running = asyncio.create_task(self.run(stopping, ready), name="observer")
         waiting = asyncio.create_task(ready.wait())
-        await asyncio.wait([running, waiting], return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
+        try:
+            await asyncio.wait([running, waiting], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # who wanted to enter has given up: nothing of ours stays behind
+            running.cancel()
+            await asyncio.wait([running])
+            raise
+        finally:
             waiting.cancel()
+        if running.done():
             await running
         self._embedded = (running, stopping)
         return self
@@ -278,7 +275,6 @@ class Observer:
             on_decision={"diagnosis": self.analyzer.restore, "playbook": self.consolidator.restore},
             corrections=self.corrections,
             correction_source=CORRECTION,
-            ring_capacity=settings.ring,
         )
         steps = [
             Step("tail", 1, self._tail, _STEP_TIMEOUT_S),
@@ -312,51 +308,21 @@ class Observer:
         pipeline_metrics.register(self)
         self._http = HttpReceiver(
             "http",
-            create_app(self._routes(), self.guard),
+            create_app(http_routes(self), self.guard),
             host=settings.host,
             port=settings.port,
             request_timeout_s=settings.body_timeout,
             grace_s=settings.grace,
             tls=tls_context(settings.tls_cert, settings.tls_key),
         )
-        health = {"/livez": LivezResource(), "/readyz": ReadyzResource(lambda: self._ready), "/health": LivezResource()}
         self._health = HttpReceiver(
             "health",
-            create_app(health, None),
+            create_app(health_routes(self), None),
             host=settings.health_host,
             port=settings.health_port,
             request_timeout_s=settings.body_timeout,
             grace_s=1.0,
         )
-
-    def _routes(self) -> dict[str, object]:
-        def bodies(max_bytes: int) -> BodyReader:
-            return BodyReader(self.budget, max_bytes=max_bytes)
-
-        description = openapi(our_version())
-        return {
-            "/event": EventResource(self.intake, bodies(MAX_EVENT_BYTES)),
-            "/events": EventsResource(self.intake, bodies(MAX_BATCH_BYTES)),
-            "/health": HealthResource(self.ring.__len__),
-            "/livez": LivezResource(),
-            "/readyz": ReadyzResource(lambda: self._ready),
-            "/stats": StatsResource(self.ring, self._more_stats),
-            "/ops": OpsResource(self.ring),
-            "/ops/stream": OpsStreamResource(self.feed),
-            "/incidents": ListResource("incidents", self.incidents.incidents),
-            "/playbooks": ListResource("playbooks", self.consolidator.entries),
-            "/metrics": TextResource(self.metrics.content_type, self.metrics.render, "read"),
-            "/openapi.json": TextResource("application/json", lambda: description, None),
-        }
-
-    def _more_stats(self) -> dict[str, Any]:
-        return {
-            "cycle": self.cycle.cycles,
-            "incidents": len(self.incidents),
-            "playbooks": len(self.consolidator.entries()),
-            "ring_overwritten": self.ring.overwritten,
-            "lost": pipeline_metrics.losses(self),
-        }
 
     def _stages(self) -> list[Stage]:
         """In flow order: started from the last to the first, stopped from the first to the last."""
@@ -386,6 +352,6 @@ class Observer:
         except httpx.HTTPError as exc:
             raise StartError(
                 "the gateway does not answer",
-                f"GET {url}: {exc or type(exc).__name__}",
+                self.normalizer.text(f"GET {url}: {exc or type(exc).__name__}"),
                 "Start the gateway first, or leave OBSERVER_REQUIRE_GATEWAY unset",
             ) from exc

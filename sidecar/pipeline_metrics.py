@@ -31,6 +31,8 @@ def losses(observer: Observer) -> dict[str, int]:
         "export_evicted": export.evicted if export is not None else 0,
         "export_failed": export.failed if export is not None else 0,
         "post_lost": observer.analyzer.posts.lost + observer.consolidator.posts.lost,
+        "correction_rejected": observer.corrections.rejected,
+        "saved_row_unusable": observer.incidents.unusable + observer.successes.unusable,
         "op_not_analysed": observer.incidents.not_counted + observer.successes.not_counted,
         "incident_evicted": observer.incidents.evicted,
         "success_evicted": observer.successes.evicted,
@@ -108,8 +110,17 @@ def _register_analysis(observer: Observer) -> None:
         "observer.cycle.step.failures",
         "{step}",
         "Steps that failed or timed out",
-        lambda: cycle.step_failures + cycle.step_timeouts,
+        lambda: cycle.step_failures + cycle.step_timeouts + cycle.cycle_failures,
     )
+    count(
+        "observer.decisions.unwritten",
+        "{decision}",
+        "Diagnoses and entries that the journal did not take; they are made again",
+        lambda: observer.analyzer.undecided + observer.consolidator.failed,
+    )
+    count("observer.state.save.failures", "{save}", "Saves to be made again", lambda: observer.checkpoint.failed_saves)
+    count("observer.corrections", "{row}", "Recorded", lambda: observer.corrections.recorded)
+    count("observer.corrections.read.errors", "{error}", "Reads that failed", lambda: observer.corrections.read_errors)
     count("observer.model.calls", "{call}", "Asked of the model", lambda: model.calls)
     count("observer.model.failures", "{call}", "That gave nothing usable", lambda: model.failures)
     level(

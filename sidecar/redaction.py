@@ -44,6 +44,7 @@ _SHAPES = (  # the JSON web token may not start inside a run of its characters: 
     _START + r"AIza[\w-]{30,}",  # Google
     _START + r"hf_\w{20,}",  # Hugging Face
 )
+_SHAPE_STARTS = "-Aeghprsx"  # of all of them: looked at first, they rule out most places, four times faster
 _HINTS = (
     "-----BEGIN",
     "eyJ",
@@ -86,11 +87,11 @@ class Redactor:
             rf"(?:{_QUOTED}|{_ESCAPED}|(?(cookie){_COOKIES}|(?(auth){_CREDENTIALS}|{_BARE})))"
         )
         self._scheme = re.compile(
-            _START + r"(?:((?i:bearer))\s+[A-Za-z0-9._~+/=\-]{8,}"
+            r"(?=[Bb])" + _START + r"(?:((?i:bearer))\s+[A-Za-z0-9._~+/=\-]{8,}"
             r"|((?i:basic))\s+(?=[A-Za-z][a-z]*[A-Z0-9+/=]|[0-9+/])[A-Za-z0-9+/=_\-]{8,})"  # base64, not a plain word
         )
         self._userinfo = re.compile(r"(://)[^/?#\s:@\"']*:[^/?#\s\"']+@")
-        self._shapes = re.compile("|".join(_SHAPES))
+        self._shapes = re.compile(f"(?=[{_SHAPE_STARTS}])(?:{'|'.join(_SHAPES)})")
 
     def named(self, name: str) -> bool:
         """Whether a field called *name* holds a credential."""

@@ -11,7 +11,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
@@ -169,9 +169,26 @@ def _converted(field: str, text: str) -> Any:
         return value
     except msgspec.ValidationError as exc:
         shown = "(hidden)" if field == "token" else repr(text)
+        why = f"expected {expected(field)}" if expected(field) else str(exc)
         raise SettingsError(
-            f"{VARIABLES[field]}={shown} is not usable", str(exc), f"{_FIX}, row {VARIABLES[field]}"
+            f"{VARIABLES[field]}={shown} is not usable", why, f"{_FIX}, row {VARIABLES[field]}"
         ) from exc
+
+
+def expected(field: str) -> str:
+    """What may stand in *field*, where that is a list of words or has bounds; "" where any text may."""
+    hint = _HINTS[field]
+    words = get_args(get_args(hint)[0])
+    if get_origin(get_args(hint)[0]) is Literal:
+        return "one of " + ", ".join(f"`{word}`" for word in words if word)
+    bounds = [meta for meta in hint.__metadata__ if isinstance(meta, Meta)]
+    least = next((meta.ge for meta in bounds if meta.ge is not None), None)
+    most = next((meta.le for meta in bounds if meta.le is not None), None)
+    if any(meta.gt is not None for meta in bounds):
+        return "a number above 0"
+    if least is None:
+        return "`true` or `false`" if get_args(hint)[0] is bool else ""
+    return f"{least:,} to {most:,}" if most is not None else f"{least:,} or more"
 
 
 def _refuse_service_links(env: Mapping[str, str]) -> None:
@@ -245,7 +262,7 @@ def _check_url(name: str, url: str, *, optional: bool) -> None:
 def _shown_url(url: str) -> str:
     """*url* without what may be a password."""
     _, mark, rest = url.rpartition("@")
-    return f"…{mark}{rest}"
+    return f"…@{rest}" if mark else rest
 
 
 def _check_exposure(settings: Settings) -> None:

@@ -174,9 +174,10 @@ class HeldExporter(SpanExporter):
         await self.gate.wait()
 
 
-def a_span(name: str) -> ReadableSpan:
-    """An ended, sampled span."""
-    return ReadableSpan(name, SpanContext(1, 1, False, TraceFlags(1)), resource=Resource.get_empty())
+def a_span(name: str, text: str = "") -> ReadableSpan:
+    """An ended, sampled span with *text* as an attribute."""
+    context = SpanContext(1, 1, False, TraceFlags(1))
+    return ReadableSpan(name, context, resource=Resource.get_empty(), attributes={"text": text})
 
 
 @asynccontextmanager
@@ -202,6 +203,20 @@ async def test_a_full_queue_loses_its_oldest_counted() -> None:
         exporter.gate.set()
     assert exporter.batches[1][0] == "10"
     assert (export.failed, export.exported) == (8193, 0)
+
+
+async def test_large_spans_are_bounded_in_bytes_in_the_queue_and_in_a_request() -> None:
+    """A dead collector costs 16 MiB at most, and no request grows beyond what a collector takes (4 MiB)."""
+    exporter = HeldExporter()
+    async with exporting(exporter) as export:
+        export.on_end(a_span("first"))
+        await exporter.entered.wait()
+        for number in range(20):
+            export.on_end(a_span(str(number), "x" * 2**20))
+        assert (export.evicted, export.queued) == (5, 15)
+        exporter.gate.set()
+    assert [len(batch) for batch in exporter.batches] == [1, *[1] * 15]
+    assert export.exported == 16
 
 
 async def test_an_exporter_that_raises_costs_its_batch() -> None:

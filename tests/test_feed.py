@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from sidecar.errors import OverloadedError
@@ -75,6 +76,16 @@ async def test_a_slow_watcher_loses_its_oldest_counted() -> None:
         assert (slow.missed, feed.missed) == (500, 500)
         assert await following(slow.batches(60)) == list(range(500, 1500))
     assert feed.missed == 500
+
+
+async def test_a_slow_watcher_of_large_ops_loses_its_oldest_counted() -> None:
+    """A queue is bounded in bytes too: a thousand ops of a mebibyte would be a gibibyte."""
+    feed = OpFeed()
+    with feed.watch(everything) as slow:
+        for number in range(9):
+            feed.consume(msgspec.structs.replace(an_op(number), input_summary="x" * 2**20))
+        assert slow.missed == 6
+        assert await following(slow.batches(60)) == [6, 7, 8]
 
 
 async def test_the_number_of_watchers_is_bounded() -> None:

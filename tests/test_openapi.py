@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from sidecar.pipeline_doors import http_routes
 from sidecar.receivers.openapi import openapi
 from tests.fuzz_doors import fuzz
 from tests.observers import observer
@@ -13,7 +14,7 @@ from tests.observers import observer
 async def test_every_route_is_described_and_every_description_is_a_route(tmp_path: Path) -> None:
     """Neither an undocumented door nor a documented one that is not there."""
     async with observer(tmp_path) as running:
-        assert set(json.loads(openapi("1"))["paths"]) == set(running._routes())
+        assert set(json.loads(openapi("1"))["paths"]) == set(http_routes(running))
 
 
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ import pytest
 
 from sidecar.errors import SettingsError, StartError
 from sidecar.gateway.summary import summarize
+from sidecar.normalize import Normalizer
 from sidecar.pipeline import Observer
+from sidecar.redaction import Redactor
 from tests.observers import FaultyFile, StandIn, client, journal, observer, says, settings, stand_in
 
 _CORRECTION = {
@@ -297,7 +299,8 @@ async def test_any_answer_is_an_op(tmp_path: Path) -> None:
 
 async def test_no_character_is_cut_in_half(tmp_path: Path) -> None:
     """Slices counted UTF-16 units: half an emoji ended summaries and posts, and was no Unicode any more."""
-    assert summarize({"answer": "x" + "😀" * 100}) == "answer: x" + "😀" * 79 + "..."
+    cut = Normalizer(Redactor()).cut
+    assert summarize({"answer": "x" + "😀" * 100}, cut) == "answer: x" + "😀" * 79 + "..."
     async with (
         stand_in() as gateway,
         observer(tmp_path, GATEWAY_URL=gateway.url, LAKEHOUSE_URL=gateway.url) as running,

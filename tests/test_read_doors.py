@@ -100,6 +100,18 @@ async def test_ops_are_paged_without_gap_or_repetition(door: httpx.AsyncClient) 
     assert seen == [*range(24, -1, -2)]
 
 
+async def test_a_page_of_large_ops_ends_early(door: httpx.AsyncClient) -> None:
+    """A page is bounded in bytes, whatever its limit; its cursor leads on, and nothing is left out."""
+    await post(door, *({"role": str(number), "input_summary": "x" * 600_000} for number in range(5)))
+    roles: list[list[str]] = []
+    cursor: dict[str, str] = {}
+    while not roles or cursor:
+        page = (await door.get("/ops", params={"limit": "1000", **cursor})).json()
+        roles.append([op["role"] for op in page["ops"]])
+        cursor = {"cursor": page["next_cursor"]} if "next_cursor" in page else {}
+    assert roles == [["4", "3"], ["2", "1"], ["0"]]
+
+
 async def test_wrong_queries_are_refused(door: httpx.AsyncClient) -> None:
     """422 with an error that names what is wrong; 404 for a cursor whose op has left the ring."""
     for query in (
@@ -247,6 +259,17 @@ async def test_metrics_are_prometheus_text_and_move(running: Observer, door: htt
     assert after["observer_ring_ops", ""] == 3
     assert after["observer_ring_by_source", "langfuse"] == 1
     assert after["observer_incidents", ""] >= 1
+
+
+async def test_a_rejected_correction_is_counted_as_lost(
+    running: Observer, door: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    """A row that cannot become an op shows in `/stats`, not in the log alone."""
+    (tmp_path / "corrections.jsonl").write_text('null\n{"task_class": "t"}\n')
+    await running.cycle.run_once()
+    assert (await door.get("/stats")).json()["lost"]["correction_rejected"] == 1
+    after = samples((await door.get("/metrics")).text)
+    assert (after["observer_corrections_total", ""], after["observer_corrections_read_errors_total", ""]) == (1, 0)
 
 
 async def test_health_is_as_ever_and_ready_means_started(running: Observer, door: httpx.AsyncClient) -> None:

@@ -83,6 +83,11 @@ class IncidentBook:
         """Incidents and endpoints that had to make room."""
         return self._incidents.evicted + self._endpoints.evicted
 
+    @property
+    def unusable(self) -> int:
+        """Saved rows that could not be read, and rows that could not be saved."""
+        return self._incidents.unusable + self._endpoints.unusable
+
     def get(self, fingerprint_id: str) -> Incident | None:
         """The incident with this fingerprint."""
         row = self._incidents.get(fingerprint_id)

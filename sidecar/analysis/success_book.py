@@ -68,6 +68,11 @@ class SuccessBook:
         """Endpoints and entries that had to make room."""
         return self._rows.evicted + self._entries.evicted
 
+    @property
+    def unusable(self) -> int:
+        """Saved rows that could not be read, and rows that could not be saved."""
+        return self._rows.unusable + self._entries.unusable
+
     def endpoints(self) -> list[EndpointSuccesses]:
         """All of them, the least recent first."""
         return self._rows.rows()

@@ -19,7 +19,10 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 log = structlog.get_logger(__name__)
 
 _BATCH = 512
+_BATCH_BYTES = 2 * 2**20  # collectors refuse gRPC messages over 4 MiB: their default bound
 _DEPTH = 8192
+_DEPTH_BYTES = 16 * 2**20
+_FIXED_BYTES = 1000  # a span's own objects, beside its texts
 _LINGER_S = 0.5
 
 
@@ -45,8 +48,8 @@ def span_exporter(endpoint: str, protocol: str, *, whole_path: bool) -> SpanExpo
 class SpanExport(SpanProcessor):
     """Queues ended, sampled spans and exports them from a thread; a stage and a span processor.
 
-    The queue holds the newest spans: what it has no room for goes oldest first, counted in `evicted`. What the
-    exporter gave up on is counted in `failed`.
+    The queue holds the newest spans, bounded in number and bytes: what it has no room for goes oldest first, counted
+    in `evicted`. What the exporter gave up on is counted in `failed`.
     """
 
     name = "export"
@@ -55,7 +58,8 @@ class SpanExport(SpanProcessor):
         """*drain_s* bounds the last exports at `stop`."""
         self._exporter = exporter
         self._drain_s = drain_s
-        self._queue: deque[ReadableSpan] = deque()
+        self._queue: deque[tuple[ReadableSpan, int]] = deque()
+        self._queue_bytes = 0
         self._wake = threading.Condition()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -79,12 +83,14 @@ class SpanExport(SpanProcessor):
         context = span.context
         if context is None or not context.trace_flags.sampled:
             return
+        size = _size(span)
         with self._wake:
-            if len(self._queue) >= _DEPTH:
-                self._queue.popleft()
+            self._queue.append((span, size))
+            self._queue_bytes += size
+            while len(self._queue) > _DEPTH or (self._queue_bytes > _DEPTH_BYTES and len(self._queue) > 1):
+                self._queue_bytes -= self._queue.popleft()[1]
                 self.evicted += 1
-            self._queue.append(span)
-            if len(self._queue) == _BATCH:
+            if self._is_batch():
                 self._wake.notify()
 
     async def start(self, _tasks: asyncio.TaskGroup) -> None:
@@ -108,6 +114,7 @@ class SpanExport(SpanProcessor):
             with self._wake:
                 left, in_flight = len(self._queue), self._in_flight
                 self._queue.clear()
+                self._queue_bytes = 0
             self.evicted += left
             log.error("export.cut_short", left_behind=left, in_flight=in_flight, waited_s=self._drain_s)
         finally:
@@ -123,9 +130,9 @@ class SpanExport(SpanProcessor):
     def _run(self) -> None:
         while True:
             with self._wake:
-                if not self._stopping and len(self._queue) < _BATCH:
+                if not self._stopping and not self._is_batch():
                     self._wake.wait(_LINGER_S)
-                batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+                batch = self._taken()
                 self._in_flight = len(batch)
                 if not batch and self._stopping:
                     break
@@ -134,6 +141,21 @@ class SpanExport(SpanProcessor):
         with suppress(RuntimeError):  # the loop is closed: `stop` has given up waiting
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _is_batch(self) -> bool:
+        """Whether what waits fills a request."""
+        return len(self._queue) >= _BATCH or self._queue_bytes >= _BATCH_BYTES
+
+    def _taken(self) -> list[ReadableSpan]:
+        """The oldest spans of the queue, out of it: as many as one request may carry, one at least if there is one."""
+        batch: list[ReadableSpan] = []
+        room = _BATCH_BYTES
+        while self._queue and len(batch) < _BATCH and (self._queue[0][1] <= room or not batch):
+            span, size = self._queue.popleft()
+            self._queue_bytes -= size
+            room -= size
+            batch.append(span)
+        return batch
 
     def _export(self, batch: list[ReadableSpan]) -> None:
         try:
@@ -145,3 +167,9 @@ class SpanExport(SpanProcessor):
             self.exported += len(batch)
         else:
             self.failed += len(batch)
+
+
+def _size(span: ReadableSpan) -> int:
+    """About its bytes: its texts, each character as wide as the widest that UTF-8 may need for it."""
+    texts = (value for value in (span.attributes or {}).values() if isinstance(value, str))
+    return _FIXED_BYTES + sum(len(text) if text.isascii() else 4 * len(text) for text in texts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sidecar.normalize import MAX_ENTRIES
@@ -11,13 +11,13 @@ _DEPTH = 3
 _CHARACTERS = 256
 
 
-def request_features(body: Any) -> dict[str, Any]:
-    """Scalar fields of *body*, nested ones under dotted names; bounded in number, depth and length."""
+def request_features(body: Any, cut: Callable[[str, int], str]) -> dict[str, Any]:
+    """Scalar fields of *body*, nested ones under dotted names; bounded in number and depth, and by *cut* in length."""
     features: dict[str, Any] = {}
     for name, value in _scalars(body, "", _DEPTH):
         if len(features) == MAX_ENTRIES:
             break
-        features[name[:_CHARACTERS]] = value[:_CHARACTERS] if isinstance(value, str) else value
+        features[cut(name, _CHARACTERS)] = cut(value, _CHARACTERS) if isinstance(value, str) else value
     return features
 
 

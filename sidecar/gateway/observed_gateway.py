@@ -100,17 +100,19 @@ class ObservedGateway:
             outcome = await self._call(url, content, span)
         finally:  # a cancelled call ends as an op too
             elapsed_ns = round((self._clock.monotonic() - started) * 1e9)
+            cut = self._normalizer.cut
+            error = cut(outcome.error, _MOST_ERROR) if outcome.error is not None else None
             op = self._normalizer.op(
                 ObservedOp(
                     timestamp=rfc3339_ms(started_ns + elapsed_ns),
                     endpoint=endpoint,
                     input_summary=description,
-                    success=outcome.error is None,
+                    success=error is None,
                     duration_ms=round(elapsed_ns / 1e6, 3),
-                    output_summary=f"ERROR: {outcome.error}" if outcome.error is not None else summarize(outcome.data),
-                    error=outcome.error,
+                    output_summary=f"ERROR: {error}" if error is not None else summarize(outcome.data, cut),
+                    error=error,
                     error_type=outcome.error_type,
-                    **{"source": "mcp", "features": request_features(body) or None, **fields},
+                    **{"source": "mcp", "features": request_features(body, cut) or None, **fields},
                     v=SCHEMA_VERSION,
                     op_id=new_id(),
                 )
@@ -130,7 +132,7 @@ class ObservedGateway:
             return _Outcome({"error": message}, message, TimeoutError.__name__)
         except Exception as exc:  # noqa: BLE001 - whatever the gateway or the way to it does is the op's outcome
             message = str(exc) or type(exc).__name__
-            return _Outcome({"error": message}, message[:_MOST_ERROR], type(exc).__name__)
+            return _Outcome({"error": message}, message, type(exc).__name__)
 
 
 def _check(endpoint: str, description: str, fields: Mapping[str, Any]) -> None:
@@ -163,7 +165,7 @@ def _outcome(response: httpx.Response) -> _Outcome:
         failed = said if isinstance(said, str) else json_text(said)
     if failed is None:
         return _Outcome(data, status=status)
-    return _Outcome(data, failed[:_MOST_ERROR], keys.ERROR_TYPE_OTHER if response.is_success else str(status), status)
+    return _Outcome(data, failed, keys.ERROR_TYPE_OTHER if response.is_success else str(status), status)
 
 
 def _ended(span: Span, op: ObservedOp, status: int | None, end_ns: int) -> ObservedOp:

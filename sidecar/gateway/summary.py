@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sidecar.normalize import json_text
@@ -10,18 +11,18 @@ _ANSWER_CHARACTERS = 80
 _JSON_CHARACTERS = 100
 
 
-def summarize(data: Any) -> str:
-    """*data*, a decoded JSON answer of any shape, as a short line. Never raises."""
+def summarize(data: Any, cut: Callable[[str, int], str]) -> str:
+    """*data*, a decoded JSON answer of any shape, as a short line; *cut* gives a text's beginning. Never raises."""
     if isinstance(data, dict):
         if "sql_matches" in data:
             return f"hybrid: {_said(data['sql_matches'])} sql → {_said(data.get('vector_reranked', '?'))} results"
         if _is_given(rows := data.get("rows")):
             return f"{_said(data.get('row_count') or _length(rows))} rows"
         if _is_given(answer := data.get("answer")):
-            return f"answer: {_said(answer)[:_ANSWER_CHARACTERS]}..."
+            return f"answer: {cut(_said(answer), _ANSWER_CHARACTERS)}..."
         if _is_given(sources := data.get("sources")):
             return f"{_length(sources)} sources"
-    return json_text(data)[:_JSON_CHARACTERS]
+    return cut(json_text(data), _JSON_CHARACTERS)
 
 
 def _is_given(value: Any) -> bool:

@@ -46,5 +46,5 @@ class CorkedTransport:
 
     def _flush(self) -> None:
         held, self._held, self._held_bytes = self._held, [], 0
-        if held:
+        if held and not self._transport.is_closing():  # the client has hung up: uvloop would raise
             self._transport.write(b"".join(held))

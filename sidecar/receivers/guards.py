@@ -53,7 +53,11 @@ class Guard:
         if scopes is None:
             self.refused += 1
             raise falcon.HTTPUnauthorized(
-                description="a token is needed: send Authorization: Bearer TOKEN",
+                description=(
+                    "a token is needed: send Authorization: Bearer TOKEN"
+                    if authorization is None
+                    else "this token is not known: look at OBSERVER_TOKEN or OBSERVER_TOKEN_FILE"
+                ),
                 challenges=['Bearer realm="observer"'],
             )
         if scope not in scopes:

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 _BACKLOG = 2048
 _MOST_CONNECTIONS = 8192
 _MOST_HEAD_BYTES = 64 * 1024
-_MOST_DROPPED_BYTES = 32 * 2**20
+_MOST_DROPPED_BYTES = 128 * 2**20
 
 
 class HttpReceiver:

@@ -150,7 +150,7 @@ def _filters(*, paged: bool) -> list[dict[str, Any]]:
     if paged:
         limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
         filters += [
-            _query("limit", limit, "at most this many"),
+            _query("limit", limit, "at most this many; fewer where they are large"),
             _query("cursor", {"type": "string"}, "`next_cursor` of the page before"),
         ]
     return filters

@@ -14,6 +14,7 @@ from sidecar.model import ObservedOp
 from sidecar.receivers.op_filter import OpQuery, op_query
 
 STREAM_IDLE_S = 10.0
+_PAGE_BYTES = 2**20  # where a page ends early: a reader that does not read holds no more than that
 _RECENT = 10
 
 
@@ -106,28 +107,30 @@ class OpsResource:
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """`{"ops": […], "next_cursor"}`; the cursor is missing on the last page."""
-        query = op_query(req)
-        page = _page(self._ring.ops(), query)
-        more = {"next_cursor": page[query.limit - 1].op_id} if len(page) > query.limit else {}
+        page, cursor = _page(self._ring.ops(), op_query(req))
+        more = {"next_cursor": cursor} if cursor is not None else {}
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = msgspec.json.encode({"ops": page[: query.limit], **more})
+        resp.data = msgspec.json.encode({"ops": page, **more})
 
 
-def _page(ops: list[ObservedOp], query: OpQuery) -> list[ObservedOp]:
-    """Up to one more than the limit, newest first, from behind the cursor on."""
+def _page(ops: list[ObservedOp], query: OpQuery) -> tuple[list[msgspec.Raw], str | None]:
+    """Ops as JSON, newest first, from behind the cursor on; and the next page's cursor, if there is one."""
     newest_first = iter(reversed(ops))
     # any() reads up to and with the cursor's op: what is left of the iterator is the next page.
     if query.cursor is not None and not any(op.op_id == query.cursor for op in newest_first):
         raise falcon.HTTPNotFound(
             description=f"cursor {query.cursor[:80]!r}: its op is no longer in memory; begin without a cursor"
         )
-    page: list[ObservedOp] = []
+    page: list[msgspec.Raw] = []
+    size, last = 0, None
     for op in newest_first:
         if query.wants(op):
-            page.append(op)
-            if len(page) > query.limit:
-                break
-    return page
+            if len(page) == query.limit or size >= _PAGE_BYTES:
+                return page, last
+            page.append(msgspec.Raw(msgspec.json.encode(op)))
+            size += len(memoryview(page[-1]))
+            last = op.op_id
+    return page, None
 
 
 class OpsStreamResource:

@@ -23,7 +23,6 @@ from sidecar.store.state import StateStore
 log = structlog.get_logger(__name__)
 
 _TURN = 500  # records restored before other tasks (health) get a turn
-_TAIL_BYTES = 64 * 2**20
 
 
 class Derived(Protocol):
@@ -86,7 +85,6 @@ class Checkpoint:
         on_decision: Mapping[str, Callable[[bytes], None]],
         corrections: SourceCursor,
         correction_source: str,
-        ring_capacity: int,
     ) -> None:
         self._state = state
         self._ring = ring
@@ -98,7 +96,6 @@ class Checkpoint:
         self._on_decision = dict(on_decision)
         self._corrections = corrections
         self._correction_source = correction_source
-        self._ring_capacity = ring_capacity
         self._started = False
         self.damaged = 0  # journal lines that could not be read back
         self.failed_saves = 0
@@ -106,15 +103,17 @@ class Checkpoint:
     async def start(self, _tasks: asyncio.TaskGroup) -> None:
         """Load the last checkpoint, then what the journals hold behind it; refill the ring."""
         self._state.open()
+        if self._is_ahead():
+            self._forget()
         cursors = self._state.load("cursors")
         for table, derived in self._derived.items():
             derived.load(self._state.load(table))
         if "corrections" in cursors:
             self._corrections.load(msgspec.json.decode(cursors["corrections"]))
-        replayed = await self._replay_ops(_offset(cursors, "ops", self._ops_position))
-        decided = await self._replay_decisions(_offset(cursors, "decisions", self._decisions_position))
+        replayed = await self._replay_ops(_offset(cursors, "ops"))
+        decided = await self._replay_decisions(_offset(cursors, "decisions"))
         reader = JournalReader(self._ops_path)
-        for op in reader.tail(ObservedOp, self._ring_capacity, _TAIL_BYTES):
+        for op in reader.tail(ObservedOp, self._ring.capacity, self._ring.max_bytes):
             self._ring.consume(op)
         self._started = True
         log.info("state.restored", ring=len(self._ring), replayed_ops=replayed, replayed_decisions=decided)
@@ -142,6 +141,20 @@ class Checkpoint:
             for table, derived in self._derived.items():
                 derived.put_back(rows[table])
             raise
+
+    def _is_ahead(self) -> bool:
+        """Whether a journal is shorter than what was saved of it: it lost its end (power), or is another file."""
+        cursors = self._state.load("cursors")
+        return (
+            _offset(cursors, "ops") > self._ops_position.settled_offset
+            or _offset(cursors, "decisions") > self._decisions_position.settled_offset
+        )
+
+    def _forget(self) -> None:
+        """Drop what was derived: it counts lines that are gone, and those that are left would be counted twice."""
+        rows = {table: dict.fromkeys(self._state.load(table), b"") for table in self._derived}
+        self._state.save({**rows, "cursors": {"ops": b"0", "decisions": b"0"}})
+        log.warning("state.ahead_of_journal", rows_dropped=sum(map(len, rows.values())))
 
     async def _replay_ops(self, offset: int) -> int:
         reader, count = JournalReader(self._ops_path), 0
@@ -173,7 +186,6 @@ class Checkpoint:
         return count
 
 
-def _offset(cursors: Mapping[str, bytes], name: str, position: JournalPosition) -> int:
-    """The saved offset, or 0 if the journal is shorter than that: then it is another file."""
-    saved = msgspec.json.decode(cursors[name], type=int) if name in cursors else 0
-    return saved if saved <= position.settled_offset else 0
+def _offset(cursors: Mapping[str, bytes], name: str) -> int:
+    """How far into the journal called *name* the saved rows go."""
+    return msgspec.json.decode(cursors[name], type=int) if name in cursors else 0

@@ -9,25 +9,31 @@ from contextlib import contextmanager
 
 from sidecar.errors import OverloadedError
 from sidecar.model import ObservedOp
+from sidecar.store.ring import op_bytes
 
 _DEPTH = 1000
+_MOST_BYTES = 4 * 2**20  # of one watcher's queue
 
 
 class Subscription:
-    """One watcher's queue. `missed` counts the ops it was too slow for."""
+    """One watcher's queue, bounded in ops and bytes. `missed` counts the ops it was too slow for."""
 
     def __init__(self, wanted: Callable[[ObservedOp], bool]) -> None:
         self._wanted = wanted
-        self._queue: deque[ObservedOp] = deque(maxlen=_DEPTH)
+        self._queue: deque[tuple[ObservedOp, int]] = deque()
+        self._bytes = 0
         self._arrived = asyncio.Event()
         self._closed = False
         self.missed = 0
 
-    def offer(self, op: ObservedOp) -> None:
-        """Queue *op* if it is wanted; a full queue drops its oldest. Returns nothing, never blocks."""
+    def offer(self, op: ObservedOp, size: int) -> None:
+        """Queue *op*, of about *size* bytes, if it is wanted; a full queue drops its oldest. Never blocks."""
         if self._wanted(op):
-            self.missed += len(self._queue) == _DEPTH
-            self._queue.append(op)
+            self._queue.append((op, size))
+            self._bytes += size
+            while len(self._queue) > _DEPTH or (self._bytes > _MOST_BYTES and len(self._queue) > 1):
+                self._bytes -= self._queue.popleft()[1]
+                self.missed += 1
             self._arrived.set()
 
     def close(self) -> None:
@@ -45,8 +51,9 @@ class Subscription:
                 except TimeoutError:
                     pass
             self._arrived.clear()
-            batch = list(self._queue)
+            batch = [op for op, _ in self._queue]
             self._queue.clear()
+            self._bytes = 0
             if not batch and self._closed:
                 return
             yield batch
@@ -80,8 +87,10 @@ class OpFeed:
 
     def consume(self, op: ObservedOp) -> None:
         """Offer *op* to every watcher."""
-        for watcher in self._watchers:
-            watcher.offer(op)
+        if self._watchers:
+            size = op_bytes(op)
+            for watcher in self._watchers:
+                watcher.offer(op, size)
 
     def close(self) -> None:
         """End every watch."""

@@ -52,13 +52,15 @@ class JournalReader:
             return []
         with file:
             start = size = file.seek(0, os.SEEK_END)
-            data = b""
-            while start > 0 and size - start < most_bytes and data.count(b"\n") <= most:
+            blocks: list[bytes] = []
+            ends = 0
+            while start > 0 and size - start < most_bytes and ends <= most:
                 step = min(_BLOCK, start, most_bytes - (size - start))
                 start -= step
                 file.seek(start)
-                data = file.read(step) + data
-        lines = data.split(b"\n")
+                blocks.append(file.read(step))
+                ends += blocks[-1].count(b"\n")
+        lines = b"".join(reversed(blocks)).split(b"\n")
         whole = lines[:-1] if start == 0 else lines[1:-1]
         return whole[-most:] if most > 0 else []
 

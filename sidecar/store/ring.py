@@ -19,8 +19,8 @@ class OpRing:
     """
 
     def __init__(self, capacity: int, max_bytes: int) -> None:
-        self._capacity = capacity
-        self._max_bytes = max_bytes
+        self.capacity = capacity
+        self.max_bytes = max_bytes
         self._ops: deque[tuple[ObservedOp, int]] = deque()
         self._bytes = 0
         self.overwritten = 0
@@ -32,11 +32,11 @@ class OpRing:
 
     def consume(self, op: ObservedOp) -> None:
         """Add *op*; the oldest make room."""
-        size = _size(op)
+        size = op_bytes(op)
         self._ops.append((op, size))
         self._bytes += size
         self._count(op, 1)
-        while len(self._ops) > self._capacity or (self._bytes > self._max_bytes and len(self._ops) > 1):
+        while len(self._ops) > self.capacity or (self._bytes > self.max_bytes and len(self._ops) > 1):
             old, old_size = self._ops.popleft()
             self._bytes -= old_size
             self._count(old, -1)
@@ -76,7 +76,7 @@ class OpRing:
             del self.by_source[source]
 
 
-def _size(op: ObservedOp) -> int:
-    """About its bytes in memory: its JSON, times four where one wide character widens the text it stands in."""
+def op_bytes(op: ObservedOp) -> int:
+    """About *op*'s bytes in memory: its JSON, times four where one wide character widens the text it stands in."""
     encoded = _encode(op)
     return _FIXED_BYTES + len(encoded) * (1 if encoded.isascii() else 4)

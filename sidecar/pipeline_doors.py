@@ -1,0 +1,56 @@
+"""Which path leads to which room. Part of the pipeline, apart only for length."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sidecar.pipeline_metrics import losses
+from sidecar.receivers.bodies import BodyReader
+from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_EVENT_BYTES, EventResource, EventsResource
+from sidecar.receivers.health_resource import HealthResource, LivezResource, ReadyzResource
+from sidecar.receivers.openapi import openapi
+from sidecar.receivers.read_resources import (
+    ListResource,
+    OpsResource,
+    OpsStreamResource,
+    StatsResource,
+    TextResource,
+)
+from sidecar.spans.provider import our_version
+
+if TYPE_CHECKING:
+    from sidecar.pipeline import Observer
+
+
+def http_routes(observer: Observer) -> dict[str, object]:
+    """The main door: path → resource."""
+    description = openapi(our_version())
+    return {
+        "/event": EventResource(observer.intake, BodyReader(observer.budget, max_bytes=MAX_EVENT_BYTES)),
+        "/events": EventsResource(observer.intake, BodyReader(observer.budget, max_bytes=MAX_BATCH_BYTES)),
+        "/health": HealthResource(observer.ring.__len__),
+        "/livez": LivezResource(),
+        "/readyz": ReadyzResource(lambda: observer.ready),
+        "/stats": StatsResource(observer.ring, lambda: _more_stats(observer)),
+        "/ops": OpsResource(observer.ring),
+        "/ops/stream": OpsStreamResource(observer.feed),
+        "/incidents": ListResource("incidents", observer.incidents.incidents),
+        "/playbooks": ListResource("playbooks", observer.consolidator.entries),
+        "/metrics": TextResource(observer.metrics.content_type, observer.metrics.render, "read"),
+        "/openapi.json": TextResource("application/json", lambda: description, None),
+    }
+
+
+def health_routes(observer: Observer) -> dict[str, object]:
+    """The health port: health and nothing else."""
+    return {"/livez": LivezResource(), "/readyz": ReadyzResource(lambda: observer.ready), "/health": LivezResource()}
+
+
+def _more_stats(observer: Observer) -> dict[str, Any]:
+    return {
+        "cycle": observer.cycle.cycles,
+        "incidents": len(observer.incidents),
+        "playbooks": len(observer.consolidator.entries()),
+        "ring_overwritten": observer.ring.overwritten,
+        "lost": losses(observer),
+    }
