@@ -244,7 +244,12 @@ class Observer:
         settings, clock = self._settings, self._clock
         gateway_log = HttpGatewayLog(self._own_client, settings.gateway_url)
         self.model = LakehouseModel(
-            self._own_client, settings.lakehouse_url, settings.model, settings.model_timeout, clock
+            self._own_client,
+            settings.lakehouse_url,
+            settings.model,
+            settings.model_timeout,
+            clock,
+            mask=self.normalizer.text,
         )
         self.analyzer = ErrorAnalyzer(
             self.incidents,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+_SOURCES = ("mcp", "scenario", "langfuse", "overseer_correction", "otlp")
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from sidecar.pipeline import Observer
@@ -16,6 +19,12 @@ def register(observer: Observer) -> None:
     _register_intake(observer)
     _register_journals(observer)
     _register_analysis(observer)
+
+
+def _by_source(counts: Mapping[str, int]) -> dict[str, int]:
+    """Sources are the senders' words: the known ones by name, all others together, so that no series is theirs."""
+    known = {source: counts.get(source, 0) for source in _SOURCES}
+    return {**known, "other": sum(counts.values()) - sum(known.values())}
 
 
 def losses(observer: Observer) -> dict[str, int]:
@@ -58,7 +67,7 @@ def _register_intake(observer: Observer) -> None:
         "observer.ring.by_source",
         "{op}",
         "Operations in memory",
-        lambda: dict(ring.by_source.most_common(20)),
+        lambda: _by_source(ring.by_source),
         "source",
     )
     count("observer.lost", "{item}", "What was lost, by cause", lambda: losses(observer), "cause")

@@ -15,7 +15,8 @@ import pytest
 from sidecar.clock import SystemClock
 from sidecar.errors import JournalError
 from sidecar.protocols import Clock
-from sidecar.store.commit_log import CommitLog, CommitReceipt
+from sidecar.store.commit_batch import CommitReceipt
+from sidecar.store.commit_log import CommitLog
 from sidecar.store.journal_file import AppendFile, opened, sealed
 from tests.fakes import ManualClock
 

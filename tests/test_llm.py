@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sidecar.analysis.circuit_breaker import Circuit, CircuitBreaker
 from sidecar.analysis.llm import MAX_ANSWER_BYTES, LakehouseModel, is_runaway
 from sidecar.errors import ModelError, RetryableError
+from sidecar.redaction import Redactor
 from tests.fakes import ManualClock
 from tests.http_stub import HttpStub
 
@@ -55,6 +56,13 @@ async def test_the_request_is_the_one_callers_know(lakehouse: HttpStub, client: 
         "temperature": 0.2,
     }
     assert (model.calls, model.failures, model.circuit.state) == (1, 0, Circuit.CLOSED)
+
+
+async def test_what_the_model_says_is_masked(lakehouse: HttpStub, client: httpx.AsyncClient) -> None:
+    """A model may repeat a credential that it has seen elsewhere; log, journal and gateway must not."""
+    lakehouse.answers({"text": "Use password=hunter2 in Reno."})
+    masked = LakehouseModel(client, lakehouse.url, "qwen2.5", 30.0, ManualClock(), mask=Redactor().text)
+    assert await masked.generate("why?") == "Use password=[redacted] in Reno."
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import httpx
@@ -31,15 +32,26 @@ class LakehouseModel:
     """A `TextModel` over *client*; one call in flight, a second is refused at once.
 
     Raises ModelError for whatever is no usable answer: time-out, HTTP status, `error`, no text, a runaway loop, or
-    an open circuit (after 3 failures in a row, for 60 s).
+    an open circuit (after 3 failures in a row, for 60 s). *mask* takes credentials out of what the model says: it
+    may repeat what it has seen elsewhere.
     """
 
-    def __init__(self, client: httpx.AsyncClient, url: str, model_name: str, timeout_s: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        url: str,
+        model_name: str,
+        timeout_s: float,
+        clock: Clock,
+        *,
+        mask: Callable[[str], str] = clean_text,
+    ) -> None:
         self._client = client
         self._url = url.rstrip("/") + "/ai/generate"
         self._model_name = model_name
         self._timeout_s = timeout_s
         self._clock = clock
+        self._mask = mask
         self._busy = False
         self.circuit = CircuitBreaker(clock)
         self.calls = 0
@@ -57,7 +69,7 @@ class LakehouseModel:
         started = self._clock.monotonic()
         answered = False
         try:
-            text = _usable(await self._ask(prompt))
+            text = _usable(await self._ask(prompt), self._mask)
             answered = True
             return text
         finally:  # a call that is cancelled has failed too
@@ -107,7 +119,7 @@ async def _bounded(response: httpx.Response) -> bytes:
     return bytes(body)
 
 
-def _usable(body: bytes) -> str:
+def _usable(body: bytes, mask: Callable[[str], str]) -> str:
     try:
         answer: Any = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -115,13 +127,13 @@ def _usable(body: bytes) -> str:
     if not isinstance(answer, dict):
         raise ModelError("the model's answer is unusable", "it is no JSON object", _FIX)
     if answer.get("error"):
-        raise ModelError("the model gave no answer", f"it says: {str(answer['error'])[:200]}", _FIX)
+        raise ModelError("the model gave no answer", f"it says: {mask(str(answer['error']))[:200]}", _FIX)
     text = answer.get("text")
     if not isinstance(text, str) or not text.strip():
         raise ModelError("the model's answer is unusable", "it has no `text`", _FIX)
     if is_runaway(text):
         raise ModelError("the model's answer is unusable", "it repeats itself", _FIX)
-    return _CONTROL.sub(" ", clean_text(text.strip()))
+    return _CONTROL.sub(" ", mask(clean_text(text.strip())))
 
 
 def is_runaway(text: str) -> bool:

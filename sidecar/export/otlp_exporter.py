@@ -7,6 +7,7 @@ compression and time-outs are read by those exporters.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from contextlib import suppress
@@ -24,6 +25,13 @@ _DEPTH = 8192
 _DEPTH_BYTES = 16 * 2**20
 _FIXED_BYTES = 1000  # a span's own objects, beside its texts
 _LINGER_S = 0.5
+_RETRY_S = 5.0  # beside the SDK exporter's own retries, which take up to its time-out of 10 s
+_MOST_ATTEMPTS = 60  # a quarter of an hour for a collector that is away
+_SDK_LOGGERS = (
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.common.http",
+)
 
 
 def span_exporter(endpoint: str, protocol: str, *, whole_path: bool) -> SpanExporter:
@@ -49,15 +57,17 @@ class SpanExport(SpanProcessor):
     """Queues ended, sampled spans and exports them from a thread; a stage and a span processor.
 
     The queue holds the newest spans, bounded in number and bytes: what it has no room for goes oldest first, counted
-    in `evicted`. What the exporter gave up on is counted in `failed`.
+    in `evicted`. A batch that the collector does not take is tried again and again; what is given up after
+    `_MOST_ATTEMPTS`, or refused while stopping, is counted in `failed`.
     """
 
     name = "export"
 
-    def __init__(self, exporter: SpanExporter, drain_s: float) -> None:
-        """*drain_s* bounds the last exports at `stop`."""
+    def __init__(self, exporter: SpanExporter, drain_s: float, retry_s: float = _RETRY_S) -> None:
+        """*drain_s* bounds the last exports at `stop`; *retry_s* is the rest between two attempts at a batch."""
         self._exporter = exporter
         self._drain_s = drain_s
+        self._retry_s = retry_s
         self._queue: deque[tuple[ReadableSpan, int]] = deque()
         self._queue_bytes = 0
         self._wake = threading.Condition()
@@ -66,6 +76,11 @@ class SpanExport(SpanProcessor):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
         self._in_flight = 0
+        self._attempts = 0  # at the batch that the collector has not taken yet
+        self._stop_now = threading.Event()
+        self._quiet = _Quiet()
+        for name in _SDK_LOGGERS:
+            logging.getLogger(name).addFilter(self._quiet)
         self.exported = 0
         self.failed = 0
         self.evicted = 0
@@ -107,6 +122,7 @@ class SpanExport(SpanProcessor):
         with self._wake:
             self._stopping = True
             self._wake.notify()
+        self._stop_now.set()
         try:
             async with asyncio.timeout(self._drain_s):
                 await self._ended.wait()
@@ -118,6 +134,8 @@ class SpanExport(SpanProcessor):
             self.evicted += left
             log.error("export.cut_short", left_behind=left, in_flight=in_flight, waited_s=self._drain_s)
         finally:
+            for name in _SDK_LOGGERS:
+                logging.getLogger(name).removeFilter(self._quiet)
             threading.Thread(target=self._exporter.shutdown, daemon=True).start()  # it may wait for its own retry
 
     def shutdown(self) -> None:
@@ -136,8 +154,9 @@ class SpanExport(SpanProcessor):
                 self._in_flight = len(batch)
                 if not batch and self._stopping:
                     break
-            if batch:
-                self._export(batch)
+            while batch and not self._settled(batch):
+                self._stop_now.wait(self._retry_s)
+            self._in_flight = 0
         with suppress(RuntimeError):  # the loop is closed: `stop` has given up waiting
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._ended.set)
@@ -157,7 +176,8 @@ class SpanExport(SpanProcessor):
             batch.append(span)
         return batch
 
-    def _export(self, batch: list[ReadableSpan]) -> None:
+    def _settled(self, batch: list[ReadableSpan]) -> bool:
+        """Try *batch* once. True when it was taken, or given up."""
         try:
             done = self._exporter.export(batch) is SpanExportResult.SUCCESS
         except Exception:
@@ -165,8 +185,31 @@ class SpanExport(SpanProcessor):
             done = False
         if done:
             self.exported += len(batch)
+            if self._attempts:
+                log.info("export.recovered", attempts=self._attempts)
         else:
+            self._attempts += 1
+            if self._attempts == 1:
+                log.warning("export.refused", spans=len(batch), waiting=len(self._queue))
+            if not self._stopping and self._attempts < _MOST_ATTEMPTS:
+                self._quiet.on = True
+                return False
             self.failed += len(batch)
+            log.error("export.given_up", spans=len(batch), attempts=self._attempts)
+        self._attempts, self._quiet.on = 0, False
+        return True
+
+
+class _Quiet(logging.Filter):
+    """Holds back what the SDK's exporter logs at every attempt, once the first attempt has said what is wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on = False
+
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - the signature is logging's
+        """Whether *record* is logged."""
+        return not self.on
 
 
 def _size(span: ReadableSpan) -> int:

@@ -31,7 +31,7 @@ class OpSpanProcessor(SpanProcessor):
 
     def __init__(self, sink: OpSink) -> None:
         self._sink = sink
-        self.lost = 0  # ops that the sink had no room for, or that could not be read back
+        self.lost = 0  # ops that could not be read back; the sink counts those it had no room for
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Nothing: a span is an op when it has ended."""
@@ -46,8 +46,6 @@ class OpSpanProcessor(SpanProcessor):
             receipt = self._sink.append(op, awaited=awaited)
             if isinstance(span, OpSpan):
                 span.receipt = receipt
-            if receipt is None:
-                self.lost += 1
         except Exception:
             self.lost += 1
             log.exception("op.lost", span=span.name)

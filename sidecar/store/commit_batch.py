@@ -1,0 +1,65 @@
+"""What a commit consists of: the records written together, and the receipt of each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from sidecar.errors import JournalError
+
+R = TypeVar("R")
+
+
+class Batch(Generic[R]):
+    """Records written together. *error* is why they were not; it is set before *settled*."""
+
+    __slots__ = ("error", "left", "lines", "opened_at", "receipts", "settled", "size", "waiters", "written")
+
+    def __init__(self, opened_at: float) -> None:
+        self.opened_at = opened_at
+        self.lines: list[bytes] = []
+        self.receipts: list[CommitReceipt[R]] = []
+        self.size = 0
+        self.written = False
+        self.settled = False
+        self.error: Exception | None = None
+        self.waiters: list[asyncio.Future[None]] = []
+        self.left: Iterator[tuple[CommitReceipt[R], bytes]] = iter(())  # settled, to be handed on
+
+
+class CommitReceipt(Generic[R]):
+    """The promise that one record is in the file."""
+
+    __slots__ = ("_batch", "awaited", "op")
+
+    def __init__(self, op: R, batch: Batch[R], awaited: bool) -> None:
+        self.op = op
+        self.awaited = awaited
+        self._batch = batch
+
+    async def wait(self) -> None:
+        """Return once the record is in the file. Raises JournalError if it is not, or not in time."""
+        batch = self._batch
+        if not batch.settled:
+            waiter = asyncio.get_running_loop().create_future()
+            batch.waiters.append(waiter)
+            await waiter
+        if batch.error is not None:
+            raise JournalError(
+                "the journal did not take it", str(batch.error), "Send it again later; look at OBSERVER_DATA_DIR's disk"
+            ) from batch.error
+
+
+def release(batch: Batch[R], failure: Exception | None = None) -> None:
+    """Tell everybody who waits for *batch*, on the loop: it is settled, or it has failed."""
+    waiters, batch.waiters = batch.waiters, []
+    for waiter in waiters:
+        if waiter.done():
+            continue
+        if failure is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(
+                JournalError("the journal is stalled", str(failure), "Send it again later; look at the disk")
+            )
