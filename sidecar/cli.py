@@ -1,4 +1,4 @@
-"""The command line: `observer run | demo | stats | tail | doctor`.
+"""The command line: `observer run | demo | stats | tail | outbox | doctor`.
 
 The environment is read here and nowhere else. Each command's module is imported when it is called, so that `--help`
 and the small commands stay quick. Exit status: 0 well, 1 failed, 64 wrong settings or flags, 130 interrupted.
@@ -38,6 +38,7 @@ _COMMANDS = {
     "demo": ("sidecar.demo.runner", "show the observer at work with a small gateway and agents of its own"),
     "stats": ("sidecar.commands.stats", "print what a running observer has counted"),
     "tail": ("sidecar.commands.tail", "follow the operations that a running observer sees"),
+    "outbox": ("sidecar.commands.outbox", "see, repeat or give up the posts that the gateway has not taken"),
     "doctor": ("sidecar.commands.doctor", "check everything an observer needs, and say what to do"),
 }
 
@@ -131,6 +132,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         _add_address(words[name])
     _add_stats(words["stats"])
     _add_tail(words["tail"])
+    _add_outbox(words["outbox"])
     return parser, words
 
 
@@ -174,6 +176,16 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
         "Ctrl-C ends it. Colours appear on a terminal only, and never with NO_COLOR.\n"
         "When the observer restarts, tail connects again and goes on where it was."
     )
+
+
+def _add_outbox(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["list", "retry", "drop"], help="what to do with posts, waiting or dead")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--id", type=_whole(10**11), action="append", metavar="N", help="this post; may be repeated")
+    which.add_argument("--all", action="store_true", help="all of them")
+    parser.add_argument("--data-dir", metavar="DIR", help="the observer's folder [OBSERVER_DATA_DIR]")
+    parser.add_argument("--json", action="store_true", help="print one JSON array instead of lines")
+    parser.epilog = "Works beside a running observer, which notices within seconds, and without one."
 
 
 def _whole(most: int) -> Callable[[str], int]:

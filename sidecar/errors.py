@@ -2,15 +2,17 @@
 
 ObserverError                 retryable = False
 ├── SettingsError             a setting is wrong: exit status 64, before any port is bound
+├── PostRefusedError          who should take a post never will: the same post would be refused again
 ├── StartError                a door, folder or file could not be opened: exit status 1
 ├── InvalidInputError         the sender must change the request (HTTP 422)
 │   ├── MalformedError        it could not be read at all (HTTP 400)
-│   └── TooLargeError         it is over a size bound (HTTP 413)
+│   ├── TooLargeError         it is over a size bound (HTTP 413)
+│   └── ConflictError         its id is taken by another event (HTTP 409)
 └── RetryableError            retryable = True: the same request may succeed later (HTTP 503)
     ├── OverloadedError       a bound on memory or queue length was reached
     ├── JournalError          the journal did not confirm the write
     ├── ModelError            the model gave no answer that can be used
-    └── GatewayLogError       the gateway did not take what the observer learnt
+    └── GatewayLogError       the gateway did not take what the observer learnt; perhaps it said when it will
 """
 
 from __future__ import annotations
@@ -48,6 +50,14 @@ class TooLargeError(InvalidInputError):
     """Input over a size bound."""
 
 
+class PostRefusedError(ObserverError):
+    """A post that is refused for what it is, not for when it came."""
+
+
+class ConflictError(InvalidInputError):
+    """The id is known, and what came with it first was something else."""
+
+
 class RetryableError(ObserverError):
     """The request was good; the observer could not take it now."""
 
@@ -67,4 +77,8 @@ class ModelError(RetryableError):
 
 
 class GatewayLogError(RetryableError):
-    """The gateway did not take a post to its `/log`."""
+    """The gateway did not take a post now. *retry_after_s* is how long it wants to be left alone, if it said so."""
+
+    def __init__(self, what: str, why: str, fix: str, retry_after_s: float | None = None) -> None:
+        super().__init__(what, why, fix)
+        self.retry_after_s = retry_after_s

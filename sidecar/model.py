@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 Scalar = str | bool | int | float
@@ -113,6 +115,50 @@ class PlaybookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     successes: int
     avg_duration_ms: float
     evidence: list[SpanRef] = []
+
+
+class Post(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be told to someone: JSON *body* for *url*, a path at the gateway (later: a whole URL).
+
+    *key* is its `Idempotency-Key`: the same content has the same key, wherever and whenever it is made.
+    """
+
+    key: str
+    kind: str
+    url: str
+    body: bytes
+
+
+class QueuedPost(Post, frozen=True, kw_only=True):
+    """A post in the outbox. *since_ns* and *due_ns* are ns since the Unix epoch; due 0: a person wants it now."""
+
+    number: int
+    attempts: int
+    since_ns: int
+    due_ns: int
+
+
+class PostOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt came to, *at_ns*: `done`, `waiting` until *due_ns*, or `dead`, and why in *error*.
+
+    *others_due* says that whoever takes the posts is back: all that wait are due now.
+    """
+
+    state: Literal["done", "waiting", "dead"]
+    at_ns: int
+    due_ns: int = 0
+    error: str = ""
+    others_due: bool = False
+
+
+class OutboxLook(msgspec.Struct, frozen=True, kw_only=True):
+    """The outbox at a glance: the *post* that is due, or when (ns) the *next_due_ns* is; the oldest one's start."""
+
+    post: QueuedPost | None
+    next_due_ns: int | None
+    waiting: int
+    dead: int
+    oldest_ns: int | None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

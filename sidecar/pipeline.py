@@ -7,6 +7,7 @@ receivers ──► spans ──► store ──► analysis ──► gateway /
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from sidecar.analysis.success_book import SuccessBook
 from sidecar.clock import SystemClock
 from sidecar.errors import StartError
 from sidecar.export.otlp_exporter import SpanExport, span_exporter
+from sidecar.export.outbox import Outbox
 from sidecar.gateway.gateway_log import HttpGatewayLog
 from sidecar.gateway.observed_gateway import ObservedGateway
 from sidecar.lifecycle import serve
@@ -51,10 +53,12 @@ from sidecar.spans.span_processor import OpSpanProcessor
 from sidecar.store.checkpoint import Checkpoint
 from sidecar.store.commit_log import CommitLog
 from sidecar.store.decisions import Decisions, Nowhere
+from sidecar.store.duplicates import Duplicates
 from sidecar.store.fan_out import FanOut
 from sidecar.store.feed import OpFeed
 from sidecar.store.folder_lock import FolderLock
 from sidecar.store.journal_file import AppendFile
+from sidecar.store.outbox_table import OutboxTable
 from sidecar.store.ring import OpRing
 from sidecar.store.state import StateStore
 
@@ -176,7 +180,8 @@ class Observer:
         self.feed = OpFeed()
         self.incidents = IncidentBook()
         self.successes = SuccessBook()
-        self.settled = FanOut([self.ring, self.feed, self.incidents, self.successes])
+        self.duplicates = Duplicates(clock)
+        self.settled = FanOut([self.ring, self.feed, self.incidents, self.successes, self.duplicates])
         self.ops_log: CommitLog[ObservedOp] = CommitLog(
             "ops",
             self._file("ops.jsonl"),
@@ -242,7 +247,9 @@ class Observer:
 
     def _build_analysis(self) -> None:
         settings, clock = self._settings, self._clock
-        gateway_log = HttpGatewayLog(self._own_client, settings.gateway_url)
+        gateway_log = HttpGatewayLog(self._own_client, settings.gateway_url, clock)
+        state = StateStore(self._data_dir, clock)
+        self.outbox = Outbox(OutboxTable(state), gateway_log, clock, random.random)
         self.model = LakehouseModel(
             self._own_client,
             settings.lakehouse_url,
@@ -255,12 +262,12 @@ class Observer:
             self.incidents,
             self.model,
             self.decisions,
-            gateway_log=gateway_log,
+            outbox=self.outbox,
             tracer=self._tracer,
             clock=clock,
             model_name=settings.model,
         )
-        self.consolidator = PlaybookConsolidator(self.successes, self.decisions, gateway_log, self._tracer, clock)
+        self.consolidator = PlaybookConsolidator(self.successes, self.decisions, self.outbox, self._tracer, clock)
         self.corrections = CorrectionsTailer(
             Path(settings.overseer_corrections_path),
             self.recorder,
@@ -270,13 +277,13 @@ class Observer:
         )
         self.settled.add(self.corrections)
         self.checkpoint = Checkpoint(
-            StateStore(self._data_dir, clock),
+            state,
             self.ring,
             ops_path=self._data_dir / "ops.jsonl",
             ops_position=self.ops_log,
             decisions_path=self._data_dir / "decisions.jsonl",
             decisions_position=self.decisions_log,
-            derived={"incidents": self.incidents, "successes": self.successes},
+            derived={"incidents": self.incidents, "successes": self.successes, "seen_ids": self.duplicates},
             on_decision={"diagnosis": self.analyzer.restore, "playbook": self.consolidator.restore},
             corrections=self.corrections,
             correction_source=CORRECTION,
@@ -285,7 +292,7 @@ class Observer:
             Step("tail", 1, self._tail, _STEP_TIMEOUT_S),
             Step("analyse", 1, self.analyzer.analyze, settings.model_timeout + _STEP_TIMEOUT_S),
             Step("consolidate", _CONSOLIDATE_EVERY, self.consolidator.consolidate, _STEP_TIMEOUT_S),
-            Step("save", 1, self.checkpoint.save, _STEP_TIMEOUT_S),
+            Step("save", 1, self._save, _STEP_TIMEOUT_S),
         ]
         self.cycle = CycleLoop(steps, self._cycle_counts, self._tracer, clock, settings.cycle)
 
@@ -293,6 +300,10 @@ class Observer:
         pulled = await self.corrections.tail()
         if pulled:
             log.info("corrections.pulled", corrections=pulled)
+
+    async def _save(self) -> None:
+        await self.outbox.catch_up()  # behind a checkpoint, the journal brings no post back
+        await self.checkpoint.save()
 
     def _cycle_counts(self) -> dict[str, int]:
         ring = self.ring
@@ -308,7 +319,7 @@ class Observer:
     def _build_doors(self) -> None:
         settings, clock = self._settings, self._clock
         self.budget = ByteBudget(settings.inflight_bytes)
-        self.intake = EventIntake(self.recorder, self.normalizer, clock, self.ring.__len__)
+        self.intake = EventIntake(self.recorder, self.normalizer, clock, self.ring.__len__, self.duplicates)
         self.guard = Guard(TokenStore(settings.token, settings.token_file, clock), settings.allowed_hosts.split(","))
         pipeline_metrics.register(self)
         self._http = HttpReceiver(
@@ -336,6 +347,7 @@ class Observer:
             self._http,
             self.cycle,
             _Closing("corrections", self.corrections.close),
+            self.outbox,
             self.checkpoint,
             self.ops_log,
             self.decisions_log,

@@ -39,9 +39,9 @@ def losses(observer: Observer) -> dict[str, int]:
         "journal_damaged": observer.checkpoint.damaged,
         "export_evicted": export.evicted if export is not None else 0,
         "export_failed": export.failed if export is not None else 0,
-        "post_lost": observer.analyzer.posts.lost + observer.consolidator.posts.lost,
+        "post_lost": observer.outbox.lost,
         "correction_rejected": observer.corrections.rejected,
-        "saved_row_unusable": observer.incidents.unusable + observer.successes.unusable,
+        "saved_row_unusable": observer.incidents.unusable + observer.successes.unusable + observer.duplicates.unusable,
         "op_not_analysed": observer.incidents.not_counted + observer.successes.not_counted,
         "incident_evicted": observer.incidents.evicted,
         "success_evicted": observer.successes.evicted,
@@ -52,11 +52,18 @@ def _register_intake(observer: Observer) -> None:
     count, level = observer.metrics.observe_count, observer.metrics.observe_level
     intake, ring, budget = observer.intake, observer.ring, observer.budget
     count("observer.events.accepted", "{event}", "Events acknowledged", lambda: intake.accepted)
+    count("observer.events.duplicates", "{event}", "Acknowledged again, not recorded", lambda: intake.repeats)
+    level("observer.events.ids", "{id}", "Event ids that are remembered", lambda: len(observer.duplicates))
     count(
         "observer.requests.refused",
         "{request}",
         "Requests refused, by reason",
-        lambda: {"invalid": intake.invalid, "forbidden": observer.guard.refused, "overload": budget.refused},
+        lambda: {
+            "invalid": intake.invalid,
+            "conflict": intake.conflicts,
+            "forbidden": observer.guard.refused,
+            "overload": budget.refused,
+        },
         "reason",
     )
     level("observer.requests.inflight", "By", "Bytes of requests in flight", lambda: budget.used)
@@ -132,11 +139,15 @@ def _register_analysis(observer: Observer) -> None:
     count("observer.corrections.read.errors", "{error}", "Reads that failed", lambda: observer.corrections.read_errors)
     count("observer.model.calls", "{call}", "Asked of the model", lambda: model.calls)
     count("observer.model.failures", "{call}", "That gave nothing usable", lambda: model.failures)
-    level(
-        "observer.posts.waiting",
-        "{post}",
-        "Posts that the gateway has not taken yet",
-        lambda: len(observer.analyzer.posts) + len(observer.consolidator.posts),
-    )
+    _register_posts(observer)
     level("observer.incidents", "{incident}", "Known", lambda: len(observer.incidents))
     level("observer.playbooks", "{entry}", "Known", lambda: len(observer.consolidator.entries()))
+
+
+def _register_posts(observer: Observer) -> None:
+    count, level, outbox = observer.metrics.observe_count, observer.metrics.observe_level, observer.outbox
+    count("observer.posts.delivered", "{post}", "Posts that were taken", lambda: outbox.delivered)
+    count("observer.posts.failed", "{attempt}", "Attempts to post that failed", lambda: outbox.failed)
+    level("observer.posts.waiting", "{post}", "Posts that the gateway has not taken yet", lambda: outbox.waiting)
+    level("observer.posts.dead", "{post}", "Posts that were given up and are kept", lambda: outbox.dead)
+    level("observer.posts.oldest", "s", "Since when the oldest post waits", lambda: outbox.oldest_s)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from sidecar.model import ObservedOp, SpanRef
+from sidecar.model import ObservedOp, OutboxLook, Post, PostOutcome, SpanRef
 
 
 class Clock(Protocol):
@@ -42,6 +42,11 @@ class Receipt(Protocol):
         """Return once the op is in the file. Raises `JournalError` if it is not and will not be."""
         ...
 
+    @property
+    def taken(self) -> bool | None:
+        """Whether the op is in the file; None while that is not known."""
+        ...
+
 
 class Recorder(Protocol):
     """Makes a finished op a span, and so an op in ring, journal and analysis. Real one: `spans.recorder`."""
@@ -50,6 +55,21 @@ class Recorder(Protocol):
         self, op: ObservedOp, *, traceparent: str = "", tracestate: str = "", linked: Sequence[SpanRef] = ()
     ) -> Receipt | None:
         """The receipt of *op*, or None if a bound was reached and it was not taken."""
+        ...
+
+
+class SentOnce(Protocol):
+    """Finds events that were sent before. Real one: `store.duplicates`."""
+
+    def once(self, op: ObservedOp, stamped: bool, record: Callable[[], Receipt]) -> tuple[Receipt, bool]:
+        """The receipt of *op*, which has an `event_id`, and whether it is the first with it; only then *record* runs.
+
+        *stamped*: the sender gave the timestamp. Raises ConflictError if the id is known with another payload.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Let go of the receipts that are settled; call it when one was awaited."""
         ...
 
 
@@ -99,8 +119,40 @@ class TextModel(Protocol):
 class GatewayLog(Protocol):
     """Where the observer tells the gateway what it learnt: `POST {GATEWAY_URL}/log`."""
 
-    async def post(self, key: str, entry: dict[str, str]) -> None:
-        """Send *entry*; *key* is the same for the same content. Raises `RetryableError`."""
+    async def post(self, key: str, path: str, body: bytes) -> None:
+        """Make one bounded attempt to send *body* (JSON) to *path*; *key* is the same for the same content.
+
+        Raises `RetryableError` (`GatewayLogError` may say when to come again), and any other `ObserverError` where
+        the same post would be refused again.
+        """
+        ...
+
+
+class PostSink(Protocol):
+    """Takes posts that must arrive. Real one: `export.outbox`."""
+
+    async def put(self, kind: str, entry: dict[str, str], url: str = "/log") -> None:
+        """Return once *entry* is on disk, to be sent until it is taken; a repetition is none. `RetryableError`."""
+        ...
+
+    def put_again(self, kind: str, entry: dict[str, str], decided_at: str, url: str = "/log") -> None:
+        """The same for what was decided before the start, *decided_at* (RFC 3339): it may be there, or not."""
+        ...
+
+
+class OutboxStore(Protocol):
+    """Where posts wait, on disk. All methods raise `RetryableError` when the disk does not take or give them."""
+
+    async def put(self, posts: Sequence[Post], now_ns: int) -> tuple[int, int]:
+        """Keep *posts*, each once by its key: how many are new, and for how many there was no room."""
+        ...
+
+    async def look(self, now_ns: int) -> OutboxLook:
+        """Give the oldest post that is due, and the counts."""
+        ...
+
+    async def settle(self, number: int, outcome: PostOutcome) -> int:
+        """Write down what became of a post: how many dead letters had to make room."""
         ...
 
 

@@ -25,6 +25,10 @@ class KeptReceipt:
         if not fails:
             journal.append(op)
 
+    @property
+    def taken(self) -> bool:
+        return not self._fails
+
     async def wait(self) -> None:
         if self._fails:
             raise JournalError("not written", "as the test wants it", "none")
@@ -36,6 +40,10 @@ class StalledReceipt:
     def __init__(self, op: ObservedOp) -> None:
         self.op = op
         self.outcome: bool | None = None
+
+    @property
+    def taken(self) -> bool | None:
+        return self.outcome
 
     async def wait(self) -> None:
         if self.outcome is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -11,7 +10,6 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from sidecar.errors import GatewayLogError
 from sidecar.model import ObservedOp
 
 
@@ -83,19 +81,20 @@ class KeptDecisions:
 
 
 class KeptPosts:
-    """A `GatewayLog` that keeps (key, entry), or fails for entries that *refuses* says yes to."""
+    """A `PostSink` that keeps (kind, entry), or fails with *failing* while that is set; `again` has restored ones."""
 
     def __init__(self) -> None:
         self.posts: list[tuple[str, dict[str, str]]] = []
-        self.attempts: list[str] = []
-        self.refuses: Callable[[dict[str, str]], bool] = lambda _entry: False
-        self.failure: Exception = GatewayLogError("the gateway took no post", "a test says so", "Nothing to do")
+        self.again: list[tuple[str, dict[str, str], str]] = []
+        self.failing: Exception | None = None
 
-    async def post(self, key: str, entry: dict[str, str]) -> None:
-        self.attempts.append(key)
-        if self.refuses(entry):
-            raise self.failure
-        self.posts.append((key, entry))
+    async def put(self, kind: str, entry: dict[str, str], url: str = "/log") -> None:
+        if self.failing is not None:
+            raise self.failing
+        self.posts.append((kind, entry))
+
+    def put_again(self, kind: str, entry: dict[str, str], decided_at: str, url: str = "/log") -> None:
+        self.again.append((kind, entry, decided_at))
 
 
 class CannedModel:

@@ -46,6 +46,12 @@ async def observer(tmp_path: Path, *, open_file: Any = AppendFile, **env: str) -
         yield running
 
 
+async def cycle(running: Observer) -> None:
+    """One cycle, and every post that it gave tried once."""
+    await running.cycle.run_once()
+    await running.outbox.idle()
+
+
 @asynccontextmanager
 async def client(running: Observer, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client of the observer's main door. Its time-out is generous: no test measures time."""

@@ -192,7 +192,7 @@ async def test_hostile_ops_do_not_end_the_learning() -> None:
     incidents, successes = IncidentBook(), SuccessBook()
     decisions, gateway, spans, clock = KeptDecisions(), KeptPosts(), KeptSpans(), ManualClock()
     analyzer = ErrorAnalyzer(
-        incidents, None, decisions, gateway_log=gateway, tracer=spans.tracer, clock=clock, model_name=""
+        incidents, None, decisions, outbox=gateway, tracer=spans.tracer, clock=clock, model_name=""
     )
     consolidator = PlaybookConsolidator(successes, decisions, gateway, spans.tracer, clock)
     cycle = CycleLoop(

@@ -11,9 +11,8 @@ import pytest
 from sidecar.analysis.diagnosis_text import build_prompt
 from sidecar.analysis.error_analyzer import BY_COUNTING, BY_MODEL, MAX_TEXT, ErrorAnalyzer
 from sidecar.analysis.evidence import MAX_LINKS, links_to
-from sidecar.analysis.gateway_posts import MAX_WAITING, GatewayPosts
 from sidecar.analysis.incidents import IncidentBook
-from sidecar.errors import JournalError, ModelError
+from sidecar.errors import JournalError, ModelError, RetryableError
 from sidecar.model import Diagnosis, ObservedOp
 from tests.fakes import CannedModel, KeptDecisions, KeptPosts, KeptSpans, ManualClock, an_op
 
@@ -37,7 +36,7 @@ class Bench:
             self.book,
             model,
             self.decisions,
-            gateway_log=self.gateway,
+            outbox=self.gateway,
             tracer=self.spans.tracer,
             clock=ManualClock(),
             model_name="qwen2.5",
@@ -156,23 +155,34 @@ async def test_a_journal_that_fails_leaves_everything_due(bench: Bench) -> None:
     """Nothing is marked or posted; the next cycle does it all."""
     bench.decisions.failing = JournalError("the journal did not take it", "disk full", "Make room")
     await bench.cycle(a_failure(1))
-    assert (bench.gateway.attempts, len(bench.book.due()), bench.analyzer.undecided) == ([], 1, 1)
+    assert (bench.gateway.posts, len(bench.book.due()), bench.analyzer.undecided) == ([], 1, 1)
     bench.decisions.failing = None
     await bench.cycle()
     assert (len(bench.gateway.posts), bench.book.due(), bench.analyzer.diagnoses) == (1, [], 1)
 
 
-async def test_a_failed_post_comes_again_with_the_same_key(bench: Bench) -> None:
-    """The gateway gets it once it is back, under one idempotency key; the model is not asked again."""
-    bench.gateway.refuses = lambda _entry: True
+async def test_a_diagnosis_that_could_not_be_put_is_put_before_it_is_marked(bench: Bench) -> None:
+    """The disk of the outbox fails: the model is not asked again, the decision not made again, nothing marked."""
+    bench.gateway.failing = RetryableError("state.db was not written", "disk full", "Make room")
     await bench.cycle(a_failure(1))
+    await bench.cycle(a_failure(2))
+    assert (bench.gateway.posts, bench.analyzer.diagnoses, bench.analyzer.undecided) == ([], 0, 2)
+    assert all(incident.diagnosis is None for incident in bench.book.incidents())
+    bench.gateway.failing = None
     await bench.cycle()
-    bench.gateway.refuses = lambda _entry: False
-    await bench.cycle()
-    await bench.cycle()
-    assert (len(bench.gateway.posts), len(bench.gateway.attempts), len(set(bench.gateway.attempts))) == (1, 3, 1)
     assert bench.model is not None
-    assert (len(bench.model.prompts), len(bench.diagnoses)) == (1, 1)
+    assert bench.gateway.posts[0][1]["operation"] == "error_analysis: 1 failures"
+    assert len(bench.gateway.posts) == len(bench.diagnoses) == len(bench.model.prompts) == 2
+    assert bench.book.due() == []
+
+
+async def test_a_post_that_cannot_be_made_costs_itself(bench: Bench) -> None:
+    """A fault that is no disk's does not end the analysis: what it was about counts as told."""
+    bench.gateway.failing = ValueError("poison")
+    await bench.cycle(a_failure(1))
+    bench.gateway.failing = None
+    await bench.cycle(a_failure(1, endpoint="/other"))
+    assert (len(bench.gateway.posts), bench.book.due(), bench.analyzer.diagnoses) == (1, [], 2)
 
 
 async def test_ten_incidents_are_diagnosed_a_cycle_and_no_other_is_marked(bench: Bench) -> None:
@@ -207,6 +217,7 @@ async def test_a_restored_diagnosis_is_not_made_again(bench: Bench) -> None:
             again.analyzer.restore(msgspec.Raw(body))
         await again.analyzer.analyze()
         assert (again.diagnoses, again.gateway.posts) == ([], [])
+        assert again.gateway.again == [(*bench.gateway.posts[0], bench.diagnoses[0].at)]  # the outbox knows it or not
         assert again.book.incidents()[0].diagnosis == "Closed cities refuse. Ask for another."
 
 
@@ -232,7 +243,8 @@ async def test_recorded_calls_are_diagnosed_in_the_cycle_of_their_first_failure_
         explained |= told
     assert sum(incident.count for incident in bench.book.incidents()) == 38
     assert len(explained) == 9
-    assert len({key for key, _ in bench.gateway.posts}) == len(bench.gateway.posts) == len(bench.diagnoses)
+    told_entries = {json.dumps(entry) for _, entry in bench.gateway.posts}
+    assert len(told_entries) == len(bench.gateway.posts) == len(bench.diagnoses)
 
 
 async def test_failures_that_come_while_the_model_thinks_are_not_counted_as_explained() -> None:
@@ -248,33 +260,3 @@ async def test_failures_that_come_while_the_model_thinks_are_not_counted_as_expl
     await slow.cycle(a_failure(1))
     (incident,) = slow.book.due()
     assert (incident.count, incident.diagnosed_count) == (6, 1)
-
-
-def an_entry(name: str) -> dict[str, str]:
-    return {"operation": name}
-
-
-async def test_a_post_the_gateway_never_takes_does_not_hold_up_the_others() -> None:
-    """Each flush tries each post once; what fails goes behind the rest."""
-    gateway = KeptPosts()
-    gateway.refuses = lambda entry: entry["operation"] == "poison"
-    posts = GatewayPosts(gateway)
-    for name in ("poison", "a", "b"):
-        posts.add(an_entry(name))
-    await posts.flush()
-    assert [entry["operation"] for _, entry in gateway.posts] == ["a", "b"]
-    assert (len(posts), posts.posted, posts.failed) == (1, 2, 1)
-    gateway.failure = RuntimeError("a bug")
-    await posts.flush()
-    assert (len(posts), posts.failed) == (1, 2)
-
-
-async def test_a_dead_gateway_is_asked_three_times_a_flush_and_losses_are_counted() -> None:
-    """A hundred posts wait; the oldest make room, counted."""
-    gateway = KeptPosts()
-    gateway.refuses = lambda _entry: True
-    posts = GatewayPosts(gateway)
-    for number in range(MAX_WAITING + 7):
-        posts.add(an_entry(str(number)))
-    await posts.flush()
-    assert (len(gateway.attempts), len(posts), posts.lost) == (3, MAX_WAITING, 7)

@@ -30,6 +30,8 @@ SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
 class KeptReceipt:
     """A receipt that is settled from the start."""
 
+    taken = True
+
     def __init__(self, op: ObservedOp) -> None:
         self.op = op
 

@@ -19,7 +19,7 @@ from sidecar.gateway.summary import summarize
 from sidecar.normalize import Normalizer
 from sidecar.pipeline import Observer
 from sidecar.redaction import Redactor
-from tests.observers import FaultyFile, StandIn, client, journal, observer, says, settings, stand_in
+from tests.observers import FaultyFile, StandIn, client, cycle, journal, observer, says, settings, stand_in
 
 _CORRECTION = {
     "created_at": "2026-01-31T08:15:00.000Z",
@@ -40,7 +40,7 @@ async def post(running: Observer, *events: dict[str, Any]) -> None:
 
 async def cycles(running: Observer, count: int) -> None:
     for _ in range(count):
-        await running.cycle.run_once()
+        await cycle(running)
 
 
 def analyses(gateway: StandIn) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.observers import Answer, StandIn, client, journal, observer, says, settled, stand_in
+from tests.observers import Answer, StandIn, client, cycle, journal, observer, says, settled, stand_in
 
 _PROGRAM = Path(__file__).resolve().parents[2] / "shared" / "reference" / "observer.ts"
 _BUN = os.environ.get("OBSERVER_TEST_BUN") or shutil.which("bun")
@@ -179,7 +179,7 @@ async def test_the_first_analysis_and_consolidation_are_posted_as_they_were(tmp_
                 for event in events:
                     await ours.post("/event", json=event)
             for _ in range(5):
-                await running.cycle.run_once()
+                await cycle(running)
     their_prompt, our_prompt = [gateway.posts("/ai/generate")[0] for gateway in (their_gateway, our_gateway)]
     assert {**our_prompt, "prompt": ""} == {**their_prompt, "prompt": ""}
     assert our_prompt["prompt"].replace("```\n", "") == their_prompt["prompt"]

@@ -26,6 +26,8 @@ OP = ObservedOp(
 class GivenReceipt:
     """A receipt that is settled."""
 
+    taken = True
+
     def __init__(self, op: ObservedOp) -> None:
         self.op = op
 

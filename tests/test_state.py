@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import RetryableError, StartError
@@ -42,6 +42,7 @@ def store(tmp_path: Path) -> Iterator[StateStore]:
     opened.close()
 
 
+@settings(deadline=None)  # each example opens files; a busy disk is no failure
 @given(st.lists(_changes, max_size=5))
 def test_tables_hold_the_sum_of_all_changes(tmp_path_factory: pytest.TempPathFactory, saves: list[object]) -> None:
     """Whatever is saved over several transactions and restarts is loaded back; an empty body deletes the row."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sidecar.pipeline import Observer
-from tests.observers import Answer, Asked, StandIn, journal, observer, says, settled, stand_in
+from tests.observers import Answer, Asked, StandIn, cycle, journal, observer, says, settled, stand_in
 
 _CALLS = Path(__file__).resolve().parents[2] / "shared" / "data" / "tau_bench_airline_gpt4o.jsonl"
 pytestmark = pytest.mark.skipif(not _CALLS.exists(), reason="the recorded calls are not beside this repository")
@@ -62,12 +62,12 @@ async def test_recorded_calls_are_seen_diagnosed_and_told_once(tmp_path: Path) -
         gateway.answers["/ai/generate"] = lambda asked: says({"text": f"Look at these {len(asked.body)} bytes."})
         await play(running, calls[:first])
         await settled(running, first)
-        await running.cycle.run_once()
+        await cycle(running)
         assert (gateway.posts("/ai/generate"), running.analyzer.diagnoses) == ([], 0)
 
         failures = await play(running, calls[first : first + 1])
         await settled(running, first + 1)
-        await running.cycle.run_once()
+        await cycle(running)
         (entry,) = gateway.posts("/log")
         assert (entry["operation"], entry["approach"]) == ("error_analysis: 1 failures", "LLM-analyzed error patterns")
         assert entry["context"].startswith(f"[/tools/{calls[first]['tool']}] ")
@@ -77,15 +77,15 @@ async def test_recorded_calls_are_seen_diagnosed_and_told_once(tmp_path: Path) -
             batch = calls[start : start + 60]
             failures += await play(running, batch)
             await settled(running, start + len(batch))
-            await running.cycle.run_once()
+            await cycle(running)
         assert (len(running.ring), failures, running.ring.failures) == (_TOTAL, _FAILED, _FAILED)
         assert sum(incident.count for incident in running.incidents.incidents()) == _FAILED
 
         for _ in range(5):  # whatever the last calls gave is told by then
-            await running.cycle.run_once()
+            await cycle(running)
         told, asked = len(gateway.posts("/log")), len(gateway.posts("/ai/generate"))
         for _ in range(20):
-            await running.cycle.run_once()
+            await cycle(running)
         assert (len(gateway.posts("/log")), len(gateway.posts("/ai/generate"))) == (told, asked)
         assert all(times == 1 for times in Counter(map(json.dumps, gateway.posts("/log"))).values())
         assert {entry["operation"].split(":")[0] for entry in gateway.posts("/log")} == {
@@ -107,13 +107,13 @@ async def test_a_restart_repeats_nothing(tmp_path: Path) -> None:
             await play(running, calls)
             await settled(running, len(calls))
             for _ in range(5):
-                await running.cycle.run_once()
+                await cycle(running)
             told = gateway.posts("/log")
             incidents = sorted(incident.fingerprint for incident in running.incidents.incidents())
         assert told
         async with observer(tmp_path, **env) as running:
             for _ in range(10):
-                await running.cycle.run_once()
+                await cycle(running)
             assert gateway.posts("/log") == told
             assert len(running.ring) == len(calls)
             assert sorted(incident.fingerprint for incident in running.incidents.incidents()) == incidents

@@ -1,7 +1,7 @@
 """Why things fail: once a cycle, the incidents that are due are diagnosed, by a model or by counting.
 
-Incidents come from the book; a diagnosis goes to the decision journal first, then to the book as marks, to a span
-with links to its evidence, and to the gateway's log.
+Incidents come from the book; a diagnosis goes to the decision journal first, with a span that links to its evidence,
+then to the outbox for the gateway's log, and then to the book as marks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from opentelemetry.trace import Tracer
 
 from sidecar.analysis.diagnosis_text import MAX_FAILURES, build_prompt, counted_diagnosis, failure_lines
 from sidecar.analysis.evidence import MAX_LINKS, links_to
-from sidecar.analysis.gateway_posts import GatewayPosts
 from sidecar.analysis.incidents import IncidentBook
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import ObserverError
 from sidecar.model import Diagnosis, Incident, SpanRef
-from sidecar.protocols import Clock, DecisionLog, GatewayLog, TextModel
+from sidecar.protocols import Clock, DecisionLog, PostSink, TextModel
 from sidecar.spans.attributes import DIAGNOSIS_BY, DIAGNOSIS_FAILURES, DIAGNOSIS_ID, DIAGNOSIS_TEXT
 
 log = structlog.get_logger(__name__)
@@ -43,7 +42,7 @@ class ErrorAnalyzer:
         model: TextModel | None,
         decisions: DecisionLog,
         *,
-        gateway_log: GatewayLog,
+        outbox: PostSink,
         tracer: Tracer,
         clock: Clock,
         model_name: str,
@@ -54,27 +53,53 @@ class ErrorAnalyzer:
         self._tracer = tracer
         self._clock = clock
         self._model_name = model_name
-        self.posts = GatewayPosts(gateway_log)
+        self._outbox = outbox
+        self._decided: Diagnosis | None = None  # in the journal, and not told or marked yet
         self.diagnoses = 0
         self.without_model = 0  # diagnoses by counting although there is a model
-        self.undecided = 0  # times the decision journal did not take a diagnosis
+        self.undecided = 0  # times the decision journal or the outbox did not take a diagnosis
 
     async def analyze(self) -> None:
-        """One cycle's work: diagnose what is due, then post what waits. A journal that fails leaves it all due."""
-        incidents = self._book.due()[:MAX_FAILURES]
-        if incidents:
-            try:
-                await self._diagnose(incidents)
-            except ObserverError as exc:
-                self.undecided += 1
-                log.warning("diagnosis.not_written", error=str(exc), incidents=len(incidents))
-        await self.posts.flush()
+        """One cycle's work: diagnose what is due. A journal or an outbox that fails leaves it all due."""
+        try:
+            await self._tell()
+            incidents = self._book.due()[:MAX_FAILURES]
+            if incidents:
+                self._decided = await self._diagnose(incidents)
+                await self._tell()
+        except ObserverError as exc:
+            self.undecided += 1
+            log.warning("diagnosis.not_written", error=str(exc))
 
     def restore(self, decision_body: bytes | msgspec.Raw) -> None:
-        """Mark again what a past diagnosis marked. Raises msgspec.ValidationError or DecodeError."""
-        self._mark(msgspec.json.decode(decision_body, type=Diagnosis))
+        """Mark and tell again what a past diagnosis told. Raises msgspec.ValidationError or DecodeError."""
+        diagnosis = msgspec.json.decode(decision_body, type=Diagnosis)
+        self._mark(diagnosis)
+        self._outbox.put_again(DECISION_KIND, _entry(diagnosis), diagnosis.at)
 
-    async def _diagnose(self, incidents: Sequence[Incident]) -> None:
+    async def _tell(self) -> None:
+        """Marked is what is told: a crash or a fault in between leaves the diagnosis to be told again."""
+        diagnosis = self._decided
+        if diagnosis is None:
+            return
+        try:
+            await self._outbox.put(DECISION_KIND, _entry(diagnosis))
+        except ObserverError:
+            raise
+        except Exception:  # a poison post costs itself
+            log.exception("diagnosis.not_told", diagnosis_id=diagnosis.diagnosis_id)
+        self._decided = None
+        self._mark(diagnosis)
+        self.diagnoses += 1
+        log.info(
+            "diagnosis.written",
+            diagnosis_id=diagnosis.diagnosis_id,
+            by=diagnosis.by,
+            failures=diagnosis.failures,
+            text=diagnosis.text,
+        )
+
+    async def _diagnose(self, incidents: Sequence[Incident]) -> Diagnosis:
         lines = failure_lines(incidents)
         counts = {incident.fingerprint: incident.count for incident in incidents}  # they may grow while we wait
         evidence = _evidence(incidents)
@@ -98,10 +123,7 @@ class ErrorAnalyzer:
             span.set_attribute(DIAGNOSIS_BY, diagnosis.by)
             span.set_attribute(DIAGNOSIS_TEXT, diagnosis.text)
             await self._decisions.decide(DECISION_KIND, diagnosis, self._book.last_op_id)
-        self._mark(diagnosis)
-        self.diagnoses += 1
-        self.posts.add(_entry(diagnosis))
-        log.info("diagnosis.written", diagnosis_id=diagnosis.diagnosis_id, by=by, failures=failures, text=text)
+        return diagnosis
 
     async def _explained(self, lines: Sequence[str], counted: str) -> tuple[str, str]:
         """(by whom, text): the model's words, or *counted* where it has none."""

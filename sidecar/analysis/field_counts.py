@@ -39,12 +39,16 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
     def add(self, op: ObservedOp) -> None:
         """Count *op*. O(its fields); runs for every op, so a value that is known takes the shortest way."""
         self.seen += 1
-        values = self.values
+        values, beyond = self.values, self.beyond
         for field, text in zip(FIELDS, _field_values(op), strict=True):
             if text:
                 known = values.get(field)
-                if known is not None and text in known:
+                if known is None:
+                    self._count(field, text)
+                elif text in known:
                     known[text] += 1
+                elif field in beyond and len(text) <= MAX_LENGTH and text.isascii():  # full, and none of the kept
+                    beyond[field] += 1
                 else:
                     self._count(field, text)
         if op.features:

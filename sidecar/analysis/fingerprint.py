@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from sidecar.model import ObservedOp
@@ -57,8 +58,14 @@ def fingerprint(op: ObservedOp) -> tuple[str, str]:
 
     Only the first `MAX_MESSAGE` characters of the message and `MAX_ENDPOINT` of the endpoint count.
     """
-    masked = mask(op.error or op.output_summary)
-    parts = (op.endpoint[:MAX_ENDPOINT], (op.error_type or "")[:_MAX_ERROR_TYPE], masked)
+    message = (op.error or op.output_summary)[:MAX_MESSAGE]
+    return _fingerprint(op.endpoint[:MAX_ENDPOINT], (op.error_type or "")[:_MAX_ERROR_TYPE], message)
+
+
+@lru_cache(maxsize=1024)  # the same failure comes again and again: that is why there are incidents
+def _fingerprint(endpoint: str, error_type: str, message: str) -> tuple[str, str]:
+    masked = mask(message)
+    parts = (endpoint, error_type, masked)
     digest = hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=8)
     return f"v{VERSION}-{digest.hexdigest()}", masked
 

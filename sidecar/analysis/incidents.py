@@ -213,6 +213,9 @@ def _count_failure(incident: Incident, op: ObservedOp) -> None:
 def _count(counts: dict[str, int], value: str | None) -> None:
     if not value:
         return
+    if value in counts:
+        counts[value] += 1
+        return
     value = clean_text(value[:_MAX_TEXT])
     if value not in counts and len(counts) >= MAX_COUNTED:
         value = OTHER

@@ -33,6 +33,7 @@ class KeptRows(Generic[T]):
         self._rows: OrderedDict[str, T] = OrderedDict()
         self._dirty: set[str] = set()
         self._saved: set[str] = set()  # keys that a save may have written: only these need a removal saved
+        self._newest: str | None = None
         self.evicted = 0
         self.unusable = 0  # rows that could not be read, or not be written
 
@@ -47,7 +48,9 @@ class KeptRows(Generic[T]):
         """The row of *key*, now the most recent and to be saved. O(1)."""
         row = self._rows.get(key)
         if row is not None:
-            self._rows.move_to_end(key)
+            if key != self._newest:  # most ops are like the one before
+                self._rows.move_to_end(key)
+                self._newest = key
             self._dirty.add(key)
         return row
 
@@ -60,6 +63,7 @@ class KeptRows(Generic[T]):
         """Keep *row* as the most recent; the oldest makes room."""
         self._rows[key] = row
         self._rows.move_to_end(key)
+        self._newest = key
         self._dirty.add(key)
         self._make_room()
 
@@ -86,6 +90,7 @@ class KeptRows(Generic[T]):
         for _, key, row in sorted(found, key=lambda each: each[:2]):
             self._saved.add(key)
             self._rows.setdefault(key, row)
+        self._newest = None
         self._make_room()
         return [key for _, key, _ in found if key in self._rows]
 

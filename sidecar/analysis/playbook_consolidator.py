@@ -1,7 +1,7 @@
 """What works: endpoints that keep succeeding become playbook entries, a new version whenever they have doubled.
 
-Successes come from the book; an entry goes to the decision journal first, then to a span with links to its
-evidence, and to the gateway's log.
+Successes come from the book; an entry goes to the decision journal first, with a span that links to its evidence,
+then to the outbox for the gateway's log, and then to the book.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from opentelemetry.trace import Tracer
 
 from sidecar.analysis.evidence import links_to
 from sidecar.analysis.fingerprint import one_line
-from sidecar.analysis.gateway_posts import MAX_WAITING, GatewayPosts
 from sidecar.analysis.success_book import MAX_INPUT, EndpointSuccesses, SuccessBook
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import ObserverError
 from sidecar.model import PlaybookEntry
-from sidecar.protocols import Clock, DecisionLog, GatewayLog
+from sidecar.protocols import Clock, DecisionLog, PostSink
 from sidecar.spans.attributes import PLAYBOOK_ID, PLAYBOOK_TEXT, PLAYBOOK_VERSION
 
 log = structlog.get_logger(__name__)
@@ -31,19 +30,21 @@ KIND_DO: Final = "do"
 LEAST_IN_ALL: Final = 5
 LEAST_OF_ENDPOINT: Final = 3
 MAX_PATTERN: Final = 200  # characters
+MAX_WRITTEN: Final = 100  # entries of one call
 
 
 class PlaybookConsolidator:
     """Writes at most 100 entries a call, one version for each doubling of an endpoint's successes."""
 
     def __init__(
-        self, book: SuccessBook, decisions: DecisionLog, gateway_log: GatewayLog, tracer: Tracer, clock: Clock
+        self, book: SuccessBook, decisions: DecisionLog, outbox: PostSink, tracer: Tracer, clock: Clock
     ) -> None:
         self._book = book
         self._decisions = decisions
         self._tracer = tracer
         self._clock = clock
-        self.posts = GatewayPosts(gateway_log)
+        self._outbox = outbox
+        self._decided: PlaybookEntry | None = None  # in the journal, and not told or kept yet
         self.written = 0
         self.failed = 0  # entries that could not be written
 
@@ -52,22 +53,29 @@ class PlaybookConsolidator:
         return self._book.entries()
 
     async def consolidate(self) -> None:
-        """Write an entry for each endpoint that has enough new successes, then post what waits."""
+        """Write an entry for each endpoint that has enough new successes."""
         rows = self._book.endpoints()
         if sum(row.successes for row in rows) >= LEAST_IN_ALL:
             due = [row for row in rows if self._is_due(row)]
-            await self._write_all(due[:MAX_WAITING])  # the queue of posts holds no more: none is lost
-        await self.posts.flush()
+            await self._write_all(due[:MAX_WRITTEN])
 
     def restore(self, decision_body: bytes | msgspec.Raw) -> None:
-        """Take a past entry over; of several versions the latest stays. Raises msgspec.ValidationError, DecodeError."""
-        self._book.keep(msgspec.json.decode(decision_body, type=PlaybookEntry))
+        """Take a past entry over and tell it again; of several versions the latest stays.
+
+        Raises msgspec.ValidationError or DecodeError.
+        """
+        entry = msgspec.json.decode(decision_body, type=PlaybookEntry)
+        self._book.keep(entry)
+        self._outbox.put_again(DECISION_KIND, _post(entry), entry.at)
 
     async def _write_all(self, rows: list[EndpointSuccesses]) -> None:
         for row in rows:
             try:
-                await self._write(row)
-            except ObserverError as exc:  # the journal: it will not take the others either
+                await self._tell()
+                if self._is_due(row):  # not told just now
+                    self._decided = await self._write(row)
+                    await self._tell()
+            except ObserverError as exc:  # the journal or the outbox: it will not take the others either
                 self.failed += 1
                 log.warning("playbook.not_written", error=str(exc), endpoint=row.endpoint)
                 return
@@ -75,7 +83,22 @@ class PlaybookConsolidator:
                 self.failed += 1
                 log.exception("playbook.not_written", endpoint=row.endpoint)
 
-    async def _write(self, row: EndpointSuccesses) -> None:
+    async def _tell(self) -> None:
+        """Kept is what is told: a crash or a fault in between leaves the entry to be told again."""
+        entry = self._decided
+        if entry is None:
+            return
+        try:
+            await self._outbox.put(DECISION_KIND, _post(entry))
+        except ObserverError:
+            raise
+        except Exception:  # a poison post costs itself
+            log.exception("playbook.not_told", playbook_id=entry.playbook_id)
+        self._decided = None
+        self._book.keep(entry)
+        self.written += 1
+
+    async def _write(self, row: EndpointSuccesses) -> PlaybookEntry:
         entry = self._entry(row)
         attributes: dict[str, str | int] = {
             PLAYBOOK_ID: entry.playbook_id,
@@ -86,9 +109,7 @@ class PlaybookConsolidator:
             "observer.playbook", links=links_to(entry.evidence), attributes=attributes
         ):
             await self._decisions.decide(DECISION_KIND, entry, self._book.last_op_id)
-        self._book.keep(entry)
-        self.written += 1
-        self.posts.add(_post(entry))
+        return entry
 
     def _is_due(self, row: EndpointSuccesses) -> bool:
         last = self._book.entry(playbook_id(KIND_DO, row.endpoint))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -44,7 +43,9 @@ class Outbox:
         self._sender = sender
         self._clock = clock
         self._pacing = Pacing(clock, random)
-        self._restored: deque[Post] = deque(maxlen=MAX_RESTORED)
+        self._restored: list[Post] = []
+        self._catching_up = asyncio.Lock()
+        self._passed_over = 0
         self._unsaved: tuple[QueuedPost, PostOutcome] | None = None
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -70,19 +71,22 @@ class Outbox:
 
     def put_again(self, kind: str, entry: dict[str, str], decided_at: str, url: str = "/log") -> None:
         """Have `start` put *entry*, unless it was *decided_at* a time by which it would have been given up."""
-        if decided_at >= rfc3339_ms(self._clock.time_ns() - MAX_AGE_NS):
-            self._restored.append(_post(kind, entry, url))
+        if decided_at < rfc3339_ms(self._clock.time_ns() - MAX_AGE_NS) or len(self._restored) >= MAX_RESTORED:
+            self._passed_over += 1
+            return
+        self._restored.append(_post(kind, entry, url))
 
     async def catch_up(self) -> None:
         """Put what `put_again` gave. Call before a checkpoint says that it is done. Raises RetryableError."""
-        posts = list(self._restored)
-        if posts:
-            await self._keep(posts)
-            for _ in posts:
-                self._restored.popleft()
+        async with self._catching_up:
+            if self._restored:
+                await self._keep(list(self._restored))
+                self._restored.clear()
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Begin to send; the store is open and what was decided is restored. A disk that fails is tried again."""
+        if self._passed_over:
+            log.warning("outbox.old_decisions_skipped", decisions=self._passed_over)
         self._stopping = False
         self._task = tasks.create_task(self._run(), name="outbox")
 
@@ -115,6 +119,7 @@ class Outbox:
     async def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
+            self._idle.clear()
             wait_s = await self._guarded_turn()
             if wait_s > 0 and not self._stopping and not self._wake.is_set():
                 self._idle.set()
@@ -161,6 +166,7 @@ class Outbox:
             return self._retried(post, str(exc), exc.retry_after_s if isinstance(exc, GatewayLogError) else None)
         except ObserverError as exc:
             self.failed += 1
+            self._pacing.refused(post.number)
             return self._given_up(post, str(exc))
         except Exception as exc:  # a poison post costs itself
             log.exception("outbox.post_failed", number=post.number)

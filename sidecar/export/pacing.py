@@ -58,15 +58,19 @@ class Pacing:
     def taken(self, number: int) -> bool:
         """Post *number* was taken: whether whoever takes them is back after refusing."""
         self._answered()
-        if number not in self._failing and len(self._failing) < _SEVERAL:
+        if number not in self._failing:  # the others may be poison: their own back-off is enough
             return False
         self._failing.clear()
         log.info("outbox.recovered")
         return True
 
-    def given_up(self, number: int) -> None:
-        """Post *number* is a dead letter: what it met says nothing about the others."""
+    def refused(self, number: int) -> None:
+        """Post *number* was refused for good, by someone who is there."""
         self._answered()
+        self.given_up(number)
+
+    def given_up(self, number: int) -> None:
+        """Post *number* is not tried again."""
         self._failing.discard(number)
 
     def _answered(self) -> None:

@@ -1,40 +1,66 @@
-"""Tells the gateway what the observer learnt: `POST {GATEWAY_URL}/log`. These posts are not ops."""
+"""Tells the gateway what the observer learnt: posts such as `POST {GATEWAY_URL}/log`. These posts are not ops."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 import httpx
-import msgspec
 
-from sidecar.errors import GatewayLogError
+from sidecar.errors import GatewayLogError, PostRefusedError
+from sidecar.protocols import Clock
 
-_FIX = "It is tried again in the next cycle; look at the gateway behind GATEWAY_URL"
+_WHAT = "the gateway took no post"
+_FIX = "It is tried again; look at the gateway behind GATEWAY_URL"
+_TRY_AGAIN = frozenset({408, 425, 429})
+_MAX_DIGITS = 9
 
 
 class HttpGatewayLog:
     """A `GatewayLog` over *client*. One attempt a call, of at most *timeout_s* seconds; the caller tries again."""
 
-    def __init__(self, client: httpx.AsyncClient, gateway_url: str, timeout_s: float = 5.0) -> None:
+    def __init__(self, client: httpx.AsyncClient, gateway_url: str, clock: Clock, timeout_s: float = 5.0) -> None:
         self._client = client
-        self._url = gateway_url.rstrip("/") + "/log"
+        self._gateway_url = gateway_url.rstrip("/")
+        self._clock = clock
         self._timeout_s = timeout_s
 
-    async def post(self, key: str, entry: dict[str, str]) -> None:
-        """Send *entry* as JSON with *key* as its `Idempotency-Key`. Raises GatewayLogError unless answered 2xx."""
+    async def post(self, key: str, path: str, body: bytes) -> None:
+        """Send *body* (JSON) with *key* as its `Idempotency-Key`.
+
+        Raises PostRefusedError if answered 4xx other than 408, 425 and 429; GatewayLogError for what else is not 2xx.
+        """
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
-        content = msgspec.json.encode(entry)
+        url = self._gateway_url + path
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
-                self._client.stream(
-                    "POST", self._url, content=content, headers=headers, timeout=self._timeout_s
-                ) as response,
+                self._client.stream("POST", url, content=body, headers=headers, timeout=self._timeout_s) as response,
             ):
                 status = response.status_code  # the body says nothing more and may be endless: it is not read
+                retry_after = response.headers.get("retry-after", "")
         except TimeoutError as exc:
-            raise GatewayLogError("the gateway took no post", f"no answer in {self._timeout_s:g} s", _FIX) from exc
+            raise GatewayLogError(_WHAT, f"no answer in {self._timeout_s:g} s", _FIX) from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise GatewayLogError("the gateway took no post", f"{type(exc).__name__} {exc}".strip(), _FIX) from exc
+            raise GatewayLogError(_WHAT, f"{type(exc).__name__} {exc}".strip(), _FIX) from exc
+        if 400 <= status < 500 and status not in _TRY_AGAIN:
+            raise PostRefusedError(
+                "the gateway refused a post", f"HTTP status {status}", "See it with `observer outbox list`"
+            )
         if not 200 <= status < 300:
-            raise GatewayLogError("the gateway took no post", f"HTTP status {status}", _FIX)
+            wait_s = _seconds(retry_after, self._clock.time_ns())
+            raise GatewayLogError(_WHAT, f"HTTP status {status}", _FIX, wait_s)
+
+
+def _seconds(retry_after: str, now_ns: int) -> float | None:
+    """How long *retry_after* asks to wait: seconds, or an HTTP date; None if it is neither. RFC 9110, 10.2.3."""
+    text = retry_after.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:_MAX_DIGITS]) if len(text) <= _MAX_DIGITS else float("inf")
+    try:
+        at = parsedate_to_datetime(text)
+        at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+        return max(0.0, at.timestamp() - now_ns / 1e9)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import falcon
@@ -11,9 +11,17 @@ import falcon.asgi
 import msgspec
 
 from sidecar.clock import rfc3339_ms
-from sidecar.errors import InvalidInputError, MalformedError, OverloadedError, RetryableError, TooLargeError
+from sidecar.errors import (
+    ConflictError,
+    InvalidInputError,
+    MalformedError,
+    OverloadedError,
+    RetryableError,
+    TooLargeError,
+)
+from sidecar.model import ObservedOp
 from sidecar.normalize import Normalizer
-from sidecar.protocols import Clock, Receipt, Recorder
+from sidecar.protocols import Clock, Receipt, Recorder, SentOnce
 from sidecar.receivers.bodies import BodyReader, parse_json
 from sidecar.receivers.event_fields import event_op
 
@@ -27,29 +35,83 @@ _MOST_TURNS = 10  # for the others, after one event that took long: an answer ta
 _raw_array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
+class Repeat:
+    """The receipt of an event that was sent before: that of the first attempt."""
+
+    def __init__(self, first: Receipt) -> None:
+        self._first = first
+        self.op = first.op
+
+    async def wait(self) -> None:
+        """As the first."""
+        await self._first.wait()
+
+    @property
+    def taken(self) -> bool | None:
+        """As the first."""
+        return self._first.taken
+
+
 class EventIntake:
     """What both doors share: one event → op → span → receipt. Counts what it accepted and refused."""
 
-    def __init__(self, recorder: Recorder, normalizer: Normalizer, clock: Clock, ring_size: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        normalizer: Normalizer,
+        clock: Clock,
+        ring_size: Callable[[], int],
+        sent_once: SentOnce,
+    ) -> None:
         self._recorder = recorder
         self._normalizer = normalizer
         self._clock = clock
         self.ring_size = ring_size
+        self._sent_once = sent_once
         self._millisecond, self._now_text = -1, ""
         self.accepted = 0
         self.invalid = 0
+        self.repeats = 0
+        self.conflicts = 0
 
-    def record(self, event: object, headers: dict[str, str]) -> Receipt:
+    def record(self, event: object, headers: dict[str, str], idempotency_key: str = "") -> Receipt:
         """The receipt of *event*, JSON text or read from it; *headers* may hold W3C trace context.
 
-        Raises InvalidInputError if the event is wrong, OverloadedError if there is no room.
+        *idempotency_key* is the event's id, if it has none. An event sent before is not recorded: its receipt is a
+        `Repeat`. Raises InvalidInputError if the event is wrong, ConflictError if its id is another's,
+        OverloadedError if there is no room.
         """
         try:
             raw = parse_json(event) if isinstance(event, bytes | msgspec.Raw) else event
+            if idempotency_key and isinstance(raw, dict) and raw.get("event_id") in (None, ""):
+                raw["event_id"] = idempotency_key
             op = event_op(raw, self._now(), self._normalizer)
         except InvalidInputError:
             self.invalid += 1
             raise
+        if not op.event_id:
+            return self._recorded(op, headers)
+        try:
+            stamped = isinstance(raw, dict) and raw.get("timestamp") is not None
+            receipt, first = self._sent_once.once(op, stamped, lambda: self._recorded(op, headers))
+        except ConflictError:
+            self.conflicts += 1
+            raise
+        if first:
+            return receipt
+        self.repeats += 1
+        return Repeat(receipt)
+
+    async def settled(self, receipts: Sequence[Receipt]) -> None:
+        """Wait for every receipt, and count what is accepted. Raises JournalError if one failed."""
+        try:
+            for receipt in receipts:
+                await receipt.wait()
+        finally:
+            self._sent_once.settle()
+        self.accepted += sum(type(receipt) is not Repeat for receipt in receipts)
+
+    def _recorded(self, op: ObservedOp, headers: dict[str, str]) -> Receipt:
         receipt = self._recorder.record(
             op, traceparent=headers.get("traceparent", ""), tracestate=headers.get("tracestate", "")
         )
@@ -77,15 +139,10 @@ class EventResource:
         """200 once the op's line is written."""
         with self._bodies.lease() as lease:
             body = await self._bodies.read(req, lease)
-            receipt = self._intake.record(body, _trace_context(req))
-            await receipt.wait()
-        self._intake.accepted += 1
+            receipt = self._intake.record(body, _trace_context(req), _idempotency_key(req))
+            await self._intake.settled((receipt,))
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = b'{"accepted":true,"ring_size":%d,"trace_id":"%b","span_id":"%b"}' % (
-            self._intake.ring_size(),
-            (receipt.op.trace_id or "").encode(),
-            (receipt.op.span_id or "").encode(),
-        )
+        resp.data = _accepted(receipt.op, self._intake.ring_size())
 
 
 class EventsResource:
@@ -103,8 +160,7 @@ class EventsResource:
             events = _events(await self._bodies.read(req, lease))
             _bound("events", len(events), MAX_BATCH_EVENTS)
             receipts, rejected = await self._record(events, _trace_context(req))
-            await _settled(receipts)
-        self._intake.accepted += len(receipts)
+            await self._intake.settled(receipts)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(
             {"accepted": len(receipts), "rejected": rejected, "ring_size": self._intake.ring_size()}
@@ -136,10 +192,15 @@ class EventsResource:
         return receipts, rejected
 
 
-async def _settled(receipts: list[Receipt]) -> None:
-    """Wait for every receipt; JournalError if one failed."""
-    for receipt in receipts:
-        await receipt.wait()
+def _accepted(op: ObservedOp, ring_size: int) -> bytes:
+    """The answer for *op*; of a repeated event whose first was long ago the ids of the span are not known."""
+    if not op.trace_id or not op.span_id:
+        return b'{"accepted":true,"ring_size":%d}' % ring_size
+    return b'{"accepted":true,"ring_size":%d,"trace_id":"%b","span_id":"%b"}' % (
+        ring_size,
+        op.trace_id.encode(),
+        op.span_id.encode(),
+    )
 
 
 def _events(body: bytes) -> list[Any]:
@@ -173,6 +234,12 @@ def _bounded(event: object) -> object:
             f"the event is over {MAX_EVENT_BYTES} bytes", "one event is no larger in a batch", "Send less in it"
         )
     return event
+
+
+def _idempotency_key(req: falcon.asgi.Request) -> str:
+    """The header's value, without the quotes that the IETF draft puts round it."""
+    key = req.get_header("Idempotency-Key") or ""
+    return key[1:-1] if len(key) > 1 and key[0] == key[-1] == '"' else key
 
 
 def _trace_context(req: falcon.asgi.Request) -> dict[str, str]:

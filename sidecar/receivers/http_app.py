@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from sidecar.errors import (
+    ConflictError,
     InvalidInputError,
     MalformedError,
     ObserverError,
@@ -59,6 +60,8 @@ def _status(exc: ObserverError) -> str:
             return falcon.HTTP_400
         case TooLargeError():
             return falcon.HTTP_413
+        case ConflictError():
+            return falcon.HTTP_409
         case InvalidInputError():
             return falcon.HTTP_422
         case RetryableError():

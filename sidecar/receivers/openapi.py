@@ -21,6 +21,7 @@ _MEANINGS = {
     "401": "no token, or an unknown one",
     "403": "the token lacks the scope, or the Origin is foreign",
     "404": "the cursor's op is no longer in memory",
+    "409": "the event's id is known with another payload",
     "413": "too large",
     "415": "an encoding that is not read",
     "421": "the Host is not a name of this observer",
@@ -70,22 +71,22 @@ def openapi(version: str) -> bytes:
 
 def _event() -> dict[str, Any]:
     return {
-        "summary": "One event becomes a span, and so an op",
-        "parameters": _trace_headers(),
+        "summary": "One event becomes a span, and so an op; one sent before is acknowledged again, no more",
+        "parameters": [*_trace_headers(), _idempotency_header()],
         "requestBody": _body({"application/json": _event_schema()}),
         "responses": {
-            "200": _answer(
-                "Its line is in the journal",
-                _object(
-                    accepted={"const": True},
-                    ring_size=_COUNT,
-                    trace_id={"type": "string", "pattern": "^[0-9a-f]{32}$"},
-                    span_id={"type": "string", "pattern": "^[0-9a-f]{16}$"},
-                ),
-            ),
-            **_errors("400", "401", "403", "413", "415", "421", "422", "503"),
+            "200": _answer("Its line is in the journal", _acknowledgement()),
+            **_errors("400", "401", "403", "409", "413", "415", "421", "422", "503"),
         },
     }
+
+
+def _acknowledgement() -> dict[str, Any]:
+    answer = _object(accepted={"const": True}, ring_size=_COUNT)
+    answer["properties"]["trace_id"] = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+    answer["properties"]["span_id"] = {"type": "string", "pattern": "^[0-9a-f]{16}$"}
+    answer["description"] = "The span's ids are left out only where a repeated event came first long ago"
+    return answer
 
 
 def _events() -> dict[str, Any]:
@@ -165,6 +166,11 @@ def _trace_headers() -> list[dict[str, Any]]:
         {"name": name, "in": "header", "schema": {"type": "string"}, "description": "W3C Trace Context"}
         for name in ("traceparent", "tracestate")
     ]
+
+
+def _idempotency_header() -> dict[str, Any]:
+    text = "The event's id, if it has no `event_id`: the same again is acknowledged and not recorded"
+    return {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"}, "description": text}
 
 
 def _read(

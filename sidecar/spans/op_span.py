@@ -59,22 +59,17 @@ def op_from_attributes(
     if OP_ID not in attributes:
         return None
     fields: dict[str, Any] = {KEY_FIELDS[key]: value for key, value in attributes.items() if key in KEY_FIELDS}
-    features: dict[str, Scalar] = {}
-    extra: dict[str, Scalar] = {}
-    if len(fields) < len(attributes):  # the rest is maps, and standard attributes that are no part of the op
-        for key, value in attributes.items():
-            if key.startswith(FEATURES_PREFIX):
-                features[key[len(FEATURES_PREFIX) :]] = value
-            elif key.startswith(EXTRA_PREFIX):
-                extra[key[len(EXTRA_PREFIX) :]] = value
-    return ObservedOp(
-        **fields,
-        trace_id=trace_id,
-        span_id=span_id,
-        parent_span_id=parent_span_id,
-        features=features or None,
-        extra=extra or None,
-    )
+    fields["trace_id"], fields["span_id"], fields["parent_span_id"] = trace_id, span_id, parent_span_id
+    if len(fields) - 3 < len(attributes):  # the rest is maps, and standard attributes that are no part of the op
+        fields["features"] = _under(FEATURES_PREFIX, attributes)
+        fields["extra"] = _under(EXTRA_PREFIX, attributes)
+    return ObservedOp(**fields)
+
+
+def _under(prefix: str, attributes: Mapping[str, Any]) -> dict[str, Scalar] | None:
+    """The attributes whose keys begin with *prefix*, without it; None if there are none."""
+    cut = len(prefix)
+    return {key[cut:]: value for key, value in attributes.items() if key.startswith(prefix)} or None
 
 
 def op_from_span(span: ReadableSpan) -> ObservedOp | None:

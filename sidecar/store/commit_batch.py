@@ -38,6 +38,11 @@ class CommitReceipt(Generic[R]):
         self.awaited = awaited
         self._batch = batch
 
+    @property
+    def taken(self) -> bool | None:
+        """Whether the record is in the file; None while that is not known."""
+        return self._batch.error is None if self._batch.settled else None
+
     async def wait(self) -> None:
         """Return once the record is in the file. Raises JournalError if it is not, or not in time."""
         batch = self._batch

@@ -124,12 +124,13 @@ class CommitLog(Generic[R]):
         """Add *op* to the batch; None if there is no room. From any thread; no I/O."""
         line = sealed(self._encode(op))
         with self._lock:
-            if self._stopping or self._loop is None or self.pending_bytes + len(line) > self._max_bytes:
+            batch, writing = self._batch, self._writing
+            pending = batch.size + (writing.size if writing is not None else 0)
+            if self._stopping or self._loop is None or pending + len(line) > self._max_bytes:
                 self.refused += 1
                 if self.refused & (self.refused - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not one line each
                     log.error("journal.record_refused", journal=self.name, waiting_bytes=self.pending_bytes)
                 return None
-            batch = self._batch
             if not batch.lines:
                 batch.opened_at = self._clock.monotonic()
                 self._wake_writer()

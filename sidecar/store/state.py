@@ -10,28 +10,38 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final
+from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
 
 from sidecar.errors import RetryableError, StartError
 from sidecar.protocols import Clock
+from sidecar.store import outbox_rows
+from sidecar.store.transactions import in_transaction
 
 log = structlog.get_logger(__name__)
 
 Changes = Mapping[str, Mapping[str, bytes]]
 """Table → key → body; an empty body deletes the row."""
 
-_KEY_COLUMNS: Final = {"cursors": "name", "incidents": "key", "successes": "key", "playbook": "key"}
+_KEY_COLUMNS: Final = {"cursors": "name", "incidents": "key", "successes": "key", "playbook": "key", "seen_ids": "key"}
 _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
         "CREATE TABLE cursors (name TEXT PRIMARY KEY, body BLOB NOT NULL)",
         "CREATE TABLE incidents (key TEXT PRIMARY KEY, body BLOB NOT NULL)",
         "CREATE TABLE successes (key TEXT PRIMARY KEY, body BLOB NOT NULL)",
         "CREATE TABLE playbook (key TEXT PRIMARY KEY, body BLOB NOT NULL)",
+    ),
+    outbox_rows.SCHEMA,
+    (
+        "CREATE TABLE seen_ids (key TEXT PRIMARY KEY, body BLOB NOT NULL)",
+        # The ids of ops that older rows count are in the journal only: all of it is read once more.
+        "DELETE FROM incidents",
+        "DELETE FROM successes",
+        "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
     ),
 )
 """Step n brings schema version n to n + 1 (`PRAGMA user_version`). Steps are only ever added."""
@@ -50,8 +60,16 @@ _DELETE: Final = {
 }
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)  # the last: tables not ours
 _JOIN_S: Final = 2.0
+_MAX_QUEUED: Final = 16  # jobs behind a disk that stalls
 
-_Job = tuple[Changes, asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+T = TypeVar("T")
+
+
+class _Job(NamedTuple):
+    work: Callable[[sqlite3.Connection], Any]
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[Any]
+    is_save: bool
 
 
 class StateStore:
@@ -70,7 +88,8 @@ class StateStore:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._worker: threading.Thread | None = None
         self._saving = False
-        self._under_way: asyncio.Future[None] | None = None
+        self._idle = asyncio.Event()  # no save is under way, whoever may still wait for one
+        self._idle.set()
         self.rebuilt = False
 
     def open(self) -> None:
@@ -114,12 +133,18 @@ class StateStore:
 
     def save(self, changes: Changes) -> None:
         """Write *changes* in one transaction: all of them or none. Raises RetryableError; KeyError as `load`."""
-        with self._lock:
-            connection = self._opened()
-            try:
-                _write(connection, changes)
-            except sqlite3.Error as exc:
-                raise self._failed("written", exc) from exc
+        self._transact(lambda connection: _write(connection, changes))
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What *work* gives, done on the writer thread in one transaction, behind what waits there.
+
+        Raises RetryableError; at once if the disk has not kept up with the jobs before. A caller that stops waiting
+        leaves the work to be done.
+        """
+        if self._jobs.qsize() >= _MAX_QUEUED:
+            raise self._busy()
+        result: T = await self._submit(work)
+        return result
 
     async def save_soon(self, changes: Changes) -> None:
         """`save` on the writer thread. Raises RetryableError, at once if the save before has not finished.
@@ -127,39 +152,52 @@ class StateStore:
         A caller that stops waiting leaves the save under way; its failure is then logged.
         """
         if self._saving:
-            raise RetryableError(
-                f"{self._path} is busy", "the save before has not finished", "Look at the disk of OBSERVER_DATA_DIR"
-            )
+            raise self._busy()
+        copied = {table: dict(rows) for table, rows in changes.items()}
+        done = self._submit(lambda connection: _write(connection, copied), is_save=True)
+        self._idle.clear()
+        await done
+
+    def _submit(self, work: Callable[[sqlite3.Connection], Any], *, is_save: bool = False) -> asyncio.Future[Any]:
         if self._worker is None:
             raise self._closed()
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        self._saving, self._under_way = True, done
-        self._jobs.put(({table: dict(rows) for table, rows in changes.items()}, loop, done))
-        await done
+        done: asyncio.Future[Any] = loop.create_future()
+        self._saving |= is_save
+        self._jobs.put(_Job(work, loop, done, is_save))
+        return done
 
     async def idle(self) -> None:
         """Return when no save is under way, however it ended. The caller's deadline bounds the wait."""
-        if self._under_way is not None:
-            await asyncio.wait([self._under_way])
+        await self._idle.wait()
 
     def _work(self, jobs: SimpleQueue[_Job | None]) -> None:
         while (job := jobs.get()) is not None:
-            changes, loop, done = job
-            error: Exception | None = None
+            result, error = None, None
             try:
-                self.save(changes)
+                result = self._transact(job.work)
             except Exception as exc:  # noqa: BLE001 - told to whoever waits; the thread must go on
                 error = exc
-            self._saving = False
+            if job.is_save:
+                self._saving = False
             try:
-                loop.call_soon_threadsafe(_settle, done, error)
+                job.loop.call_soon_threadsafe(_settle, job.done, result, error)
+                if job.is_save:
+                    job.loop.call_soon_threadsafe(self._idle.set)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 log.warning("state.saved_late", error=str(error or ""))
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with self._lock:
+            connection = self._opened()
+            try:
+                return in_transaction(connection, work)
+            except sqlite3.Error as exc:
+                raise self._failed("written", exc) from exc
 
     def _connect(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -185,7 +223,7 @@ class StateStore:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         _migrate(connection, version)
-        for select in _SELECT.values():
+        for select in (*_SELECT.values(), outbox_rows.SELECT):
             connection.execute(f"{select} LIMIT 0")
 
     def _refuse_newer(self, version: int) -> None:
@@ -209,6 +247,11 @@ class StateStore:
         if self._connection is None:
             raise self._closed()
         return self._connection
+
+    def _busy(self) -> RetryableError:
+        return RetryableError(
+            f"{self._path} is busy", "the save before has not finished", "Look at the disk of OBSERVER_DATA_DIR"
+        )
 
     def _closed(self) -> RetryableError:
         return RetryableError(f"{self._path} is closed", "the observer is starting or stopping", "Try again later")
@@ -238,23 +281,16 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
 
 
 def _write(connection: sqlite3.Connection, changes: Changes) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for table, rows in changes.items():
-            connection.executemany(_UPSERT[table], [(key, body) for key, body in rows.items() if body])
-            connection.executemany(_DELETE[table], [(key,) for key, body in rows.items() if not body])
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # a full disk has rolled back by itself
-            connection.execute("ROLLBACK")
-        raise
+    for table, rows in changes.items():
+        connection.executemany(_UPSERT[table], [(key, body) for key, body in rows.items() if body])
+        connection.executemany(_DELETE[table], [(key,) for key, body in rows.items() if not body])
 
 
-def _settle(done: asyncio.Future[None], error: Exception | None) -> None:
+def _settle(done: asyncio.Future[Any], result: object, error: Exception | None) -> None:
     if done.done():
         if error is not None:
             log.error("state.save_failed", error=str(error))
     elif error is None:
-        done.set_result(None)
+        done.set_result(result)
     else:
         done.set_exception(error)

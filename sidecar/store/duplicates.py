@@ -1,0 +1,173 @@
+"""An event sent again is found here: its id is known from the journal, or its first attempt is still under way.
+
+Ops come from the journal as they settle, and at start from the checkpoint and the journal behind it, so that an id is
+known exactly when its line is in the file. Until then a retry is given the first attempt's receipt.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import blake2b
+from operator import attrgetter
+from typing import NamedTuple
+
+import msgspec
+
+from sidecar.errors import ConflictError
+from sidecar.model import ObservedOp
+from sidecar.protocols import Clock, Receipt
+from sidecar.redaction import MASK
+from sidecar.store.seen_ids import REF_BYTES, Seen, SeenIds
+
+_NOT_PAYLOAD = {"timestamp", "v", "op_id", "trace_id", "span_id", "parent_span_id", "event_id"}
+_payload_values = attrgetter(*(name for name in ObservedOp.__struct_fields__ if name not in _NOT_PAYLOAD))
+_encode = msgspec.json.Encoder(order="deterministic").encode  # a map's order is no part of the payload
+_NO_REF = bytes(REF_BYTES)
+_SECOND_NS = 1_000_000_000
+_SHOWN = 80
+_UUID7 = "7"
+
+
+class _Attempt(NamedTuple):
+    event_id: str
+    key: int
+    receipt: Receipt
+
+
+class _Known:
+    """The receipt of an op that is in the journal already; *op* has the first op's trace and span id, if known."""
+
+    taken = True
+
+    def __init__(self, op: ObservedOp) -> None:
+        self.op = op
+
+    async def wait(self) -> None:
+        """Return at once."""
+
+
+class Duplicates:
+    """Finds events that were sent before. Used on the event loop; its table is saved with the checkpoint.
+
+    Payloads are compared as 32-bit hashes of the normalised op without `op_id`, trace ids and `timestamp`. A retry
+    that gives a timestamp must give the first op's; one without is alike whatever that was.
+    """
+
+    def __init__(self, clock: Clock, ids: SeenIds | None = None) -> None:
+        self._clock = clock
+        self._ids = SeenIds() if ids is None else ids
+        self._attempts: dict[str, _Attempt] = {}
+        self._order: deque[_Attempt] = deque()  # they settle in the order in which they were begun
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def unusable(self) -> int:
+        """Saved rows that could not be read back."""
+        return self._ids.unusable
+
+    def once(self, op: ObservedOp, stamped: bool, record: Callable[[], Receipt]) -> tuple[Receipt, bool]:
+        """The receipt of *op*, and whether it is the first with its `event_id`: only then is *record* called.
+
+        *stamped*: the sender gave the timestamp. Raises ConflictError if the id is known with another payload.
+        """
+        event_id = op.event_id or ""
+        if MASK in event_id:  # masked ids look alike, and are not
+            return record(), True
+        self.settle()
+        attempt = self._attempts.get(event_id)
+        if attempt is not None:
+            first = attempt.receipt.op
+            if _payload(first) != _payload(op) or (stamped and first.timestamp != op.timestamp):
+                raise _conflict(event_id)
+            return attempt.receipt, False
+        key = _key(event_id)
+        known = self._ids.find(key, self._clock.time_ns() // _SECOND_NS)
+        if known is not None:
+            if known.payload != _payload(op) or (stamped and known.stamp != _stamp(op)):
+                raise _conflict(event_id)
+            return _known(op, known), False
+        attempt = self._attempts[event_id] = _Attempt(event_id, key, record())
+        self._order.append(attempt)
+        return attempt.receipt, True
+
+    def settle(self) -> None:
+        """Let go of first attempts that are settled, and free the ids of those that failed."""
+        order = self._order
+        while order and (taken := order[0].receipt.taken) is not None:
+            attempt = order.popleft()
+            del self._attempts[attempt.event_id]
+            if not taken:  # in the file it may be, unsynced: the sender was refused, and may send it again
+                self._ids.discard(attempt.key)
+
+    def consume(self, op: ObservedOp) -> None:
+        """Take in one op that is in the journal; of several with an id the first counts."""
+        if not op.event_id or MASK in op.event_id:
+            return
+        now_s = self._clock.time_ns() // _SECOND_NS
+        attempt = self._attempts.get(op.event_id)
+        if attempt is not None and attempt.receipt.op is op:
+            self._ids.add(attempt.key, _payload(op), _stamp(op), _ref(op), now_s)
+            return
+        key = _key(op.event_id)
+        if self._ids.find(key, now_s) is None:
+            self._ids.add(key, _payload(op), _stamp(op), _ref(op), min(_arrived_s(op, now_s), now_s))
+
+    def load(self, rows: Mapping[str, bytes]) -> None:
+        """Restore rows of a checkpoint."""
+        self._ids.load(rows)
+
+    def take_dirty(self) -> dict[str, bytes]:
+        """Rows that changed since the last call."""
+        return self._ids.take_dirty()
+
+    def put_back(self, keys: Iterable[str]) -> None:
+        """Saving them failed: give them again next time."""
+        self._ids.put_back(keys)
+
+
+def _key(event_id: str) -> int:
+    """64 bits, the same in every process: they are saved."""
+    return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "little")
+
+
+def _payload(op: ObservedOp) -> int:
+    return zlib.crc32(_encode(_payload_values(op)))
+
+
+def _stamp(op: ObservedOp) -> int:
+    return zlib.crc32(op.timestamp.encode())
+
+
+def _ref(op: ObservedOp) -> bytes:
+    try:
+        ref = bytes.fromhex((op.trace_id or "") + (op.span_id or ""))
+    except ValueError:
+        return _NO_REF
+    return ref if len(ref) == REF_BYTES else _NO_REF
+
+
+def _known(op: ObservedOp, seen: Seen) -> _Known:
+    ref = seen.ref.hex() if seen.ref != _NO_REF else ""
+    return _Known(msgspec.structs.replace(op, trace_id=ref[:32] or None, span_id=ref[32:] or None))
+
+
+def _arrived_s(op: ObservedOp, otherwise: int) -> int:
+    """When *op* was taken, from its id (UUID version 7): a sender's timestamp may be of any time."""
+    op_id = op.op_id or ""
+    try:
+        return int(op_id[:8] + op_id[9:13], 16) // 1000 if op_id[14:15] == _UUID7 else otherwise
+    except ValueError:
+        return otherwise
+
+
+def _conflict(event_id: str) -> ConflictError:
+    shown = event_id if len(event_id) <= _SHOWN else f"{event_id[: _SHOWN // 2]}… ({len(event_id)} characters)"
+    return ConflictError(
+        f"the event id {shown!r} is known with another payload",
+        "an id names one event, and that one is kept as it came first",
+        "Repeat an event unchanged, or give a new one an id of its own",
+    )

@@ -1,0 +1,65 @@
+"""The outbox's way to its rows: on the state's writer thread in the observer, on a connection of its own outside."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from sidecar.errors import StartError
+from sidecar.model import OutboxLook, Post, PostOutcome
+from sidecar.store import outbox_rows
+from sidecar.store.state import StateStore
+
+_SINCE_VERSION: Final = 2
+_BUSY_TIMEOUT_S: Final = 5.0
+
+
+class OutboxTable:
+    """An `OutboxStore` in *state*, whose file is open while this is used."""
+
+    def __init__(self, state: StateStore) -> None:
+        self._state = state
+
+    async def put(self, posts: Sequence[Post], now_ns: int) -> tuple[int, int]:
+        """See `outbox_rows.put`. Raises RetryableError."""
+        return await self._state.run(lambda connection: outbox_rows.put(connection, posts, now_ns))
+
+    async def look(self, now_ns: int) -> OutboxLook:
+        """See `outbox_rows.look`. Raises RetryableError."""
+        return await self._state.run(lambda connection: outbox_rows.look(connection, now_ns))
+
+    async def settle(self, number: int, outcome: PostOutcome) -> int:
+        """See `outbox_rows.settle`. Raises RetryableError."""
+        return await self._state.run(lambda connection: outbox_rows.settle(connection, number, outcome))
+
+
+@contextmanager
+def existing_outbox(data_dir: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to the outbox in *data_dir*, beside an observer that may be running; one transaction.
+
+    Raises StartError if there is none. Nothing is created, set aside or brought up to date.
+    """
+    path = data_dir / "state.db"
+    try:
+        with closing(_connect(path)) as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.execute("PRAGMA user_version").fetchone()[0] < _SINCE_VERSION:
+                raise StartError(f"{path} has no outbox", "an older observer wrote it", "Start the observer once")
+            yield connection
+    except sqlite3.Error as exc:
+        raise StartError(f"{path} cannot be used", str(exc), "See whether another program holds or damaged it") from exc
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    if not path.is_file():
+        raise StartError(
+            f"{path} is not there",
+            "no observer has kept anything in this folder",
+            "Name the right one with --data-dir or OBSERVER_DATA_DIR",
+        )
+    return sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None
+    )
