@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -37,8 +37,8 @@ class RingView(Protocol):
         ...
 
     def __len__(self) -> int: ...
-    def ops(self) -> list[ObservedOp]:
-        """Oldest first."""
+    def newest_first(self) -> Iterator[ObservedOp]:
+        """One after the other."""
         ...
 
 
@@ -79,15 +79,15 @@ class StatsResource:
                 "successes": ring.successes,
                 "failures": ring.failures,
                 "by_source": dict(ring.by_source),
-                "recent_scenario_ops": _recent_scenario_ops(ring.ops()),
+                "recent_scenario_ops": _recent_scenario_ops(ring.newest_first()),
                 **self._more(),
             }
         )
 
 
-def _recent_scenario_ops(ops: list[ObservedOp]) -> list[dict[str, Any]]:
+def _recent_scenario_ops(newest_first: Iterator[ObservedOp]) -> list[dict[str, Any]]:
     recent: list[dict[str, Any]] = []
-    for op in reversed(ops):
+    for op in newest_first:
         if op.source == "scenario":
             said = {"staffer": op.staffer_id, "kind": op.event_kind, "role": op.role}
             known = {name: value for name, value in said.items() if value is not None}
@@ -107,15 +107,14 @@ class OpsResource:
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """`{"ops": […], "next_cursor"}`; the cursor is missing on the last page."""
-        page, cursor = _page(self._ring.ops(), op_query(req))
+        page, cursor = _page(self._ring.newest_first(), op_query(req))
         more = {"next_cursor": cursor} if cursor is not None else {}
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode({"ops": page, **more})
 
 
-def _page(ops: list[ObservedOp], query: OpQuery) -> tuple[list[msgspec.Raw], str | None]:
+def _page(newest_first: Iterator[ObservedOp], query: OpQuery) -> tuple[list[msgspec.Raw], str | None]:
     """Ops as JSON, newest first, from behind the cursor on; and the next page's cursor, if there is one."""
-    newest_first = iter(reversed(ops))
     # any() reads up to and with the cursor's op: what is left of the iterator is the next page.
     if query.cursor is not None and not any(op.op_id == query.cursor for op in newest_first):
         raise falcon.HTTPNotFound(
