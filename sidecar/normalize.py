@@ -118,7 +118,7 @@ class Normalizer:
             kind = type(value)
             if kind is str:
                 texts.append(value)
-            elif kind is not bool and value is not None:
+            elif kind is not bool and value is not None and not (kind is int and INT64_MIN <= value <= INT64_MAX):
                 fields[name] = self._other(name, value)
         if not self._harmless(texts):
             clean = {text: self.text(text) for text in set(texts)}  # an error is often the output_summary too

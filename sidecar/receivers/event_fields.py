@@ -22,6 +22,14 @@ from sidecar.normalize import INT64_MAX, INT64_MIN, Normalizer
 _SHOWN = 80
 _WORDS = {"true": True, "false": False, "1": True, "0": False}
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
+_DEFAULTS: dict[str, Any] = {
+    "endpoint": "scenario:fill",
+    "success": False,
+    "duration_ms": 0,
+    "source": "scenario",
+    "rescue_attempted": False,
+    "rescue_succeeded": False,
+}
 _TIMESTAMP = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -47,25 +55,15 @@ def event_op(raw: object, now: str, normalizer: Normalizer) -> ObservedOp:
             fields[key] = read(key, value)
         else:
             extra[key] = value
-    _fill_defaults(fields, now)
+    fields = {**_DEFAULTS, "timestamp": now, **fields}
+    if "input_summary" not in fields:
+        fields["input_summary"] = _summary(fields)
+    if "output_summary" not in fields:
+        fields["output_summary"] = "filled" if fields["success"] else fields.get("error", "failed")
     if extra:
         fields["extra"] = {**fields.get("extra", {}), **extra}
     normalizer.fields(fields)
     return ObservedOp(v=SCHEMA_VERSION, op_id=new_id(), **fields)
-
-
-def _fill_defaults(fields: dict[str, Any], now: str) -> None:
-    success = fields.setdefault("success", False)
-    fields.setdefault("timestamp", now)
-    fields.setdefault("endpoint", "scenario:fill")
-    fields.setdefault("duration_ms", 0)
-    fields.setdefault("source", "scenario")
-    fields.setdefault("rescue_attempted", False)
-    fields.setdefault("rescue_succeeded", False)
-    if "input_summary" not in fields:
-        fields["input_summary"] = _summary(fields)
-    if "output_summary" not in fields:
-        fields["output_summary"] = "filled" if success else fields.get("error", "failed")
 
 
 def _summary(fields: Mapping[str, Any]) -> str:
@@ -93,6 +91,8 @@ def _boolean(field: str, value: Any) -> bool:
 
 
 def _number(field: str, value: Any) -> int | float:
+    if type(value) is int and INT64_MIN <= value <= INT64_MAX:  # nearly always
+        return value
     number = value
     if isinstance(value, str) and _NUMBER.fullmatch(value) and len(value) < 400:
         number = int(value) if value.lstrip("-").isdigit() else float(value)
