@@ -6,140 +6,18 @@ import asyncio
 import errno
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from sidecar.clock import SystemClock
 from sidecar.errors import JournalError
-from sidecar.protocols import Clock
-from sidecar.store.commit_batch import CommitReceipt
 from sidecar.store.commit_log import CommitLog
-from sidecar.store.journal_file import AppendFile, opened, sealed
+from sidecar.store.journal_file import AppendFile, sealed
 from tests.fakes import ManualClock
+from tests.gated_journal import Journal, KeptWords, encoded, settled, turns, word
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
-
-
-class GatedFile:
-    """A journal file in memory that waits at its gate, fails when told so, and counts."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.appends: list[bytes] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Semaphore(0)
-        self.synced = threading.Event()
-        self.failure: Exception | None = None
-        self.sync_failure: Exception | None = None
-        self.syncs = 0
-        self.closed = 0
-
-    def append(self, data: bytes) -> None:
-        self.entered.release()
-        self.gate.wait()
-        if self.failure is not None:
-            raise self.failure
-        self.appends.append(data)
-        self.size += len(data)
-
-    def sync(self) -> None:
-        self.syncs += 1
-        self.synced.set()
-        if self.sync_failure is not None:
-            raise self.sync_failure
-
-    def close(self) -> None:
-        self.closed += 1
-
-    @property
-    def words(self) -> list[list[str]]:
-        """The words of each append."""
-        return [[word(line) for line in data.splitlines()] for data in self.appends]
-
-
-class KeptWords:
-    """A downstream that keeps what it is given, and fails on one word."""
-
-    def __init__(self, poison: str = "") -> None:
-        self.words: list[str] = []
-        self._poison = poison
-
-    def consume(self, op: str) -> None:
-        if op == self._poison:
-            raise ValueError(op)
-        self.words.append(op)
-
-
-def encoded(text: str) -> bytes:
-    return b'{"w":"%b"}' % text.encode()
-
-
-def word(line: bytes) -> str:
-    record = opened(line)
-    assert record is not None
-    return record[6:-2].decode()
-
-
-class Journal:
-    """A commit log over a `GatedFile`, with its downstream."""
-
-    def __init__(
-        self,
-        *,
-        clock: Clock | None = None,
-        max_bytes: int = 10**6,
-        sync_every_s: float | None = None,
-        poison: str = "",
-    ) -> None:
-        self.file = GatedFile()
-        self.downstream = KeptWords(poison)
-        self.log: CommitLog[str] = CommitLog(
-            "words",
-            lambda: self.file,
-            encoded,
-            self.downstream,
-            clock or SystemClock(),
-            max_bytes=max_bytes,
-            sync_every_s=sync_every_s,
-            commit_timeout_s=10.0,
-        )
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Started for the length of the block; the gate opens at its end."""
-        async with asyncio.TaskGroup() as tasks:
-            await self.log.start(tasks)
-            try:
-                yield
-            finally:
-                self.file.gate.set()
-                await self.log.stop()
-
-    def append(self, text: str, *, awaited: bool = True) -> CommitReceipt[str]:
-        receipt = self.log.append(text, awaited=awaited)
-        assert receipt is not None
-        return receipt
-
-    async def writing(self, text: str, *, awaited: bool = True) -> CommitReceipt[str]:
-        """Append *text* and wait until its write is under way, at the closed gate."""
-        self.file.gate.clear()
-        receipt = self.append(text, awaited=awaited)
-        await asyncio.to_thread(self.file.entered.acquire)
-        return receipt
-
-
-async def settled(*receipts: CommitReceipt[str]) -> list[BaseException | None]:
-    return await asyncio.gather(*(receipt.wait() for receipt in receipts), return_exceptions=True)
-
-
-async def turns() -> None:
-    """Let every task that can run do so."""
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 async def test_what_gathers_during_a_write_goes_in_one() -> None:
