@@ -307,9 +307,9 @@ async def test_real_exporters_deliver_the_same_ops(bench: Bench, protocol: str) 
     """The stock exporters, over a real socket, deliver spans from which the same ops are rebuilt."""
     import asyncio  # noqa: PLC0415 - beside the exporters, which only this test needs
 
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter  # noqa: PLC0415
-    from opentelemetry.exporter.otlp.proto.http import Compression  # noqa: PLC0415
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter  # noqa: PLC0415 - gRPC is slow to import
+    from opentelemetry.exporter.otlp.proto.http import Compression  # noqa: PLC0415 - gRPC is slow to import
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter  # noqa: PLC0415 - gRPC is slow to import
 
     recorded = [bench.record(an_op(op_id=str(i), count=i, extra={"": i / 2})) for i in range(5)]
     async with otlp_receiver() as receiver:
