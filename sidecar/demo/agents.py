@@ -111,6 +111,7 @@ class Agent:
         self._pools_events = pools_events
         self._pool: list[dict[str, Any]] = []
         self.jobs = 0
+        self.calls = 0
 
     async def run(self) -> None:
         """Work, with pauses."""
@@ -143,6 +144,7 @@ class Agent:
         words = f"{tool} {job.role} ×{job.count} in {job.city}, {job.state}"
         body = job.body() if tool != "ask" else {**job.body(), "question": f"How many can work in {job.city}?"}
         _, op = await self._gateway.observed(f"/tools/{tool}", body, words, **job.fields())
+        self.calls += 1
         if op.error is not None:
             self._on_failure(job, op.error)
         return op

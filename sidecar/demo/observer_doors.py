@@ -69,15 +69,17 @@ class ObserverDoors:
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
         self.seen = Seen()
+        self.taken = 0
         self.not_taken = 0
 
     async def post(self, event: dict[str, Any]) -> None:
         """`POST /event`; what the observer does not take is counted and logged."""
-        await self._post("/event", msgspec.json.encode(event))
+        self.taken += await self._post("/event", msgspec.json.encode(event))
 
     async def post_batch(self, events: list[dict[str, Any]]) -> None:
         """`POST /events`, one event a line."""
-        await self._post("/events", b"\n".join(msgspec.json.encode(event) for event in events))
+        content = b"\n".join(msgspec.json.encode(event) for event in events)
+        self.taken += len(events) * await self._post("/events", content)
 
     async def follow(self, connected: asyncio.Event) -> None:
         """Count what `GET /ops/stream` sends, until cancelled; *connected* is set once it sends."""
@@ -118,10 +120,12 @@ class ObserverDoors:
         response.raise_for_status()
         return response.content
 
-    async def _post(self, path: str, content: bytes) -> None:
+    async def _post(self, path: str, content: bytes) -> bool:
         try:
             response = await self._client.post(path, content=content)
             response.raise_for_status()
         except httpx.HTTPError as exc:
             self.not_taken += 1
             log.warning("demo.event_not_taken", path=path, error=str(exc) or type(exc).__name__)
+            return False
+        return True

@@ -39,7 +39,9 @@ _NO_MODEL: Final = "http://127.0.0.1:9"  # the discard port: closed, so the diag
 _LOOK_EVERY_S: Final = 0.5
 _STATUS_EVERY: Final = 4  # looks
 _COLUMNS: Final = 100
-_SETTLE_S: Final = 0.3
+_CYCLE_S: Final = 2
+_SETTLE_S: Final = 2.5 * _CYCLE_S  # the last correction waits for the cycle after the one that is on
+_SETTLE_STEP_S: Final = 0.05
 _KEPT_VARIABLES: Final = ("LAKEHOUSE_URL", "OBSERVER_MODEL", "OBSERVER_MODEL_TIMEOUT")
 
 
@@ -134,22 +136,25 @@ class _Demo:
         loop = asyncio.get_running_loop()
         started = loop.time()
         overseer = Overseer(self._folder.corrections, Random(self._seed))
+        agents = [
+            Agent(
+                name,
+                observer.gateway,
+                doors,
+                on_failure=overseer.notice,
+                dice=Random(f"{self._seed} {name}"),
+                stopping=self._stopping,
+                pools_events=name == _POOLS_EVENTS,
+            )
+            for name in _AGENTS
+        ]
         async with asyncio.TaskGroup() as tasks:
-            for name in _AGENTS:
-                agent = Agent(
-                    name,
-                    observer.gateway,
-                    doors,
-                    on_failure=overseer.notice,
-                    dice=Random(f"{self._seed} {name}"),
-                    stopping=self._stopping,
-                    pools_events=name == _POOLS_EVENTS,
-                )
-                tasks.create_task(agent.run(), name=name)
+            for agent in agents:
+                tasks.create_task(agent.run())
             await show()
             elapsed_s = loop.time() - started
             self._stopping.set()
-        await asyncio.sleep(_SETTLE_S)  # what was acknowledged last is still on its way through the stream
+        await _settled(doors, sum(agent.calls for agent in agents) + doors.taken + overseer.written)
         return elapsed_s
 
     async def _show_live(self, doors: ObserverDoors, info: RunInfo) -> None:
@@ -240,7 +245,7 @@ def _settings(env: Mapping[str, str], gateway_url: str, folder: _Folder, port: i
     flags = {
         "gateway_url": gateway_url,
         "gateway_timeout": "1.2",
-        "cycle": "2",
+        "cycle": str(_CYCLE_S),
         "port": str(port),
         "health_port": "0",
         "data_dir": str(folder.observer),
@@ -291,6 +296,14 @@ async def _followed(client: httpx.AsyncClient) -> AsyncIterator[ObserverDoors]:
     finally:
         following.cancel()
         await asyncio.wait([following])
+
+
+async def _settled(doors: ObserverDoors, ops: int) -> None:
+    """Wait until all *ops* that were made have come through the stream, so that the summary counts them."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_SETTLE_S):
+            while doors.seen.ops < ops:  # noqa: ASYNC110 - the doors are read, they do not call
+                await asyncio.sleep(_SETTLE_STEP_S)
 
 
 async def _gateway_log(gateway_url: str) -> list[dict[str, Any]]:
