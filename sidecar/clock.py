@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - naive on purpose: isoformat then writes no offset, and Z is added
 
@@ -30,5 +31,10 @@ def rfc3339_ms(ns: int) -> str:
 
     Source: RFC 3339 section 5.6; the form of JavaScript's `Date.toISOString`, which existing callers send.
     """
-    stamp = _EPOCH + timedelta(milliseconds=ns // 1_000_000)
-    return stamp.isoformat(timespec="milliseconds") + "Z"
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return f"{_second(seconds)}.{rest // 1_000_000:03d}Z"
+
+
+@lru_cache(maxsize=2)  # nearly all are of the second that it is now
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()

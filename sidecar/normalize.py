@@ -10,7 +10,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -120,11 +120,17 @@ class Normalizer:
                 texts.append(value)
             elif kind is not bool and value is not None and not (kind is int and INT64_MIN <= value <= INT64_MAX):
                 fields[name] = self._other(name, value)
+        self.clean(fields, texts)
+
+    def clean(self, fields: dict[str, Any], texts: Sequence[str]) -> None:
+        """Clean and redact all text in an op's *fields*, in place; *texts* are those that it was made of."""
         if not self._harmless(texts):
-            clean = {text: self.text(text) for text in set(texts)}  # an error is often the output_summary too
+            clean: dict[str, str] = {}  # an error is often the output_summary too
             for name, value in fields.items():
                 if isinstance(value, str):
-                    fields[name] = clean.get(value, value)
+                    if value not in clean:
+                        clean[value] = self.text(value)
+                    fields[name] = clean[value]
 
     def _other(self, name: str, value: Any) -> Any:
         """A field that is neither plain text, truth nor absent: a map, a number, a kind of text."""

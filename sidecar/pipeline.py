@@ -181,7 +181,7 @@ class Observer:
         self.incidents = IncidentBook()
         self.successes = SuccessBook()
         self.duplicates = Duplicates(clock)
-        self.settled = FanOut([self.ring, self.feed, self.incidents, self.successes, self.duplicates])
+        self.settled = FanOut(self.ring, [self.feed, self.incidents, self.successes, self.duplicates])
         self.ops_log: CommitLog[ObservedOp] = CommitLog(
             "ops",
             self._file("ops.jsonl"),

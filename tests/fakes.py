@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -51,6 +52,10 @@ class KeptOps:
 
     def consume(self, op: ObservedOp) -> None:
         self.ops.append(op)
+
+    def consume_all(self, ops: Sequence[ObservedOp], lines: Sequence[bytes]) -> None:
+        assert len(ops) == len(lines)
+        self.ops += ops
 
 
 def an_op(**fields: Any) -> ObservedOp:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from sidecar.clock import SystemClock
@@ -53,16 +53,18 @@ class GatedFile:
 
 
 class KeptWords:
-    """A downstream that keeps what it is given, and fails on one word."""
+    """A downstream that keeps what it is given, up to one word that it fails on."""
 
     def __init__(self, poison: str = "") -> None:
         self.words: list[str] = []
         self._poison = poison
 
-    def consume(self, op: str) -> None:
-        if op == self._poison:
-            raise ValueError(op)
-        self.words.append(op)
+    def consume_all(self, ops: Sequence[str], lines: Sequence[bytes]) -> None:
+        assert [word(line[:-1]) for line in lines] == list(ops)
+        for op in ops:
+            if op == self._poison:
+                raise ValueError(op)
+            self.words.append(op)
 
 
 def encoded(text: str) -> bytes:

@@ -80,7 +80,7 @@ class BodyReader:
         length = req.content_length
         if length is not None and length > self._max_bytes:
             raise self._too_large(f"Content-Length is {length}")
-        encoding = (req.get_header("Content-Encoding") or "identity").lower()
+        encoding = (req.headers.get("content-encoding") or "identity").lower()
         if encoding not in ("identity", "gzip"):
             raise falcon.HTTPUnsupportedMediaType(description=f"Content-Encoding {encoding[:40]!r}: send gzip or none")
         if length is not None and length <= _SMALL:

@@ -42,8 +42,23 @@ def event_op(raw: object, now: str, normalizer: Normalizer) -> ObservedOp:
         raise MalformedError(
             "an event must be a JSON object", f"this is {_named(raw)}", 'Send an object such as {"success": true}'
         )
-    fields: dict[str, Any] = {}
+    fields, texts = _read(raw, now)
+    if "input_summary" not in fields:
+        fields["input_summary"] = _summary(fields)
+    if "output_summary" not in fields:
+        fields["output_summary"] = "filled" if fields["success"] else fields.get("error", "failed")
+    for name in ("features", "extra"):
+        if name in fields:
+            fields[name] = normalizer.scalars(fields[name])
+    normalizer.clean(fields, texts)
+    return ObservedOp(v=SCHEMA_VERSION, op_id=new_id(), **fields)
+
+
+def _read(raw: Mapping[str, Any], now: str) -> tuple[dict[str, Any], list[str]]:
+    """The fields that *raw* gives, beside the defaults, and their plain texts. Raises InvalidInputError."""
+    fields: dict[str, Any] = {**_DEFAULTS, "timestamp": now}
     extra: dict[str, Any] = {}
+    texts: list[str] = []
     for key, value in raw.items():
         if value is None:
             continue
@@ -51,19 +66,14 @@ def event_op(raw: object, now: str, normalizer: Normalizer) -> ObservedOp:
             if not isinstance(value, str):
                 raise _wrong(key, value, "text")
             fields[key] = value
+            texts.append(value)
         elif (read := _READERS.get(key)) is not None:
             fields[key] = read(key, value)
         else:
             extra[key] = value
-    fields = {**_DEFAULTS, "timestamp": now, **fields}
-    if "input_summary" not in fields:
-        fields["input_summary"] = _summary(fields)
-    if "output_summary" not in fields:
-        fields["output_summary"] = "filled" if fields["success"] else fields.get("error", "failed")
     if extra:
         fields["extra"] = {**fields.get("extra", {}), **extra}
-    normalizer.fields(fields)
-    return ObservedOp(v=SCHEMA_VERSION, op_id=new_id(), **fields)
+    return fields, texts
 
 
 def _summary(fields: Mapping[str, Any]) -> str:

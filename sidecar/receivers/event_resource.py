@@ -109,7 +109,7 @@ class EventIntake:
                 await receipt.wait()
         finally:
             self._sent_once.settle()
-        self.accepted += sum(type(receipt) is not Repeat for receipt in receipts)
+        self.accepted += len([receipt for receipt in receipts if type(receipt) is not Repeat])
 
     def _recorded(self, op: ObservedOp, headers: dict[str, str]) -> Receipt:
         receipt = self._recorder.record(
@@ -238,10 +238,10 @@ def _bounded(event: object) -> object:
 
 def _idempotency_key(req: falcon.asgi.Request) -> str:
     """The header's value, without the quotes that the IETF draft puts round it."""
-    key = req.get_header("Idempotency-Key") or ""
+    key = req.headers.get("idempotency-key", "")
     return key[1:-1] if len(key) > 1 and key[0] == key[-1] == '"' else key
 
 
 def _trace_context(req: falcon.asgi.Request) -> dict[str, str]:
-    traceparent = req.get_header("traceparent")
-    return {"traceparent": traceparent, "tracestate": req.get_header("tracestate") or ""} if traceparent else {}
+    traceparent = req.headers.get("traceparent")
+    return {"traceparent": traceparent, "tracestate": req.headers.get("tracestate", "")} if traceparent else {}

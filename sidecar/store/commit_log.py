@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
@@ -30,8 +30,8 @@ _SLICE = 50  # records handed on before other tasks get a turn: two milliseconds
 class Downstream(Protocol[R_contra]):
     """Where settled records go, on the event loop's thread."""
 
-    def consume(self, op: R_contra) -> None:
-        """Take one settled record."""
+    def consume_all(self, ops: Sequence[R_contra], lines: Sequence[bytes]) -> None:
+        """Take settled records and their lines, in file order. What it raises is logged and counted."""
         ...
 
 
@@ -231,12 +231,20 @@ class CommitLog(Generic[R]):
             self._hand_on()
 
     def _hand_on(self) -> None:
-        batch, count = self._settling[0], 0
-        for receipt, line in islice(batch.left, _SLICE):
-            count += 1
-            self.settled_offset += len(line) if batch.written else 0
-            self._hand_on_one(receipt, written=batch.written)
-        if count < _SLICE:
+        batch = self._settling[0]
+        settled = list(islice(batch.left, _SLICE))
+        if batch.written:
+            self.settled_offset += sum([len(line) for _, line in settled])
+            kept = settled
+        else:  # whoever waited was refused: for them it never happened
+            kept = [(receipt, line) for receipt, line in settled if not receipt.awaited]
+            self.unwritten += len(kept)
+        try:
+            self._downstream.consume_all([receipt.op for receipt, _ in kept], [line for _, line in kept])
+        except Exception:  # it costs these records, not their senders, who are waiting
+            self.downstream_errors += 1
+            log.exception("journal.downstream_failed", journal=self.name)
+        if len(settled) < _SLICE:
             batch.settled = True
             self._settling.popleft()
             release(batch)
@@ -244,17 +252,6 @@ class CommitLog(Generic[R]):
             self._loop.call_soon(self._hand_on)
         elif self._writer_gone:
             self._ended.set()
-
-    def _hand_on_one(self, receipt: CommitReceipt[R], *, written: bool) -> None:
-        if not written:
-            if receipt.awaited:
-                return  # its sender was refused: it never happened
-            self.unwritten += 1
-        try:
-            self._downstream.consume(receipt.op)
-        except Exception:  # costs this record, not its batch: the others' senders are waiting
-            self.downstream_errors += 1
-            log.exception("journal.downstream_failed", journal=self.name)
 
     def _end(self) -> None:
         self._writer_gone = True

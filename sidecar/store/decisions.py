@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from sidecar.clock import rfc3339_ms
@@ -42,5 +44,5 @@ class Decisions:
 class Nowhere:
     """The downstream of a journal whose records nobody follows live."""
 
-    def consume(self, op: Decision) -> None:
+    def consume_all(self, ops: Sequence[Decision], lines: Sequence[bytes]) -> None:
         """Nothing."""

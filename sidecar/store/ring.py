@@ -38,9 +38,9 @@ class OpRing:
     def __len__(self) -> int:
         return len(self._ops)
 
-    def consume(self, op: ObservedOp) -> None:
-        """Add *op*; the oldest make room."""
-        encoded, source = _encode(op), op.source or "mcp"
+    def consume(self, op: ObservedOp, line: bytes = b"") -> None:
+        """Add *op*, as the journal's *line* where there is one; the oldest make room."""
+        encoded, source = line or _encode(op), op.source or "mcp"
         self._ops.append((encoded, op.success, source))
         self._bytes += len(encoded) + _FIXED_BYTES
         self.successes += op.success
