@@ -12,12 +12,13 @@ R = TypeVar("R")
 
 
 class Batch(Generic[R]):
-    """Records written together. *error* is why they were not; it is set before *settled*."""
+    """Records written together, waited for on *loop*. *error* is why they were not; it is set before *settled*."""
 
-    __slots__ = ("error", "left", "lines", "opened_at", "receipts", "settled", "size", "waiters", "written")
+    __slots__ = ("error", "left", "lines", "loop", "opened_at", "receipts", "settled", "size", "waiters", "written")
 
-    def __init__(self, opened_at: float) -> None:
-        self.opened_at = opened_at
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.loop = loop
+        self.opened_at = 0.0
         self.lines: list[bytes] = []
         self.receipts: list[CommitReceipt[R]] = []
         self.size = 0
@@ -46,8 +47,8 @@ class CommitReceipt(Generic[R]):
     async def wait(self) -> None:
         """Return once the record is in the file. Raises JournalError if it is not, or not in time."""
         batch = self._batch
-        if not batch.settled:
-            waiter = asyncio.get_running_loop().create_future()
+        if not batch.settled and batch.loop is not None:
+            waiter = batch.loop.create_future()  # get_running_loop() asks the system for the process id, every time
             batch.waiters.append(waiter)
             await waiter
         if batch.error is not None:

@@ -64,7 +64,7 @@ class CommitLog(Generic[R]):
         self._commit_timeout_s = commit_timeout_s
         self._lock = threading.Lock()  # taken directly where it is hot: a Condition's own methods are Python
         self._wake = threading.Condition(self._lock)
-        self._batch: Batch[R] = Batch(0.0)
+        self._batch: Batch[R] = Batch(None)
         self._writing: Batch[R] | None = None
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -90,6 +90,7 @@ class CommitLog(Generic[R]):
         file = self._open_file()
         self.settled_offset = file.size
         self._loop = asyncio.get_running_loop()
+        self._batch = Batch(self._loop)
         self._loop_thread = threading.get_ident()
         self._stopping, self._writer_gone = False, False
         self._ended = asyncio.Event()
@@ -160,7 +161,7 @@ class CommitLog(Generic[R]):
                     due = self._sync_due(synced_at, dirty)
                     if not self._wake.wait(due) and due is not None:
                         break
-                batch, self._batch = self._batch, Batch[R](0.0)
+                batch, self._batch = self._batch, Batch[R](self._loop)
                 self._writing = batch
             if batch.lines:
                 dirty = self._write(file, batch) or dirty
