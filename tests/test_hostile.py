@@ -277,3 +277,17 @@ async def test_a_batch_that_is_dear_to_read_lets_others_in_between(tmp_path: Pat
             await watched.look()
             assert not batch.done()
         assert (await batch).json()["accepted"] == 20
+
+
+async def test_health_answers_between_large_events_full_of_credentials(tmp_path: Path) -> None:
+    """Each takes long to mask; they are dealt with one at a time, and whoever asks for health comes in between."""
+    event = {"input_summary": "password: hunter2 Bearer abcdefgh12345 " * 20_000}
+    seen: list[int] = []
+    async with observer(tmp_path) as running, healthy(running) as watched:
+
+        async def send() -> None:
+            assert await post(running, event) == 200
+            seen.append(watched.answers)
+
+        await asyncio.gather(*(send() for _ in range(5)))
+    assert len(set(seen)) > 2, seen
