@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test check lint types unit coverage test-reference fuzz bench proto lock clean
+.PHONY: demo test check lint types unit coverage test-reference fuzz bench peers test-peers proto lock clean
 
 demo: $(READY)  ## a small gateway, agents and the observer beside them; ARGS="--seconds 30" ends by itself
 	$(BIN)/observer demo $(ARGS)
@@ -31,6 +31,12 @@ test-reference: $(READY)  ## against the program this re-creates, run with Bun (
 
 fuzz: $(READY)  ## schemathesis against the running observer's own description
 	$(BIN)/python -m tests.fuzz_doors $(ARGS)
+
+peers:  ## build the real Collector and Jaeger for `make test-peers`: about 6 minutes, once (needs Go)
+	tests/peers/build.sh
+
+test-peers: $(READY) peers  ## against the real Collector and Jaeger
+	$(BIN)/pytest -q tests/peers $(ARGS)
 
 coverage: $(READY)
 	$(BIN)/coverage erase

@@ -1,0 +1,1 @@
+"""Tests against the real Collector and Jaeger; `make peers` builds them, `make test-peers` runs these."""
