@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.analysis.field_counts import FieldCounts
 from sidecar.analysis.kept_rows import KeptRows
@@ -49,3 +51,24 @@ def test_a_row_that_cannot_be_read_or_written_costs_itself() -> None:
     rows.changed("never here")
     assert rows.take_dirty() == {"x/ok": b'{"seen":1}'}
     assert rows.unusable == 3
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "touch", "changed", "prepare", "take"]), st.integers(0, 3))))
+def test_preparing_a_save_changes_nothing_of_what_is_saved(steps: list[tuple[str, int]]) -> None:
+    """Rows that change after they were encoded ahead are saved as they are then."""
+    plain, ahead = rows_of_two(), rows_of_two()
+    for number, (step, at) in enumerate(steps):
+        key = f"k{at}"
+        if step == "prepare":
+            next(ahead.prepare(), None)
+        elif step == "take":
+            assert plain.take_dirty() == ahead.take_dirty()
+        for rows in (plain, ahead):
+            if step == "add":
+                rows.add(key, FieldCounts(seen=number))
+            elif step == "touch" and (row := rows.touch(key)) is not None:
+                row.seen = number
+            elif step == "changed" and (row := rows.get(key)) is not None:
+                row.seen = number
+                rows.changed(key)
+    assert plain.take_dirty() == ahead.take_dirty()

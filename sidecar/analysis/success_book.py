@@ -6,7 +6,7 @@ that both are saved together: an entry says which successes are no news any more
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -95,6 +95,11 @@ class SuccessBook:
         """Restore what `take_dirty` gave, in whatever order."""
         self._rows.load(rows)
         self._entries.load(rows)
+
+    def prepare(self) -> Iterator[None]:
+        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
+        yield from self._rows.prepare()
+        yield from self._entries.prepare()
 
     def take_dirty(self) -> dict[str, bytes]:
         """Rows changed since the last call, as JSON by key; removed ones as b""."""
