@@ -34,8 +34,8 @@ def http_routes(observer: Observer) -> dict[str, object]:
         "/stats": StatsResource(observer.ring, lambda: _more_stats(observer)),
         "/ops": OpsResource(observer.ring),
         "/ops/stream": OpsStreamResource(observer.feed),
-        "/incidents": ListResource("incidents", observer.incidents.incidents),
-        "/playbooks": ListResource("playbooks", observer.consolidator.entries),
+        "/incidents": ListResource("incidents", observer.incidents.incidents, "fingerprint"),
+        "/playbooks": ListResource("playbooks", observer.consolidator.entries, "playbook_id"),
         "/metrics": TextResource(observer.metrics.content_type, observer.metrics.render, "read"),
         "/openapi.json": TextResource("application/json", lambda: description, None),
     }

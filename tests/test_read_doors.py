@@ -304,6 +304,21 @@ async def test_incidents_and_playbooks_are_listed(running: Observer, door: httpx
     assert (entry["endpoint"], entry["kind"], entry["successes"]) == ("/fill", "do", 6)
 
 
+async def test_incidents_come_a_page_at_a_time(door: httpx.AsyncClient) -> None:
+    """The pages together are the list; a cursor that is not known is said to be."""
+    await post(door, *({"endpoint": f"/e{number}", "error": "no"} for number in range(5)))
+    found, cursor = [], {}
+    for size in (2, 2, 1):
+        page = (await door.get("/incidents", params={"limit": 2, **cursor})).json()
+        assert len(page["incidents"]) == size
+        found += page["incidents"]
+        cursor = {"cursor": page.get("next_cursor")}
+    assert cursor == {"cursor": None}
+    assert found == (await door.get("/incidents")).json()["incidents"]
+    assert (await door.get("/incidents?cursor=unknown")).status_code == 404
+    assert (await door.get("/incidents?endpoint=/e1")).status_code == 422
+
+
 async def test_the_description_names_every_door(door: httpx.AsyncClient) -> None:
     """`/openapi.json` needs no token and lists the paths that answer."""
     described = (await door.get("/openapi.json")).json()

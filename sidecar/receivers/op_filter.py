@@ -1,8 +1,8 @@
-"""Which ops a reader wants: the query of `/ops` and `/ops/stream`."""
+"""Which ops a reader wants: the query of `/ops` and `/ops/stream`; and the page of any list."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import falcon.asgi
@@ -56,10 +56,7 @@ class OpQuery(msgspec.Struct, frozen=True):
 
 def op_query(req: falcon.asgi.Request) -> OpQuery:
     """The query of *req*. Raises InvalidInputError for unknown names and wrong values."""
-    params: dict[str, Any] = dict(req.params)
-    for name, value in params.items():
-        if isinstance(value, list):
-            raise _wrong(name, value[0], "to be given once")
+    params = _params(req)
     exact = {name: params.pop(name) for name in EXACT if name in params}
     known = OpQuery(
         exact=exact,
@@ -69,9 +66,30 @@ def op_query(req: falcon.asgi.Request) -> OpQuery:
         limit=_taken(params, "limit", _limit) or DEFAULT_LIMIT,
         cursor=params.pop("cursor", None),
     )
-    for name in params:
-        raise InvalidInputError(f"{name[:80]!r} is not a filter", "ops cannot be chosen by it", "See /openapi.json")
+    _refuse(params)
     return known
+
+
+def page_query(req: falcon.asgi.Request) -> tuple[int, str | None]:
+    """The limit and the cursor of a *req* that has no filters. Raises InvalidInputError."""
+    params = _params(req)
+    limit = _taken(params, "limit", _limit) or MAX_LIMIT
+    cursor = params.pop("cursor", None)
+    _refuse(params)
+    return limit, cursor
+
+
+def _params(req: falcon.asgi.Request) -> dict[str, Any]:
+    params: dict[str, Any] = dict(req.params)
+    for name, value in params.items():
+        if isinstance(value, list):
+            raise _wrong(name, value[0], "to be given once")
+    return params
+
+
+def _refuse(unknown: Iterable[str]) -> None:
+    for name in unknown:
+        raise InvalidInputError(f"{name[:80]!r} is not known here", "nothing is chosen by it", "See /openapi.json")
 
 
 def _taken(params: dict[str, Any], name: str, read: Callable[[str, str], Any]) -> Any:

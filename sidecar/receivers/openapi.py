@@ -53,11 +53,13 @@ def openapi(version: str) -> bytes:
             "/readyz": {"get": {**_read("Ready", _object(status={"const": "ok"}), "503", open_to_all=True)}},
             "/stats": {"get": _read("Counts over the ring", _stats())},
             "/ops": {
-                "get": _read("Ops in memory, newest first", _page(op), "404", "422", parameters=_filters(paged=True))
+                "get": _read(
+                    "Ops in memory, newest first", _page(ops=_array(op)), "404", "422", parameters=_filters(paged=True)
+                )
             },
             "/ops/stream": {"get": _stream()},
-            "/incidents": {"get": _read("Failures by fingerprint", _object(incidents=_array(incident)))},
-            "/playbooks": {"get": _read("What works", _object(playbooks=_array(entry)))},
+            "/incidents": _list("Failures by fingerprint, the most recent first", "incidents", incident),
+            "/playbooks": _list("What works, the most recently written first", "playbooks", entry),
             "/metrics": {"get": _text("Own metrics, as Prometheus reads them", "text/plain")},
             "/openapi.json": {"get": _read("This description", {"type": "object"}, open_to_all=True)},
         },
@@ -129,8 +131,8 @@ def _stats() -> dict[str, Any]:
     return {**counts, "additionalProperties": True}
 
 
-def _page(op: dict[str, Any]) -> dict[str, Any]:
-    page = _object(ops=_array(op))
+def _page(**items: Any) -> dict[str, Any]:
+    page = _object(**items)
     page["properties"]["next_cursor"] = {"type": "string"}
     return page
 
@@ -148,13 +150,20 @@ def _filters(*, paged: bool) -> list[dict[str, Any]]:
         _query("since", moment, "at or after"),
         _query("until", moment, "at or before"),
     ]
-    if paged:
-        limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
-        filters += [
-            _query("limit", limit, "at most this many; fewer where they are large"),
-            _query("cursor", {"type": "string"}, "`next_cursor` of the page before"),
-        ]
-    return filters
+    return [*filters, *_paging(DEFAULT_LIMIT)] if paged else filters
+
+
+def _paging(default: int) -> list[dict[str, Any]]:
+    limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": default}
+    return [
+        _query("limit", limit, "at most this many; fewer where they are large"),
+        _query("cursor", {"type": "string"}, "`next_cursor` of the page before"),
+    ]
+
+
+def _list(summary: str, name: str, item: dict[str, Any]) -> dict[str, Any]:
+    """A list that is read a page at a time."""
+    return {"get": _read(summary, _page(**{name: _array(item)}), "404", "422", parameters=_paging(MAX_LIMIT))}
 
 
 def _query(name: str, schema: dict[str, Any], text: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import falcon.asgi
 import msgspec
 
 from sidecar.model import ObservedOp
-from sidecar.receivers.op_filter import OpQuery, op_query
+from sidecar.receivers.op_filter import OpQuery, op_query, page_query
 
 STREAM_IDLE_S = 10.0
 _PAGE_BYTES = 2**20  # where a page ends early: a reader that does not read holds no more than that
@@ -165,18 +165,32 @@ async def _events(watching: AbstractContextManager[Watch], watch: Watch) -> Asyn
 
 
 class ListResource:
-    """`GET` of a short list that another room keeps: `{name: […]}`."""
+    """`GET` of another room's list, a page at a time: `{name: […], "next_cursor"}`; *key* is an item's id."""
 
     scope = "read"
 
-    def __init__(self, name: str, items: Callable[[], list[Any]]) -> None:
+    def __init__(self, name: str, items: Callable[[], list[Any]], key: str) -> None:
         self._name = name
         self._items = items
+        self._key = key
 
-    async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """The whole list; its keeper bounds it."""
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """Items in their keeper's order, from behind the cursor's on; the cursor is missing on the last page."""
+        limit, cursor = page_query(req)
+        items = iter(self._items())
+        if cursor is not None and not any(getattr(item, self._key) == cursor for item in items):
+            raise falcon.HTTPNotFound(description=f"cursor {cursor[:80]!r} is not known; begin without a cursor")
+        page: list[msgspec.Raw] = []
+        size, last, more = 0, "", {}
+        for item in items:
+            if len(page) == limit or size >= _PAGE_BYTES:
+                more = {"next_cursor": last}
+                break
+            page.append(msgspec.Raw(msgspec.json.encode(item)))
+            size += len(memoryview(page[-1]))
+            last = getattr(item, self._key)
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = msgspec.json.encode({self._name: self._items()})
+        resp.data = msgspec.json.encode({self._name: page, **more})
 
 
 class TextResource:
