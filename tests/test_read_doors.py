@@ -307,7 +307,8 @@ async def test_incidents_and_playbooks_are_listed(running: Observer, door: httpx
 async def test_incidents_come_a_page_at_a_time(door: httpx.AsyncClient) -> None:
     """The pages together are the list; a cursor that is not known is said to be."""
     await post(door, *({"endpoint": f"/e{number}", "error": "no"} for number in range(5)))
-    found, cursor = [], {}
+    found: list[dict[str, Any]] = []
+    cursor: dict[str, str | None] = {}
     for size in (2, 2, 1):
         page = (await door.get("/incidents", params={"limit": 2, **cursor})).json()
         assert len(page["incidents"]) == size
