@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.analysis.fingerprint import MAX_ENDPOINT, MAX_MESSAGE, fingerprint, mask, one_line
+from sidecar.analysis.fingerprint import MAX_ENDPOINT, MAX_MESSAGE, Fingerprints, fingerprint, mask, one_line
+from sidecar.analysis.template_tree import TemplateTree
 from tests.fakes import an_op
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "tau_bench_airline_gpt4o.jsonl"
@@ -138,3 +139,37 @@ def test_one_line_keeps_plain_text_as_it_is() -> None:
     assert one_line("fill welder×1  in Reno", 100) == "fill welder×1  in Reno"
     assert one_line("a\r\n\tb\u2028c", 100) == "a b c"
     assert one_line("abcdef", 3) == "abc"
+
+
+def test_learned_templates_leave_the_recorded_causes_as_they_are() -> None:
+    """Where nothing but particulars varies, the tree changes neither fingerprint nor message."""
+    if not RECORDED.exists():
+        pytest.skip("the recorded tool calls are not beside the repository")
+    learning = Fingerprints(TemplateTree())
+    for line in RECORDED.read_text().splitlines():
+        call = json.loads(line)
+        if call["result"].startswith("Error: "):
+            op = an_op(endpoint=call["tool"], success=False, error=call["result"])
+            assert learning.find(op) == learning.find(op) == fingerprint(op)
+
+
+def test_names_of_people_become_one_incident_with_the_first_ones_fingerprint() -> None:
+    """From the fourth name on there is one template; the ids of the names before are renamed to the first's."""
+    learning = Fingerprints(TemplateTree())
+    ops = [an_op(success=False, error=f"worker {name} is not certified") for name in ("Ann", "Bob", "Cy", "Dee", "Ed")]
+    found = [learning.find(op) for op in ops]
+    first = fingerprint(ops[0])[0]
+    assert [each for each, _ in found] == [*(fingerprint(op)[0] for op in ops[:3]), first, first]
+    assert found[4][1] == "worker <word> is not certified"
+    assert learning.find(ops[1]) == found[4]
+    assert learning.tree.take_renamed() == {fingerprint(op)[0]: first for op in ops[1:3]}
+    assert learning.tree.take_renamed() == {}
+
+
+@given(st.lists(st.text(max_size=30), max_size=60))
+def test_remembering_messages_changes_no_fingerprint(messages: list[str]) -> None:
+    """A reader that forgets everything but the tree finds the same."""
+    one, tree = Fingerprints(TemplateTree()), TemplateTree()
+    for message in messages * 2:
+        op = an_op(success=False, error=message)
+        assert one.find(op) == Fingerprints(tree).find(op)

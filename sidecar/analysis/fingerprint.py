@@ -1,8 +1,9 @@
 """What makes two failures the same: endpoint, error code and the message without its particulars.
 
-Pure. Masks follow Sentry's order (email, URL, host, IP, traceparent, UUID, hash, date, duration, hex, number),
-then ids such as `HAT030` and quoted strings. `VERSION` changes whenever a mask does: fingerprints of two versions
-never meet.
+`fingerprint` is pure. Its masks follow Sentry's order (email, URL, host, IP, traceparent, UUID, hash, date, duration,
+hex, number), then ids such as `HAT030` and quoted strings. `VERSION` changes whenever a mask does: fingerprints of
+two versions never meet. `Fingerprints` goes on where the masks end, with a template tree that learns which words vary;
+a template's fingerprint is that of its first message, so an incident keeps its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
+from sidecar.analysis.template_tree import TemplateTree
 from sidecar.model import ObservedOp
 from sidecar.normalize import clean_text
 
@@ -21,6 +23,7 @@ MAX_MESSAGE: Final = 1000  # characters
 MAX_ENDPOINT: Final = 256
 _MAX_ERROR_TYPE = 100
 _MAX_PASSES = 8
+_MAX_KNOWN = 1024  # messages
 
 _MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}+"
 _TIME = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?(?:\ ?(?:Z|[AaPp][Mm])\b|[+-]\d{2}:?\d{2})?"
@@ -60,6 +63,34 @@ def fingerprint(op: ObservedOp) -> tuple[str, str]:
     """
     message = (op.error or op.output_summary)[:MAX_MESSAGE]
     return _fingerprint(op.endpoint[:MAX_ENDPOINT], (op.error_type or "")[:_MAX_ERROR_TYPE], message)
+
+
+class Fingerprints:
+    """Fingerprints by masks and templates. Remembers the last messages as they came: most failures are repetitions.
+
+    `tree` keeps the state, and is saved like the books of this room; `tree.take_renamed` tells which ids given out
+    before are another's now. For one thread.
+    """
+
+    def __init__(self, tree: TemplateTree) -> None:
+        self.tree = tree
+        self._known: dict[tuple[str, str | None, str], tuple[str, str]] = {}
+        self._version = tree.version
+
+    def find(self, op: ObservedOp) -> tuple[str, str]:
+        """(id, template) of the failure *op*, whose varying words the tree learns by it."""
+        message = op.error or op.output_summary
+        known = self._known.get((op.endpoint, op.error_type, message))
+        if known is not None:
+            return known
+        short, code = op.endpoint[:MAX_ENDPOINT], (op.error_type or "")[:_MAX_ERROR_TYPE]
+        found = self.tree.find(short, code, *reversed(fingerprint(op)))
+        if self.tree.version != self._version or len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+            self._version = self.tree.version
+        if len(message) <= MAX_MESSAGE and len(op.endpoint) <= MAX_ENDPOINT:
+            self._known[op.endpoint, op.error_type, message] = found
+        return found
 
 
 @lru_cache(maxsize=1024)  # the same failure comes again and again: that is why there are incidents

@@ -1,0 +1,231 @@
+"""Which op had which value in which field, one bit an op: what conjunctions of conditions are counted from.
+
+A `Sheet` holds up to 2048 ops of one endpoint; each value of each field has a column of bits. Numbers fall between
+cut points, learned from the first of them without regard to success. Fed by the rule book, read by the rule search.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from math import isfinite
+from operator import attrgetter
+from typing import Final, Literal
+
+import msgspec
+
+from sidecar.analysis.e_values import MAX_OPS
+from sidecar.model import ObservedOp, Scalar
+from sidecar.normalize import clean_text
+
+FIELDS: Final = ("source", "role", "city", "state", "event_kind", "staffer_id", "sig_hash", "task_class", "count")
+FEATURE: Final = "features."  # before the name of a feature that is called like one of them
+_FIELD_SET = frozenset(FIELDS)
+_field_values = attrgetter(*FIELDS)
+MAX_FIELDS: Final = 73  # 64 features and the fields above
+MAX_VALUES: Final = 24  # of one field
+MAX_COLUMNS: Final = 512  # of one endpoint
+MAX_LENGTH: Final = 60  # characters of a field's name, and of a value
+_TO_LEARN = 64  # numbers before their cut points are chosen
+_FEW = 10  # different numbers that are each told apart
+_ROOM = 16  # bytes a column grows by
+_PARTS = 10  # else: as many parts with the same number of ops
+
+
+class Condition(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A field is *value*, or missing, or a number above *low* and at most *high* (either may be open)."""
+
+    field: str
+    kind: Literal["is", "missing", "number"]
+    value: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    def text(self) -> str:
+        """`state=NV`, `state missing`, `amount<=37.5`, `amount>37.5`, `10<amount<=37.5`."""
+        if self.kind == "is":
+            return f"{self.field}={self.value}"
+        if self.kind == "missing":
+            return f"{self.field} missing"
+        low = "" if self.low is None else f"{self.low:g}<"
+        if self.high is None:
+            return f"{self.field}>{self.low:g}"
+        return f"{low}{self.field}<={self.high:g}"
+
+
+class Column(msgspec.Struct, omit_defaults=True):
+    """One field: the ops of each text it had, those of values beyond the bounds, and its numbers.
+
+    The first numbers are kept as they are (*early*: op and number); from them come the cut points, and from then on
+    *parts*, one more than *cuts*, tell which ops' numbers fell where.
+    """
+
+    values: dict[str, bytearray] = {}
+    beyond: bytearray = msgspec.field(default_factory=bytearray)
+    early: list[tuple[int, float]] = []
+    cuts: list[float] = []
+    parts: list[bytearray] = []
+
+    def learn(self) -> None:
+        """Choose the cut points, and put the first numbers between them; where all are alike, there are none."""
+        self.cuts = _cut_points([number for _, number in self.early])
+        if not self.cuts:
+            return
+        self.parts = [bytearray() for _ in range(len(self.cuts) + 1)]
+        for at, number in self.early:
+            set_bit(self.parts[bisect_left(self.cuts, number)], at)
+        self.early = []
+
+
+class Sheet(msgspec.Struct, omit_defaults=True):
+    """Up to 2048 ops of one endpoint, in the order they came. Bit *i* of a column tells of the *i*-th op."""
+
+    ops: int = 0
+    succeeded: bytearray = msgspec.field(default_factory=bytearray)
+    fields: dict[str, Column] = {}
+    columns: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes no more ops."""
+        return self.ops >= MAX_OPS
+
+    def add(self, op: ObservedOp, most_columns: int) -> None:
+        """Count *op*. O(its fields); runs for every op, so a value that is known takes the shortest way."""
+        at, byte, bit = self.ops, self.ops >> 3, 1 << (self.ops & 7)
+        if op.success:
+            set_bit(self.succeeded, at)
+        self.ops = at + 1
+        fields = self.fields
+        for name, value in zip(FIELDS, _field_values(op), strict=True):
+            if value is not None and value != "":
+                try:
+                    fields[name].values[value][byte] |= bit
+                except (KeyError, IndexError):
+                    self._count(name, value, at, most_columns)
+        if op.features:
+            self._add_features(op.features, at, most_columns)
+
+    def _add_features(self, features: dict[str, Scalar], at: int, most_columns: int) -> None:
+        fields, byte, bit = self.fields, at >> 3, 1 << (at & 7)
+        for name, value in features.items():
+            try:
+                if name in _FIELD_SET:
+                    raise KeyError
+                column = fields[name]
+                if value.__class__ is str:
+                    known = column.values.get(value)
+                    if known is None:  # ids are new all the time: no exception for them
+                        self._count(name, value, at, most_columns)
+                    else:
+                        known[byte] |= bit
+                elif value is True or value is False:
+                    column.values["true" if value else "false"][byte] |= bit
+                else:
+                    column.parts[bisect_left(column.cuts, value)][byte] |= bit
+            except (KeyError, IndexError):  # new here, or longer than before
+                self._count(FEATURE + name if name in _FIELD_SET else name, value, at, most_columns)
+
+    def _count(self, name: str, value: Scalar, at: int, most_columns: int) -> None:
+        name = clean_text(name[:MAX_LENGTH])
+        column = self.fields.get(name)
+        if column is None:
+            if len(self.fields) >= MAX_FIELDS or self.columns >= most_columns:
+                return
+            column = self.fields[name] = Column()
+        number = None if isinstance(value, bool | str) else _number(value)
+        if number is not None:
+            self._count_number(column, number, at, most_columns)
+            return
+        text = clean_text(word(value)[:MAX_LENGTH])
+        known = column.values.get(text)
+        if known is None and len(column.values) < MAX_VALUES and self.columns < most_columns:
+            known = column.values[text] = bytearray()
+            self.columns += 1
+        set_bit(column.beyond if known is None else known, at)
+
+    def _count_number(self, column: Column, number: float, at: int, most_columns: int) -> None:
+        if column.cuts:
+            set_bit(column.parts[bisect_left(column.cuts, number)], at)
+        elif len(column.early) >= _TO_LEARN:  # all alike so far, or no room for cut points
+            set_bit(column.beyond, at)
+        else:
+            column.early.append((at, number))
+            if len(column.early) == _TO_LEARN and self.columns + _PARTS <= most_columns:
+                column.learn()
+                self.columns += len(column.parts)
+
+    def begin(self, conditions: Iterable[Condition]) -> Sheet:
+        """An empty sheet that can count *conditions*: it has their values and their cut points."""
+        fresh = Sheet()
+        for condition in conditions:
+            column = fresh.fields.setdefault(condition.field, Column())
+            if condition.kind == "is":
+                column.values[condition.value] = bytearray()
+                fresh.columns += 1
+            old = self.fields.get(condition.field)
+            if condition.kind == "number" and old is not None and not column.cuts:
+                column.cuts, column.parts = old.cuts, [bytearray() for _ in old.parts]
+                fresh.columns += len(column.parts)
+        return fresh
+
+
+def conditions_of(field: str, column: Column, mask: int) -> Iterator[tuple[Condition, int]]:
+    """Each condition on *field*, with the bits of the ops within *mask* that meet it."""
+    present = int.from_bytes(column.beyond, "little")
+    for value, bits in column.values.items():
+        found = int.from_bytes(bits, "little") & mask
+        present |= found
+        yield Condition(field, "is", value), found
+    for at, _ in column.early:
+        present |= 1 << at
+    parts = [int.from_bytes(bits, "little") & mask for bits in column.parts]
+    for part in parts:
+        present |= part
+    yield from _number_conditions(field, column.cuts, parts)
+    yield Condition(field, "missing"), mask & ~present
+
+
+def _number_conditions(field: str, cuts: Sequence[float], parts: Sequence[int]) -> Iterator[tuple[Condition, int]]:
+    below, every = 0, 0
+    for part in parts:
+        every |= part
+    for at, cut in enumerate(cuts):
+        below |= parts[at]
+        yield Condition(field, "number", high=cut), below
+        yield Condition(field, "number", low=cut), every & ~below
+        if at:
+            yield Condition(field, "number", low=cuts[at - 1], high=cut), parts[at]
+
+
+def set_bit(bits: bytearray, at: int) -> None:
+    """Set bit *at* of *bits*, which grow as needed."""
+    byte = at >> 3
+    if byte >= len(bits):
+        bits.extend(bytes(byte + _ROOM - len(bits)))
+    bits[byte] |= 1 << (at & 7)
+
+
+def word(value: Scalar) -> str:
+    """*value* as the text of a condition."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _number(value: float) -> float | None:
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if isfinite(number) else None
+
+
+def _cut_points(numbers: list[float]) -> list[float]:
+    ordered = sorted(numbers)
+    different = sorted(set(ordered))
+    if len(different) <= _FEW:
+        return [(low + high) / 2 for low, high in pairwise(different)]
+    at = [ordered[len(ordered) * part // _PARTS] for part in range(1, _PARTS)]
+    return sorted({each for each in at if each < different[-1]})

@@ -1,0 +1,196 @@
+"""Rules: which conditions set an endpoint's successes apart from its failures, as far as the evidence goes.
+
+Wiring: the pipeline hands every settled op to `consume` (O(its fields)), and once a cycle runs `learn()` to its end,
+in slices (`for _ in book.learn(): await asyncio.sleep(0)`); then `rules(endpoint)` and `report()` say what holds.
+State is a function of the order of `consume` and `learn` calls alone: a replay that repeats the cycles where their
+marks are reaches the same rules. Saved and restored like the other books: `load`, `prepare`, `take_dirty`,
+`put_back`. Ops of agents that were shown advice are left out (`shown`; by default, those with an exposure id), and
+so are corrections and ops that amend another.
+
+In a world without rules, one run in twenty, however long, ever reports one: e-values of whole blocks of ops, weighed
+against every conjunction that could be tried, against every endpoint and every restart (`e_values`). A rule is
+dropped when the ops since it was found fit "no difference" e⁵ times better than the rule; the endpoint's counts then
+begin anew, as they do when a sheet of 2048 ops is full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from math import log
+from typing import Final
+
+import msgspec
+import structlog
+
+from sidecar.analysis.e_values import ALPHA, complete, log_restart_share, log_share
+from sidecar.analysis.fingerprint import MAX_ENDPOINT
+from sidecar.analysis.incidents import CORRECTION
+from sidecar.analysis.kept_rows import KeptRows
+from sidecar.analysis.rule_counts import MAX_COLUMNS, Sheet
+from sidecar.analysis.rule_search import snapshot
+from sidecar.analysis.rule_standing import EndpointRules, Rule, begin_anew, drop_contradicted, drop_unseen, find
+from sidecar.model import ObservedOp
+from sidecar.normalize import clean_text
+
+log_book = structlog.get_logger(__name__)
+
+MAX_ENDPOINTS: Final = 1000
+ALL_COLUMNS: Final = 40_000  # of all endpoints: some 20 MiB; past it an endpoint has `_FEW_COLUMNS`
+_FEW_COLUMNS = 32
+_LOOK_AGAIN = 16  # a look is due when an endpoint has grown by one in so many
+
+
+class Numbering(msgspec.Struct):
+    """How many endpoints there ever were: each has its own share of the error allowed."""
+
+    next: int = 0
+
+
+class RuleReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All rules, the best proven first, and what the book has taken in."""
+
+    rules: list[Rule]
+    endpoints: int
+    ops: int
+    left_out: int
+    skipped: int
+    evicted: int
+
+
+class RuleBook:
+    """At most 1000 endpoints; the least recent goes out, counted. All methods belong to one thread."""
+
+    def __init__(self, alpha: float = ALPHA) -> None:
+        self._rows = KeptRows("rules/", EndpointRules, MAX_ENDPOINTS)
+        self._numbering = KeptRows("rule_numbering/", Numbering, 1)
+        self._log_alpha = log(alpha)
+        self._columns = 0
+        self.last_op_id: str | None = None
+        self.ops = 0
+        self.left_out = 0  # ops of advised agents, corrections and amendments
+        self.skipped = 0  # ops that came while their endpoint's sheet was full and not yet looked at
+        self.not_counted = 0  # ops that could not be taken in
+        self.dropped = 0  # rules that stopped holding
+
+    def consume(self, op: ObservedOp, shown: bool | None = None) -> None:
+        """Take one settled op in. O(its fields). *shown*: whether its agent had been shown advice."""
+        try:
+            if op.op_id is not None:
+                self.last_op_id = op.op_id
+            if (op.exposure_id is not None if shown is None else shown) or op.source == CORRECTION or op.amends:
+                self.left_out += 1
+                return
+            row = self._rows.touch(op.endpoint) or self._row(op)
+            row.last_seen = max(row.last_seen, op.timestamp)
+            sheet = row.sheet
+            if sheet.is_full:
+                self.skipped += 1
+                return
+            before = sheet.columns
+            sheet.add(op, MAX_COLUMNS if self._columns < ALL_COLUMNS else _FEW_COLUMNS)
+            self._columns += sheet.columns - before
+            self.ops += 1
+        except Exception:  # a poison op costs itself
+            self.not_counted += 1
+            log_book.exception("rules.op_not_counted", failures=self.not_counted)
+
+    def rules(self, endpoint: str) -> list[Rule]:
+        """What holds at *endpoint* as of the last `learn`, the best proven first."""
+        row = self._rows.get(clean_text(endpoint[:MAX_ENDPOINT]))
+        standing = [*row.earlier, *row.found] if row is not None else []
+        return sorted((each.rule for each in standing), key=_by_evidence)
+
+    def report(self) -> RuleReport:
+        """Everything that holds, and the counters."""
+        rules = [each.rule for row in self._rows.rows() for each in (*row.earlier, *row.found)]
+        return RuleReport(
+            rules=sorted(rules, key=_by_evidence),
+            endpoints=len(self._rows),
+            ops=self.ops,
+            left_out=self.left_out,
+            skipped=self.skipped,
+            evicted=self._rows.evicted,
+        )
+
+    def learn(self) -> Iterator[None]:
+        """Look at every endpoint with enough new ops, a little at each step. Once a cycle, to its end."""
+        rows = self._rows.rows()
+        self._columns = sum(row.sheet.columns for row in rows)
+        for row in rows:
+            try:
+                yield from self._look(row)
+            except Exception:  # a poison endpoint costs itself
+                self.not_counted += 1
+                log_book.exception("rules.endpoint_not_learned", endpoint=row.endpoint, failures=self.not_counted)
+            self._rows.changed(row.endpoint)
+            yield
+
+    def load(self, rows: Mapping[str, bytes]) -> None:
+        """Restore what `take_dirty` gave, in whatever order."""
+        self._rows.load(rows)
+        self._numbering.load(rows)
+        self._columns = sum(row.sheet.columns for row in self._rows.rows())
+
+    def prepare(self) -> Iterator[None]:
+        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
+        yield from self._rows.prepare()
+
+    def take_dirty(self) -> dict[str, bytes]:
+        """Rows changed since the last call, as JSON by key; removed ones as b""."""
+        return self._rows.take_dirty() | self._numbering.take_dirty()
+
+    def put_back(self, keys: Iterable[str]) -> None:
+        """Saving *keys* failed: `take_dirty` gives them again."""
+        names = list(keys)
+        self._rows.put_back(names)
+        self._numbering.put_back(names)
+
+    @property
+    def evicted(self) -> int:
+        """Endpoints that had to make room."""
+        return self._rows.evicted
+
+    @property
+    def unusable(self) -> int:
+        """Saved rows that could not be read, and rows that could not be saved."""
+        return self._rows.unusable + self._numbering.unusable
+
+    def _row(self, op: ObservedOp) -> EndpointRules:
+        key = clean_text(op.endpoint[:MAX_ENDPOINT])
+        row = self._rows.touch(key)
+        if row is None:
+            numbering = self._numbering.touch("")
+            if numbering is None:
+                numbering = Numbering()
+                self._numbering.add("", numbering)
+            row = EndpointRules(key, numbering.next, op.timestamp, Sheet())
+            numbering.next += 1
+            self._rows.add(key, row)
+        return row
+
+    def _look(self, row: EndpointRules) -> Generator[None, None, None]:
+        gone = drop_contradicted(row)
+        if gone:
+            self.dropped += gone
+            self._begin_anew(row)
+            return
+        ops = complete(row.sheet.ops)
+        if ops < row.looked + max(1, row.looked // _LOOK_AGAIN) and not row.sheet.is_full:
+            return
+        yield
+        is_full, world = row.sheet.is_full, snapshot(row.sheet, ops)
+        yield
+        yield from find(row, world, self._log_alpha + log_share(row.number) + log_restart_share(row.restart))
+        row.looked = ops
+        if is_full:
+            drop_unseen(row, world)
+            self._begin_anew(row)
+
+    def _begin_anew(self, row: EndpointRules) -> None:
+        self._columns -= row.sheet.columns
+        begin_anew(row)
+        self._columns += row.sheet.columns
+
+
+def _by_evidence(rule: Rule) -> tuple[float, str]:
+    return -rule.log_e, rule.text()
