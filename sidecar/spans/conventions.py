@@ -1,0 +1,292 @@
+"""Received spans to ops: which of them are operations, and what their attributes say. The table is `conventions_table`.
+
+From `receivers.otlp_receiver` (any OTLP door, Langfuse's too), through its `SpanReader`; ops go on to the journal. Most
+spans are no operations: where a scope's first is none, the bytes of all are searched for the few keys that decide,
+before the attributes are read, each of which costs one look into the table.
+
+An op's id is made of its span's: the same span, delivered again, is the same op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from math import isfinite
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+
+from sidecar.clock import rfc3339_ms
+from sidecar.model import SCHEMA_VERSION, ObservedOp
+from sidecar.normalize import INT64_MAX, INT64_MIN, MAX_ENTRIES, Normalizer, scalar
+from sidecar.spans import conventions_table as table
+from sidecar.spans.attributes import ERROR_TYPE_OTHER, OP_ID, OP_PREFIX
+from sidecar.spans.conventions_facts import Facts, Outcome, asked_text, evaluations, facts_of, outcome, subject, tokens
+from sidecar.spans.conventions_values import called_with, op_id_of, opened, said, scalars_of, value_of
+from sidecar.spans.op_span import op_from_attributes
+
+_INPUT_CHARACTERS = 200
+_OUTPUT_CHARACTERS = 100
+_ERROR_CHARACTERS = 8192
+_NAME_CHARACTERS = 128
+_ID_CHARACTERS = 256
+_CLIENT = Span.SPAN_KIND_CLIENT
+
+
+def _mark(key: str) -> bytes:
+    """An attribute's *key* as it stands in a serialised span: tag and length before it, the value's tag behind it."""
+    return b"\x0a" + bytes([len(key)]) + key.encode() + b"\x12"
+
+
+_MARKS = (*map(_mark, (*table.KINDS, OP_ID, "url.full", "http.url")), table.EVALUATION_EVENT.encode())
+"""One of these stands in every span that is an operation."""
+_SOME = 4  # spans of one scope, from which on to search them is worth it
+_LOOPBACK = frozenset(["localhost", "127.0.0.1", "::1", "[::1]"])
+_PORTS = {"http": 80, "https": 443}
+_MOST_SCORES = 20
+
+
+class EndpointNames(Protocol):
+    """Keeps endpoints few. Real one: `gateway.route_template.Templates`."""
+
+    def of(self, target: bytes) -> str:
+        """The template of an HTTP request's target."""
+        ...
+
+    def bounded(self, name: str) -> str:
+        """*name*, or a coarser one where too many are known."""
+        ...
+
+
+class _Told(NamedTuple):
+    """What is particular to an operation: what it is called, was given and gave."""
+
+    endpoint: str
+    asked: str
+    answered: str
+    features: dict[str, Any]
+
+
+class SpanConventions:
+    """A `SpanReader` by the table. *gateways* are the URLs that agents call: the gateway's, and the proxy's.
+
+    *names* is asked for each endpoint, so that hostile span names cannot make endless many.
+    """
+
+    def __init__(self, normalizer: Normalizer, gateways: Iterable[str], names: EndpointNames) -> None:
+        self._normalizer = normalizer
+        self._cut = normalizer.cut
+        self._gateways = frozenset(filter(None, map(_place, gateways)))
+        self._names = names
+
+    def ops_of(self, resource_spans: ResourceSpans) -> Iterator[ObservedOp | None]:
+        """The ops among these spans, in order, None for each span that is none."""
+        service = _service(resource_spans)
+        for scope_spans in resource_spans.scope_spans:
+            waiting = iter(scope_spans.spans)
+            for span in waiting:
+                op = self.op_of(span, service)
+                yield op
+                if op is None and len(scope_spans.spans) >= _SOME and not _may_hold_ops(scope_spans):
+                    yield from (None for _ in waiting)
+                break
+            for span in waiting:
+                yield self.op_of(span, service)
+
+    def op_of(self, span: Span, service: str = "") -> ObservedOp | None:
+        """The op, in the normal form, that *span* is; None if it is none, or its own op is not whole."""
+        facts = facts_of(span)
+        if OP_ID in facts:
+            return self._own(span)
+        convention, operation = self._kind(span, facts)
+        if not operation:
+            return None
+        if convention is table.HTTP:
+            told = self._http(facts)
+        elif convention is table.EVALUATION:
+            told = self._evaluation(span)
+        else:
+            told = self._operation(span, operation, facts)
+        extra = self._extra(convention, operation, facts, service)
+        return self._op(span, convention, facts, told, extra)
+
+    def _kind(self, span: Span, facts: Facts) -> tuple[table.Convention, str]:
+        """The convention by which *span* is an operation, and which; ("" for none)."""
+        for key, convention in table.KINDS.items():
+            word = facts.get(key)
+            if isinstance(word, str) and word:
+                operation = convention.kinds.get(word.lower(), convention.other)
+                if operation:
+                    return convention, word[:_NAME_CHARACTERS] if operation == "*" else operation
+        if span.kind == _CLIENT and "url" in facts and self._is_gateways(facts["url"]):
+            return table.HTTP, table.HTTP_CALL
+        if span.events and any(event.name == table.EVALUATION_EVENT for event in span.events[:MAX_ENTRIES]):
+            return table.EVALUATION, table.EVALUATE
+        return table.HTTP, ""
+
+    def _is_gateways(self, url: Any) -> bool:
+        return isinstance(url, str) and _place(url) in self._gateways
+
+    def _operation(self, span: Span, operation: str, facts: Facts) -> _Told:
+        """What any operation but an HTTP call says: `{operation} {subject}`, as GenAI spans are named."""
+        text = self._cut(str(subject(span, operation, facts)), _NAME_CHARACTERS)
+        given = opened(facts.get("arguments", facts.get("input")))
+        features: dict[str, Any] = {}
+        if operation in table.MODEL_OPERATIONS:
+            asked = asked_text(span, given)
+            features = self._model_features(text, facts)
+        else:
+            given = called_with(given)
+            asked = said(given) if not isinstance(given, dict) else msgspec.json.encode(given).decode()
+            features = scalars_of(given, self._cut)
+        name = f"{operation} {text}" if text else operation
+        label = text
+        if operation in table.MODEL_OPERATIONS:
+            label = f"{name}:" if asked else name
+        answered = said(opened(facts.get("output")))
+        return _Told(self._names.bounded(name), f"{label} {asked}".strip(), answered, features)
+
+    def _model_features(self, model: str, facts: Facts) -> dict[str, Any]:
+        given = opened(facts.get("parameters"))
+        given = given if isinstance(given, dict) else {}
+        features: dict[str, Any] = {"model": model} if model else {}
+        for name in table.PARAMETERS:
+            value = facts.get(name, given.get(name))
+            if isinstance(value, bool | int | float):
+                features[name] = value
+        return features
+
+    def _http(self, facts: Facts) -> _Told:
+        url = urlsplit(facts["url"])
+        method = str(facts.get("method", ""))[:16]
+        query = parse_qsl(url.query[: _ID_CHARACTERS * 32], keep_blank_values=True)[:MAX_ENTRIES]
+        target = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
+        status = facts.get("status")
+        return _Told(
+            self._names.of((url.path or "/").encode()),
+            f"{method} {target}".strip(),
+            f"HTTP {status}" if status is not None else "",
+            scalars_of(dict(query), self._cut),
+        )
+
+    def _evaluation(self, span: Span) -> _Told:
+        first = next(iter(evaluations(span)), None)
+        name = f"{table.EVALUATE} {self._cut(first.name, _NAME_CHARACTERS) if first is not None else ''}".strip()
+        return _Told(self._names.bounded(name), self._cut(span.name, _INPUT_CHARACTERS), "", {})
+
+    def _op(
+        self, span: Span, convention: table.Convention, facts: Facts, told: _Told, extra: dict[str, Any]
+    ) -> ObservedOp:
+        ended = span.end_time_unix_nano or span.start_time_unix_nano
+        result = outcome(span, facts, convention)
+        error = self._cut(result.error, _ERROR_CHARACTERS) if result.error is not None else None
+        answered = f"ERROR: {error}" if error is not None else told.answered or "ok"
+        texts: dict[str, Any] = {
+            "endpoint": told.endpoint,
+            "input_summary": self._cut(told.asked, _INPUT_CHARACTERS),
+            "output_summary": self._cut(answered, _OUTPUT_CHARACTERS),
+        }
+        if error is not None:
+            texts["error"], texts["error_type"] = error, result.error_type or ERROR_TYPE_OTHER
+        for name in ("task", "staffer_id"):
+            value = facts.get(name)
+            if value not in (None, ""):
+                texts[name] = self._short(value if isinstance(value, str) else str(value))
+        extra = self._cleaned(texts, extra)
+        return ObservedOp(
+            timestamp=rfc3339_ms(ended),
+            success=error is None,
+            duration_ms=round(max(0, ended - (span.start_time_unix_nano or ended)) / 1e6, 3),
+            source=convention.source,
+            v=SCHEMA_VERSION,
+            op_id=op_id_of(span.trace_id, span.span_id, ended),
+            trace_id=span.trace_id.hex(),
+            span_id=span.span_id.hex(),
+            parent_span_id=span.parent_span_id.hex() or None,
+            features=self._scalars(told.features) if told.features else None,
+            extra={**extra, **self._scores(result)} if result.scores else extra,
+            **texts,
+        )
+
+    def _cleaned(self, texts: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        """Clean and redact *texts* in place, and with them what is text in *extra*: one look at all of it."""
+        words = {f"extra.{name}": value for name, value in extra.items() if isinstance(value, str)}
+        together = {**texts, **words}
+        before = list(together.values())
+        self._normalizer.clean(together, before)
+        if before == list(together.values()):
+            return extra
+        texts.update((name, together[name]) for name in texts)
+        return {name: together.get(f"extra.{name}", value) for name, value in extra.items()}
+
+    def _scalars(self, given: dict[str, Any]) -> dict[str, Any] | None:
+        """*given* in the normal form. Plain numbers under our own names need no slow look, for counting `tokens`."""
+        numbers = {name: given.pop(name) for name in table.NUMBERS if type(given.get(name)) in (int, float)}
+        kept = self._normalizer.scalars(given) or {}
+        kept.update((name, value) for name, value in numbers.items() if _is_plain(value))
+        return kept or None
+
+    def _extra(self, convention: table.Convention, operation: str, facts: Facts, service: str) -> dict[str, Any]:
+        extra: dict[str, Any] = {table.CONVENTION: convention.name}
+        if convention is not table.HTTP:
+            extra[table.OPERATION] = operation
+        if service:
+            extra[table.SERVICE] = self._short(service)
+        for name, key in table.EXTRAS.items():
+            if name in facts and (value := self._short(facts[name])) is not None:
+                extra[key] = value
+        extra.update(tokens(facts))
+        return extra
+
+    def _scores(self, result: Outcome) -> dict[str, Any]:
+        scores = {self._short(name): self._short(score) for name, score in result.scores[:_MOST_SCORES]}
+        return self._normalizer.scalars(scores) or {}
+
+    def _short(self, value: Any) -> Any:
+        """*value*, or the beginning of its text."""
+        known = value if isinstance(value, str) else scalar(value)
+        return self._cut(known, _ID_CHARACTERS) if isinstance(known, str) else known
+
+    def _own(self, span: Span) -> ObservedOp | None:
+        """The op that an observer's span mirrors, exactly."""
+        attributes = {each.key: value_of(each.value) for each in span.attributes if each.key.startswith(OP_PREFIX)}
+        ids = span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex() or None
+        try:
+            op = op_from_attributes(attributes, *ids)
+            if op is None:
+                return None
+            op = msgspec.convert(msgspec.structs.asdict(op), ObservedOp)  # attributes may be of any type
+            datetime.fromisoformat(op.timestamp)
+        except (TypeError, ValueError):  # a required field is missing, or one says nothing
+            return None
+        return self._normalizer.op(op) if op.duration_ms >= 0 else None
+
+
+def _may_hold_ops(scope_spans: ScopeSpans) -> bool:
+    """Whether a key that decides stands in these spans: to search all their bytes is cheaper than to read each."""
+    data = scope_spans.SerializeToString()
+    return any(mark in data for mark in _MARKS)
+
+
+def _is_plain(value: float) -> bool:
+    """Whether *value* is a number as OTLP has it, which the normal form keeps."""
+    return INT64_MIN <= value <= INT64_MAX if isinstance(value, int) else isfinite(value)
+
+
+def _service(resource_spans: ResourceSpans) -> str:
+    for each in resource_spans.resource.attributes:
+        if each.key == "service.name":
+            return str(each.value.string_value)
+    return ""
+
+
+def _place(url: str) -> str:
+    """Host and port of *url*, one name for loopback; "" if it has none."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError:
+        return ""
+    return f"{'localhost' if host in _LOOPBACK else host}:{port}" if host else ""

@@ -1,0 +1,61 @@
+"""What several witnesses of one operation say together: the winner's word, the others' where it has none.
+
+The ranks are `conventions_table.WITNESSES`; `same_operation` knows whose witnesses are of one operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from sidecar.model import ObservedOp, Scalar
+from sidecar.normalize import MAX_ENTRIES
+from sidecar.spans.conventions_table import WITNESSES, Kind
+
+_IDENTITY = ("timestamp", "v", "op_id", "trace_id", "span_id", "parent_span_id", "event_id")
+_OUTCOME = ("success", "error", "error_type", "output_summary")
+_MAPS = ("features", "extra")
+_SELF = ("endpoint", "input_summary", "duration_ms", "source", "amends")
+_FILLED = tuple(name for name in ObservedOp.__struct_fields__ if name not in {*_IDENTITY, *_OUTCOME, *_MAPS, *_SELF})
+
+
+def told(witnesses: Iterable[tuple[Kind, ObservedOp]], identity: ObservedOp) -> ObservedOp:
+    """What *witnesses* say together, under the ids of *identity*: of one kind the first counts. Source: `WITNESSES`."""
+    ranked = [op for _, op in sorted(witnesses, key=_rank)]
+    winner = ranked[0]
+    fields: dict[str, Any] = {name: getattr(winner, name) for name in _SELF}
+    fields.update({name: getattr(identity, name) for name in _IDENTITY})
+    fields["timestamp"] = winner.timestamp
+    failed = next((op for op in ranked if not op.success), winner)
+    fields.update({name: getattr(failed, name) for name in _OUTCOME})
+    for name in _FILLED:
+        values = (getattr(op, name) for op in ranked)
+        fields[name] = next(
+            (value for value in values if value is not None and value is not False), getattr(winner, name)
+        )
+    for name in _MAPS:
+        fields[name] = _united(getattr(op, name) for op in ranked)
+    return ObservedOp(**fields)
+
+
+def _united(maps: Iterable[dict[str, Scalar] | None]) -> dict[str, Scalar] | None:
+    """All entries, of one key the first; as many as the normal form takes."""
+    united: dict[str, Scalar] = {}
+    for each in maps:
+        for key, value in (each or {}).items():
+            if key not in united and len(united) < MAX_ENTRIES:
+                united[key] = value
+    return united or None
+
+
+def facts(op: ObservedOp) -> ObservedOp:
+    """*op* without what is each witness's own: the rest is what is news. Where only `extra` differs, nothing is."""
+    return msgspec.structs.replace(
+        op, op_id=None, span_id=None, parent_span_id=None, event_id=None, amends=None, extra=None, v=None
+    )
+
+
+def _rank(witness: tuple[Kind, ObservedOp]) -> int:
+    return WITNESSES[witness[0]]
