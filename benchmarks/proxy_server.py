@@ -1,0 +1,121 @@
+"""The proxy in one of several states, to be measured. `python -m benchmarks.proxy_server STATE PORT GATEWAY FOLDER`.
+
+`bare` passes calls through and observes nothing; `observed` is the observer as it is deployed; the others have a
+trouble: `full` (no journal write succeeds), `stalled` (none returns for seconds), `collector` (it is dead), `busy` (a
+cycle of analysis ten times a second).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from opentelemetry.trace import NoOpTracer
+
+from sidecar.clock import SystemClock
+from sidecar.gateway.gateway_proxy import GatewayProxy
+from sidecar.gateway.proxied_call import ProxiedCall
+from sidecar.gateway.proxy_calls import CallRecorder
+from sidecar.gateway.proxy_exchange import ProxyLimits
+from sidecar.gateway.proxy_head import ResponseHead
+from sidecar.normalize import Normalizer
+from sidecar.pipeline import Observer
+from sidecar.redaction import Redactor
+from sidecar.settings import Settings
+from sidecar.store.journal_file import AppendFile
+
+STATES = ("bare", "observed", "full", "stalled", "collector", "busy")
+_STALL_S = 5.0
+
+
+class Blind(CallRecorder):
+    """Sees nothing: what is left is the HTTP stack."""
+
+    def start(self, call: ProxiedCall) -> list[bytes]:
+        return self.trace_lines(call)
+
+    def answered(self, call: ProxiedCall, head: ResponseHead) -> None:
+        call.response = head
+        call.request_body.skip()
+        call.response_body.skip()
+
+    def ended(self, call: ProxiedCall) -> None:
+        call.release()
+
+
+class Full(AppendFile):
+    """A disk without room."""
+
+    def append(self, data: bytes) -> None:  # noqa: ARG002 - the signature is `AppendFile`'s
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+
+class Stalled(AppendFile):
+    """A disk that takes seconds."""
+
+    def append(self, data: bytes) -> None:
+        time.sleep(_STALL_S)
+        super().append(data)
+
+
+async def bare(port: int, gateway: str) -> None:
+    """The proxy alone."""
+    normalizer, clock, limits = Normalizer(Redactor()), SystemClock(), ProxyLimits(30, 600, 600, 300)
+    proxy = GatewayProxy(
+        gateway,
+        NoOpTracer(),
+        normalizer,
+        clock,
+        host="127.0.0.1",
+        port=port,
+        limits=limits,
+        connect_timeout_s=5,
+        grace_s=4,
+    )
+    proxy.recorder = Blind(NoOpTracer(), normalizer, clock, ("http", "127.0.0.1", 80))
+    async with asyncio.TaskGroup() as tasks:
+        await proxy.start(tasks)
+        await _forever()
+
+
+async def observed(state: str, port: int, gateway: str, folder: Path) -> None:
+    """The whole observer, in *state*."""
+    env = {
+        "GATEWAY_URL": gateway,
+        "LAKEHOUSE_URL": gateway,
+        "OBSERVER_PORT": "0",
+        "OBSERVER_HEALTH_PORT": "0",
+        "OBSERVER_GRPC_PORT": "-1",
+        "OBSERVER_PROXY_PORT": str(port),
+        "OBSERVER_DATA_DIR": str(folder / "data"),
+        "OVERSEER_CORRECTIONS_PATH": str(folder / "corrections.jsonl"),
+    }
+    env |= {"OBSERVER_CYCLE": "0.1"} if state == "busy" else {}
+    env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"} if state == "collector" else {}
+    files: dict[str, Any] = {"full": Full, "stalled": Stalled}
+    async with Observer(Settings.from_env(env), open_file=files.get(state, AppendFile)):
+        await _forever()
+
+
+async def _forever() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)  # as `observer run` does
+    await asyncio.Event().wait()
+
+
+def main(state: str, port: str, gateway: str, folder: str) -> None:
+    if state == "bare":
+        uvloop.run(bare(int(port), gateway))
+    else:
+        uvloop.run(observed(state, int(port), gateway, Path(folder)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:5])

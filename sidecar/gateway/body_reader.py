@@ -1,0 +1,100 @@
+"""What can be read of a body from its bounded beginning: JSON, the messages of a stream, or text. Never raises."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from sidecar.gateway.proxied_call import PREFIX_BYTES, Capture
+
+_MISSING = object()
+_MOST_MESSAGES = 5000
+_ZLIB = {"gzip": 31, "x-gzip": 31, "deflate": 47}
+_STREAMS = ("event-stream", "ndjson", "jsonl", "json-seq")
+
+
+class ReadBody(NamedTuple):
+    """*data* if the body is one JSON value (`has_data`); *messages* of a stream; else its *text*."""
+
+    has_data: bool = False
+    data: Any = None
+    messages: list[Any] = []  # noqa: RUF012 - never changed
+    is_stream: bool = False
+    text: str = ""
+    readable: bool = True
+
+
+def read_body(capture: Capture, kind: str, coding: str) -> ReadBody:
+    """What *capture* holds, of content type *kind* under content *coding* (both lower case)."""
+    if not capture.size:
+        return ReadBody()
+    raw, whole = _decoded(capture, coding)
+    if raw is None:
+        return ReadBody(readable=False)
+    if any(word in kind for word in _STREAMS):
+        return _stream(raw, capture.tail if coding in ("", "identity") else b"", whole, "event-stream" in kind)
+    if "json" in kind or raw.lstrip()[:1] in (b"{", b"["):
+        value = _json(raw) if whole else _MISSING
+        if value is not _MISSING:
+            return ReadBody(has_data=True, data=value)
+        lines = _json_lines(raw.splitlines()) if b"\n" in raw.strip() else []
+        if len(lines) > 1:  # some servers stream lines of JSON under another name
+            return ReadBody(messages=lines + _json_lines(capture.tail.splitlines()), is_stream=True)
+    text = raw.decode(errors="replace")
+    return ReadBody(text=text, readable="\0" not in text[:1024])
+
+
+def _decoded(capture: Capture, coding: str) -> tuple[bytes | None, bool]:
+    """The bytes behind *coding*, and whether they are all; None if that coding is not known."""
+    raw = capture.prefix
+    if coding in ("", "identity"):
+        return raw, capture.whole
+    if coding not in _ZLIB or not raw:
+        return None, False
+    unpack = zlib.decompressobj(_ZLIB[coding])
+    try:
+        data = unpack.decompress(raw, PREFIX_BYTES)
+    except zlib.error:
+        return None, False
+    return data, capture.whole and unpack.eof
+
+
+def _stream(raw: bytes, tail: bytes, whole: bool, is_sse: bool) -> ReadBody:
+    read = _sse_data if is_sse else bytes.splitlines
+    pieces = list(read(raw))[:_MOST_MESSAGES]
+    ends = list(read(tail))[-_MOST_MESSAGES:] if not whole else []
+    text = "" if pieces else raw[:1024].decode(errors="replace")
+    return ReadBody(messages=_json_lines(pieces + ends), is_stream=True, text=text or _first_text(pieces))
+
+
+def _first_text(pieces: list[bytes]) -> str:
+    return pieces[0][:1024].decode(errors="replace") if pieces else ""
+
+
+def _json_lines(lines: list[bytes]) -> list[Any]:
+    values = (_json(line) for line in lines if line.strip())
+    return [value for value in values if value is not _MISSING]
+
+
+def _sse_data(raw: bytes) -> Iterator[bytes]:
+    """The data of each event. Source: HTML standard, server-sent events."""
+    data: list[bytes] = []
+    for line in raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):
+        if not line:
+            if data:
+                yield b"\n".join(data)
+            data = []
+        elif line.startswith(b"data:"):
+            data.append(line[5:].removeprefix(b" "))
+    if data:
+        yield b"\n".join(data)
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _MISSING

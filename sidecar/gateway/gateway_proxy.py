@@ -1,0 +1,146 @@
+"""The door that an agent in any language goes through: a reverse proxy to the one configured gateway, as a stage.
+
+agent ──► AgentConnection ──► Exchange ──► UpstreamConnection ──► gateway; CallRecorder makes a span of each call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import structlog
+from opentelemetry.trace import Tracer
+
+from sidecar.errors import StartError
+from sidecar.gateway.proxy_agent import AgentConnection, Agents
+from sidecar.gateway.proxy_calls import CallRecorder
+from sidecar.gateway.proxy_exchange import ExchangeParts, ProxyLimits
+from sidecar.gateway.proxy_head import RequestRules
+from sidecar.gateway.proxy_upstream import UpstreamPool
+from sidecar.normalize import Normalizer
+from sidecar.protocols import Clock
+
+log = structlog.get_logger(__name__)
+
+_BACKLOG = 2048
+_MOST_CONNECTIONS = 8192
+_SWEEP_S = 1.0
+
+
+class GatewayProxy:
+    """Listens on *host*:*port* (0 picks one; `port` tells which), and passes every call on to *gateway_url*."""
+
+    name = "proxy"
+
+    def __init__(
+        self,
+        gateway_url: str,
+        tracer: Tracer,
+        normalizer: Normalizer,
+        clock: Clock,
+        *,
+        host: str,
+        port: int,
+        limits: ProxyLimits,
+        connect_timeout_s: float,
+        grace_s: float,
+        allowed_hosts: Sequence[str] = (),
+        paths: Sequence[str] = (),
+    ) -> None:
+        parts = urlsplit(gateway_url)
+        name, tls = parts.hostname or "", parts.scheme == "https"
+        gateway_port = parts.port or (443 if tls else 80)
+        instance = secrets.token_hex(6).encode()
+        self.port = port
+        self._host = host
+        self._limits = limits
+        self._grace_s = grace_s
+        self._instance = instance
+        self._where = (name, gateway_port, tls, connect_timeout_s)
+        self._rules = RequestRules(parts.netloc.rpartition("@")[2], name, allowed_hosts, paths, instance)
+        self.recorder = CallRecorder(tracer, normalizer, clock, (parts.scheme, name, gateway_port))
+        self.agents = Agents()
+        self._pool: UpstreamPool | None = None
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def upstream_connections(self) -> int:
+        """Open ones to the gateway."""
+        return len(self._pool) if self._pool is not None else 0
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Listen. Raises StartError if the address cannot be had."""
+        loop = asyncio.get_running_loop()
+        host, port, tls, connect_timeout_s = self._where
+        pool = UpstreamPool(host, port, tls=tls, connect_timeout_s=connect_timeout_s, now=loop.time)
+        pool.open()
+        self.recorder.open(loop)
+        parts = ExchangeParts(loop, pool, self.recorder, self._limits)
+        try:
+            server = await loop.create_server(
+                lambda: self._agent(parts), self._host, self.port, backlog=_BACKLOG, reuse_address=True
+            )
+        except OSError as exc:
+            raise StartError(
+                f"the proxy cannot listen on {self._host}:{self.port}",
+                exc.strerror or str(exc),
+                "Stop what uses that port, or choose another with OBSERVER_PROXY_PORT (0: any)",
+            ) from exc
+        self._pool, self._server = pool, server
+        self.port = server.sockets[0].getsockname()[1]
+        self._sweeper = tasks.create_task(self._sweep(pool), name="proxy-sweep")
+        log.info("door.opened", door="proxy", host=self._host, port=self.port)
+
+    async def stop(self) -> None:
+        """Take no more connections, let the calls under way end; those that do not in time are given up."""
+        server, self._server = self._server, None
+        if server is None or self._pool is None or self._sweeper is None:
+            return
+        server.close()
+        self.agents.closing = True
+        for agent in list(self.agents.connections):
+            agent.close_if_idle()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace_s / 4):
+                await self.agents.quiet()
+        for agent in list(self.agents.connections):
+            agent.abort()
+        self._sweeper.cancel()
+        self._pool.close()
+        await asyncio.sleep(0)  # connections are lost in the loop's next turn, their ops are made in the one after
+        await asyncio.sleep(0)
+
+    def _agent(self, parts: ExchangeParts) -> asyncio.Protocol:
+        if len(self.agents.connections) >= _MOST_CONNECTIONS:
+            self.agents.count_refused(503)
+            return _HangUp()
+        return AgentConnection(self.agents, self._rules, parts, self._probed)
+
+    def _probed(self) -> bytes:
+        return b"HTTP/1.1 204 No Content\r\nX-Observer-Proxy: %b\r\nConnection: close\r\n\r\n" % self._instance
+
+    async def _sweep(self, pool: UpstreamPool) -> None:
+        """One look at all connections now and then: a timer for each call would cost more."""
+        loop, limits = asyncio.get_running_loop(), self._limits
+        every_s = min(_SWEEP_S, limits.head_s / 4, limits.first_byte_s / 4, limits.idle_s / 4)
+        while True:
+            await asyncio.sleep(every_s)
+            now = loop.time()
+            for agent in list(self.agents.connections):
+                try:
+                    agent.sweep(now)
+                except Exception:  # one connection must not end the sweep of the others
+                    log.exception("proxy.sweep_failed")
+                    agent.abort()
+            pool.sweep()
+
+
+class _HangUp(asyncio.Protocol):
+    """For connections beyond the bound."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()

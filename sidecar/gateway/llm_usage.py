@@ -1,0 +1,229 @@
+"""Calls of language models, told by their bodies: OpenAI's, Anthropic's and Ollama's forms, whole or streamed.
+
+Gives `gen_ai.*` attributes, the text that the model wrote, and the tools that it asked for.
+Source: OpenTelemetry GenAI conventions (`semantic-conventions-genai`, in Development in 2026).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeGuard
+
+Attributes = dict[str, Any]
+
+OPERATION = "gen_ai.operation.name"
+PROVIDER = "gen_ai.provider.name"
+REQUEST_MODEL = "gen_ai.request.model"
+RESPONSE_MODEL = "gen_ai.response.model"
+RESPONSE_ID = "gen_ai.response.id"
+FINISH_REASONS = "gen_ai.response.finish_reasons"
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+CACHE_CREATION_TOKENS = "gen_ai.usage.cache_creation.input_tokens"
+TOOL_CALLS = "observer.llm.tool_calls"
+
+_PATHS = (  # ending of the path → provider, operation
+    ("/chat/completions", "openai", "chat"),
+    ("/responses", "openai", "chat"),
+    ("/embeddings", "openai", "embeddings"),
+    ("/completions", "openai", "text_completion"),
+    ("/v1/messages", "anthropic", "chat"),
+    ("/api/chat", "ollama", "chat"),
+    ("/api/generate", "ollama", "text_completion"),
+    ("/api/embed", "ollama", "embeddings"),
+    ("/api/embeddings", "ollama", "embeddings"),
+)
+_ASKED = {
+    "temperature": "gen_ai.request.temperature",
+    "top_p": "gen_ai.request.top_p",
+    "top_k": "gen_ai.request.top_k",
+    "max_tokens": "gen_ai.request.max_tokens",
+    "max_completion_tokens": "gen_ai.request.max_tokens",
+    "max_output_tokens": "gen_ai.request.max_tokens",
+    "frequency_penalty": "gen_ai.request.frequency_penalty",
+    "presence_penalty": "gen_ai.request.presence_penalty",
+    "seed": "gen_ai.request.seed",
+}
+_MOST_TEXT = 4096
+_MOST_NAME = 256
+_MOST_TOOLS = 32
+
+
+class LlmCall:
+    """One call of a model: `attributes`, what it wrote (`text`), and the `tools` that it asked for, in order."""
+
+    def __init__(self, provider: str, operation: str, asked: Mapping[str, Any]) -> None:
+        model = asked.get("model")
+        self.model = model[:_MOST_NAME] if isinstance(model, str) else ""
+        self.operation = operation
+        self.attributes: Attributes = {OPERATION: operation, PROVIDER: provider}
+        if self.model:
+            self.attributes[REQUEST_MODEL] = self.model
+        options = asked.get("options")  # Ollama's place for them
+        for name, value in {**(options if isinstance(options, dict) else {}), **asked}.items():
+            if name in _ASKED and isinstance(value, int | float) and not isinstance(value, bool):
+                self.attributes[_ASKED[name]] = value
+        self.asked_text = _last_said(asked)
+        self.tools: list[str] = []
+        self._reasons: list[str] = []
+        self._text: list[str] = []
+        self._text_size = 0
+        self._cached = 0
+
+    @property
+    def text(self) -> str:
+        """What the model wrote, or its beginning."""
+        return "".join(self._text)
+
+    def read(self, messages: Iterable[Any]) -> None:
+        """Take in the answer: one message, or those of a stream in order."""
+        for message in messages:
+            if isinstance(message, dict):
+                for part in _unwrapped(message):
+                    self._message(part)
+        if self._reasons:
+            self.attributes[FINISH_REASONS] = self._reasons
+        if self.tools:
+            self.attributes[TOOL_CALLS] = ",".join(self.tools)
+
+    def _message(self, part: Mapping[str, Any]) -> None:
+        self._identity(part)
+        usage = part.get("usage")
+        if isinstance(usage, dict):
+            self._usage(usage)
+        self._count(INPUT_TOKENS, part.get("prompt_eval_count"))
+        self._count(OUTPUT_TOKENS, part.get("eval_count"))
+        self._reason(part.get("done_reason") or part.get("stop_reason"))
+        for choice in _dicts(part.get("choices")):
+            self._reason(choice.get("finish_reason"))
+            self._said(choice.get("message") or choice.get("delta") or choice)
+        if isinstance(part.get("message"), dict):
+            self._said(part["message"])
+        self._write(part.get("response"))
+        self._content(part)
+
+    def _identity(self, part: Mapping[str, Any]) -> None:
+        for key, name in ((RESPONSE_MODEL, "model"), (RESPONSE_ID, "id")):
+            value = part.get(name)
+            if isinstance(value, str) and value:
+                self.attributes.setdefault(key, value[:_MOST_NAME])
+
+    def _usage(self, usage: Mapping[str, Any]) -> None:
+        self._count(INPUT_TOKENS, usage.get("prompt_tokens"))
+        self._count(OUTPUT_TOKENS, usage.get("completion_tokens"))
+        self._count(OUTPUT_TOKENS, usage.get("output_tokens"))
+        read, created = usage.get("cache_read_input_tokens"), usage.get("cache_creation_input_tokens")
+        self._count(CACHE_READ_TOKENS, read)
+        self._count(CACHE_CREATION_TOKENS, created)
+        fresh = usage.get("input_tokens")
+        if _is_count(fresh):  # Anthropic counts cached tokens beside it; the conventions count all
+            self._count(INPUT_TOKENS, fresh + sum(each for each in (read, created) if _is_count(each)))
+
+    def _count(self, key: str, value: Any) -> None:
+        if _is_count(value):
+            self.attributes[key] = value  # of a stream the last one counts all
+
+    def _reason(self, reason: Any) -> None:
+        if isinstance(reason, str) and reason and len(self._reasons) < _MOST_TOOLS:
+            self._reasons.append(reason[:_MOST_NAME])
+
+    def _said(self, message: Any) -> None:
+        if not isinstance(message, dict):
+            return
+        self._content(message)
+        self._write(message.get("text"))
+        for call in _dicts(message.get("tool_calls")):
+            function = call.get("function")
+            self._tool(function.get("name") if isinstance(function, dict) else None)
+
+    def _content(self, message: Mapping[str, Any]) -> None:
+        """Text and tool calls of `content`, `output` (OpenAI's responses), or one streamed block of either."""
+        content = message.get("content")
+        if isinstance(content, str):
+            self._write(content)
+        blocks = [*_dicts(content), *_dicts(message.get("output")), *_dicts([message.get("content_block")])]
+        for block in blocks:
+            self._write(block.get("text"))
+            if block.get("type") in ("tool_use", "function_call", "server_tool_use", "mcp_call"):
+                self._tool(block.get("name"))
+            elif block.get("type") == "message":
+                self._content(block)
+        delta = message.get("delta")
+        if isinstance(delta, dict):  # Anthropic's
+            self._write(delta.get("text"))
+            self._reason(delta.get("stop_reason"))
+        elif isinstance(delta, str) and str(message.get("type", "")).endswith("output_text.delta"):
+            self._write(delta)
+
+    def _tool(self, name: Any) -> None:
+        if isinstance(name, str) and name and len(self.tools) < _MOST_TOOLS:
+            self.tools.append(name[:_MOST_NAME])
+
+    def _write(self, text: Any) -> None:
+        if isinstance(text, str) and self._text_size < _MOST_TEXT:
+            self._text.append(text[:_MOST_TEXT])
+            self._text_size += len(text)
+
+
+def llm_call(path: str, asked: Any) -> LlmCall | None:
+    """The call of a model that a request with body *asked* (decoded JSON) to *path* is, or None."""
+    if not isinstance(asked, dict):
+        return None
+    ending = path.rstrip("/")
+    for suffix, provider, operation in _PATHS:
+        if ending.endswith(suffix):
+            return LlmCall(provider, operation, asked)
+    if isinstance(asked.get("model"), str) and isinstance(asked.get("messages"), list):
+        return LlmCall("_OTHER", "chat", asked)  # a gateway's own path for a body of that form
+    return None
+
+
+def stream_error(messages: Iterable[Any]) -> Any:
+    """The `error` that a stream's messages tell of, or None."""
+    for message in messages:
+        if isinstance(message, dict) and "jsonrpc" not in message:
+            error = message.get("error")
+            if error:
+                return error
+    return None
+
+
+def _unwrapped(message: dict[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The part of a streamed event that is shaped like a whole answer, else the event itself."""
+    kind = message.get("type")
+    if kind == "message_start" and isinstance(message.get("message"), dict):
+        yield message["message"]
+    elif isinstance(kind, str) and kind.startswith("response.") and isinstance(message.get("response"), dict):
+        whole = dict(message["response"])
+        if kind != "response.completed":
+            whole.pop("usage", None)
+        else:
+            whole.pop("output", None)  # it came in pieces
+        yield whole
+    elif isinstance(kind, str) and kind == "response.output_item.done" and isinstance(message.get("item"), dict):
+        item = message["item"]
+        if item.get("type") == "function_call":
+            yield {"output": [item]}
+    else:
+        yield message
+
+
+def _last_said(asked: Mapping[str, Any]) -> str:
+    """The last thing that was said to the model, as text."""
+    messages = asked.get("messages")
+    if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
+        said = messages[-1].get("content")
+    else:
+        said = asked.get("prompt") or asked.get("input")
+    if isinstance(said, list):
+        said = " ".join(text for part in _dicts(said) if isinstance(text := part.get("text"), str))
+    return said[:_MOST_TEXT] if isinstance(said, str) else ""
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

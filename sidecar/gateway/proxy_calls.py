@@ -1,0 +1,193 @@
+"""Calls through the proxy become CLIENT spans, and with that ops: begun with the first byte, ended after the last.
+
+Nothing here may harm a call: every step that the agent waits for is bounded and guarded; what an answer says is read
+when the answer has gone. Faults are counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import structlog
+from opentelemetry.context import Context
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode, Tracer, get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from sidecar.clock import rfc3339_ms
+from sidecar.gateway.call_facts import CallFacts, FactReader, plain_facts
+from sidecar.gateway.proxied_call import CaptureBudget, ProxiedCall
+from sidecar.gateway.proxy_head import RequestHead, ResponseHead
+from sidecar.gateway.route_template import Templates
+from sidecar.ids import new_id
+from sidecar.model import SCHEMA_VERSION, ObservedOp
+from sidecar.normalize import Normalizer
+from sidecar.protocols import Clock
+from sidecar.spans import attributes as keys
+from sidecar.spans.op_span import op_attributes
+
+log = structlog.get_logger(__name__)
+
+FIRST_BYTE_MS = "observer.proxy.first_byte_ms"
+_MOST_URL = 2048
+_MOST_ERROR = 8192
+_CAPTURED_BYTES = 16 * 2**20
+_W3C = TraceContextTextMapPropagator()
+_SAMPLED = 1
+
+
+class CallRecorder:
+    """Starts and ends the spans of proxied calls. *server* is the gateway: scheme, host and port."""
+
+    def __init__(self, tracer: Tracer, normalizer: Normalizer, clock: Clock, server: tuple[str, str, int]) -> None:
+        self._tracer = tracer
+        self._normalizer = normalizer
+        self._clock = clock
+        scheme, host, port = server
+        self._base = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        self._server: dict[str, Any] = {keys.SERVER_ADDRESS: host, keys.SERVER_PORT: port}
+        self._templates = Templates()
+        self._facts = FactReader(normalizer, self._templates)
+        self._url = lru_cache(maxsize=512)(self._scrubbed)  # agents call few targets, and masking one costs 15 µs
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.budget = CaptureBudget(_CAPTURED_BYTES)
+        self.calls = 0
+        self.failures = 0
+        self.lost = 0  # calls that no op came of
+        self.unread = 0  # ops that say less, since reading the call failed
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Calls are on *loop*."""
+        self._loop = loop
+
+    def begin(self, head: RequestHead) -> ProxiedCall:
+        """A request has come."""
+        return ProxiedCall(head, self.budget, self._clock.time_ns(), self._clock.monotonic())
+
+    def start(self, call: ProxiedCall) -> list[bytes]:
+        """Begin the span, and give the trace context's lines for the gateway."""
+        head = call.request
+        try:
+            call.template = self._templates.of(head.target)
+            call.span = self._tracer.start_span(
+                call.template,
+                context=_parent(head),
+                kind=SpanKind.CLIENT,
+                attributes={keys.HTTP_REQUEST_METHOD: head.method.decode("ascii"), **self._server},
+                start_time=call.started_ns,
+            )
+        except Exception:  # the call goes on without us, its context as it came
+            log.exception("proxy.call_unobserved")
+        return self.trace_lines(call)
+
+    def trace_lines(self, call: ProxiedCall) -> list[bytes]:
+        """`traceparent` with our span, `tracestate` as it came; both as they came if there is no span."""
+        head, span = call.request, call.span
+        if span is None:
+            return _lines(b"traceparent", head.traceparent) + _lines(b"tracestate", head.tracestate)
+        context = span.get_span_context()
+        parent: SpanContext | None = getattr(span, "parent", None)
+        flags = context.trace_flags & _SAMPLED
+        if parent is not None:
+            flags |= parent.trace_flags & ~_SAMPLED  # such as "the trace id is random"
+        line = b"traceparent: 00-%032x-%016x-%02x" % (context.trace_id, context.span_id, flags)
+        return [line, *_lines(b"tracestate", head.tracestate)] if parent is not None else [line]
+
+    def trace_id(self, call: ProxiedCall) -> int:
+        """The call's, or 0."""
+        return call.span.get_span_context().trace_id if call.span is not None else 0
+
+    def answered(self, call: ProxiedCall, head: ResponseHead) -> None:
+        """The response's head has come."""
+        call.first_byte = self._clock.monotonic()
+        call.answered(head)
+
+    def ended(self, call: ProxiedCall) -> None:
+        """The last byte is written, or none will be. What remains is done when the loop has sent it."""
+        call.ended = self._clock.monotonic()
+        if self._loop is not None:
+            self._loop.call_soon(self._record, call)
+
+    def _record(self, call: ProxiedCall) -> None:
+        self.calls += 1
+        try:
+            facts = self._read(call)
+            self.failures += facts.error is not None
+            self._end(call, facts)
+        except Exception:
+            self.lost += 1
+            log.exception("proxy.op_lost", template=call.template)
+        finally:
+            call.release()
+
+    def _read(self, call: ProxiedCall) -> CallFacts:
+        try:
+            return self._facts.read(call)
+        except Exception:
+            self.unread += 1
+            log.exception("proxy.call_not_read", template=call.template)
+            return plain_facts(call)
+
+    def _end(self, call: ProxiedCall, facts: CallFacts) -> None:
+        span = call.span
+        if span is None:
+            self.lost += 1
+            return
+        elapsed_ns = round((call.ended - call.started) * 1e9)
+        op = self._op(facts, call.started_ns + elapsed_ns, elapsed_ns)
+        attributes: dict[str, Any] = {**facts.attributes, **op_attributes(op)}
+        attributes[keys.URL_FULL] = self._url(call.request.target[:_MOST_URL])
+        if call.response is not None:
+            attributes[keys.HTTP_RESPONSE_STATUS_CODE] = call.response.status
+        if call.first_byte is not None:
+            attributes[FIRST_BYTE_MS] = round((call.first_byte - call.started) * 1000, 3)
+        span.set_attributes(attributes)
+        if op.endpoint != call.template:
+            span.update_name(op.endpoint)
+        if not op.success:
+            span.set_status(StatusCode.ERROR, op.error)
+        span.end(call.started_ns + elapsed_ns)
+
+    def _scrubbed(self, target: bytes) -> str:
+        return self._normalizer.text(self._base + target.decode("latin-1"))
+
+    def _op(self, facts: CallFacts, ended_ns: int, elapsed_ns: int) -> ObservedOp:
+        cut = self._normalizer.cut
+        error = cut(facts.error, _MOST_ERROR) if facts.error is not None else None
+        fields = {"source": "mcp", **facts.fields}
+        return self._normalizer.op(
+            ObservedOp(
+                timestamp=rfc3339_ms(ended_ns),
+                endpoint=facts.endpoint,
+                success=error is None,
+                duration_ms=round(elapsed_ns / 1e6, 3),
+                output_summary=f"ERROR: {error}" if error is not None else facts.output_summary,
+                error=error,
+                error_type=facts.error_type,
+                features=facts.features or None,
+                extra=facts.extra or None,
+                v=SCHEMA_VERSION,
+                op_id=new_id(),
+                **{"input_summary": facts.input_summary, **fields},
+            )
+        )
+
+
+def _parent(head: RequestHead) -> Context:
+    """The agent's context, or none where its header is not valid. Source: W3C Trace Context."""
+    context = Context()
+    if len(head.traceparent) == 1:
+        carrier = {
+            "traceparent": head.traceparent[0].decode("latin-1").strip(),
+            "tracestate": b",".join(head.tracestate).decode("latin-1"),
+        }
+        context = _W3C.extract(carrier, context)
+        if not get_current_span(context).get_span_context().is_valid:
+            context = Context()
+    return context
+
+
+def _lines(name: bytes, values: Iterable[bytes]) -> list[bytes]:
+    return [b"%b: %b" % (name, value) for value in values]

@@ -1,0 +1,354 @@
+"""One request and its response on their way through the proxy, both streamed as they come.
+
+Between an agent's connection and one of the gateway's: nothing is held but what the slower side has not taken yet, and
+then the faster one is not read. What is observed is noted on the way (`ProxiedCall`) and read after the last byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from sidecar.gateway.proxied_call import ProxiedCall
+from sidecar.gateway.proxy_calls import CallRecorder
+from sidecar.gateway.proxy_head import TRACE_ID_HEADER, RequestHead, ResponseHead, trailer_lines
+from sidecar.gateway.proxy_upstream import UpstreamConnection, UpstreamPool
+
+_MOST_PENDING_BYTES = 64 * 1024
+_REPEATABLE = frozenset([b"GET", b"HEAD", b"OPTIONS", b"TRACE"])
+_HUNG_UP = "cancelled by the caller"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyLimits:
+    """In seconds: for a request's head, the gateway's first byte, silence within a call, and between calls."""
+
+    head_s: float
+    first_byte_s: float
+    idle_s: float
+    keep_alive_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeParts:
+    """What every exchange needs."""
+
+    loop: asyncio.AbstractEventLoop
+    pool: UpstreamPool
+    recorder: CallRecorder
+    limits: ProxyLimits
+
+
+class AgentSide(Protocol):
+    """The agent's connection, as an exchange sees it."""
+
+    active_at: float
+    write_paused: bool
+
+    def send(self, *parts: bytes) -> None:
+        """Write *parts* with whatever else is written before `flush`."""
+
+    def flush(self) -> None:
+        """Hand over what was written."""
+
+    def regulate(self) -> None:
+        """Read on, or stop reading."""
+
+    def exchange_over(self, *, close: bool) -> None:
+        """The response is whole; *close*: no other may follow."""
+
+    def cut_off(self, *, abruptly: bool) -> None:
+        """The response will not be whole: close, so that the agent sees it."""
+
+
+class Exchange:
+    """Takes the request in pieces, sends it on, and gives the response back. One per request."""
+
+    __slots__ = (
+        "_agent",
+        "_connecting",
+        "_connection",
+        "_head_sent",
+        "_heard_at",
+        "_out",
+        "_parts",
+        "_pending_bytes",
+        "_response_whole",
+        "_retried",
+        "_rewrites_chunks",
+        "_sent_at",
+        "_upstream_paused",
+        "call",
+        "head",
+        "method",
+        "over",
+        "request_whole",
+    )
+
+    def __init__(self, agent: AgentSide, head: RequestHead, parts: ExchangeParts) -> None:
+        self._agent = agent
+        self._parts = parts
+        self.head = head
+        self.method = head.method
+        self.call: ProxiedCall = parts.recorder.begin(head)
+        self._connection: UpstreamConnection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._out: list[bytes] = []
+        self._pending_bytes = 0
+        self._upstream_paused = False
+        self._head_sent = False
+        self._rewrites_chunks = False
+        self._response_whole = False
+        self._retried = False
+        self.request_whole = False
+        self.over = False
+        self._sent_at = self._heard_at = parts.loop.time()
+
+    # -- from the agent
+
+    def begin(self) -> None:
+        """It is this one's turn: find a connection, and send what is there."""
+        self._heard_at = self._sent_at = self._parts.loop.time()
+        self._out.insert(0, self.head.to_send(self._parts.recorder.start(self.call)))
+        connection = self._parts.pool.take()
+        if connection is not None:
+            self._attach(connection)
+        else:
+            self._connecting = self._parts.loop.create_task(self._connect())
+
+    def request_data(self, data: bytes) -> None:
+        """A piece of the request's body."""
+        if self._response_whole or self.over:
+            return  # the gateway has answered without it
+        self.call.request_body.add(data)
+        self._pending_bytes += len(data)
+        if self.head.chunked:
+            self._out += (b"%x\r\n" % len(data), data, b"\r\n")
+        else:
+            self._out.append(data)
+
+    def request_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
+        """The request is whole."""
+        self.request_whole = True
+        self._sent_at = self._parts.loop.time()
+        if self.head.chunked:
+            self._out.append(b"\r\n".join([b"0", *trailer_lines(trailers), b"", b""]))
+
+    def send_on(self) -> None:
+        """Hand what has gathered to the gateway's connection."""
+        transport = self._connection.transport if self._connection is not None else None
+        if transport is not None and self._out:
+            out, self._out, self._pending_bytes = self._out, [], 0
+            if not transport.is_closing():  # uvloop would raise; that the connection is lost comes next
+                transport.writelines(out)
+
+    @property
+    def full(self) -> bool:
+        """Whether the agent should not be read: the gateway has not taken what is there."""
+        return self._upstream_paused or self._pending_bytes > _MOST_PENDING_BYTES
+
+    def agent_paused(self, paused: bool) -> None:
+        """The agent reads slowly, or has caught up: so is the gateway read."""
+        connection = self._connection
+        if connection is not None and connection.transport is not None and not connection.transport.is_closing():
+            if paused:
+                connection.transport.pause_reading()
+            else:
+                connection.transport.resume_reading()
+
+    def agent_lost(self) -> None:
+        """The agent hung up: so does the proxy, and the gateway can stop."""
+        if not self.over:
+            self.call.hung_up = True
+            self.call.failed(_HUNG_UP, "CancelledError")
+            self._drop_connection()
+            self._finish()
+
+    def agent_broke(self) -> None:
+        """What came from the agent is no HTTP: the gateway must not take the rest for a request."""
+        if not self.over:
+            self.call.failed("the request was malformed", "RemoteProtocolError")
+            self._drop_connection()
+            self._finish()
+
+    def discard(self) -> None:
+        """It will not begin: nobody waits for it any longer. Nothing changes where it is over."""
+        if not self.over:
+            self.over = True
+            self._out = []
+            self.call.release()
+
+    @property
+    def head_sent(self) -> bool:
+        """Whether the agent has seen the beginning of a response."""
+        return self._head_sent
+
+    def sweep(self, now: float) -> None:
+        """End it if it is late; *now* is the loop's time."""
+        limits = self._parts.limits
+        if self._connection is None:
+            return  # connecting has a time-out of its own
+        if self.request_whole and not self._head_sent and now - self._sent_at > limits.first_byte_s:
+            self._late(f"the gateway gave no answer in {limits.first_byte_s:g} s")
+        elif now - max(self._agent.active_at, self._heard_at) > limits.idle_s:
+            self._late(f"nothing passed for {limits.idle_s:g} s")
+
+    # -- from the gateway: a ResponseTaker
+
+    def interim(self, head: ResponseHead) -> None:
+        """Hand a 1xx on, to who understands it."""
+        self._sent_at = self._heard_at = self._parts.loop.time()
+        if not self.head.http10:
+            self._agent.send(head.to_send(()))
+
+    def response_head(self, head: ResponseHead, *, until_close: bool) -> None:
+        """Hand the head on, with our header, and chunks where the body has no length."""
+        self._parts.recorder.answered(self.call, head)
+        trace_id = self._trace_id()
+        more = [b"%b: %032x" % (TRACE_ID_HEADER, trace_id)] if trace_id else []
+        if head.chunked or until_close:
+            if self.head.http10:
+                self.head.close = True
+            else:
+                more.append(b"Transfer-Encoding: chunked")
+                self._rewrites_chunks = self.method != b"HEAD"
+        if self.head.close:
+            more.append(b"Connection: close")
+        self._head_sent = True
+        self._agent.send(head.to_send(more))
+
+    def response_data(self, data: bytes) -> None:
+        """Hand a piece of the body on."""
+        self.call.response_body.add(data)
+        if self._rewrites_chunks:
+            self._agent.send(b"%x\r\n" % len(data), data, b"\r\n")
+        else:
+            self._agent.send(data)
+
+    def response_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
+        """The response is whole."""
+        self._response_whole = True
+        if self._rewrites_chunks:
+            self._agent.send(b"\r\n".join([b"0", *trailer_lines(trailers), b"", b""]))
+
+    def after_data(self) -> None:
+        """Write what one read brought; at the end let go of the connection."""
+        self._heard_at = self._parts.loop.time()
+        if self.over:
+            return
+        self._agent.flush()
+        if self._response_whole:
+            if self._agent.write_paused:
+                self.agent_paused(False)  # for the next exchange
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.settle(request_whole=self.request_whole)
+            self._finish()
+            self._agent.exchange_over(close=self.head.close)
+
+    def upstream_lost(self, why: str, error_type: str) -> None:
+        """The gateway's connection broke before the response was whole."""
+        connection, self._connection = self._connection, None
+        if self.over or self._response_whole:
+            return
+        stale = connection is not None and connection.reused and not connection.heard
+        if stale and not self._retried and not self.head.has_body and self.method in _REPEATABLE:
+            self._retried = True  # it was closed while idle; nothing of this request was looked at
+            self._out = [self.head.to_send(self._parts.recorder.trace_lines(self.call))]
+            self._connecting = self._parts.loop.create_task(self._connect())
+        else:
+            self._fail(502, "Bad Gateway", f"no answer from the gateway: {why}", error_type)
+
+    def upstream_paused(self, paused: bool) -> None:
+        """The gateway reads slowly, or has caught up."""
+        self._upstream_paused = paused
+        self._heard_at = self._parts.loop.time()
+        self._agent.regulate()
+
+    # -- inside
+
+    async def _connect(self) -> None:
+        try:
+            connection = await self._parts.pool.connect()
+        except TimeoutError:
+            self._late("the gateway cannot be reached: no connection in time")
+        except OSError as exc:
+            self._fail(502, "Bad Gateway", f"the gateway cannot be reached: {exc.strerror or exc}", "ConnectError")
+        else:
+            self._attach(connection)
+        finally:
+            if self._connecting is asyncio.current_task():
+                self._connecting = None
+
+    def _attach(self, connection: UpstreamConnection) -> None:
+        if self.over or connection.transport is None or connection.transport.is_closing():
+            connection.abort()
+            self.upstream_lost("it closed the connection", "RemoteProtocolError")
+            return
+        self._connection = connection
+        connection.carry(self)
+        if self._agent.write_paused:
+            self.agent_paused(True)
+        self.send_on()
+        self._agent.regulate()
+
+    def _late(self, error: str) -> None:
+        self._fail(504, "Gateway Timeout", error, TimeoutError.__name__)
+
+    def _fail(self, status: int, reason: str, error: str, error_type: str) -> None:
+        """No response, or no more of it."""
+        if self.over:
+            return
+        self.call.failed(error, error_type)
+        self._drop_connection()
+        if self._head_sent:
+            framed = self._rewrites_chunks or (self.call.response is not None and self.call.response.length is not None)
+            self._finish()
+            self._agent.cut_off(abruptly=not framed)
+            return
+        close = self.head.close or not self.request_whole
+        self._agent.send(
+            local_response(status, reason, error, close=close, trace_id=self._trace_id(), method=self.method)
+        )
+        self._agent.flush()
+        self._head_sent = True
+        self._finish()
+        self._agent.exchange_over(close=close)
+
+    def _trace_id(self) -> int:
+        return self._parts.recorder.trace_id(self.call)
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+        if self._connecting is not None and self._connecting is not asyncio.current_task():
+            self._connecting.cancel()
+
+    def _finish(self) -> None:
+        if not self.over:
+            self.over = True
+            self._out = []
+            self._pending_bytes = 0
+            self._parts.recorder.ended(self.call)
+
+
+def local_response(
+    status: int, reason: str, error: str, *, close: bool, trace_id: int = 0, method: bytes = b"GET"
+) -> bytes:
+    """The proxy's own answer, as JSON with `error`."""
+    body = msgspec.json.encode({"error": error})
+    lines = [
+        b"HTTP/1.1 %d %b" % (status, reason.encode()),
+        b"Content-Type: application/json",
+        b"Content-Length: %d" % len(body),
+        b"X-Observer-Error: proxy",
+    ]
+    if trace_id:
+        lines.append(b"%b: %032x" % (TRACE_ID_HEADER, trace_id))
+    if close:
+        lines.append(b"Connection: close")
+    return b"\r\n".join([*lines, b"", b"" if method == b"HEAD" else body])

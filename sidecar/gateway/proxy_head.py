@@ -1,0 +1,294 @@
+"""What of a message's head goes on through the proxy, and which requests it refuses. Pure: bytes in, bytes out.
+
+httptools (llhttp, strict) has already refused what is not HTTP/1: bare CR or LF, folded lines, spaces before colons,
+control characters, doubled or malformed lengths, a length beside chunks. What only a proxy must refuse is here.
+Source: RFC 9110 (7.6.1, which fields end here) and RFC 9112 (3.2 targets, 6.3 lengths).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from urllib.parse import unquote_to_bytes
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+TRACE_ID_HEADER = b"X-Observer-Trace-Id"
+VIA = b"x-observer-via"
+PROBE = b"x-observer-probe"
+_OURS = b"x-observer-"
+_OP_PREFIX = b"x-observer-op-"
+_HOP_BY_HOP = frozenset(
+    [b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"http2-settings"]
+)
+_REQUEST_SPECIAL = _HOP_BY_HOP | {b"host", b"content-length", b"traceparent", b"tracestate"}
+_RESPONSE_SPECIAL = _HOP_BY_HOP | {b"content-length", TRACE_ID_HEADER.lower()}
+_NO_TRAILER = _REQUEST_SPECIAL | {b"authorization", b"content-type", b"content-encoding", b"trailer", b"expect"}
+_FRAMING = frozenset([b"host", b"content-length", b"transfer-encoding"])
+_OPTIONAL_UPGRADES = frozenset([b"h2c", b"http/2.0"])  # offers that a server may pass over; others want an answer
+_MOST_KNOWN_HOSTS = 256
+_HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]@/\\\s]+))(?::\d*)?")
+
+
+class RefusedError(Exception):
+    """A request that goes no further: the *status* and *reason* of the answer, and *text* for who sent it."""
+
+    def __init__(self, status: int, reason: str, text: str) -> None:
+        super().__init__(status, reason, text)
+        self.status, self.reason, self.text = status, reason, text
+
+
+class RequestHead:
+    """A request's head: *lines* go on; *op_headers* are for the op alone; *headers* are all as they came."""
+
+    __slots__ = (
+        "chunked",
+        "close",
+        "has_body",
+        "headers",
+        "http10",
+        "lines",
+        "method",
+        "offers",
+        "op_headers",
+        "probe",
+        "target",
+        "traceparent",
+        "tracestate",
+    )
+
+    def __init__(self, method: bytes, target: bytes, headers: Headers, *, http10: bool, close: bool) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.http10 = http10
+        self.close = close or http10
+        self.lines: list[bytes] = []
+        self.chunked = self.has_body = self.probe = self.offers = False
+        self.traceparent: list[bytes] = []
+        self.tracestate: list[bytes] = []
+        self.op_headers: list[tuple[str, str]] = []
+
+    def to_send(self, trace_lines: Iterable[bytes]) -> bytes:
+        """The head as it goes to the gateway."""
+        first = b"%b %b HTTP/1.1" % (self.method, self.target)
+        framing = (b"Transfer-Encoding: chunked",) if self.chunked else ()
+        return b"\r\n".join([first, *self.lines, *trace_lines, *framing, b"", b""])
+
+    def without_offer(self) -> bytes:
+        """The head again, without its offer to speak another protocol; the parser then reads the body behind it."""
+        kept = [
+            b"%b: %b" % (name, value)
+            for name, value in self.headers
+            if name.lower() not in (b"upgrade", b"connection", b"http2-settings")
+        ]
+        connection = [b"Connection: close"] if self.close else []
+        return b"\r\n".join([b"%b %b HTTP/1.1" % (self.method, self.target), *kept, *connection, b"", b""])
+
+
+class ResponseHead:
+    """A response's head: *lines* go on; *length* in bytes if it said one."""
+
+    __slots__ = ("chunked", "headers", "length", "lines", "reason", "status")
+
+    def __init__(self, status: int, reason: bytes, headers: Headers) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.lines: list[bytes] = []
+        self.chunked = False
+        self.length: int | None = None
+
+    def to_send(self, more: Iterable[bytes]) -> bytes:
+        """The head as it goes to the agent, with the lines of *more*."""
+        return b"\r\n".join([b"HTTP/1.1 %d %b" % (self.status, self.reason), *self.lines, *more, b"", b""])
+
+
+class RequestRules:
+    """Reads request heads; *paths* are the prefixes that may be called (none: all), *instance* tells proxies apart."""
+
+    def __init__(
+        self, gateway_host: str, gateway_name: str, allowed_hosts: Iterable[str], paths: Iterable[str], instance: bytes
+    ) -> None:
+        self._host_line = b"Host: " + gateway_host.encode("idna" if not gateway_host.isascii() else "ascii")
+        names = {name.strip().lower() for name in allowed_hosts}
+        self._names = frozenset(filter(None, names | {"localhost", gateway_name.lower()}))
+        self._paths = tuple(path.strip().encode() for path in paths if path.strip())
+        self._instance = instance
+        self._known_hosts: set[bytes] = set()
+
+    def read(self, method: bytes, target: bytes, headers: Headers, *, version: str, keep_alive: bool) -> RequestHead:
+        """The head that goes on. Raises RefusedError."""
+        head = RequestHead(method, target, headers, http10=version == "1.0", close=not keep_alive)
+        if version not in ("1.0", "1.1"):
+            raise RefusedError(505, "HTTP Version Not Supported", "this proxy speaks HTTP/1.1")
+        self._check_target(method, target)
+        special: list[tuple[bytes, bytes]] = []
+        lines = [self._host_line]
+        for name, value in headers:
+            key = name.lower()
+            if key in _REQUEST_SPECIAL:
+                special.append((key, value))
+                if key == b"content-length":
+                    lines.append(b"%b: %b" % (name, value))
+            elif key.startswith(_OURS):
+                self._our_header(head, key, value, lines)
+            else:
+                lines.append(b"%b: %b" % (name, value))
+        head.lines = lines
+        self._apply(head, special)
+        head.lines.append(b"X-Observer-Via: " + self._instance)
+        return head
+
+    def _apply(self, head: RequestHead, special: list[tuple[bytes, bytes]]) -> None:
+        hosts: list[bytes] = []
+        upgrades: list[bytes] = []
+        nominated: list[bytes] = []
+        for key, value in special:
+            if key == b"host":
+                hosts.append(value)
+            elif key == b"content-length":
+                head.has_body = head.has_body or value.strip().strip(b"0") != b""
+            elif key == b"transfer-encoding":
+                _check_coding(head, value)
+            elif key == b"connection":
+                nominated += _tokens(value)
+            elif key == b"upgrade":
+                upgrades += _tokens(value)
+            elif key == b"te" and b"trailers" in _tokens(value):
+                head.lines.append(b"TE: trailers")
+            elif key == b"traceparent":
+                head.traceparent.append(value)
+            elif key == b"tracestate":
+                head.tracestate.append(value)
+        self._check_host(hosts, head)
+        _check_upgrade(head, upgrades, nominated)
+        _drop_nominated(head.lines, nominated)
+
+    def _our_header(self, head: RequestHead, key: bytes, value: bytes, lines: list[bytes]) -> None:
+        if key.startswith(_OP_PREFIX):
+            head.op_headers.append((key[len(_OP_PREFIX) :].decode("ascii"), _text(value)))
+            return
+        head.probe = head.probe or key == PROBE
+        if key == VIA and value.strip() == self._instance:
+            raise RefusedError(508, "Loop Detected", "GATEWAY_URL leads back to this proxy: point it at the gateway")
+        lines.append(b"%b: %b" % (key, value))
+
+    def _check_target(self, method: bytes, target: bytes) -> None:
+        if method == b"CONNECT":
+            raise RefusedError(501, "Not Implemented", "this proxy opens no tunnels: it reaches its one gateway only")
+        if not target.startswith(b"/") and not (target == b"*" and method == b"OPTIONS"):
+            raise RefusedError(400, "Bad Request", "the target must be a path: this proxy reaches its one gateway only")
+        if self._paths and not _is_under(target, self._paths):
+            raise RefusedError(403, "Forbidden", "this path is not in OBSERVER_PROXY_PATHS")
+
+    def _check_host(self, hosts: list[bytes], head: RequestHead) -> None:
+        if len(hosts) > 1 or (not hosts and not head.http10):
+            raise RefusedError(400, "Bad Request", "a request has one Host header")
+        if hosts and hosts[0] not in self._known_hosts:
+            if not self._is_known(hosts[0].strip()):
+                raise RefusedError(
+                    421, "Misdirected Request", "this Host is not served here: name it in OBSERVER_ALLOWED_HOSTS"
+                )
+            if len(self._known_hosts) < _MOST_KNOWN_HOSTS:
+                self._known_hosts.add(hosts[0])
+
+    def _is_known(self, host: bytes) -> bool:
+        found = _HOST.fullmatch(host)
+        if found is None:
+            return False
+        name = (found[1] or found[2]).decode("latin-1").lower().rstrip(".")
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name in self._names
+        return True
+
+
+def read_response(status: int, reason: bytes, headers: Headers) -> ResponseHead:
+    """The response head that goes on. Raises ValueError where its length is coded in a way that cannot go on."""
+    head = ResponseHead(status, reason, headers)
+    lines = head.lines
+    nominated: list[bytes] = []
+    for name, value in headers:
+        key = name.lower()
+        if key not in _RESPONSE_SPECIAL:
+            lines.append(b"%b: %b" % (name, value))
+        elif key == b"content-length":
+            head.length = int(value)
+            lines.append(b"%b: %b" % (name, value))
+        elif key == b"transfer-encoding":
+            if head.chunked or value.strip().lower() != b"chunked":
+                raise ValueError("its transfer coding is not chunked")
+            head.chunked = True
+        elif key == b"connection":
+            nominated += _tokens(value)
+    _drop_nominated(lines, nominated)
+    return head
+
+
+def trailer_lines(trailers: Headers) -> list[bytes]:
+    """The trailer fields that may go on: none that frames, routes or authenticates. Source: RFC 9110, 6.5.1."""
+    return [
+        b"%b: %b" % (name, value)
+        for name, value in trailers
+        if (key := name.lower()) not in _NO_TRAILER and not key.startswith(_OURS)
+    ]
+
+
+def header(headers: Headers, wanted: bytes) -> str:
+    """The first value of the field *wanted* (lower case), or ""."""
+    for name, value in headers:
+        if len(name) == len(wanted) and name.lower() == wanted:
+            return _text(value)
+    return ""
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.strip().decode()
+    except UnicodeDecodeError:
+        return value.strip().decode("latin-1")
+
+
+def _tokens(value: bytes) -> list[bytes]:
+    return [token for part in value.split(b",") if (token := part.split(b";")[0].strip().lower())]
+
+
+def _check_coding(head: RequestHead, value: bytes) -> None:
+    if head.http10:
+        raise RefusedError(400, "Bad Request", "HTTP/1.0 has no transfer codings")
+    if head.chunked or value.strip().lower() != b"chunked":
+        raise RefusedError(501, "Not Implemented", "of the transfer codings only chunked is understood here")
+    head.chunked = head.has_body = True
+
+
+def _check_upgrade(head: RequestHead, upgrades: list[bytes], nominated: list[bytes]) -> None:
+    if not upgrades or b"upgrade" not in nominated:
+        return  # without the connection option it means nothing, and ends here like any hop-by-hop field
+    if not _OPTIONAL_UPGRADES.issuperset(upgrades):
+        raise RefusedError(
+            501, "Not Implemented", "this proxy does not switch protocols (WebSocket): call the gateway itself"
+        )
+    head.offers = True
+
+
+def _drop_nominated(lines: list[bytes], nominated: list[bytes]) -> None:
+    """Remove the fields that `Connection` names; how a message is framed is not the sender's to hide."""
+    names = {*nominated} - _FRAMING - {b"keep-alive", b"close", b"upgrade", b"te"}
+    if names:
+        lines[:] = [line for line in lines if line.partition(b":")[0].lower() not in names]
+
+
+def _is_under(target: bytes, paths: tuple[bytes, ...]) -> bool:
+    """Whether *target* begins with one of *paths* and cannot be read as leading out of it."""
+    path = re.split(rb"[?#]", target, maxsplit=1)[0]
+    plain = unquote_to_bytes(unquote_to_bytes(path)).replace(b"\\", b"/")
+    if any(segment in (b".", b"..") for segment in plain.split(b"/")) or b"\0" in plain:
+        return False
+    return any(_has_prefix(path, prefix) and _has_prefix(plain, prefix) for prefix in paths)
+
+
+def _has_prefix(path: bytes, prefix: bytes) -> bool:
+    return path == prefix or path.startswith(prefix if prefix.endswith(b"/") else prefix + b"/")

@@ -1,0 +1,295 @@
+"""The proxy's side towards the gateway: connections that carry one exchange at a time and are used again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import httptools
+import structlog
+
+from sidecar.gateway.proxy_head import ResponseHead, read_response
+
+log = structlog.get_logger(__name__)
+
+_MOST_HEAD_BYTES = 256 * 1024
+_MOST_IDLE = 100
+_IDLE_S = 4.0  # common servers close an idle connection after 5 s: a request must not meet that
+
+
+class ResponseTaker(Protocol):
+    """Who waits for the response: an exchange."""
+
+    method: bytes
+
+    def interim(self, head: ResponseHead) -> None:
+        """A 1xx response."""
+
+    def response_head(self, head: ResponseHead, *, until_close: bool) -> None:
+        """The response begins; *until_close*: its body ends with the connection."""
+
+    def response_data(self, data: bytes) -> None:
+        """A piece of its body."""
+
+    def response_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
+        """It is whole; the connection may be used again only after `after_data`."""
+
+    def after_data(self) -> None:
+        """All of one read has been handed over."""
+
+    def upstream_lost(self, why: str, error_type: str) -> None:
+        """It will not be whole."""
+
+    def upstream_paused(self, paused: bool) -> None:
+        """The gateway reads more slowly than the request comes, or no longer."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to the gateway. Parses responses; httptools calls the `on_…` methods."""
+
+    def __init__(self, pool: UpstreamPool) -> None:
+        self._pool = pool
+        self.transport: asyncio.Transport | None = None
+        self.taker: ResponseTaker | None = None
+        self.reused = False
+        self.heard = False  # something of the response came
+        self.idle_since = 0.0
+        self._parser: Any = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._trailers: list[tuple[bytes, bytes]] = []
+        self._reason = b""
+        self._unheard_bytes = 0  # bytes that brought neither body nor the end of a message
+        self._in_body = self._interim = self._until_close = self._keep_alive = False
+        self._fault = ""
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
+        self._pool.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse and hand over."""
+        taker = self.taker
+        if taker is None:
+            self.abort()  # nobody asked
+            return
+        self.heard = True
+        self._unheard_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fault = "it switched protocols"
+        except httptools.HttpParserError as exc:
+            self._fault = self._fault or f"its answer is not HTTP/1.1: {exc}"
+        if self._unheard_bytes > _MOST_HEAD_BYTES:
+            self._fault = self._fault or "the head of its answer is too large"
+        if self._fault:
+            self._lost(self._fault)
+        taker.after_data()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end of a body that has no other, or of hope."""
+        self._pool.forget(self)
+        if self.taker is not None and self._in_body and self._until_close and exc is None:
+            taker = self.taker
+            self.taker = None
+            taker.response_end([])
+            taker.after_data()
+        else:
+            self._lost(str(exc) if exc else "it closed the connection")
+        self._parser = None  # it holds our methods: a cycle
+
+    def pause_writing(self) -> None:
+        """The gateway reads slowly."""
+        if self.taker is not None:
+            self.taker.upstream_paused(True)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        if self.taker is not None:
+            self.taker.upstream_paused(False)
+
+    # -- for the exchange
+
+    def carry(self, taker: ResponseTaker) -> None:
+        """From now on the responses are for *taker*."""
+        self.taker = taker
+        self.heard = False
+        self._begin_head()
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+
+    def abort(self) -> None:
+        """Hang up at once: the gateway notices that nobody wants its answer."""
+        self.taker = None
+        self._pool.forget(self)
+        if self.transport is not None:
+            self.transport.abort()
+
+    # -- httptools
+
+    def on_status(self, reason: bytes) -> None:
+        """A piece of the reason phrase."""
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field of the head or, behind the body, of the trailer."""
+        if not self._in_body:
+            self._headers.append((name, value))
+        elif len(self._trailers) < 100:
+            self._trailers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: hand it over."""
+        taker = self.taker
+        if taker is None or self._fault:
+            return
+        status = self._parser.get_status_code()
+        try:
+            head = read_response(status, self._reason, self._headers)
+        except ValueError as exc:
+            self._fault = str(exc)
+            return
+        self._interim = 100 <= status < 200
+        if self._interim:
+            if status == 101:
+                self._fault = "it switched protocols, unasked"
+            else:
+                taker.interim(head)
+            return
+        self._in_body = True
+        self._keep_alive = self._parser.should_keep_alive()
+        bodiless = taker.method == b"HEAD" or status in (204, 304)
+        self._until_close = not (bodiless or head.chunked or head.length is not None)
+        taker.response_head(head, until_close=self._until_close)
+        if taker.method == b"HEAD":
+            self._parser_is_behind()
+            self._end()
+
+    def on_message_begin(self) -> None:
+        """A response begins."""
+        if self.taker is None:
+            self._keep_alive = False  # more than was asked for: what comes next cannot be told apart
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body."""
+        self._unheard_bytes = 0
+        if self.taker is not None and not self._fault:
+            self.taker.response_data(data)
+        else:
+            self._keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """The response is whole."""
+        self._unheard_bytes = 0
+        if self._interim:
+            self._begin_head()
+        elif self._in_body and not self._fault:
+            self._end()
+
+    def _begin_head(self) -> None:
+        self._headers, self._trailers, self._reason = [], [], b""
+        self._in_body = self._interim = self._until_close = False
+        self._unheard_bytes = 0
+
+    def _parser_is_behind(self) -> None:
+        """It waits for the body that a HEAD's answer announces and does not have: the next gets a new one."""
+        self._parser = None
+
+    def _end(self) -> None:
+        taker, self.taker = self.taker, None
+        self._in_body = False
+        if taker is not None:
+            taker.response_end(self._trailers)
+
+    def settle(self, *, request_whole: bool) -> None:
+        """The exchange is over: keep the connection for the next, if both sides are where they should be."""
+        if request_whole and self._keep_alive and not self._fault and self.transport is not None:
+            self._pool.give_back(self)
+        else:
+            self.abort()
+
+    def _lost(self, why: str) -> None:
+        taker, self.taker = self.taker, None
+        self._pool.forget(self)
+        if self.transport is not None:
+            self.transport.abort()
+        if taker is not None:
+            taker.upstream_lost(why, "RemoteProtocolError")
+
+
+class UpstreamPool:
+    """Connections to *host*:*port*; the one used last is used next."""
+
+    def __init__(self, host: str, port: int, *, tls: bool, connect_timeout_s: float, now: Callable[[], float]) -> None:
+        self._host = host
+        self._port = port
+        self._tls = tls
+        self._connect_timeout_s = connect_timeout_s
+        self._now = now
+        self._context: ssl.SSLContext | None = None
+        self._idle: list[UpstreamConnection] = []
+        self._open: set[UpstreamConnection] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self) -> None:
+        """Get ready for TLS, where the gateway speaks it."""
+        self._context = ssl.create_default_context() if self._tls else None
+
+    def take(self) -> UpstreamConnection | None:
+        """A connection that is there and idle, or None."""
+        while self._idle:
+            connection = self._idle.pop()
+            fresh = self._now() - connection.idle_since < _IDLE_S
+            if fresh and connection.transport is not None and not connection.transport.is_closing():
+                connection.reused = True
+                return connection
+            connection.abort()
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """A new connection. Raises OSError, TimeoutError."""
+        connection = UpstreamConnection(self)
+        loop = asyncio.get_running_loop()
+        name = self._host if self._context is not None else None
+        async with asyncio.timeout(self._connect_timeout_s):
+            await loop.create_connection(
+                lambda: connection, self._host, self._port, ssl=self._context, server_hostname=name
+            )
+        return connection
+
+    def opened(self, connection: UpstreamConnection) -> None:
+        """*connection* is there."""
+        self._open.add(connection)
+
+    def give_back(self, connection: UpstreamConnection) -> None:
+        """*connection* may carry the next exchange."""
+        connection.idle_since = self._now()
+        if len(self._idle) < _MOST_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """*connection* is no more."""
+        self._open.discard(connection)
+        with contextlib.suppress(ValueError):
+            self._idle.remove(connection)
+
+    def sweep(self) -> None:
+        """Close what has been idle for too long."""
+        limit = self._now() - _IDLE_S
+        for connection in [each for each in self._idle if each.idle_since < limit]:
+            connection.abort()
+
+    def close(self) -> None:
+        """Hang up on all of them."""
+        for connection in list(self._open):
+            connection.abort()

@@ -1,0 +1,63 @@
+"""Route templates: paths with what varies folded, so that calls of one kind share an endpoint, and few exist."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+_MOST_NAMES = 1000
+_MOST_SEGMENTS = 16
+_MOST_SEGMENT = 64  # characters
+_ID = "{id}"
+_MORE = "{more}"
+_VARIES = re.compile(
+    r"[+-]?\d[\d.,:_-]*"  # numbers, dates, versions without a letter
+    r"|(?:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12})"
+    r"|(?=[0-9a-fA-F]*\d)[0-9a-fA-F]{8,}"
+    r"|\d{4}-\d\d-\d\dT.*"
+    r"|(?=.*\d)[A-Za-z0-9_~.=-]{20,}"  # long, with a digit
+    r"|[A-Za-z]{1,12}[_-]?\d{3,}"  # HAT030, gift_card is kept, order_4711 and W2378156 are not
+    r"|(?:[A-Za-z]{1,12}_){1,3}\d{3,}"
+    r"|.*@.*"
+)
+
+
+class Templates:
+    """Gives paths their template. At most *most* names come out of it; later ones share coarser ones."""
+
+    def __init__(self, most: int = _MOST_NAMES) -> None:
+        self._most = most
+        self._known: set[str] = set()
+
+    def of(self, target: bytes) -> str:
+        """The template of a request's raw *target*."""
+        template = _folded(re.split(rb"[?#]", target, maxsplit=1)[0])
+        return self.bounded(template)
+
+    def bounded(self, name: str) -> str:
+        """*name*, or where too many are known already what it begins with, or `/{more}`."""
+        if name in self._known:
+            return name
+        if len(self._known) < self._most:
+            self._known.add(name)
+            return name
+        first = "/".join(name.split("/", 2)[:2])
+        coarse = f"{first}/{_MORE}"
+        if coarse in self._known or (first in self._known and len(self._known) < self._most * 2):
+            self._known.add(coarse)
+            return coarse
+        return f"/{_MORE}"
+
+
+@lru_cache(maxsize=1024)
+def _folded(path: bytes) -> str:
+    segments = path.decode("latin-1").split("/")
+    if len(segments) > _MOST_SEGMENTS:
+        segments = [*segments[:_MOST_SEGMENTS], _MORE]
+    return "/".join(_segment(segment) for segment in segments)
+
+
+def _segment(segment: str) -> str:
+    if len(segment) > _MOST_SEGMENT or _VARIES.fullmatch(segment):
+        return _ID if segment != "{more}" else segment
+    return segment

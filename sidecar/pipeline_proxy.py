@@ -1,0 +1,93 @@
+"""Builds the gateway proxy. Part of the pipeline, apart only for length."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from sidecar.errors import SettingsError
+from sidecar.gateway.gateway_proxy import GatewayProxy
+from sidecar.gateway.proxy_exchange import ProxyLimits
+from sidecar.settings import Settings, is_loopback
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
+    from sidecar.normalize import Normalizer
+    from sidecar.pipeline import Observer
+    from sidecar.protocols import Clock
+
+_KEEP_ALIVE_S = 300.0  # longer than clients keep theirs: who closes first should not be us
+
+
+def gateway_proxy(settings: Settings, tracer: Tracer, normalizer: Normalizer, clock: Clock) -> GatewayProxy | None:
+    """The proxy as *settings* wish it, None where they wish none. Raises SettingsError."""
+    if settings.proxy_port < 0:
+        return None
+    _check_exposure(settings)
+    _check_gateway(settings)
+    return GatewayProxy(
+        settings.gateway_url,
+        tracer,
+        normalizer,
+        clock,
+        host=settings.proxy_host,
+        port=settings.proxy_port,
+        limits=ProxyLimits(
+            head_s=settings.body_timeout,
+            first_byte_s=settings.proxy_first_byte_timeout,
+            idle_s=settings.proxy_idle_timeout,
+            keep_alive_s=_KEEP_ALIVE_S,
+        ),
+        connect_timeout_s=settings.proxy_connect_timeout,
+        grace_s=settings.grace,
+        allowed_hosts=settings.allowed_hosts.split(","),
+        paths=settings.proxy_paths.split(","),
+    )
+
+
+def register(observer: Observer) -> None:
+    """Make the proxy's counters metrics."""
+    proxy = observer.proxy
+    if proxy is None:
+        return
+    count, level, recorder, agents = (
+        observer.metrics.observe_count,
+        observer.metrics.observe_level,
+        proxy.recorder,
+        proxy.agents,
+    )
+    count("observer.proxy.calls", "{call}", "Calls that went through the proxy", lambda: recorder.calls)
+    count("observer.proxy.failures", "{call}", "Those that failed", lambda: recorder.failures)
+    count("observer.proxy.unread", "{call}", "Recorded without a look into them", lambda: recorder.unread)
+    count(
+        "observer.proxy.uncaptured", "{body}", "Bodies too many to be kept for a look", lambda: recorder.budget.refused
+    )
+    count("observer.proxy.refused", "{request}", "Refused by the proxy itself", lambda: dict(agents.refused), "status")
+    level("observer.proxy.agents", "{connection}", "Open connections of agents", lambda: len(agents.connections))
+    level("observer.proxy.upstream", "{connection}", "Open ones to the gateway", lambda: proxy.upstream_connections)
+
+
+def _check_exposure(settings: Settings) -> None:
+    if not is_loopback(settings.proxy_host) and not settings.proxy_expose:
+        raise SettingsError(
+            f"OBSERVER_PROXY_HOST={settings.proxy_host} would let anyone on the network reach the gateway",
+            "it is not a loopback address, and calls through the proxy need no token of ours",
+            "Set OBSERVER_PROXY_EXPOSE=true if that is what you want, and OBSERVER_PROXY_PATHS to what may be called",
+        )
+
+
+def _check_gateway(settings: Settings) -> None:
+    """A gateway that is one of our own doors would be called by itself, without end."""
+    parts = urlsplit(settings.gateway_url)
+    host = (parts.hostname or "").lower()
+    ours = is_loopback(host) or host in (settings.proxy_host, settings.host)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    own = {"OBSERVER_PROXY_PORT": settings.proxy_port, "OBSERVER_PORT": settings.port}
+    for name, number in own.items():
+        if ours and port == number:
+            raise SettingsError(
+                f"GATEWAY_URL is the observer itself ({name}={number})",
+                "the proxy would call itself",
+                "Point GATEWAY_URL at the gateway, and the agents at the proxy",
+            )
