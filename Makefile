@@ -5,8 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
+ROUNDS ?= 16
+SEED ?= 0
+MINUTES ?= 2
 
-.PHONY: demo test check lint types unit coverage test-reference fuzz bench peers test-peers proto lock clean
+.PHONY: demo test check lint types unit coverage test-reference fuzz fuzz-otlp crash soak bench bench-proxy peers test-peers proto lock clean
 
 demo: $(READY)  ## a small gateway, agents and the observer beside them; ARGS="--seconds 30" ends by itself
 	$(BIN)/observer demo $(ARGS)
@@ -38,12 +41,25 @@ peers:  ## build the real Collector and Jaeger for `make test-peers`: about 6 mi
 test-peers: $(READY) peers  ## against the real Collector and Jaeger
 	$(BIN)/pytest -q tests/peers $(ARGS)
 
+fuzz-otlp: $(READY)  ## broken OTLP and gRPC against a running observer; ARGS="--minutes 10"
+	$(BIN)/python -m tests.fuzz_otlp $(ARGS)
+
 coverage: $(READY)
 	$(BIN)/coverage erase
 	$(BIN)/pytest -q -n 2 --cov --cov-report=term:skip-covered $(ARGS)
 
+crash: $(READY)  ## rounds of faults under load, judged by an oracle; ROUNDS=n, SEED=s plays one again
+	$(BIN)/python -m tests.crash --rounds $(ROUNDS) --seed $(SEED)
+
+soak: $(READY)  ## 1,000 events a second for MINUTES: memory, threads, descriptors and files must not grow
+	$(BIN)/python -m tests.crash.soak --minutes $(MINUTES) $(ARGS)
+
 bench: $(READY)  ## throughput, latency, memory and start time, as a table and benchmarks/results.json
 	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks.proxy
+
+bench-proxy: $(READY)  ## calls through the proxy against direct ones, also while the observer is in trouble
+	$(BIN)/python -m benchmarks.proxy $(ARGS)
 
 proto: $(READY)  ## generate sidecar/pb from proto/
 	$(BIN)/python proto/generate.py

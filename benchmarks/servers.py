@@ -71,6 +71,8 @@ def observer_program(gateway_url: str) -> Program:
             "LAKEHOUSE_URL": gateway_url,
             "OBSERVER_PORT": str(port),
             "OBSERVER_HEALTH_PORT": "0",
+            "OBSERVER_GRPC_PORT": "0",
+            "OBSERVER_PROXY_PORT": "0",
             "OBSERVER_DATA_DIR": str(folder / "data"),
             "OVERSEER_CORRECTIONS_PATH": str(folder / "corrections.jsonl"),
         }

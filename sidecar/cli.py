@@ -1,4 +1,4 @@
-"""The command line: `observer run | demo | stats | tail | outbox | doctor`.
+"""The command line: `observer run | demo | stats | tail | outbox | replay | forget | doctor`.
 
 The environment is read here and nowhere else. Each command's module is imported when it is called, so that `--help`
 and the small commands stay quick. Exit status: 0 well, 1 failed, 64 wrong settings or flags, 130 interrupted.
@@ -39,6 +39,8 @@ _COMMANDS = {
     "stats": ("sidecar.commands.stats", "print what a running observer has counted"),
     "tail": ("sidecar.commands.tail", "follow the operations that a running observer sees"),
     "outbox": ("sidecar.commands.outbox", "see, repeat or give up the posts that the gateway has not taken"),
+    "replay": ("sidecar.commands.replay", "make everything that is derived again, from the journals"),
+    "forget": ("sidecar.commands.forget", "remove what a staffer did from the journals and all that is derived"),
     "doctor": ("sidecar.commands.doctor", "check everything an observer needs, and say what to do"),
 }
 
@@ -133,6 +135,8 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     _add_stats(words["stats"])
     _add_tail(words["tail"])
     _add_outbox(words["outbox"])
+    _add_replay(words["replay"])
+    _add_forget(words["forget"])
     return parser, words
 
 
@@ -186,6 +190,21 @@ def _add_outbox(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="the observer's folder [OBSERVER_DATA_DIR]")
     parser.add_argument("--json", action="store_true", help="print one JSON array instead of lines")
     parser.epilog = "Works beside a running observer, which notices within seconds, and without one."
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", metavar="DIR", help="the observer's folder [OBSERVER_DATA_DIR]")
+    parser.add_argument("--dump", metavar="FILE", help="write the derived state there as JSON, to be compared")
+    parser.epilog = (
+        "Stop the observer first. Asks no model, posts nothing; the outbox stays as it is.\n"
+        "The same journals give the same state."
+    )
+
+
+def _add_forget(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--staffer", required=True, metavar="ID", help="the `staffer_id` of the one to forget")
+    parser.add_argument("--data-dir", metavar="DIR", help="the observer's folder [OBSERVER_DATA_DIR]")
+    parser.epilog = "Stop the observer first. If it is interrupted, running it again finishes the work."
 
 
 def _whole(most: int) -> Callable[[str], int]:

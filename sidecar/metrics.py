@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricReader, MetricsData
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -25,9 +26,9 @@ class OwnMetrics:
 
     def __init__(self, resource: Resource) -> None:
         self._registry = CollectorRegistry()
-        self._provider = MeterProvider(
-            [PrometheusMetricReader(registry=self._registry)], resource=resource, shutdown_on_exit=False
-        )
+        self._pulled = InMemoryMetricReader()  # holds nothing between two readings: nobody pushes into it
+        readers: list[MetricReader] = [PrometheusMetricReader(registry=self._registry), self._pulled]
+        self._provider = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
         self._meter = self._provider.get_meter("lakehouse-observer")
 
     def observe_count(self, name: str, unit: str, text: str, read: Reading, label: str = "") -> None:
@@ -41,6 +42,10 @@ class OwnMetrics:
     def render(self) -> bytes:
         """Prometheus text of all of them now."""
         return generate_latest(self._registry)
+
+    def read(self) -> MetricsData | None:
+        """All of them now, as the SDK's data."""
+        return self._pulled.get_metrics_data()
 
     def shutdown(self) -> None:
         """Give the readers back."""

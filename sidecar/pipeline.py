@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 import msgspec
@@ -27,7 +27,6 @@ from sidecar.analysis.playbook_consolidator import PlaybookConsolidator
 from sidecar.analysis.success_book import SuccessBook
 from sidecar.clock import SystemClock
 from sidecar.errors import StartError
-from sidecar.export.otlp_exporter import SpanExport, span_exporter
 from sidecar.export.outbox import Outbox
 from sidecar.gateway.gateway_log import HttpGatewayLog
 from sidecar.gateway.observed_gateway import ObservedGateway
@@ -37,6 +36,9 @@ from sidecar.metrics import OwnMetrics
 from sidecar.model import Decision, ObservedOp
 from sidecar.normalize import Normalizer
 from sidecar.pipeline_doors import health_routes, http_routes
+from sidecar.pipeline_otlp import OtlpDoors
+from sidecar.pipeline_proxy import gateway_proxy
+from sidecar.pipeline_stages import Closing, Together
 from sidecar.protocols import Clock, JournalFile, Stage
 from sidecar.receivers.bodies import ByteBudget
 from sidecar.receivers.corrections_tailer import CorrectionsTailer
@@ -46,21 +48,26 @@ from sidecar.receivers.http_app import create_app
 from sidecar.receivers.http_receiver import HttpReceiver, tls_context
 from sidecar.receivers.tokens import TokenStore
 from sidecar.redaction import Redactor
-from sidecar.settings import Settings
+from sidecar.settings import Settings, segment_bytes
 from sidecar.spans.provider import export_sampler, our_resource, our_version, tracer_provider
 from sidecar.spans.recorder import SCOPE_NAME, OpRecorder
 from sidecar.spans.span_processor import OpSpanProcessor
 from sidecar.store.checkpoint import Checkpoint
 from sidecar.store.commit_log import CommitLog
-from sidecar.store.decisions import Decisions, Nowhere
+from sidecar.store.decisions import DecisionHandlers, Decisions
 from sidecar.store.duplicates import Duplicates
 from sidecar.store.fan_out import FanOut
 from sidecar.store.feed import OpFeed
 from sidecar.store.folder_lock import FolderLock
 from sidecar.store.journal_file import AppendFile
 from sidecar.store.outbox_table import OutboxTable
+from sidecar.store.retention import BoundedJournal, Retention
 from sidecar.store.ring import OpRing
 from sidecar.store.state import StateStore
+
+if TYPE_CHECKING:
+    from sidecar.export.metric_export import MetricExport
+    from sidecar.pipeline_export import Export
 
 log = structlog.get_logger(__name__)
 
@@ -68,23 +75,7 @@ _encode = msgspec.json.Encoder().encode
 _PENDING_BYTES = 32 * 2**20  # what a journal holds in memory while the disk is slow
 _CONSOLIDATE_EVERY = 5
 _STEP_TIMEOUT_S = 60.0
-
-
-class _Closing:
-    """A stage that only closes something at stop."""
-
-    def __init__(self, name: str, close: Any) -> None:
-        self.name = name
-        self._close = close
-
-    async def start(self, _tasks: asyncio.TaskGroup) -> None:
-        """Nothing to open."""
-
-    async def stop(self) -> None:
-        """Close it."""
-        result = self._close()
-        if result is not None:
-            await result
+_SEGMENTS_AN_AGE = 16  # so finely journals are dropped by age
 
 
 class Observer:
@@ -103,7 +94,7 @@ class Observer:
         open_file: Any = AppendFile,
     ) -> None:
         self._settings = settings
-        self._clock = clock or SystemClock()
+        self.clock = self._clock = clock or SystemClock()
         self._open_file = open_file
         self._data_dir = Path(settings.data_dir)
         self._ready = False
@@ -184,7 +175,7 @@ class Observer:
         self.settled = FanOut(self.ring, [self.feed, self.incidents, self.successes, self.duplicates])
         self.ops_log: CommitLog[ObservedOp] = CommitLog(
             "ops",
-            self._file("ops.jsonl"),
+            self._file("ops.jsonl", settings.shares.ops),
             _encode,
             self.settled,
             clock,
@@ -192,11 +183,12 @@ class Observer:
             sync_every_s=settings.fsync_every_s,
             commit_timeout_s=settings.commit_timeout,
         )
+        self.decided = DecisionHandlers()
         self.decisions_log: CommitLog[Decision] = CommitLog(
             "decisions",
-            self._file("decisions.jsonl"),
+            self._file("decisions.jsonl", settings.shares.decisions),
             _encode,
-            Nowhere(),
+            self.decided,
             clock,
             max_bytes=_PENDING_BYTES,
             sync_every_s=settings.fsync_every_s,
@@ -204,9 +196,15 @@ class Observer:
         )
         self.decisions = Decisions(self.decisions_log, clock)
 
-    def _file(self, name: str) -> Any:
+    def _file(self, name: str, share: int) -> Any:
+        options: dict[str, Any] = {}
+        if self._open_file is AppendFile:  # what a test puts in its place takes a path, no more
+            age_s = self._settings.retention_s
+            options["segment_bytes"] = segment_bytes(share)
+            options["segment_age_s"] = age_s / _SEGMENTS_AN_AGE if age_s is not None else None
+
         def open_journal() -> JournalFile:
-            file: JournalFile = self._open_file(self._data_dir / name)
+            file: JournalFile = self._open_file(self._data_dir / name, **options)
             return file
 
         return open_journal
@@ -216,18 +214,22 @@ class Observer:
         self.op_processor = OpSpanProcessor(self.ops_log)
         processors = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]  # the SDK's is not annotated
         processors.add_span_processor(self.op_processor)
-        self.export: SpanExport | None = None
-        if settings.export_endpoint:
-            whole_path = bool(settings.otlp_traces_endpoint)
-            exporter = span_exporter(settings.export_endpoint, settings.export_protocol, whole_path=whole_path)
-            self.export = SpanExport(exporter, settings.grace / 4)
-            processors.add_span_processor(self.export)
         resource = our_resource(settings.service_name, env)
+        self.metrics = OwnMetrics(resource)
+        self.export: Export | None = None
+        self.metric_export: MetricExport | None = None
+        if settings.export_endpoint or settings.metrics_endpoint:
+            from sidecar import pipeline_export  # noqa: PLC0415 - gRPC alone takes 10 MiB and 0.2 s
+
+            if settings.export_endpoint:
+                self.export = pipeline_export.Export(settings, resource, self._data_dir, self.ops_log, self._clock)
+                processors.add_span_processor(self.export.processor)
+            if settings.metrics_endpoint:
+                self.metric_export = pipeline_export.metric_export(settings, self.metrics, self._clock)
         sampler = export_sampler(settings.traces_sampler, settings.traces_sampler_arg)
         self._provider = tracer_provider(resource, sampler, processors)
         self._tracer = self._provider.get_tracer(SCOPE_NAME, our_version())
         self.recorder = OpRecorder(self._provider)
-        self.metrics = OwnMetrics(resource)
 
     def _build_gateway(self) -> None:
         settings = self._settings
@@ -244,6 +246,7 @@ class Observer:
             self._clock,
             timeout_s=settings.gateway_timeout,
         )
+        self.proxy = gateway_proxy(settings, self._tracer, self.normalizer, self._clock)
 
     def _build_analysis(self) -> None:
         settings, clock = self._settings, self._clock
@@ -276,6 +279,8 @@ class Observer:
             self.ring.failures_like,
         )
         self.settled.add(self.corrections)
+        self.decided.add("diagnosis", self.analyzer.apply)
+        self.decided.add("playbook", self.consolidator.apply)
         self.checkpoint = Checkpoint(
             state,
             self.ring,
@@ -284,15 +289,26 @@ class Observer:
             decisions_path=self._data_dir / "decisions.jsonl",
             decisions_position=self.decisions_log,
             derived={"incidents": self.incidents, "successes": self.successes, "seen_ids": self.duplicates},
-            on_decision={"diagnosis": self.analyzer.restore, "playbook": self.consolidator.restore},
+            decided=self.decided,
             corrections=self.corrections,
             correction_source=CORRECTION,
+            before_save=self.outbox.catch_up,  # behind a checkpoint, the journal brings no post back
         )
+        self.retention = Retention(
+            state,
+            self.checkpoint.save,
+            clock,
+            ops=BoundedJournal("ops", self._data_dir / "ops.jsonl", settings.shares.ops),
+            decisions=BoundedJournal("decisions", self._data_dir / "decisions.jsonl", settings.shares.decisions),
+            max_age_s=settings.retention_s,
+        )
+        if self.export is not None:
+            self.retention.journals[0].followers.append(self.export.source)
         steps = [
             Step("tail", 1, self._tail, _STEP_TIMEOUT_S),
             Step("analyse", 1, self.analyzer.analyze, settings.model_timeout + _STEP_TIMEOUT_S),
             Step("consolidate", _CONSOLIDATE_EVERY, self.consolidator.consolidate, _STEP_TIMEOUT_S),
-            Step("save", 1, self._save, _STEP_TIMEOUT_S),
+            Step("save", 1, self.checkpoint.save, _STEP_TIMEOUT_S),
         ]
         self.cycle = CycleLoop(steps, self._cycle_counts, self._tracer, clock, settings.cycle)
 
@@ -300,10 +316,6 @@ class Observer:
         pulled = await self.corrections.tail()
         if pulled:
             log.info("corrections.pulled", corrections=pulled)
-
-    async def _save(self) -> None:
-        await self.outbox.catch_up()  # behind a checkpoint, the journal brings no post back
-        await self.checkpoint.save()
 
     def _cycle_counts(self) -> dict[str, int]:
         ring = self.ring
@@ -320,7 +332,9 @@ class Observer:
         settings, clock = self._settings, self._clock
         self.budget = ByteBudget(settings.inflight_bytes)
         self.intake = EventIntake(self.recorder, self.normalizer, clock, self.ring.__len__, self.duplicates)
-        self.guard = Guard(TokenStore(settings.token, settings.token_file, clock), settings.allowed_hosts.split(","))
+        self.tokens = TokenStore(settings.token, settings.token_file, clock)
+        self.guard = Guard(self.tokens, settings.allowed_hosts.split(","))
+        self.otlp = OtlpDoors(self, settings, self._provider)
         pipeline_metrics.register(self)
         self._http = HttpReceiver(
             "http",
@@ -342,20 +356,28 @@ class Observer:
 
     def _stages(self) -> list[Stage]:
         """In flow order: started from the last to the first, stopped from the first to the last."""
-        stages: list[Stage] = [
-            _Closing("feed", self.feed.close),
+        export = self.export
+        sent: list[Stage] = [*(export.lanes if export is not None else ())]
+        if self.metric_export is not None:
+            sent.append(self.metric_export)
+        return [
+            Closing("feed", self.feed.close),
+            *self.otlp.stages,
             self._http,
+            *([self.proxy] if self.proxy is not None else ()),
             self.cycle,
-            _Closing("corrections", self.corrections.close),
+            Closing("corrections", self.corrections.close),
+            self.retention,
             self.outbox,
             self.checkpoint,
+            *([export.begins] if export is not None else ()),
             self.ops_log,
             self.decisions_log,
-            _Closing("client", self._close_clients),
+            Closing("client", self._close_clients),
+            *([export.spool_log] if export is not None else ()),
+            Together("export", sent),
+            self._health,
         ]
-        if self.export is not None:
-            stages.append(self.export)
-        return [*stages, self._health]
 
     async def _close_clients(self) -> None:
         await self._client.aclose()

@@ -38,6 +38,7 @@ def http_routes(observer: Observer) -> dict[str, object]:
         "/playbooks": ListResource("playbooks", observer.consolidator.entries, "playbook_id"),
         "/metrics": TextResource(observer.metrics.content_type, observer.metrics.render, "read"),
         "/openapi.json": TextResource("application/json", lambda: description, None),
+        **observer.otlp.routes,
     }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sidecar import pipeline_otlp, pipeline_proxy
+
 _SOURCES = ("mcp", "scenario", "langfuse", "overseer_correction", "otlp")
 
 if TYPE_CHECKING:
@@ -18,7 +20,10 @@ def register(observer: Observer) -> None:
     """Make every counter of *observer* an instrument of its own metrics."""
     _register_intake(observer)
     _register_journals(observer)
+    _register_export(observer)
     _register_analysis(observer)
+    pipeline_proxy.register(observer)
+    pipeline_otlp.register(observer)
 
 
 def _by_source(counts: Mapping[str, int]) -> dict[str, int]:
@@ -37,9 +42,15 @@ def losses(observer: Observer) -> dict[str, int]:
         "consumer_failed": observer.settled.failures + observer.ops_log.downstream_errors,
         "watcher_slow": observer.feed.missed,
         "journal_damaged": observer.checkpoint.damaged,
+        "decision_not_applied": observer.decided.failures,
         "export_evicted": export.evicted if export is not None else 0,
-        "export_failed": export.failed if export is not None else 0,
+        "export_failed": sum(export.failed.values()) if export is not None else 0,
+        "export_unreadable": export.source.unreadable if export is not None else 0,
+        "span_not_encoded": (export.processor.lost if export is not None else 0) + observer.op_processor.unnoted,
+        "spool_full": export.door.refused if export is not None else 0,
+        "spool_damaged": export.spool.damaged if export is not None else 0,
         "post_lost": observer.outbox.lost,
+        "proxied_call": observer.proxy.recorder.lost if observer.proxy is not None else 0,
         "correction_rejected": observer.corrections.rejected,
         "saved_row_unusable": observer.incidents.unusable + observer.successes.unusable + observer.duplicates.unusable,
         "op_not_analysed": observer.incidents.not_counted + observer.successes.not_counted,
@@ -61,7 +72,7 @@ def _register_intake(observer: Observer) -> None:
         lambda: {
             "invalid": intake.invalid,
             "conflict": intake.conflicts,
-            "forbidden": observer.guard.refused,
+            "forbidden": observer.guard.refused + observer.otlp.refused,
             "overload": budget.refused,
         },
         "reason",
@@ -104,6 +115,18 @@ def _register_journals(observer: Observer) -> None:
         lambda: {k: v.write_errors + v.sync_errors for k, v in logs.items()},
         label,
     )
+    kept = observer.retention.journals
+    level("observer.journal.kept", "By", "On disk", lambda: {each.name: each.bytes for each in kept}, label)
+    level("observer.journal.segments", "{file}", "On disk", lambda: {each.name: each.segments for each in kept}, label)
+    count(
+        "observer.journal.dropped",
+        "{file}",
+        "Segments that went, by size or age; what they held stays counted",
+        lambda: {each.name: each.dropped for each in kept},
+        label,
+    )
+    count("observer.journal.damaged", "{record}", "Could not be read back", lambda: observer.checkpoint.damaged)
+    count("observer.retention.failures", "{look}", "Bounds not enforced yet", lambda: observer.retention.failures)
     level(
         "observer.journal.pending",
         "By",
@@ -111,10 +134,36 @@ def _register_journals(observer: Observer) -> None:
         lambda: {k: v.pending_bytes for k, v in logs.items()},
         label,
     )
-    export = observer.export
-    if export is not None:
-        count("observer.export.spans", "{span}", "Exported", lambda: export.exported)
-        level("observer.export.queued", "{span}", "Waiting to be exported", lambda: export.queued)
+
+
+def _register_export(observer: Observer) -> None:
+    count, level, export = observer.metrics.observe_count, observer.metrics.observe_level, observer.export
+    if export is None:
+        return
+    door, ops, spool = export.door, observer.op_processor, export.spool
+    count(
+        "observer.export.accepted",
+        "{span}",
+        "Spans to be exported",
+        lambda: {"journal": ops.accepted, "spool": door.accepted},
+        "from",
+    )
+    count("observer.export.spans", "{span}", "Exported", lambda: export.exported)
+    count("observer.export.failed", "{span}", "Refused for good, by cause", lambda: export.failed, "cause")
+    count(
+        "observer.export.evicted",
+        "{span}",
+        "Removed by a bound of the disk before they were exported",
+        lambda: {"journal": export.source.evicted, "spool": spool.evicted},
+        "from",
+    )
+    count("observer.export.evicted.size", "By", "The same of the spool, in bytes", lambda: spool.evicted_bytes)
+    count("observer.export.requests", "{request}", "Sent", lambda: sum(lane.requests for lane in export.lanes))
+    count(
+        "observer.export.retries", "{request}", "To be sent again", lambda: sum(lane.retries for lane in export.lanes)
+    )
+    level("observer.export.waiting", "By", "On disk, not exported yet", lambda: export.waiting_bytes, "from")
+    level("observer.spool.size", "By", "The spool on disk", lambda: spool.held_bytes)
 
 
 def _register_analysis(observer: Observer) -> None:

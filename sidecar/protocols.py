@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from sidecar.model import ObservedOp, OutboxLook, Post, PostOutcome, SpanRef
+
+if TYPE_CHECKING:
+    from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 
 class Clock(Protocol):
@@ -55,6 +58,54 @@ class Recorder(Protocol):
         self, op: ObservedOp, *, traceparent: str = "", tracestate: str = "", linked: Sequence[SpanRef] = ()
     ) -> Receipt | None:
         """The receipt of *op*, or None if a bound was reached and it was not taken."""
+        ...
+
+
+class SpanReader(Protocol):
+    """Finds the operations among received spans. Real one: `spans.conventions`."""
+
+    def ops_of(self, resource_spans: ResourceSpans) -> Iterable[ObservedOp | None]:
+        """The ops that these spans are, in the normal form, with the spans' own ids; in order, made one by one.
+
+        None may stand for a span that is no op: whoever iterates lets other tasks run in between.
+        """
+        ...
+
+
+class SpanWitness(Protocol):
+    """Records an op whose span exists already, elsewhere. Real one: `spans.received`."""
+
+    def witness(self, op: ObservedOp) -> Receipt | None:
+        """The receipt of *op*, which keeps its ids and is not exported; None if it was not taken."""
+        ...
+
+
+class Promise(Protocol):
+    """The promise that something is on disk: what a `Receipt` is, without saying of what."""
+
+    async def wait(self) -> None:
+        """Return once it is. Raises `JournalError` if it is not and will not be."""
+        ...
+
+    @property
+    def taken(self) -> bool | None:
+        """Whether it is on disk; None while that is not known."""
+        ...
+
+
+class RequestSpool(Protocol):
+    """Takes OTLP requests that must reach the collector. Real one: `export.spool_door`."""
+
+    def put(self, request: bytes, spans: int) -> Promise | None:
+        """The receipt of *request*, an `ExportTraceServiceRequest` of *spans* spans; None if there was no room."""
+        ...
+
+
+class ExportSampling(Protocol):
+    """Chooses what of the received spans leaves. Real one: `export.tail_sampling`."""
+
+    def kept(self, piece: ResourceSpans, failed: frozenset[bytes]) -> tuple[bytes, int]:
+        """The part of a request to pass on now, serialised, and its spans; *failed* are trace ids with failed ops."""
         ...
 
 
@@ -108,6 +159,14 @@ class JournalFile(Protocol):
         ...
 
 
+class JournalFollower(Protocol):
+    """Whoever reads a journal on its own account. Real one: `export.journal_export`."""
+
+    async def let_go(self, offset: int) -> None:
+        """Segments before *offset* are about to go: count what was not read yet as lost, and go on from there."""
+        ...
+
+
 class TextModel(Protocol):
     """A model that turns a prompt into text."""
 
@@ -136,7 +195,10 @@ class PostSink(Protocol):
         ...
 
     def put_again(self, kind: str, entry: dict[str, str], decided_at: str, url: str = "/log") -> None:
-        """The same for what was decided before the start, *decided_at* (RFC 3339): it may be there, or not."""
+        """The same, later: for what the decision journal has, *decided_at* (RFC 3339). It may be there, or not.
+
+        The next checkpoint is saved behind it.
+        """
         ...
 
 

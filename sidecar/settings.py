@@ -11,7 +11,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,11 +24,17 @@ _FIX = "See the README's settings table"
 _SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 _SERVICE_LINK_VALUE = re.compile(r"^(tcp|udp|sctp)://")
 
+_PORTS = ("port", "health_port", "grpc_port", "otlp_http_port", "proxy_port")
 Port = Annotated[int, Meta(ge=0, le=65535)]
+OptionalPort = Annotated[int, Meta(ge=-1, le=65535)]
 
 
 def _doc(text: str, env: str | None = None, **bounds: Any) -> Meta:
     return Meta(description=text, extra={"env": env} if env else {}, **bounds)
+
+
+def _otlp(text: str, name: str, **bounds: Any) -> Meta:
+    return _doc(text, f"OTEL_EXPORTER_OTLP_{name}", **bounds)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,12 +48,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, _doc("File that overseer corrections are appended to", "OVERSEER_CORRECTIONS_PATH")
     ] = "data/_kb/overseer_corrections.jsonl"
     cycle: Annotated[float, _doc("Seconds between two cycles (tail, analyse, consolidate)", ge=0.1, le=86400)] = 30.0
-    host: Annotated[str, _doc("Address the HTTP door listens on; beyond loopback it needs a token")] = "127.0.0.1"
+    host: Annotated[str, _doc("Address the HTTP and gRPC doors listen on; beyond loopback it needs a token")] = (
+        "127.0.0.1"
+    )
     port: Annotated[Port, _doc("Port of the HTTP door")] = 3800
+    grpc_port: Annotated[OptionalPort, _doc("Port of the gRPC door (OTLP, `ObserverService`); -1 = none")] = 4317
+    otlp_http_port: Annotated[OptionalPort, _doc("A second port for OTLP over HTTP, usually 4318; -1 = none")] = -1
+    export_success_ratio: Annotated[
+        float, _doc("Share of received traces that are passed on; those with failures always are", ge=0, le=1)
+    ] = 1.0
+    proxy_host: Annotated[str, _doc("Address the gateway proxy listens on")] = "127.0.0.1"
+    proxy_port: Annotated[OptionalPort, _doc("Port of the gateway proxy, which agents call; -1 = none")] = 3701
+    proxy_expose: Annotated[bool, _doc("Let the proxy listen beyond loopback")] = False
+    proxy_paths: Annotated[str, _doc("Comma-separated paths that may be called through it, and below; none = all")] = ""
+    proxy_connect_timeout: Annotated[float, _doc("Seconds the proxy tries to reach the gateway", gt=0)] = 5.0
+    proxy_first_byte_timeout: Annotated[float, _doc("Seconds the gateway may take to begin an answer", gt=0)] = 600.0
+    proxy_idle_timeout: Annotated[float, _doc("Seconds of silence within a proxied call", gt=0)] = 600.0
     health_host: Annotated[str, _doc("Address of the health port; `0.0.0.0` for a kubelet's probes")] = "127.0.0.1"
     health_port: Annotated[Port, _doc("Port that answers health and nothing else")] = 3802
     allowed_hosts: Annotated[str, _doc("Comma-separated `Host` names accepted besides localhost and addresses")] = ""
     data_dir: Annotated[str, _doc("Folder of journals and state")] = "data/_observer"
+    data_max_bytes: Annotated[
+        int, _doc("Bytes of that folder: half for operations, a quarter for spans that wait", ge=2**24)
+    ] = 2**30
+    retention: Annotated[float, _doc("Days that journals are kept; 0 = as long as they have room", ge=0)] = 30.0
     fsync: Annotated[str, _doc("When the journal is forced to disk: `always`, seconds between, or `never`")] = "1"
     ring: Annotated[int, _doc("Operations kept in memory", ge=10, le=100_000)] = 2000
     ring_bytes: Annotated[int, _doc("Bytes of operations kept in memory", ge=65536)] = 16 * 2**20
@@ -59,8 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, _doc("File of tokens with scopes, one a line: `TOKEN scope,scope`; re-read on change")
     ] = ""
     allow_anonymous: Annotated[bool, _doc("Let a door beyond loopback go without a token")] = False
-    tls_cert: Annotated[str, _doc("PEM certificate of the HTTP door; with `OBSERVER_TLS_KEY` it speaks TLS")] = ""
-    tls_key: Annotated[str, _doc("PEM key of the HTTP door")] = ""
+    tls_cert: Annotated[str, _doc("PEM certificate of the doors; with `OBSERVER_TLS_KEY` they speak TLS")] = ""
+    tls_key: Annotated[str, _doc("PEM key of the doors")] = ""
     redact: Annotated[
         str, _doc("Comma-separated field names whose values are masked, besides the usual credentials")
     ] = ""
@@ -80,6 +104,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = "grpc"
     otlp_traces_protocol: Annotated[
         Literal["", "grpc", "http/protobuf"], _doc("The same for traces only", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+    ] = ""
+    otlp_headers: Annotated[str, _otlp("Headers of each request: `key=value,key=value`", "HEADERS")] = ""
+    otlp_traces_headers: Annotated[str, _otlp("The same for traces only", "TRACES_HEADERS")] = ""
+    otlp_timeout: Annotated[
+        float, _otlp("Milliseconds one attempt may take; below 100 they are seconds", "TIMEOUT", gt=0)
+    ] = 10_000.0
+    otlp_traces_timeout: Annotated[float, _otlp("The same for traces only; 0 = as above", "TRACES_TIMEOUT", ge=0)] = 0.0
+    otlp_compression: Annotated[Literal["none", "gzip"], _otlp("How requests are compressed", "COMPRESSION")] = "none"
+    otlp_traces_compression: Annotated[
+        Literal["", "none", "gzip"], _otlp("The same for traces only", "TRACES_COMPRESSION")
+    ] = ""
+    otlp_certificate: Annotated[str, _otlp("PEM file to verify the collector with", "CERTIFICATE")] = ""
+    otlp_traces_certificate: Annotated[str, _otlp("The same for traces only", "TRACES_CERTIFICATE")] = ""
+    otlp_client_key: Annotated[str, _otlp("PEM key to show the collector", "CLIENT_KEY")] = ""
+    otlp_traces_client_key: Annotated[str, _otlp("The same for traces only", "TRACES_CLIENT_KEY")] = ""
+    otlp_client_certificate: Annotated[str, _otlp("PEM certificate of that key", "CLIENT_CERTIFICATE")] = ""
+    otlp_traces_client_certificate: Annotated[str, _otlp("The same for traces only", "TRACES_CLIENT_CERTIFICATE")] = ""
+    spool_max_bytes: Annotated[
+        int, _doc("Bytes of spans that wait beside the journal, within that quarter; oldest out first", ge=2**20)
+    ] = 256 * 2**20
+    spool_max_age: Annotated[float, _doc("Seconds that they wait at most", ge=60)] = 86_400.0
+    metrics_exporter: Annotated[
+        Literal["otlp", "none"], _doc("`none` keeps our own metrics from the collector", "OTEL_METRICS_EXPORTER")
+    ] = "otlp"
+    metric_export_interval: Annotated[
+        float, _doc("Milliseconds between two exports of our own metrics", "OTEL_METRIC_EXPORT_INTERVAL", ge=100)
+    ] = 60_000.0
+    otlp_metrics_endpoint: Annotated[
+        str, _otlp("Collector for our own metrics, where it is another; used as it stands", "METRICS_ENDPOINT")
     ] = ""
     traces_exporter: Annotated[Literal["otlp", "none"], _doc("`none` turns export off", "OTEL_TRACES_EXPORTER")] = (
         "otlp"
@@ -119,6 +172,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return {"always": 0.0, "never": None}.get(self.fsync, -1.0) if not _is_number(self.fsync) else float(self.fsync)
 
     @property
+    def shares(self) -> Shares:
+        """How the bytes of the data folder are shared out."""
+        return shares(self.data_max_bytes)
+
+    @property
+    def retention_s(self) -> float | None:
+        """Seconds that journals are kept, None = whatever their age."""
+        return self.retention * 86_400 or None
+
+    @property
     def export_endpoint(self) -> str:
         """Where spans go, or "" for nowhere."""
         if self.sdk_disabled or self.traces_exporter == "none":
@@ -126,9 +189,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.otlp_traces_endpoint or self.otlp_endpoint
 
     @property
+    def metrics_endpoint(self) -> str:
+        """Where our own metrics go, or "" for nowhere."""
+        off = self.sdk_disabled or self.metrics_exporter == "none"
+        return "" if off else self.otlp_metrics_endpoint or self.otlp_endpoint
+
+    @property
     def export_protocol(self) -> str:
         """`grpc` or `http/protobuf`."""
         return self.otlp_traces_protocol or self.otlp_protocol
+
+
+class Shares(NamedTuple):
+    """Bytes of the data folder by what they are for. *state*: SQLite file, its copy, what was kept aside."""
+
+    ops: int
+    decisions: int
+    spool: int
+    state: int
+
+
+def shares(max_bytes: int) -> Shares:
+    """*max_bytes* shared out: a half, a sixteenth, a quarter, and the rest."""
+    ops, decisions, spool = max_bytes // 2, max_bytes // 16, max_bytes // 4
+    return Shares(ops, decisions, spool, max_bytes - ops - decisions - spool)
+
+
+def segment_bytes(share: int) -> int:
+    """The size of a segment of a journal that may have *share* bytes: a sixteenth, within 1 and 64 MiB."""
+    return min(max(share // 16, 2**20), 2**26)
 
 
 def describe() -> list[tuple[str, str, str, Any]]:
@@ -227,7 +316,7 @@ def _is_number(text: str) -> bool:
 
 
 def _check(settings: Settings) -> None:
-    for field in ("gateway_url", "lakehouse_url", "otlp_endpoint", "otlp_traces_endpoint"):
+    for field in ("gateway_url", "lakehouse_url", "otlp_endpoint", "otlp_traces_endpoint", "otlp_metrics_endpoint"):
         _check_url(VARIABLES[field], getattr(settings, field), optional=field.startswith("otlp"))
     if settings.fsync not in ("always", "never") and not _is_number(settings.fsync):
         raise SettingsError(
@@ -237,10 +326,7 @@ def _check(settings: Settings) -> None:
         raise SettingsError(
             "TLS is half set", "OBSERVER_TLS_CERT and OBSERVER_TLS_KEY go together", "Set both, or neither"
         )
-    if settings.port and settings.port == settings.health_port:
-        raise SettingsError(
-            f"OBSERVER_PORT and OBSERVER_HEALTH_PORT are both {settings.port}", "each needs its own", "Change one"
-        )
+    _check_ports(settings)
     _check_exposure(settings)
     _check_own_endpoint(settings)
 
@@ -275,17 +361,27 @@ def _check_exposure(settings: Settings) -> None:
     )
 
 
+def _check_ports(settings: Settings) -> None:
+    taken: dict[int, str] = {}
+    for field in _PORTS:
+        port = getattr(settings, field)
+        if port > 0 and port in taken:
+            raise SettingsError(
+                f"{taken[port]} and {VARIABLES[field]} are both {port}", "each needs its own", "Change one"
+            )
+        taken[port] = VARIABLES[field]
+
+
 def _check_own_endpoint(settings: Settings) -> None:
     """An endpoint that is one of our own doors would feed the observer with itself."""
-    if not settings.export_endpoint:
-        return
-    parts = urlsplit(settings.export_endpoint)
-    host = (parts.hostname or "").lower()
-    ours = is_loopback(host) or host in (settings.host, settings.health_host, "0.0.0.0", "::")  # noqa: S104 - compared
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    if ours and port in (settings.port, settings.health_port):
-        raise SettingsError(
-            f"the OTLP endpoint {_shown_url(settings.export_endpoint)} is the observer itself",
-            "it would export its spans to its own door",
-            "Point OTEL_EXPORTER_OTLP_ENDPOINT at the collector",
-        )
+    for endpoint in (settings.export_endpoint, settings.metrics_endpoint):
+        parts = urlsplit(endpoint)
+        host = (parts.hostname or "").lower()
+        ours = is_loopback(host) or host in (settings.host, settings.health_host, "0.0.0.0", "::")  # noqa: S104 - compared
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        if endpoint and ours and port in [getattr(settings, field) for field in _PORTS]:
+            raise SettingsError(
+                f"the OTLP endpoint {_shown_url(endpoint)} is the observer itself",
+                "it would export its spans to its own door",
+                "Point OTEL_EXPORTER_OTLP_ENDPOINT at the collector; where that has the port, set OBSERVER_GRPC_PORT",
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -72,17 +72,20 @@ def an_op(**fields: Any) -> ObservedOp:
 
 
 class KeptDecisions:
-    """A `DecisionLog` that keeps (kind, body, follows), or fails while *failing* is set."""
+    """A `DecisionLog` that keeps (kind, body, follows) and lets it take effect, or fails while *failing* is set."""
 
     def __init__(self) -> None:
+        self.apply: dict[str, Callable[[bytes], None]] = {}
         self.decided: list[tuple[str, Any, str | None]] = []
         self.failing: Exception | None = None
 
     async def decide(self, kind: str, body: object, follows: str | None) -> None:
         if self.failing is not None:
             raise self.failing
-        msgspec.json.encode(body)  # the real one could not write it otherwise
+        written = msgspec.json.encode(body)
         self.decided.append((kind, body, follows))
+        if kind in self.apply:
+            self.apply[kind](written)
 
 
 class KeptPosts:
@@ -99,6 +102,8 @@ class KeptPosts:
         self.posts.append((kind, entry))
 
     def put_again(self, kind: str, entry: dict[str, str], decided_at: str, url: str = "/log") -> None:
+        if self.failing is not None:
+            raise self.failing
         self.again.append((kind, entry, decided_at))
 
 

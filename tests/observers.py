@@ -27,6 +27,8 @@ def settings(tmp_path: Path, **env: str) -> Settings:
         {
             "OBSERVER_PORT": "0",
             "OBSERVER_HEALTH_PORT": "0",
+            "OBSERVER_GRPC_PORT": "-1",
+            "OBSERVER_PROXY_PORT": "-1",
             "OBSERVER_DATA_DIR": str(tmp_path / "data"),
             "OBSERVER_CYCLE": "86400",
             "OBSERVER_FSYNC": "never",
@@ -68,8 +70,8 @@ def journal(tmp_path: Path, name: str = "ops.jsonl") -> list[dict[str, Any]]:
 
 
 def without_crc(line: dict[str, Any]) -> dict[str, Any]:
-    """A journal line's op."""
-    return {name: value for name, value in line.items() if name != "crc"}
+    """A journal line's op, without the checksum and what stands beside it of its span."""
+    return {name: value for name, value in line.items() if name not in ("crc", "span")}
 
 
 async def settled(running: Observer, count: int) -> None:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Iterable
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import grpc
 import uvicorn
 from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
+    MetricsServiceServicer,
+    add_MetricsServiceServicer_to_server,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
@@ -22,6 +35,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from sidecar.export.otlp_sender import OtlpSender, otlp_sender
+from sidecar.export.otlp_target import OtlpTarget
 from sidecar.model import ObservedOp
 from sidecar.spans.op_span import op_from_attributes
 
@@ -52,10 +67,34 @@ def spans_in(request: ExportTraceServiceRequest) -> list[Span]:
     return [span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans]
 
 
+class Said(NamedTuple):
+    """An answer other than a plain success: a gRPC code with details and RetryInfo, or an HTTP status with headers."""
+
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    details: str = ""
+    retry_info_s: float | None = None
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    rejected: int = 0
+    message: str = ""
+
+
+TAKEN = Said()
+
+
 class OtlpReceiver:
-    """Keeps what was exported. `refusals` makes the next requests fail (UNAVAILABLE, 503), one each."""
+    """Keeps what was exported. `refusals` makes the next requests fail (UNAVAILABLE, 503), one each.
+
+    `answer` decides on each other request; what is not answered with success is not kept. Requests wait while `gate`
+    is clear; `arrived` counts those that came.
+    """
 
     def __init__(self) -> None:
+        self.answer: Callable[[ExportTraceServiceRequest], Said] = lambda _: TAKEN
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.arrived = 0
+        self.metrics: list[ExportMetricsServiceRequest] = []
         self.requests: list[ExportTraceServiceRequest] = []
         self.headers: list[dict[str, str]] = []
         self.spans: list[Span] = []
@@ -79,19 +118,41 @@ class OtlpReceiver:
         async with self._changed:
             await self._changed.wait_for(lambda: self.refused >= count)
 
-    async def take(self, request: ExportTraceServiceRequest, headers: dict[str, str]) -> bool:
-        """Keep *request*; False if it is one of those to refuse."""
+    async def wait_arrived(self, count: int) -> None:
+        """Return once at least *count* requests have come, answered or not."""
         async with self._changed:
-            kept = self.refusals == 0
-            if kept:
+            await self._changed.wait_for(lambda: self.arrived >= count)
+
+    async def wait_metrics(self, count: int) -> None:
+        """Return once metrics were pushed *count* times."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self.metrics) >= count)
+
+    async def take(self, request: ExportTraceServiceRequest, headers: dict[str, str]) -> Said:
+        """Keep *request* if the answer to it is a success."""
+        async with self._changed:
+            self.arrived += 1
+            self._changed.notify_all()
+        await self.gate.wait()
+        async with self._changed:
+            said = self.answer(request)
+            if self.refusals:
+                self.refusals -= 1
+                said = Said(grpc.StatusCode.UNAVAILABLE, "told to refuse", status=503)
+            if said.status == 200 and said.code is grpc.StatusCode.OK:
                 self.requests.append(request)
                 self.headers.append(headers)
                 self.spans += spans_in(request)
             else:
-                self.refusals -= 1
                 self.refused += 1
             self._changed.notify_all()
-        return kept
+        return said
+
+    async def take_metrics(self, request: ExportMetricsServiceRequest) -> None:
+        """Keep pushed metrics."""
+        async with self._changed:
+            self.metrics.append(request)
+            self._changed.notify_all()
 
 
 class _TraceService(TraceServiceServicer):
@@ -102,9 +163,36 @@ class _TraceService(TraceServiceServicer):
         self, request: ExportTraceServiceRequest, context: grpc.aio.ServicerContext
     ) -> ExportTraceServiceResponse:
         headers = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-        if not await self._receiver.take(request, headers):
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "told to refuse")
-        return ExportTraceServiceResponse()
+        said = await self._receiver.take(request, headers)
+        if said.code is not grpc.StatusCode.OK:
+            if said.retry_info_s is not None:
+                context.set_trailing_metadata((("grpc-status-details-bin", _details(said)),))
+            await context.abort(said.code, said.details)
+        return _response(said)
+
+
+def _details(said: Said) -> bytes:
+    info = RetryInfo()
+    info.retry_delay.FromNanoseconds(round((said.retry_info_s or 0.0) * 1e9))
+    status = Status(code=8, message=said.details)
+    status.details.add().Pack(info)
+    return bytes(status.SerializeToString())
+
+
+def _response(said: Said) -> ExportTraceServiceResponse:
+    partial = ExportTracePartialSuccess(rejected_spans=said.rejected, error_message=said.message)
+    return ExportTraceServiceResponse(partial_success=partial if said.rejected or said.message else None)
+
+
+class _MetricsService(MetricsServiceServicer):
+    def __init__(self, receiver: OtlpReceiver) -> None:
+        self._receiver = receiver
+
+    async def Export(  # noqa: N802 - the name is the protocol's
+        self, request: ExportMetricsServiceRequest, _context: grpc.aio.ServicerContext
+    ) -> ExportMetricsServiceResponse:
+        await self._receiver.take_metrics(request)
+        return ExportMetricsServiceResponse()
 
 
 class _Door:
@@ -121,20 +209,21 @@ class _Door:
             event = await receive()
             body += event.get("body", b"")
             more = event.get("more_body", False)
-        status = await self._status(scope["path"], headers, body)
-        answer = [(b"content-type", b"application/x-protobuf")]
-        await send({"type": "http.response.start", "status": status, "headers": answer})
-        await send({"type": "http.response.body", "body": ExportTraceServiceResponse().SerializeToString()})
+        said = await self._said(scope["path"], headers, body)
+        answer = [(b"content-type", b"application/x-protobuf"), *said.headers]
+        await send({"type": "http.response.start", "status": said.status, "headers": answer})
+        await send({"type": "http.response.body", "body": _response(said).SerializeToString()})
 
-    async def _status(self, path: str, headers: dict[str, str], body: bytes) -> int:
-        if path != "/v1/traces":
-            return 404
+    async def _said(self, path: str, headers: dict[str, str], body: bytes) -> Said:
         try:
             raw = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
+            if path == "/v1/metrics":
+                await self._receiver.take_metrics(ExportMetricsServiceRequest.FromString(raw))
+                return TAKEN
             request = ExportTraceServiceRequest.FromString(raw)
         except (DecodeError, OSError):
-            return 400
-        return 200 if await self._receiver.take(request, headers) else 503
+            return Said(status=400)
+        return await self._receiver.take(request, headers) if path == "/v1/traces" else Said(status=404)
 
 
 class _Server(uvicorn.Server):
@@ -154,21 +243,64 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def otlp_receiver() -> AsyncIterator[OtlpReceiver]:
-    """A receiver that listens on `grpc_endpoint` and `http_endpoint` for the length of the block."""
+async def otlp_receiver(
+    like: OtlpReceiver | None = None, *, tls: tuple[Path, Path] | None = None
+) -> AsyncIterator[OtlpReceiver]:
+    """A receiver that listens on `grpc_endpoint` and `http_endpoint` for the length of the block.
+
+    After an outage, *like* is the one that was there before: its ports are used again. With *tls*, a certificate and
+    its key, it speaks TLS and lets those in who show that certificate.
+    """
     receiver = OtlpReceiver()
+    grpc_port, http_port = (_port(like.grpc_endpoint), _port(like.http_endpoint)) if like is not None else (0, 0)
     server = grpc.aio.server()
     add_TraceServiceServicer_to_server(_TraceService(receiver), server)  # type: ignore[no-untyped-call]  # generated
-    receiver.grpc_endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    add_MetricsServiceServicer_to_server(_MetricsService(receiver), server)  # type: ignore[no-untyped-call]  # as above
+    address, scheme = f"127.0.0.1:{grpc_port}", "https" if tls else "http"
+    bound = server.add_secure_port(address, _credentials(*tls)) if tls else server.add_insecure_port(address)
+    receiver.grpc_endpoint = f"{scheme}://127.0.0.1:{bound}"
     await server.start()
-    config = uvicorn.Config(_Door(receiver), host="127.0.0.1", port=0, log_config=None, lifespan="off")
+    config = uvicorn.Config(_Door(receiver), host="127.0.0.1", port=http_port, log_config=None, lifespan="off")
+    if tls is not None:
+        config.ssl_certfile, config.ssl_keyfile, config.ssl_ca_certs = *map(str, tls), str(tls[0])
+        config.ssl_cert_reqs = ssl.CERT_REQUIRED
     web = _Server(config)
     running = asyncio.create_task(web.serve())
     await web.listening.wait()
-    receiver.http_endpoint = f"http://127.0.0.1:{web.servers[0].sockets[0].getsockname()[1]}"
+    receiver.http_endpoint = f"{scheme}://127.0.0.1:{web.servers[0].sockets[0].getsockname()[1]}"
     try:
         yield receiver
     finally:
+        receiver.gate.set()
         web.should_exit = True
         await running
         await server.stop(None)
+
+
+def _credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
+    shown = certificate.read_bytes()
+    return grpc.ssl_server_credentials([(key.read_bytes(), shown)], shown, require_client_auth=True)
+
+
+def _port(endpoint: str) -> int:
+    return int(endpoint.rpartition(":")[2])
+
+
+def request_of(*names: str) -> bytes:
+    """A request with spans of these names."""
+    request = ExportTraceServiceRequest()
+    scope = request.resource_spans.add().scope_spans.add()
+    for name in names:
+        scope.spans.add(name=name)
+    return bytes(request.SerializeToString())
+
+
+@asynccontextmanager
+async def sender(receiver: OtlpReceiver, protocol: str, **more: Any) -> AsyncIterator[OtlpSender]:
+    """The real sender to *receiver*."""
+    endpoint = receiver.grpc_endpoint if protocol == "grpc" else f"{receiver.http_endpoint}/v1/traces"
+    made = otlp_sender(OtlpTarget(endpoint, protocol, **more))  # type: ignore[arg-type]  # one of the two words
+    try:
+        yield made
+    finally:
+        made.close()

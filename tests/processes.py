@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ NOWHERE = "http://127.0.0.1:9"
 _OURS = ("OBSERVER_", "OTEL_", "K8S_", "GATEWAY_URL", "LAKEHOUSE_URL", "OVERSEER_", "NO_COLOR")
 
 
+UNMEASURED = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
+"""Settings for a program under load: it runs at its own speed, and a kill would lose its coverage anyway."""
+
+
 def observer_env(tmp_path: Path, **settings: str) -> dict[str, str]:
     """This process's environment without any setting, then *settings*: ports of its own, all files in *tmp_path*."""
     clean = {name: value for name, value in os.environ.items() if not name.upper().startswith(_OURS)}
@@ -26,6 +31,8 @@ def observer_env(tmp_path: Path, **settings: str) -> dict[str, str]:
         **clean,
         "OBSERVER_PORT": "0",
         "OBSERVER_HEALTH_PORT": "0",
+        "OBSERVER_GRPC_PORT": "-1",
+        "OBSERVER_PROXY_PORT": "-1",
         "OBSERVER_DATA_DIR": str(tmp_path / "data"),
         "OVERSEER_CORRECTIONS_PATH": str(tmp_path / "corrections.jsonl"),
         "GATEWAY_URL": NOWHERE,
@@ -153,3 +160,16 @@ def running_observer(tmp_path: Path, *arguments: str, **settings: str) -> Iterat
         process.url = f"http://127.0.0.1:{ready['port']}"
         process.health_url = f"http://127.0.0.1:{ready['health_port']}"
         yield process
+
+
+@contextlib.asynccontextmanager
+async def observer_life(tmp_path: Path, **settings: str) -> AsyncIterator[Process]:
+    """`running_observer` for a block that uses the event loop; what it logged is added to `observer.log`."""
+    manager = running_observer(tmp_path, **settings)
+    observer = await asyncio.to_thread(manager.__enter__)
+    try:
+        yield observer
+    finally:
+        await asyncio.to_thread(manager.__exit__, None, None, None)
+        with (tmp_path / "observer.log").open("a") as log:
+            log.writelines(f"{line}\n" for line in observer.lines)

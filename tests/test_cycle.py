@@ -195,6 +195,7 @@ async def test_hostile_ops_do_not_end_the_learning() -> None:
         incidents, None, decisions, outbox=gateway, tracer=spans.tracer, clock=clock, model_name=""
     )
     consolidator = PlaybookConsolidator(successes, decisions, gateway, spans.tracer, clock)
+    decisions.apply |= {"diagnosis": analyzer.apply, "playbook": consolidator.apply}
     cycle = CycleLoop(
         [Step("analyse", 1, analyzer.analyze, 30.0), Step("consolidate", 1, consolidator.consolidate, 30.0)],
         STATS.copy,
@@ -211,4 +212,4 @@ async def test_hostile_ops_do_not_end_the_learning() -> None:
     await cycle.run_once()
     assert (cycle.step_failures, cycle.step_timeouts, incidents.not_counted, successes.not_counted) == (0, 0, 0, 0)
     assert [kind for kind, _, _ in decisions.decided] == ["diagnosis", *["playbook"] * 5]
-    assert len(gateway.posts) == 6
+    assert len(gateway.again) == 6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,27 +10,21 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.crash.disk import SmallDisk
 from tests.processes import PATIENCE_S, run_command, running_observer
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB at `tmp_path/data`."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    made = (
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(folder)], capture_output=True, check=False
-        )
-        if os.geteuid() == 0
-        else None
-    )
-    if made is None or made.returncode:
-        pytest.skip("mounting a small tmpfs needs root and the right to mount")
+    if SmallDisk.refused():
+        pytest.skip(SmallDisk.refused())
+    disk = SmallDisk(tmp_path / "data", size_mib=1)
+    assert disk.mount()
     try:
-        yield folder
+        yield disk.folder
     finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+        disk.unmount()
 
 
 def test_a_full_disk_refuses_and_recovers(tmp_path: Path, small_disk: Path) -> None:

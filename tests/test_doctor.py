@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sidecar.commands import checks_local, checks_remote
+from sidecar.commands import check_grpc, checks_local, checks_remote
 from sidecar.commands.finding import Finding, bounded, in_thread
 from tests.observers import Answer, StandIn, says, settings, stand_in
 from tests.otlp_receiver import otlp_receiver
@@ -62,7 +62,7 @@ def test_a_dead_gateway_fails_a_dead_model_only_warns(tmp_path: Path) -> None:
     assert lines["gateway"].startswith("fail  gateway      http://127.0.0.1:9/health: ")
     assert "correct GATEWAY_URL" in lines["gateway"]
     assert lines["model"].startswith("warn")
-    assert done.stdout.splitlines()[-1] == "10 checks: 1 failed, 1 with a warning"
+    assert done.stdout.splitlines()[-1] == "12 checks: 1 failed, 1 with a warning"
 
 
 def test_on_a_terminal_the_report_is_coloured_and_what_to_do_stands_apart(tmp_path: Path) -> None:
@@ -83,8 +83,9 @@ def test_on_a_terminal_the_report_is_coloured_and_what_to_do_stands_apart(tmp_pa
 
 def test_beside_a_running_observer_its_ports_and_folder_are_known(tmp_path: Path) -> None:
     """`kubectl exec … -- observer doctor` must not call the observer's own ports taken."""
-    with running_observer(tmp_path) as observer:
+    with running_observer(tmp_path, OBSERVER_GRPC_PORT="0") as observer:
         ports = {
+            "OBSERVER_GRPC_PORT": str(observer.wait_for("observer.ready")["grpc_port"]),
             "OBSERVER_PORT": observer.url.rsplit(":", 1)[1],
             "OBSERVER_HEALTH_PORT": observer.health_url.rsplit(":", 1)[1],
         }
@@ -92,8 +93,9 @@ def test_beside_a_running_observer_its_ports_and_folder_are_known(tmp_path: Path
     found = checks(done.stdout)
     assert "held by an observer" in found["http port"]["found"]
     assert "held by an observer" in found["health port"]["found"]
+    assert "held by an observer" in found["grpc port"]["found"]
     assert f"in use by a running observer (pid {observer.pid})" in found["data folder"]["found"]
-    assert {found[name]["status"] for name in ("http port", "health port", "data folder")} == {"ok"}
+    assert {found[name]["status"] for name in ("http port", "health port", "grpc port", "data folder")} == {"ok"}
 
 
 async def gateway_finding(stub: StandIn, tmp_path: Path, **env: str) -> tuple[Finding, float | None]:
@@ -218,6 +220,17 @@ async def test_ports_are_free_or_taken_by_a_stranger() -> None:
         number = sock.getsockname()[1]
     assert (await checks_remote.port("http", "127.0.0.1", number, "")).found == f"127.0.0.1:{number} is free"
     assert (await checks_remote.port("http", "192.0.2.1", 3800, "")).status == "fail"
+
+
+async def test_a_stranger_on_the_grpc_port_is_no_observer() -> None:
+    """A collector has the same port by default; where no such door is wanted there is nothing to check."""
+    async with stand_in() as stub:
+        number = int(stub.url.rsplit(":", 1)[1])
+        free = await checks_remote.port("grpc", "127.0.0.1", number, "")
+        taken = await check_grpc.grpc_port("127.0.0.1", number, free)
+    assert taken.status == "fail"
+    assert "OBSERVER_GRPC_PORT" in taken.fix
+    assert (await check_grpc.grpc_port("127.0.0.1", -1, free)).status == "ok"
 
 
 def test_corrections_that_cannot_be_read_fail(tmp_path: Path) -> None:

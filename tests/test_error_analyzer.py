@@ -1,4 +1,4 @@
-"""Once a cycle, what is due is explained: written down first, then marked, then told to the gateway, once."""
+"""Once a cycle, what is due is explained: written down first, then marked and told to the gateway, once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sidecar.analysis.diagnosis_text import build_prompt
 from sidecar.analysis.error_analyzer import BY_COUNTING, BY_MODEL, MAX_TEXT, ErrorAnalyzer
 from sidecar.analysis.evidence import MAX_LINKS, links_to
 from sidecar.analysis.incidents import IncidentBook
-from sidecar.errors import JournalError, ModelError, RetryableError
+from sidecar.errors import JournalError, ModelError
 from sidecar.model import Diagnosis, ObservedOp
 from tests.fakes import CannedModel, KeptDecisions, KeptPosts, KeptSpans, ManualClock, an_op
 
@@ -41,6 +41,7 @@ class Bench:
             clock=ManualClock(),
             model_name="qwen2.5",
         )
+        self.decisions.apply["diagnosis"] = self.analyzer.apply
 
     async def cycle(self, *ops: ObservedOp) -> None:
         for op in ops:
@@ -85,7 +86,7 @@ async def test_a_diagnosis_by_the_model_is_written_marked_and_posted(bench: Benc
     assert (kind, follows, diagnosis.by, diagnosis.failures) == ("diagnosis", "op-3", "qwen2.5", 3)
     assert sorted(diagnosis.incidents.values()) == [1, 2]
     lines = "[/other] fill welder×1 in Reno, NV: no seat\n[/fill] fill welder×1 in Reno, NV: city closed"
-    ((_, entry),) = bench.gateway.posts
+    ((_, entry, _),) = bench.gateway.again
     assert entry == {
         "operation": "error_analysis: 3 failures",
         "approach": BY_MODEL,
@@ -105,7 +106,7 @@ async def test_nothing_new_asks_writes_and_posts_nothing(bench: Bench) -> None:
     await bench.cycle(a_failure(3))
     assert bench.model is not None
     assert [diagnosis.failures for diagnosis in bench.diagnoses] == [1, 2]
-    assert len(bench.model.prompts) == len(bench.gateway.posts) == 2
+    assert len(bench.model.prompts) == len(bench.gateway.again) == 2
 
 
 @pytest.mark.parametrize("model", [None, CannedModel(SILENT), CannedModel(RuntimeError("a bug"))])
@@ -124,7 +125,7 @@ async def test_without_a_model_the_failures_are_counted(model: CannedModel | Non
         "successes: state=NV (4 failures, 0 successes).\n"
         "[/x] 1 failure since 2024-05-01T10:00:00.000Z: city closed — nothing sets them apart from the successes yet."
     )
-    assert bench.gateway.posts[0][1]["approach"] == BY_COUNTING
+    assert bench.gateway.again[0][1]["approach"] == BY_COUNTING
     assert bench.analyzer.without_model == (model is not None)
 
 
@@ -155,25 +156,10 @@ async def test_a_journal_that_fails_leaves_everything_due(bench: Bench) -> None:
     """Nothing is marked or posted; the next cycle does it all."""
     bench.decisions.failing = JournalError("the journal did not take it", "disk full", "Make room")
     await bench.cycle(a_failure(1))
-    assert (bench.gateway.posts, len(bench.book.due()), bench.analyzer.undecided) == ([], 1, 1)
+    assert (bench.gateway.again, len(bench.book.due()), bench.analyzer.undecided) == ([], 1, 1)
     bench.decisions.failing = None
     await bench.cycle()
-    assert (len(bench.gateway.posts), bench.book.due(), bench.analyzer.diagnoses) == (1, [], 1)
-
-
-async def test_a_diagnosis_that_could_not_be_put_is_put_before_it_is_marked(bench: Bench) -> None:
-    """The disk of the outbox fails: the model is not asked again, the decision not made again, nothing marked."""
-    bench.gateway.failing = RetryableError("state.db was not written", "disk full", "Make room")
-    await bench.cycle(a_failure(1))
-    await bench.cycle(a_failure(2))
-    assert (bench.gateway.posts, bench.analyzer.diagnoses, bench.analyzer.undecided) == ([], 0, 2)
-    assert all(incident.diagnosis is None for incident in bench.book.incidents())
-    bench.gateway.failing = None
-    await bench.cycle()
-    assert bench.model is not None
-    assert bench.gateway.posts[0][1]["operation"] == "error_analysis: 1 failures"
-    assert len(bench.gateway.posts) == len(bench.diagnoses) == len(bench.model.prompts) == 2
-    assert bench.book.due() == []
+    assert (len(bench.gateway.again), bench.book.due(), bench.analyzer.diagnoses) == (1, [], 1)
 
 
 async def test_a_post_that_cannot_be_made_costs_itself(bench: Bench) -> None:
@@ -182,7 +168,7 @@ async def test_a_post_that_cannot_be_made_costs_itself(bench: Bench) -> None:
     await bench.cycle(a_failure(1))
     bench.gateway.failing = None
     await bench.cycle(a_failure(1, endpoint="/other"))
-    assert (len(bench.gateway.posts), bench.book.due(), bench.analyzer.diagnoses) == (1, [], 2)
+    assert (len(bench.gateway.again), bench.book.due(), bench.analyzer.diagnoses) == (1, [], 2)
 
 
 async def test_ten_incidents_are_diagnosed_a_cycle_and_no_other_is_marked(bench: Bench) -> None:
@@ -199,25 +185,25 @@ async def test_what_is_written_and_posted_is_bounded() -> None:
     """500 characters of result and of context; a long answer is cut in the diagnosis as well."""
     bench = Bench(CannedModel("é" * 99_999))
     await bench.cycle(*(a_failure(number, endpoint=f"/e{number}", error="x" * 5000) for number in range(10)))
-    entry = bench.gateway.posts[0][1]
+    entry = bench.gateway.again[0][1]
     assert (len(entry["result"]), len(entry["context"]), len(bench.diagnoses[0].text)) == (500, 500, MAX_TEXT)
 
 
-async def test_a_restored_diagnosis_is_not_made_again(bench: Bench) -> None:
+async def test_a_diagnosis_from_the_journal_is_not_made_again(bench: Bench) -> None:
     """Marks read back from the decision journal stand for the diagnosis, before or after the failures."""
     await bench.cycle(a_failure(1), a_failure(2))
     body = msgspec.json.encode(bench.diagnoses[0])
     for early in (True, False):
         again = Bench(CannedModel("other words"))
         if early:
-            again.analyzer.restore(body)
+            again.analyzer.apply(body)
         for number in (1, 2):
             again.book.consume(a_failure(number))
         if not early:
-            again.analyzer.restore(msgspec.Raw(body))
+            again.analyzer.apply(msgspec.Raw(body))
         await again.analyzer.analyze()
-        assert (again.diagnoses, again.gateway.posts) == ([], [])
-        assert again.gateway.again == [(*bench.gateway.posts[0], bench.diagnoses[0].at)]  # the outbox knows it or not
+        assert again.diagnoses == []
+        assert again.gateway.again == bench.gateway.again  # the outbox knows it or not
         assert again.book.incidents()[0].diagnosis == "Closed cities refuse. Ask for another."
 
 
@@ -243,8 +229,8 @@ async def test_recorded_calls_are_diagnosed_in_the_cycle_of_their_first_failure_
         explained |= told
     assert sum(incident.count for incident in bench.book.incidents()) == 38
     assert len(explained) == 9
-    told_entries = {json.dumps(entry) for _, entry in bench.gateway.posts}
-    assert len(told_entries) == len(bench.gateway.posts) == len(bench.diagnoses)
+    told_entries = {json.dumps(entry) for _, entry, _ in bench.gateway.again}
+    assert len(told_entries) == len(bench.gateway.again) == len(bench.diagnoses)
 
 
 async def test_failures_that_come_while_the_model_thinks_are_not_counted_as_explained() -> None:

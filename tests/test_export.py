@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.trace import SpanContext, TraceFlags
 
-from sidecar.export.otlp_exporter import SpanExport
 from sidecar.model import ObservedOp
 from sidecar.pipeline import Observer
 from tests.observers import DEAD, client, journal, observer, says, settled, stand_in, without_crc
-from tests.otlp_receiver import OtlpReceiver, otlp_receiver
+from tests.otlp_receiver import TAKEN, OtlpReceiver, Said, otlp_receiver
 
 _ODD_EVENT: dict[str, Any] = {
     "endpoint": "constructor",
@@ -74,6 +67,7 @@ async def test_every_op_arrives_as_it_is_in_ring_and_journal(tmp_path: Path, pro
         lines = [without_crc(line) for line in journal(tmp_path)]
         assert as_json(receiver.ops()) == in_ring == lines
         assert [span.name for span in receiver.spans] == ["constructor", "scenario:fill", "scenario:fill", "/x"]
+        assert [span.kind for span in receiver.spans] == [1, 1, 1, 3]
         assert receiver.spans[0].end_time_unix_nano - receiver.spans[0].start_time_unix_nano == 12_500_000
         assert "hunter2" not in str(receiver.requests)
 
@@ -100,7 +94,7 @@ async def test_what_waits_is_exported_at_the_stop(tmp_path: Path) -> None:
             await post(running, *({} for _ in range(700)))
         assert len(receiver.ops()) == 700
         assert running.export is not None
-        assert (running.export.exported, running.export.queued) == (700, 0)
+        assert (running.export.exported, running.export.waiting_bytes) == (700, {"journal": 0, "spool": 0})
 
 
 async def test_cycles_and_diagnoses_are_exported_with_links_to_their_evidence(tmp_path: Path) -> None:
@@ -152,115 +146,6 @@ async def test_an_unsampled_parent_is_journalled_and_not_exported(tmp_path: Path
         assert [op.role for op in receiver.ops()] == ["shown"]
 
 
-class HeldExporter(SpanExporter):
-    """Exports nothing until `gate` is set, then gives *result*, or raises."""
-
-    def __init__(self, result: SpanExportResult | None = SpanExportResult.SUCCESS) -> None:
-        self.result = result
-        self.loop = asyncio.get_running_loop()
-        self.entered = asyncio.Event()
-        self.gate = asyncio.Event()
-        self.batches: list[list[str]] = []
-
-    def export(self, spans: Any) -> SpanExportResult:
-        self.loop.call_soon_threadsafe(self.entered.set)
-        asyncio.run_coroutine_threadsafe(self._opened(), self.loop).result(60)
-        self.batches.append([span.name for span in spans])
-        if self.result is None:
-            raise ConnectionError("the collector hung up")
-        return self.result
-
-    async def _opened(self) -> None:
-        await self.gate.wait()
-
-
-def a_span(name: str, text: str = "") -> ReadableSpan:
-    """An ended, sampled span with *text* as an attribute."""
-    context = SpanContext(1, 1, False, TraceFlags(1))
-    return ReadableSpan(name, context, resource=Resource.get_empty(), attributes={"text": text})
-
-
-@asynccontextmanager
-async def exporting(exporter: SpanExporter, drain_s: float = 30.0) -> AsyncIterator[SpanExport]:
-    export = SpanExport(exporter, drain_s, retry_s=0.0)
-    async with asyncio.TaskGroup() as tasks:
-        await export.start(tasks)
-        try:
-            yield export
-        finally:
-            await export.stop()
-
-
-async def test_a_full_queue_loses_its_oldest_counted() -> None:
-    """The queue is bounded; what leaves it unexported is counted, what the exporter refused too."""
-    exporter = HeldExporter(SpanExportResult.FAILURE)
-    async with exporting(exporter) as export:
-        export.on_end(a_span("first"))
-        await exporter.entered.wait()
-        for number in range(8192 + 10):
-            export.on_end(a_span(str(number)))
-        assert (export.evicted, export.queued) == (10, 8192)
-        exporter.gate.set()
-    assert next(batch for batch in exporter.batches if batch != ["first"])[0] == "10"
-    assert (export.failed, export.exported) == (8193, 0)
-
-
-async def test_large_spans_are_bounded_in_bytes_in_the_queue_and_in_a_request() -> None:
-    """A dead collector costs 16 MiB at most, and no request grows beyond what a collector takes (4 MiB)."""
-    exporter = HeldExporter()
-    async with exporting(exporter) as export:
-        export.on_end(a_span("first"))
-        await exporter.entered.wait()
-        for number in range(20):
-            export.on_end(a_span(str(number), "x" * 2**20))
-        assert (export.evicted, export.queued) == (5, 15)
-        exporter.gate.set()
-    assert [len(batch) for batch in exporter.batches] == [1, *[1] * 15]
-    assert export.exported == 16
-
-
-async def test_an_exporter_that_raises_costs_its_batch_in_the_end() -> None:
-    """The thread goes on with the next; spans that are not sampled never come to it."""
-    exporter = HeldExporter(None)
-    exporter.gate.set()
-    async with exporting(exporter) as export:
-        for number in range(2):
-            export.on_end(a_span(str(number)))
-            await exporter.entered.wait()
-            exporter.entered.clear()
-        export.on_end(ReadableSpan("unsampled", SpanContext(1, 1, False), resource=Resource.get_empty()))
-    assert (export.failed, export.exported) == (2, 0)
-    assert {name for batch in exporter.batches for name in batch} == {"0", "1"}
-
-
-async def test_a_batch_that_is_refused_is_tried_again() -> None:
-    """A collector that was away gets what it missed, once, and then what came after."""
-    exporter = HeldExporter(SpanExportResult.FAILURE)
-    async with exporting(exporter) as export:
-        export.on_end(a_span("missed"))
-        await exporter.entered.wait()
-        export.on_end(a_span("after"))
-        exporter.entered.clear()
-        exporter.gate.set()
-        await exporter.entered.wait()  # it was refused once, and comes again
-        exporter.result = SpanExportResult.SUCCESS
-    assert (export.failed, export.exported) == (0, 2)
-    assert exporter.batches[0] == ["missed"]
-    assert exporter.batches[-1][-1] == "after"
-
-
-async def test_the_stop_does_not_wait_for_a_collector_that_hangs() -> None:
-    """After the bound what is left is counted as lost."""
-    exporter = HeldExporter()
-    async with exporting(exporter, drain_s=0.05) as export:
-        export.on_end(a_span("in flight"))
-        await exporter.entered.wait()
-        for _ in range(5):
-            export.on_end(a_span("left"))
-    assert (export.evicted, export.queued) == (5, 0)
-    exporter.gate.set()
-
-
 @pytest.mark.parametrize("protocol", [_TO_GRPC, _TO_HTTP])
 @pytest.mark.parametrize("fault", ["dead", "silent"])
 async def test_a_collector_that_is_dead_or_silent_hurts_nobody(tmp_path: Path, protocol: str, fault: str) -> None:
@@ -281,3 +166,139 @@ async def test_a_collector_that_is_dead_or_silent_hurts_nobody(tmp_path: Path, p
         assert export is not None
         assert export.exported == 0
         assert len(journal(tmp_path)) == 601
+
+
+@pytest.mark.parametrize("protocol", [_TO_GRPC, _TO_HTTP])
+async def test_an_outage_costs_nothing(tmp_path: Path, protocol: str) -> None:
+    """Events, gateway calls and own spans of an outage arrive once the collector is back, each of them once."""
+    async with otlp_receiver() as before, observer(tmp_path, **collector(before, protocol)) as running:
+        await post(running, {"role": "before"})
+        await asyncio.wait_for(before.wait_for(1), 60)
+        before.refusals = 2
+        await post(running, *({"role": str(n)} for n in range(600)))
+        await running.cycle.run_once()
+        await running.gateway.observed("/x", {}, "call")
+        await asyncio.wait_for(before.wait_for(1 + 600 + 1 + 2), 60)
+        assert len({span.span_id for span in before.spans}) == len(before.spans) == 604
+        assert running.export is not None
+        assert (running.export.evicted, sum(running.export.failed.values())) == (0, 0)
+
+
+@pytest.mark.parametrize("protocol", [_TO_GRPC, _TO_HTTP])
+async def test_a_collector_that_comes_back_on_its_port_is_found(tmp_path: Path, protocol: str) -> None:
+    """It was away altogether, connection and all."""
+    async with otlp_receiver() as before:
+        pass
+    async with observer(tmp_path, **collector(before, protocol)) as running:
+        await post(running, {"role": "missed"})
+        assert running.export is not None
+        async with client(running) as http:
+            while running.export.journal_lane.retries == 0:  # an attempt was made, and failed
+                await http.get("/health")
+        async with otlp_receiver(before) as after:
+            await asyncio.wait_for(after.wait_for(1), 60)
+            assert [op.role for op in after.ops()] == ["missed"]
+
+
+async def test_fresh_spans_pass_a_backlog(tmp_path: Path) -> None:
+    """While what an outage left behind drains slowly, a new event needs to wait for one request only."""
+    async with otlp_receiver() as receiver, observer(tmp_path, **collector(receiver, _TO_GRPC)) as running:
+        receiver.refusals = 1
+        await post(running, *({"role": "old"} for _ in range(1500)))
+        await asyncio.wait_for(receiver.wait_refused(1), 60)
+        receiver.gate.clear()
+        await asyncio.wait_for(receiver.wait_arrived(2), 60)  # the first of the backlog is on its way
+        receiver.answer = lambda _: _closing(receiver)
+        receiver.gate.set()
+        await asyncio.wait_for(receiver.wait_for(512), 60)
+        await post(running, {"role": "fresh"})
+        for request in range(2, 6):
+            receiver.gate.set()
+            await asyncio.wait_for(receiver.wait_arrived(request + 1), 60)
+            if "fresh" in [op.role for op in receiver.ops()]:
+                break
+        assert len(receiver.spans) < 1500
+        receiver.answer = lambda _: TAKEN
+        receiver.gate.set()
+        await asyncio.wait_for(receiver.wait_for(1501), 60)
+        assert len({span.span_id for span in receiver.spans}) == 1501
+
+
+def _closing(receiver: OtlpReceiver) -> Said:
+    """Take it, and hold the next one."""
+    receiver.gate.clear()
+    return TAKEN
+
+
+async def test_what_is_left_at_the_stop_comes_with_the_next_start(tmp_path: Path) -> None:
+    """It is no loss: ops are in the journal, the observer's own spans in the spool."""
+    async with otlp_receiver() as before:
+        async with observer(tmp_path, **collector(before, _TO_GRPC)) as running:
+            await post(running, {"role": "seen"})
+            await asyncio.wait_for(before.wait_for(1), 60)
+            before.refusals = 10**9
+            await post(running, {"role": "left"})
+            await running.cycle.run_once()
+        assert running.export is not None
+        assert min(running.export.waiting_bytes.values()) > 0
+        assert (running.export.evicted, sum(running.export.failed.values())) == (0, 0)
+    async with otlp_receiver(before) as after, observer(tmp_path, **collector(before, _TO_GRPC)):
+        await asyncio.wait_for(after.wait_for(3), 60)
+        assert sorted(span.name for span in after.spans) == ["observer.cycle", "observer.diagnosis", "scenario:fill"]
+        assert [op.role for op in after.ops()] == ["left"]
+
+
+async def test_a_journal_from_before_the_export_is_not_sent(tmp_path: Path) -> None:
+    """Export begins where it is turned on; from there nothing is left out, also not while it is off."""
+    async with observer(tmp_path) as running:
+        await post(running, {"role": "before"})
+    async with otlp_receiver() as receiver:
+        async with observer(tmp_path, **collector(receiver, _TO_GRPC)) as running:
+            await post(running, {"role": "first"})
+        async with observer(tmp_path) as running:
+            await post(running, {"role": "while off"})
+        async with observer(tmp_path, **collector(receiver, _TO_GRPC)) as running:
+            await post(running, {"role": "last"})
+        assert sorted(str(op.role) for op in receiver.ops()) == ["first", "last", "while off"]
+
+
+async def test_no_endpoint_leaves_no_spool(tmp_path: Path) -> None:
+    """Nothing is written for nobody."""
+    async with observer(tmp_path) as running:
+        await post(running, {})
+        await running.cycle.run_once()
+    assert not list((tmp_path / "data").glob("*spool*"))
+    assert not list((tmp_path / "data").glob("*cursor*"))
+
+
+async def test_headers_and_compression_come_from_the_standard_variables(tmp_path: Path) -> None:
+    """Those for traces go over the general ones."""
+    env = {
+        "OTEL_EXPORTER_OTLP_HEADERS": "api-key=general",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "api-key=a%20b,x-tenant=t",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+    }
+    for protocol in (_TO_GRPC, _TO_HTTP):
+        async with otlp_receiver() as receiver:
+            async with observer(tmp_path / protocol, **collector(receiver, protocol), **env) as running:
+                await post(running, {})
+            assert (receiver.headers[0]["api-key"], receiver.headers[0]["x-tenant"]) == ("a b", "t")
+            assert "gzip" in (receiver.headers[0].get("content-encoding", "gzip"))
+
+
+@pytest.mark.parametrize("protocol", [_TO_GRPC, _TO_HTTP])
+async def test_own_metrics_are_pushed_too(tmp_path: Path, protocol: str) -> None:
+    """Each interval and at the stop, under the same rules; `none` keeps them here."""
+    async with otlp_receiver() as receiver:
+        env = {**collector(receiver, protocol), "OTEL_METRIC_EXPORT_INTERVAL": "100"}
+        async with observer(tmp_path, **env) as running:
+            await post(running, {})
+            await asyncio.wait_for(receiver.wait_metrics(2), 60)
+        scope = receiver.metrics[-1].resource_metrics[0].scope_metrics[0]
+        accepted = next(metric for metric in scope.metrics if metric.name == "observer.events.accepted")
+        assert accepted.sum.data_points[0].as_int == 1
+        pushed = len(receiver.metrics)
+        async with observer(tmp_path, **env, OTEL_METRICS_EXPORTER="none") as running:
+            await post(running, {})
+            await asyncio.wait_for(receiver.wait_for(2), 60)
+        assert len(receiver.metrics) == pushed

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.analysis.field_counts import FieldCounts
-from sidecar.analysis.kept_rows import KeptRows
+from sidecar.analysis.kept_rows import KeptRows, SavedRow
 
 
 def rows_of_two() -> KeptRows[FieldCounts]:
-    return KeptRows("x/", FieldCounts, 2, lambda row: f"{row.seen:05}")
+    return KeptRows("x/", FieldCounts, 2)
 
 
 def test_a_removed_row_is_saved_as_empty_if_it_ever_was_saved() -> None:
@@ -31,12 +31,12 @@ def test_a_removed_row_is_saved_as_empty_if_it_ever_was_saved() -> None:
 
 
 def test_more_rows_than_there_is_room_for_leave_the_newest() -> None:
-    """Restoring keeps the rows seen last and has the others removed; live rows stay as they are."""
+    """Restoring keeps the rows used last and has the others removed; live rows stay as they are."""
     rows = rows_of_two()
-    rows.load({f"x/{n}": msgspec.json.encode(FieldCounts(seen=n)) for n in (3, 1, 2)})
+    rows.load({f"x/{n}": msgspec.json.encode(SavedRow(n, FieldCounts(seen=n))) for n in (3, 1, 2)})
     assert [row.seen for row in rows.rows()] == [2, 3]
     assert rows.take_dirty() == {"x/1": b""}
-    rows.load({"x/3": msgspec.json.encode(FieldCounts(seen=9))})
+    rows.load({"x/3": msgspec.json.encode(SavedRow(3, FieldCounts(seen=9)))})
     assert [row.seen for row in rows.rows()] == [2, 3]
 
 
@@ -44,12 +44,18 @@ def test_a_row_that_cannot_be_read_or_written_costs_itself() -> None:
     """The others are restored and saved."""
     rows = rows_of_two()
     assert rows.load(
-        {"x/bad": b"{", "x/odd": b'{"seen": "x"}', "x/ok": b'{"seen": 1}', "y/z": b"{", "x/gone": b""}
+        {
+            "x/bad": b"{",
+            "x/odd": b'{"n": 1, "row": {"seen": "x"}}',
+            "x/ok": b'{"n": 2, "row": {"seen": 1}}',
+            "y/z": b"{",
+            "x/gone": b"",
+        }
     ) == ["ok"]
     rows.add("poison", FieldCounts(seen=object()))  # type: ignore[arg-type] # what a bug might hand us
     rows.changed("ok")
     rows.changed("never here")
-    assert rows.take_dirty() == {"x/ok": b'{"seen":1}'}
+    assert rows.take_dirty() == {"x/ok": b'{"n":2,"row":{"seen":1}}'}
     assert rows.unusable == 3
 
 
@@ -72,3 +78,24 @@ def test_preparing_a_save_changes_nothing_of_what_is_saved(steps: list[tuple[str
                 row.seen = number
                 rows.changed(key)
     assert plain.take_dirty() == ahead.take_dirty()
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=40))
+def test_a_restart_changes_nothing(uses: list[tuple[int, bool]]) -> None:
+    """Whatever is used, in whatever order, with restarts between or without: the same rows are kept and saved."""
+    through, saved_through = rows_of_two(), dict[str, bytes]()
+    again, saved_again = rows_of_two(), dict[str, bytes]()
+    for number, restart in uses:
+        for rows in (through, again):
+            row = rows.touch(str(number))
+            if row is None:
+                row = FieldCounts()
+                rows.add(str(number), row)
+            row.seen += 1
+        if restart:
+            saved_again |= again.take_dirty()
+            again = rows_of_two()
+            again.load({key: data for key, data in saved_again.items() if data})
+    saved_through |= through.take_dirty()
+    saved_again |= again.take_dirty()
+    assert {k: v for k, v in saved_through.items() if v} == {k: v for k, v in saved_again.items() if v}

@@ -46,7 +46,7 @@ class KeptSpans(OpSpanProcessor):
         super().__init__(self)
         self.spans: list[ReadableSpan] = []
 
-    def append(self, op: ObservedOp, *, awaited: bool) -> KeptReceipt:
+    def append(self, op: ObservedOp, *, awaited: bool, envelope: bytes = b"") -> KeptReceipt:
         return KeptReceipt(op)
 
     def on_end(self, span: ReadableSpan) -> None:

@@ -337,7 +337,8 @@ async def test_a_cycle_of_zero_is_refused(tmp_path: Path) -> None:
 
 async def _run(tmp_path: Path, **env: str) -> tuple[int | None, str]:
     """The exit status of `observer run` with *env*, and what it says."""
-    data = {"OBSERVER_DATA_DIR": str(tmp_path / "run"), "OBSERVER_HEALTH_PORT": "0"}
+    data = {"OBSERVER_DATA_DIR": str(tmp_path / "run"), "OBSERVER_HEALTH_PORT": "0", "OBSERVER_GRPC_PORT": "-1"}
+    data["OBSERVER_PROXY_PORT"] = "-1"
     program = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "sidecar", "run"),
         env={"PATH": os.environ.get("PATH", ""), **data, **env},

@@ -16,7 +16,14 @@ EXAMPLES = {
     "OBSERVER_PORT": ("0", 0),
     "OBSERVER_HEALTH_HOST": ("0.0.0.0", "0.0.0.0"),
     "OBSERVER_HEALTH_PORT": ("9", 9),
+    "OBSERVER_GRPC_PORT": ("-1", -1),
+    "OBSERVER_OTLP_HTTP_PORT": ("4318", 4318),
+    "OBSERVER_EXPORT_SUCCESS_RATIO": ("0.1", 0.1),
+    "OBSERVER_PROXY_HOST": ("0.0.0.0", "0.0.0.0"),
+    "OBSERVER_PROXY_PORT": ("-1", -1),
+    "OBSERVER_PROXY_EXPOSE": ("true", True),
     "OBSERVER_FSYNC": ("always", "always"),
+    "OBSERVER_DATA_MAX_BYTES": ("20000000", 20_000_000),
     "OBSERVER_RING": ("10", 10),
     "OBSERVER_RING_BYTES": ("65536", 65536),
     "OBSERVER_INFLIGHT_BYTES": ("1048576", 1048576),
@@ -30,6 +37,13 @@ EXAMPLES = {
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("http://t:4318/v1/traces", "http://t:4318/v1/traces"),
     "OTEL_EXPORTER_OTLP_PROTOCOL": ("http/protobuf", "http/protobuf"),
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": ("grpc", "grpc"),
+    "OTEL_EXPORTER_OTLP_COMPRESSION": ("gzip", "gzip"),
+    "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": ("none", "none"),
+    "OBSERVER_SPOOL_MAX_BYTES": ("2000000", 2_000_000),
+    "OBSERVER_SPOOL_MAX_AGE": ("60", 60.0),
+    "OTEL_METRICS_EXPORTER": ("none", "none"),
+    "OTEL_METRIC_EXPORT_INTERVAL": ("500", 500.0),
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": ("http://m:4318/v1/metrics", "http://m:4318/v1/metrics"),
     "OTEL_TRACES_EXPORTER": ("none", "none"),
     "OTEL_TRACES_SAMPLER": ("traceidratio", "traceidratio"),
     "OTEL_TRACES_SAMPLER_ARG": ("0.25", 0.25),
@@ -179,6 +193,9 @@ def test_loopback_is_what_stays_on_this_machine() -> None:
     "env",
     [
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:3800"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4317"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OBSERVER_OTLP_HTTP_PORT": "4318"},
+        {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://localhost:3800/v1/metrics"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://LocalHost:3802/"},
         {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://[::1]:3800/v1/traces"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://0.0.0.0:3800"},
@@ -193,7 +210,8 @@ def test_loopback_is_what_stays_on_this_machine() -> None:
 def test_our_own_door_is_no_collector(env: dict[str, str]) -> None:
     """Exporting to ourselves would feed the observer with itself; it is refused unless export is off."""
     assert "is the observer itself" in refusal(env)
-    assert Settings.from_env({**env, "OTEL_TRACES_EXPORTER": "none"}).export_endpoint == ""
+    off = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
+    assert Settings.from_env({**env, **off}).export_endpoint == ""
 
 
 def test_the_endpoint_for_traces_goes_first() -> None:
@@ -219,6 +237,8 @@ def test_tls_needs_both_files() -> None:
 def test_two_doors_need_two_ports() -> None:
     """The health port is not the HTTP door's, unless both are left to the system."""
     assert "OBSERVER_HEALTH_PORT" in refusal({"OBSERVER_PORT": "3802"})
+    assert "OBSERVER_GRPC_PORT" in refusal({"OBSERVER_OTLP_HTTP_PORT": "4317"})
+    assert Settings.from_env({"OBSERVER_GRPC_PORT": "-1", "OBSERVER_OTLP_HTTP_PORT": "-1"}).grpc_port == -1
     assert Settings.from_env({"OBSERVER_PORT": "0", "OBSERVER_HEALTH_PORT": "0"}).port == 0
 
 

@@ -43,7 +43,7 @@ class ToldSink:
         self._full = full
         self._broken = broken
 
-    def append(self, op: ObservedOp, *, awaited: bool) -> Receipt | None:
+    def append(self, op: ObservedOp, *, awaited: bool, envelope: bytes = b"") -> Receipt | None:
         if self._broken:
             raise RuntimeError("broken")
         if self._full:

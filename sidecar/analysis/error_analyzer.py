@@ -1,7 +1,8 @@
 """Why things fail: once a cycle, the incidents that are due are diagnosed, by a model or by counting.
 
-Incidents come from the book; a diagnosis goes to the decision journal first, with a span that links to its evidence,
-then to the outbox for the gateway's log, and then to the book as marks.
+Incidents come from the book; a diagnosis goes to the decision journal first, with a span that links to its evidence.
+What it does (marks in the book, a post for the gateway's log) it does when it is in that journal, by `apply`, as in a
+replay.
 """
 
 from __future__ import annotations
@@ -54,42 +55,21 @@ class ErrorAnalyzer:
         self._clock = clock
         self._model_name = model_name
         self._outbox = outbox
-        self._decided: Diagnosis | None = None  # in the journal, and not told or marked yet
         self.diagnoses = 0
         self.without_model = 0  # diagnoses by counting although there is a model
-        self.undecided = 0  # times the decision journal or the outbox did not take a diagnosis
+        self.undecided = 0  # times the decision journal did not take a diagnosis
 
     async def analyze(self) -> None:
-        """One cycle's work: diagnose what is due. A journal or an outbox that fails leaves it all due."""
+        """One cycle's work: diagnose what is due. A journal that fails leaves it all due."""
+        incidents = self._book.due()[:MAX_FAILURES]
+        if not incidents:
+            return
         try:
-            await self._tell()
-            incidents = self._book.due()[:MAX_FAILURES]
-            if incidents:
-                self._decided = await self._diagnose(incidents)
-                await self._tell()
+            diagnosis = await self._diagnose(incidents)
         except ObserverError as exc:
             self.undecided += 1
             log.warning("diagnosis.not_written", error=str(exc))
-
-    def restore(self, decision_body: bytes | msgspec.Raw) -> None:
-        """Mark and tell again what a past diagnosis told. Raises msgspec.ValidationError or DecodeError."""
-        diagnosis = msgspec.json.decode(decision_body, type=Diagnosis)
-        self._mark(diagnosis)
-        self._outbox.put_again(DECISION_KIND, _entry(diagnosis), diagnosis.at)
-
-    async def _tell(self) -> None:
-        """Marked is what is told: a crash or a fault in between leaves the diagnosis to be told again."""
-        diagnosis = self._decided
-        if diagnosis is None:
             return
-        try:
-            await self._outbox.put(DECISION_KIND, _entry(diagnosis))
-        except ObserverError:
-            raise
-        except Exception:  # a poison post costs itself
-            log.exception("diagnosis.not_told", diagnosis_id=diagnosis.diagnosis_id)
-        self._decided = None
-        self._mark(diagnosis)
         self.diagnoses += 1
         log.info(
             "diagnosis.written",
@@ -98,6 +78,14 @@ class ErrorAnalyzer:
             failures=diagnosis.failures,
             text=diagnosis.text,
         )
+
+    def apply(self, decision_body: bytes | msgspec.Raw) -> None:
+        """Mark what a diagnosis in the journal explains, and have it told. Raises msgspec.MsgspecError."""
+        diagnosis = marked(self._book, decision_body)
+        try:
+            self._outbox.put_again(DECISION_KIND, _entry(diagnosis), diagnosis.at)
+        except Exception:  # a poison post costs itself
+            log.exception("diagnosis.not_told", diagnosis_id=diagnosis.diagnosis_id)
 
     async def _diagnose(self, incidents: Sequence[Incident]) -> Diagnosis:
         lines = failure_lines(incidents)
@@ -138,9 +126,13 @@ class ErrorAnalyzer:
         self.without_model += 1
         return STATISTICS, counted
 
-    def _mark(self, diagnosis: Diagnosis) -> None:
-        for fingerprint_id, count in diagnosis.incidents.items():
-            self._book.mark(fingerprint_id, count, diagnosis.by, diagnosis.text)
+
+def marked(book: IncidentBook, decision_body: bytes | msgspec.Raw) -> Diagnosis:
+    """The diagnosis in *decision_body* (JSON), its incidents marked in *book*. Raises msgspec.MsgspecError."""
+    diagnosis = msgspec.json.decode(decision_body, type=Diagnosis)
+    for fingerprint_id, count in diagnosis.incidents.items():
+        book.mark(fingerprint_id, count, diagnosis.by, diagnosis.text)
+    return diagnosis
 
 
 def _evidence(incidents: Sequence[Incident]) -> list[SpanRef]:

@@ -54,8 +54,8 @@ class IncidentBook:
     """
 
     def __init__(self) -> None:
-        self._incidents = KeptRows("incident/", IncidentRow, MAX_INCIDENTS, lambda row: row.incident.last_seen)
-        self._endpoints = KeptRows("endpoint/", EndpointRow, MAX_ENDPOINTS, lambda row: row.last_seen)
+        self._incidents = KeptRows("incident/", IncidentRow, MAX_INCIDENTS)
+        self._endpoints = KeptRows("endpoint/", EndpointRow, MAX_ENDPOINTS)
         self._marks: OrderedDict[str, tuple[int, str, str]] = OrderedDict()  # of incidents not (yet) here
         self.last_op_id: str | None = None
         self.not_counted = 0  # ops that could not be taken in

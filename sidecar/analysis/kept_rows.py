@@ -6,7 +6,7 @@ The books of this room keep their state here; the pipeline saves what `take_dirt
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Generic, TypeVar
 
@@ -19,20 +19,27 @@ T = TypeVar("T", bound=msgspec.Struct)
 _ROWS_A_STEP = 40  # half a millisecond of encoding
 
 
-class KeptRows(Generic[T]):
-    """At most *most* rows; the least recently touched goes out first, counted in `evicted`.
+class SavedRow(msgspec.Struct, Generic[T]):
+    """A row as it is saved, with its place among the others: the higher *n*, the more recent."""
 
-    Saved keys begin with *prefix*. *seen_at* gives a row's last time, by which restored rows are put in order.
-    Used on the event loop's thread only.
+    n: int
+    row: T
+
+
+class KeptRows(Generic[T]):
+    """At most *most* rows; the least recently touched goes out first, counted in `evicted`, restart or not.
+
+    Saved keys begin with *prefix*. Used on the event loop's thread only.
     """
 
-    def __init__(self, prefix: str, row_type: type[T], most: int, seen_at: Callable[[T], str]) -> None:
+    def __init__(self, prefix: str, row_type: type[T], most: int) -> None:
         self._prefix = prefix
         self._most = most
-        self._seen_at = seen_at
-        self._decode = msgspec.json.Decoder(row_type).decode
+        self._decode = msgspec.json.Decoder(SavedRow[row_type]).decode  # type: ignore[valid-type]  # it is, at run time
         self._encode = msgspec.json.Encoder().encode
         self._rows: OrderedDict[str, T] = OrderedDict()
+        self._places: dict[str, int] = {}
+        self._last_place = 0
         self._dirty: set[str] = set()
         self._saved: set[str] = set()  # keys that a save may have written: only these need a removal saved
         self._newest: str | None = None
@@ -52,8 +59,7 @@ class KeptRows(Generic[T]):
         row = self._rows.get(key)
         if row is not None:
             if key != self._newest:  # most ops are like the one before
-                self._rows.move_to_end(key)
-                self._newest = key
+                self._place_last(key)
             self._dirty.add(key)
             if self._encoded:
                 self._encoded.pop(key, None)
@@ -69,8 +75,7 @@ class KeptRows(Generic[T]):
         """Keep *row* as the most recent; the oldest makes room."""
         self._rows[key] = row
         self._encoded.pop(key, None)
-        self._rows.move_to_end(key)
-        self._newest = key
+        self._place_last(key)
         self._dirty.add(key)
         self._make_room()
 
@@ -83,21 +88,23 @@ class KeptRows(Generic[T]):
 
         A row that cannot be read is logged, counted and left out; a row that is here already stays.
         """
-        found: list[tuple[str, str, T]] = []
+        found: list[tuple[int, str, T]] = []
         for name, data in rows.items():
             if not name.startswith(self._prefix) or not data:
                 continue
             key = name[len(self._prefix) :]
             try:
-                row = self._decode(data)
-                found.append((self._seen_at(row), key, row))
+                saved = self._decode(data)
+                found.append((saved.n, key, saved.row))
             except msgspec.MsgspecError as exc:
                 self.unusable += 1
                 log.warning("saved_row.unreadable", row=name[:100], error=str(exc))
-        for _, key, row in sorted(found, key=lambda each: each[:2]):
+        for place, key, row in sorted(found, key=lambda each: each[:2]):
             self._saved.add(key)
-            self._rows.setdefault(key, row)
-        self._newest = None
+            if key not in self._rows:
+                self._rows[key], self._places[key] = row, place
+                self._last_place = max(self._last_place, place)
+        self._newest = next(reversed(self._rows), None)
         self._make_room()
         return [key for _, key, _ in found if key in self._rows]
 
@@ -107,7 +114,7 @@ class KeptRows(Generic[T]):
             row = self._rows.get(key)
             if row is not None and key not in self._encoded:
                 with suppress(Exception):  # `take_dirty` meets it again, and says so
-                    self._encoded[key] = self._encode(row)
+                    self._encoded[key] = self._encode(SavedRow(self._places[key], row))
             if not number % _ROWS_A_STEP:
                 yield
 
@@ -123,7 +130,7 @@ class KeptRows(Generic[T]):
                 self._saved.discard(key)
                 continue
             try:
-                taken[self._prefix + key] = encoded.get(key) or self._encode(row)
+                taken[self._prefix + key] = encoded.get(key) or self._encode(SavedRow(self._places[key], row))
                 self._saved.add(key)
             except Exception:  # one poison row must not keep the others from being saved
                 self.unusable += 1
@@ -138,9 +145,16 @@ class KeptRows(Generic[T]):
                 self._dirty.add(key)
                 self._saved.add(key)
 
+    def _place_last(self, key: str) -> None:
+        self._rows.move_to_end(key)
+        self._last_place += 1
+        self._places[key] = self._last_place
+        self._newest = key
+
     def _make_room(self) -> None:
         while len(self._rows) > self._most:
             key, _ = self._rows.popitem(last=False)
+            del self._places[key]
             self.evicted += 1
             if key in self._saved:
                 self._dirty.add(key)

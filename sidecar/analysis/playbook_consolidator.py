@@ -1,7 +1,7 @@
 """What works: endpoints that keep succeeding become playbook entries, a new version whenever they have doubled.
 
-Successes come from the book; an entry goes to the decision journal first, with a span that links to its evidence,
-then to the outbox for the gateway's log, and then to the book.
+Successes come from the book; an entry goes to the decision journal first, with a span that links to its evidence.
+When it is there, `apply` puts it into the book and has it posted to the gateway's log, as in a replay.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ class PlaybookConsolidator:
         self._tracer = tracer
         self._clock = clock
         self._outbox = outbox
-        self._decided: PlaybookEntry | None = None  # in the journal, and not told or kept yet
         self.written = 0
         self.failed = 0  # entries that could not be written
 
@@ -59,23 +58,20 @@ class PlaybookConsolidator:
             due = [row for row in rows if self._is_due(row)]
             await self._write_all(due[:MAX_WRITTEN])
 
-    def restore(self, decision_body: bytes | msgspec.Raw) -> None:
-        """Take a past entry over and tell it again; of several versions the latest stays.
-
-        Raises msgspec.ValidationError or DecodeError.
-        """
-        entry = msgspec.json.decode(decision_body, type=PlaybookEntry)
-        self._book.keep(entry)
-        self._outbox.put_again(DECISION_KIND, _post(entry), entry.at)
+    def apply(self, decision_body: bytes | msgspec.Raw) -> None:
+        """Take over an entry that is in the journal, and have it told. Raises msgspec.MsgspecError."""
+        entry = kept(self._book, decision_body)
+        try:
+            self._outbox.put_again(DECISION_KIND, _post(entry), entry.at)
+        except Exception:  # a poison post costs itself
+            log.exception("playbook.not_told", playbook_id=entry.playbook_id)
 
     async def _write_all(self, rows: list[EndpointSuccesses]) -> None:
         for row in rows:
             try:
-                await self._tell()
-                if self._is_due(row):  # not told just now
-                    self._decided = await self._write(row)
-                    await self._tell()
-            except ObserverError as exc:  # the journal or the outbox: it will not take the others either
+                await self._write(row)
+                self.written += 1
+            except ObserverError as exc:  # the journal: it will not take the others either
                 self.failed += 1
                 log.warning("playbook.not_written", error=str(exc), endpoint=row.endpoint)
                 return
@@ -83,22 +79,7 @@ class PlaybookConsolidator:
                 self.failed += 1
                 log.exception("playbook.not_written", endpoint=row.endpoint)
 
-    async def _tell(self) -> None:
-        """Kept is what is told: a crash or a fault in between leaves the entry to be told again."""
-        entry = self._decided
-        if entry is None:
-            return
-        try:
-            await self._outbox.put(DECISION_KIND, _post(entry))
-        except ObserverError:
-            raise
-        except Exception:  # a poison post costs itself
-            log.exception("playbook.not_told", playbook_id=entry.playbook_id)
-        self._decided = None
-        self._book.keep(entry)
-        self.written += 1
-
-    async def _write(self, row: EndpointSuccesses) -> PlaybookEntry:
+    async def _write(self, row: EndpointSuccesses) -> None:
         entry = self._entry(row)
         attributes: dict[str, str | int] = {
             PLAYBOOK_ID: entry.playbook_id,
@@ -109,7 +90,6 @@ class PlaybookConsolidator:
             "observer.playbook", links=links_to(entry.evidence), attributes=attributes
         ):
             await self._decisions.decide(DECISION_KIND, entry, self._book.last_op_id)
-        return entry
 
     def _is_due(self, row: EndpointSuccesses) -> bool:
         last = self._book.entry(playbook_id(KIND_DO, row.endpoint))
@@ -130,6 +110,16 @@ class PlaybookConsolidator:
             avg_duration_ms=row.avg_duration_ms,
             evidence=list(row.evidence),
         )
+
+
+def kept(book: SuccessBook, decision_body: bytes | msgspec.Raw) -> PlaybookEntry:
+    """The entry in *decision_body* (JSON), in *book* now; of several versions the latest stays.
+
+    Raises msgspec.MsgspecError.
+    """
+    entry = msgspec.json.decode(decision_body, type=PlaybookEntry)
+    book.keep(entry)
+    return entry
 
 
 def playbook_id(kind: str, endpoint: str) -> str:

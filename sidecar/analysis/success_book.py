@@ -47,8 +47,8 @@ class SuccessBook:
     """At most 1000 endpoints and 1000 entries; the least recent goes out, counted. For the event loop's thread only."""
 
     def __init__(self) -> None:
-        self._rows = KeptRows("success/", EndpointSuccesses, MAX_ENDPOINTS, lambda row: row.last_seen)
-        self._entries = KeptRows("entry/", PlaybookEntry, MAX_ENDPOINTS, lambda entry: entry.at)
+        self._rows = KeptRows("success/", EndpointSuccesses, MAX_ENDPOINTS)
+        self._entries = KeptRows("entry/", PlaybookEntry, MAX_ENDPOINTS)
         self.last_op_id: str | None = None
         self.not_counted = 0  # ops that could not be taken in
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import httpx
 import msgspec
 
-from sidecar.commands import checks_local, checks_remote
+from sidecar.commands import check_grpc, check_proxy, checks_local, checks_remote
 from sidecar.commands.finding import Finding, bounded, in_thread
 from sidecar.commands.flags import settings_flags
 from sidecar.commands.terminal import Terminal
@@ -91,9 +91,16 @@ async def _check(settings: Settings, env: Mapping[str, str], *, offline: bool) -
                 "http port",
                 checks_remote.port("http", settings.host, settings.port, settings.tls_cert),
             ),
+            bounded("grpc port", _grpc_port(settings)),
+            bounded("proxy port", check_proxy.proxy_port(settings)),
             bounded("health port", checks_remote.port("health", settings.health_host, settings.health_port, "")),
         )
         return [*findings, checks_local.clock(skews[0])]
+
+
+async def _grpc_port(settings: Settings) -> Finding:
+    free = await checks_remote.port("grpc", settings.host, max(settings.grpc_port, 0), "")
+    return await check_grpc.grpc_port(settings.host, settings.grpc_port, free)
 
 
 def _print(terminal: Terminal, report: _Report) -> None:

@@ -60,7 +60,9 @@ async def _announce(observer: Observer, ready: asyncio.Event) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
-    log.info("observer.ready", port=observer.port, health_port=observer.health_port, pid=os.getpid())
+    grpc_port = observer.otlp.grpc.port if observer.otlp.grpc is not None else None
+    ports = {"port": observer.port, "health_port": observer.health_port, "grpc_port": grpc_port}
+    log.info("observer.ready", pid=os.getpid(), **ports)
 
 
 def _obey_signals(stopping: asyncio.Event) -> None:

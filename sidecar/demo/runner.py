@@ -248,6 +248,8 @@ def _settings(env: Mapping[str, str], gateway_url: str, folder: _Folder, port: i
         "cycle": str(_CYCLE_S),
         "port": str(port),
         "health_port": "0",
+        "grpc_port": "-1",
+        "proxy_port": "-1",
         "data_dir": str(folder.observer),
         "overseer_corrections_path": str(folder.corrections),
     }

@@ -90,7 +90,7 @@ class BodyReader:
             body = await self._raw(req.stream, lease)
         if length is not None and len(body) != length:
             raise MalformedError("the body is cut short", f"{len(body)} of {length} bytes arrived", "Send it again")
-        return await self._unzipped(body, lease) if encoding == "gzip" else body
+        return await self.unzipped(body, lease) if encoding == "gzip" else body
 
     async def _raw(self, stream: AsyncIterable[bytes], lease: Lease) -> bytes:
         chunks: list[bytes] = []
@@ -103,7 +103,8 @@ class BodyReader:
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _unzipped(self, data: bytes, lease: Lease) -> bytes:
+    async def unzipped(self, data: bytes, lease: Lease) -> bytes:
+        """*data* (gzip) decompressed. Raises TooLargeError, OverloadedError, MalformedError."""
         out: list[bytes] = []
         size = 0
         try:

@@ -1,4 +1,7 @@
-"""The Falcon application: routes, guards, and one place where errors become answers."""
+"""The Falcon application: routes, guards, and one place where errors become answers.
+
+An error body is JSON with `error`, but where a resource says it itself (`say_error`): OTLP has its own form.
+"""
 
 from __future__ import annotations
 
@@ -31,27 +34,49 @@ def create_app(routes: Mapping[str, object], guard: Guard | None) -> App:
     app: App = falcon.asgi.App(middleware=[guard] if guard is not None else [])
     app.req_options.auto_parse_qs_csv = False
     app.req_options.keep_blank_qs_values = True
-    app.set_error_serializer(_serialize)
-    app.add_error_handler(ObserverError, _observer_error)
-    app.add_error_handler(Exception, _unexpected)
+    errors = _Errors(routes)
+    app.set_error_serializer(errors.serialize)
+    app.add_error_handler(ObserverError, errors.observer_error)
+    app.add_error_handler(Exception, errors.unexpected)
     for path, resource in routes.items():
         app.add_route(path, resource)
     return app
 
 
-def _serialize(_req: falcon.asgi.Request, resp: falcon.asgi.Response, exc: falcon.HTTPError) -> None:
-    resp.content_type = falcon.MEDIA_JSON
-    resp.data = msgspec.json.encode({"error": str(exc.description or exc.title or exc.status)})
+class _Errors:
+    """Makes errors answers, in the words of the resource that they happened at."""
 
+    def __init__(self, routes: Mapping[str, object]) -> None:
+        self._say = {path: say for path, each in routes.items() if (say := getattr(each, "say_error", None))}
 
-async def _observer_error(
-    _req: falcon.asgi.Request, resp: falcon.asgi.Response, exc: ObserverError, _params: dict[str, str]
-) -> None:
-    resp.status = _status(exc)
-    if isinstance(exc, RetryableError):
-        resp.set_header("Retry-After", str(RETRY_AFTER_S))
-    resp.content_type = falcon.MEDIA_JSON
-    resp.data = msgspec.json.encode({"error": str(exc)})
+    def serialize(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, exc: falcon.HTTPError) -> None:
+        """Falcon's own errors, and those of resources."""
+        self._answer(req, resp, str(exc.description or exc.title or exc.status))
+
+    async def observer_error(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, exc: ObserverError, _params: dict[str, str]
+    ) -> None:
+        """Ours: the status says whether to send again."""
+        resp.status = _status(exc)
+        if isinstance(exc, RetryableError):
+            resp.set_header("Retry-After", str(RETRY_AFTER_S))
+        self._answer(req, resp, str(exc))
+
+    async def unexpected(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, exc: Exception, _params: dict[str, str]
+    ) -> None:
+        """What should not happen: logged, and 500."""
+        log.error("request.failed", path=req.path[:200], exc_info=exc)
+        resp.status = falcon.HTTP_500
+        self._answer(req, resp, "the observer failed on this request; its log says why")
+
+    def _answer(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, text: str) -> None:
+        say = self._say.get(req.path)
+        if say is not None:
+            resp.content_type, resp.data = say(req, resp.status_code, text)
+        else:
+            resp.content_type = falcon.MEDIA_JSON
+            resp.data = msgspec.json.encode({"error": text})
 
 
 def _status(exc: ObserverError) -> str:
@@ -67,12 +92,3 @@ def _status(exc: ObserverError) -> str:
         case RetryableError():
             return falcon.HTTP_503
     return falcon.HTTP_500
-
-
-async def _unexpected(
-    req: falcon.asgi.Request, resp: falcon.asgi.Response, exc: Exception, _params: dict[str, str]
-) -> None:
-    log.error("request.failed", path=req.path[:200], exc_info=exc)
-    resp.status = falcon.HTTP_500
-    resp.content_type = falcon.MEDIA_JSON
-    resp.data = b'{"error":"the observer failed on this request; its log says why"}'

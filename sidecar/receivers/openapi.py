@@ -20,7 +20,7 @@ _MEANINGS = {
     "400": "not readable as what this call takes",
     "401": "no token, or an unknown one",
     "403": "the token lacks the scope, or the Origin is foreign",
-    "404": "the cursor's op is no longer in memory",
+    "404": "not here: the cursor's op is no longer in memory, or this signal is not taken",
     "409": "the event's id is known with another payload",
     "413": "too large",
     "415": "an encoding that is not read",
@@ -61,6 +61,8 @@ def openapi(version: str) -> bytes:
             "/incidents": _list("Failures by fingerprint, the most recent first", "incidents", incident),
             "/playbooks": _list("What works, the most recently written first", "playbooks", entry),
             "/metrics": {"get": _text("Own metrics, as Prometheus reads them", "text/plain")},
+            "/v1/traces": {"post": _otlp()},
+            **{f"/v1/{signal}": {"post": _not_taken(signal)} for signal in ("logs", "metrics")},
             "/openapi.json": {"get": _read("This description", {"type": "object"}, open_to_all=True)},
         },
         "components": {
@@ -80,6 +82,27 @@ def _event() -> dict[str, Any]:
             "200": _answer("Its line is in the journal", _acknowledgement()),
             **_errors("400", "401", "403", "409", "413", "415", "421", "422", "503"),
         },
+    }
+
+
+def _otlp() -> dict[str, Any]:
+    request = {"type": "object", "description": "An `ExportTraceServiceRequest`; as `application/x-protobuf` likewise"}
+    partial = {"type": "object", "description": "How many spans were refused, and why the first was"}
+    answer = {"type": "object", "properties": {"partialSuccess": partial}}
+    return {
+        "summary": "Spans of agents that already trace: OTLP over HTTP, gzip or not; answered in the same encoding",
+        "requestBody": _body({"application/json": request}),
+        "responses": {
+            "200": _answer("The spans are on disk", answer),
+            **_errors("400", "401", "403", "413", "415", "421", "503"),
+        },
+    }
+
+
+def _not_taken(signal: str) -> dict[str, Any]:
+    return {
+        "summary": f"OTLP {signal}: refused for good, with what to do instead",
+        "responses": _errors("401", "403", "404", "421"),
     }
 
 

@@ -30,9 +30,103 @@ from sidecar.spans.attributes import (
 )
 
 _MAX_TIME_NS = 2**64 - 1
+_INTERNAL = SpanKind.INTERNAL.value
 _field_values = attrgetter(*KEY_FIELDS.values())
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
+
+
+class LinkNote(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A link of a journalled span. Ids are lower-case hex; *local* says that the linked span is of this process."""
+
+    trace_id: str
+    span_id: str
+    local: bool = False
+    attributes: dict[str, Any] | None = None
+
+
+class SpanNote(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What an op does not say of its span, in a journal line's `span` member; none for a posted event's.
+
+    *kind* counts as the API's `SpanKind`; *status* is code and message, times are ns since the epoch: each is there
+    where it differs from the op's. *attributes* are those beside the op's own.
+    """
+
+    unsampled: bool = False
+    name: str | None = None
+    kind: int = _INTERNAL
+    local_parent: bool = False
+    tracestate: str = ""
+    start_ns: int | None = None
+    end_ns: int | None = None
+    status: tuple[int, str | None] | None = None
+    attributes: dict[str, Any] | None = None
+    links: list[LinkNote] | None = None
+
+
+PLAIN = SpanNote()
+"""The note of a span that says nothing but its op, as lines without a note mean it."""
+
+
+class JournalledOp(ObservedOp, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A line of `ops.jsonl` as the export reads it: an op, and the note on its span."""
+
+    span: SpanNote | None = None
+
+
+def span_note(span: ReadableSpan, op: ObservedOp) -> bytes:
+    """What *op* does not say of the ended *span*, as a JSON object; b"" if the op says all."""
+    context, parent = span.context, span.parent
+    if context is None:
+        return b""
+    made_of_op = isinstance(span, OpSpan)
+    if (
+        made_of_op
+        and context.trace_flags & TraceFlags.SAMPLED
+        and not span.links
+        and not context.trace_state
+        and (parent is None or parent.is_remote)
+    ):
+        return b""
+    note = SpanNote(
+        unsampled=not context.trace_flags & TraceFlags.SAMPLED,
+        name=span.name if span.name != op.endpoint else None,
+        kind=span.kind.value,
+        local_parent=parent is not None and not parent.is_remote,
+        tracestate=",".join(f"{key}={value}" for key, value in context.trace_state.items()),
+        links=[_link_note(link) for link in span.links] or None,
+        **({} if made_of_op else _differing(span, op)),
+    )
+    return msgspec.json.encode(note) if note != PLAIN else b""
+
+
+def _differing(span: ReadableSpan, op: ObservedOp) -> dict[str, Any]:
+    """Times, status and attributes of a live *span*, where the op's are others."""
+    start, end = op_times_ns(op)
+    said, own = op_status(op), span.status
+    mirrored = op_attributes(op)
+    beside = {
+        key: value
+        for key, value in (span.attributes or {}).items()
+        if key not in mirrored or type(mirrored[key]) is not type(value) or mirrored[key] != value
+    }
+    same = (own.status_code, own.description) == (said.status_code, said.description)
+    return {
+        "start_ns": span.start_time if span.start_time != start else None,
+        "end_ns": span.end_time if span.end_time != end else None,
+        "status": None if same else (own.status_code.value, own.description),
+        "attributes": beside or None,
+    }
+
+
+def _link_note(link: Link) -> LinkNote:
+    context = link.context
+    return LinkNote(
+        f"{context.trace_id:032x}",
+        f"{context.span_id:016x}",
+        not context.is_remote,
+        dict(link.attributes) if link.attributes else None,
+    )
 
 
 def op_attributes(op: ObservedOp) -> dict[str, Scalar]:

@@ -1,28 +1,30 @@
 """Derived state across restarts: a checkpoint in SQLite, and the journals behind it read again at start.
 
 Saved together in one transaction: the rows that changed, and how far into each journal they go. Whatever was settled
-after the last save is read from the journals, so a crash at any moment loses nothing and repeats nothing.
+after the last save is read from the journals, so a crash at any moment loses nothing and repeats nothing. Where the
+state is lost, or does not fit the journals, it is had from the copy that was made before segments went.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 import structlog
 
-from sidecar.model import Decision, ObservedOp
-from sidecar.protocols import OpConsumer
+from sidecar.model import ObservedOp
+from sidecar.store.checkpoint_copy import NAME, Copy, Covered, covered, load_copy
+from sidecar.store.decisions import DecisionHandlers
 from sidecar.store.journal_reader import JournalReader
+from sidecar.store.replay import Replay
 from sidecar.store.ring import OpRing
+from sidecar.store.segments import journal_span
 from sidecar.store.state import StateStore
 
 log = structlog.get_logger(__name__)
-
-_TURN = 500  # records restored before other tasks (health) get a turn
 
 
 class Derived(Protocol):
@@ -34,6 +36,10 @@ class Derived(Protocol):
 
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore rows of a checkpoint."""
+        ...
+
+    def prepare(self) -> Iterator[None]:
+        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
         ...
 
     def take_dirty(self) -> dict[str, bytes]:
@@ -56,8 +62,8 @@ class SourceCursor(Protocol):
         """Go on from there."""
         ...
 
-    def restore(self, op: ObservedOp) -> None:
-        """*op* came from this source and is in the journal: never read it again."""
+    def consume(self, op: ObservedOp) -> None:
+        """*op* is in the journal: if it came from this source, it is never read again."""
         ...
 
 
@@ -68,7 +74,10 @@ class JournalPosition(Protocol):
 
 
 class Checkpoint:
-    """A stage: restores at start, saves when told and at stop."""
+    """A stage: restores at start, saves when told and at stop.
+
+    *before_save* makes sure of what the journals would not bring back behind a save.
+    """
 
     name = "checkpoint"
 
@@ -82,20 +91,24 @@ class Checkpoint:
         decisions_path: Path,
         decisions_position: JournalPosition,
         derived: Mapping[str, Derived],
-        on_decision: Mapping[str, Callable[[bytes], None]],
+        decided: DecisionHandlers,
         corrections: SourceCursor,
         correction_source: str,
+        before_save: Callable[[], Awaitable[None]],
     ) -> None:
         self._state = state
         self._ring = ring
+        self._copy_path = ops_path.with_name(NAME)
         self._ops_path = ops_path
         self._ops_position = ops_position
         self._decisions_path = decisions_path
         self._decisions_position = decisions_position
         self._derived = dict(derived)
-        self._on_decision = dict(on_decision)
+        self._decided = decided
         self._corrections = corrections
         self._correction_source = correction_source
+        self._before_save = before_save
+        self._saving = asyncio.Lock()
         self._started = False
         self.damaged = 0  # journal lines that could not be read back
         self.failed_saves = 0
@@ -103,89 +116,98 @@ class Checkpoint:
     async def start(self, _tasks: asyncio.TaskGroup) -> None:
         """Load the last checkpoint, then what the journals hold behind it; refill the ring."""
         self._state.open()
-        if self._is_ahead():
-            self._forget()
         cursors = self._state.load("cursors")
+        if not self._fits(cursors):
+            cursors = self._begin_anew()
         for table, derived in self._derived.items():
             derived.load(self._state.load(table))
         if "corrections" in cursors:
             self._corrections.load(msgspec.json.decode(cursors["corrections"]))
-        replayed = await self._replay_ops(_offset(cursors, "ops"))
-        decided = await self._replay_decisions(_offset(cursors, "decisions"))
-        reader = JournalReader(self._ops_path)
-        for op in reader.tail(ObservedOp, self._ring.capacity, self._ring.max_bytes):
+        replay = Replay(
+            self._ops_path,
+            self._decisions_path,
+            self._derived,
+            self._decided,
+            (self._correction_source, self._corrections),
+        )
+        for _ in replay.steps(covered(cursors)):
+            await asyncio.sleep(0)
+        self.damaged += replay.damaged
+        for op in JournalReader(self._ops_path).tail(ObservedOp, self._ring.capacity, self._ring.max_bytes):
             self._ring.consume(op)
         self._started = True
-        log.info("state.restored", ring=len(self._ring), replayed_ops=replayed, replayed_decisions=decided)
+        log.info("state.restored", ring=len(self._ring), replayed_ops=replay.ops, replayed_decisions=replay.decisions)
 
     async def stop(self) -> None:
         """Save once more, and close the state."""
         if self._started:
             self._started = False
             await self._state.idle()  # the last cycle may have been cut off while it saved
-            await self.save()
-            self._state.close()
+            try:
+                await self.save()
+            finally:
+                self._state.close()
 
     async def save(self) -> None:
         """Save what changed. Raises RetryableError if the disk does not keep up; nothing is forgotten then."""
-        rows = {table: derived.take_dirty() for table, derived in self._derived.items()}
-        cursors = {
-            "ops": msgspec.json.encode(self._ops_position.settled_offset),
-            "decisions": msgspec.json.encode(self._decisions_position.settled_offset),
-            "corrections": msgspec.json.encode(self._corrections.cursor()),
-        }
-        try:
-            await self._state.save_soon({**rows, "cursors": cursors})
-        except BaseException:  # a time-out's cancellation too: the rows must not be lost
-            self.failed_saves += 1
-            for table, derived in self._derived.items():
-                derived.put_back(rows[table])
-            raise
+        async with self._saving:
+            await self._before_save()
+            for derived in self._derived.values():
+                for _ in derived.prepare():
+                    await asyncio.sleep(0)
+            rows = {table: derived.take_dirty() for table, derived in self._derived.items()}
+            cursors = {
+                "ops": msgspec.json.encode(self._ops_position.settled_offset),
+                "decisions": msgspec.json.encode(self._decisions_position.settled_offset),
+                "corrections": msgspec.json.encode(self._corrections.cursor()),
+            }
+            try:
+                await self._state.save_soon({**rows, "cursors": cursors})
+            except BaseException:  # a time-out's cancellation too: the rows must not be lost
+                self.failed_saves += 1
+                for table, derived in self._derived.items():
+                    derived.put_back(rows[table])
+                raise
 
-    def _is_ahead(self) -> bool:
-        """Whether a journal is shorter than what was saved of it: it lost its end (power), or is another file."""
-        cursors = self._state.load("cursors")
-        return (
-            _offset(cursors, "ops") > self._ops_position.settled_offset
-            or _offset(cursors, "decisions") > self._decisions_position.settled_offset
+    def _fits(self, cursors: Mapping[str, bytes]) -> bool:
+        """Whether what was saved and the journals make up one whole.
+
+        A journal that is shorter than what was saved of it lost its end (power), or is another file; one whose oldest
+        segment begins behind it has records that the saved rows do not count.
+        """
+        if "ops" not in cursors and self._copy_path.exists():
+            return False
+        since, ends = covered(cursors), self._ends()
+        is_ahead = since.ops > ends.ops or since.decisions > ends.decisions
+        return not is_ahead and since.ops >= self._first.ops and since.decisions >= self._first.decisions
+
+    @property
+    def _first(self) -> Covered:
+        return Covered(journal_span(self._ops_path)[0], journal_span(self._decisions_path)[0])
+
+    def _ends(self) -> Covered:
+        return Covered(self._ops_position.settled_offset, self._decisions_position.settled_offset)
+
+    def _begin_anew(self) -> dict[str, bytes]:
+        """Derive from the copy, or else from the oldest segments; the cursors from which to go on.
+
+        What was derived counts lines that are gone, and those that are left would be counted twice.
+        """
+        copy, ends = load_copy(self._copy_path), self._ends()
+        if copy is not None and (copy.covered.ops > ends.ops or copy.covered.decisions > ends.decisions):
+            log.warning("checkpoint.ahead_of_journal", covered_ops=copy.covered.ops, journal_end=ends.ops)
+            copy = None
+        if copy is None:
+            copy = Copy({}, {"ops": b"0", "decisions": b"0"})
+        gone = {table: dict.fromkeys(self._state.load(table), b"") for table in self._derived}
+        kept = {table: {**gone[table], **copy.rows.get(table, {})} for table in gone}
+        self._state.save({**kept, "cursors": copy.cursors})
+        first = self._first
+        log.warning(
+            "state.derived_anew",
+            rows_dropped=sum(map(len, gone.values())),
+            from_checkpoint=bool(copy.rows),
+            since_ops=max(copy.covered.ops, first.ops),
+            uncounted_bytes=max(0, first.ops - copy.covered.ops),
         )
-
-    def _forget(self) -> None:
-        """Drop what was derived: it counts lines that are gone, and those that are left would be counted twice."""
-        rows = {table: dict.fromkeys(self._state.load(table), b"") for table in self._derived}
-        self._state.save({**rows, "cursors": {"ops": b"0", "decisions": b"0"}})
-        log.warning("state.ahead_of_journal", rows_dropped=sum(map(len, rows.values())))
-
-    async def _replay_ops(self, offset: int) -> int:
-        reader, count = JournalReader(self._ops_path), 0
-        consumers: list[OpConsumer] = list(self._derived.values())
-        for op, _ in reader.scan(ObservedOp, offset):
-            count += 1
-            for consumer in consumers:
-                consumer.consume(op)
-            if op.source == self._correction_source:
-                self._corrections.restore(op)
-            if count % _TURN == 0:
-                await asyncio.sleep(0)
-        self.damaged += reader.damaged
-        return count
-
-    async def _replay_decisions(self, offset: int) -> int:
-        reader, count = JournalReader(self._decisions_path), 0
-        for decision, _ in reader.scan(Decision, offset):
-            apply = self._on_decision.get(decision.kind)
-            if apply is not None:
-                try:
-                    apply(bytes(decision.body))
-                except Exception:
-                    log.exception("decision.not_restored", decision_id=decision.decision_id)
-            count += 1
-            if count % _TURN == 0:
-                await asyncio.sleep(0)
-        self.damaged += reader.damaged
-        return count
-
-
-def _offset(cursors: Mapping[str, bytes], name: str) -> int:
-    """How far into the journal called *name* the saved rows go."""
-    return msgspec.json.decode(cursors[name], type=int) if name in cursors else 0
+        return {**self._state.load("cursors"), **copy.cursors}

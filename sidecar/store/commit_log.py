@@ -39,7 +39,8 @@ class CommitLog(Generic[R]):
     """One journal's batches, writer thread and receipts.
 
     *encode* gives a record's JSON object; *max_bytes* bounds what waits to be written; *sync_every_s* is 0 for
-    each commit, None for never. The counters are written by one thread each and may be read by any.
+    each commit, None for never; *seal* makes the JSON what is written. The counters are written by one thread each
+    and may be read by any.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class CommitLog(Generic[R]):
         max_bytes: int,
         sync_every_s: float | None,
         commit_timeout_s: float,
+        seal: Callable[[bytes], bytes] = sealed,
     ) -> None:
         self.name = name
         self._open_file = open_file
         self._encode = encode
+        self._seal = seal
         self._downstream = downstream
         self._clock = clock
         self._max_bytes = max_bytes
@@ -121,9 +124,13 @@ class CommitLog(Generic[R]):
         writing = self._writing
         return self._batch.size + (writing.size if writing is not None else 0)
 
-    def append(self, op: R, *, awaited: bool) -> CommitReceipt[R] | None:
-        """Add *op* to the batch; None if there is no room. From any thread; no I/O."""
-        line = sealed(self._encode(op))
+    def append(self, op: R, *, awaited: bool, envelope: bytes = b"") -> CommitReceipt[R] | None:
+        """Add *op* to the batch; None if there is no room. From any thread; no I/O.
+
+        *envelope*, a JSON object, becomes the line's `span` member: readers of the record pass it over.
+        """
+        record = self._encode(op)
+        line = self._seal(b'%b,"span":%b}' % (record[:-1], envelope) if envelope else record)
         with self._lock:
             batch, writing = self._batch, self._writing
             pending = batch.size + (writing.size if writing is not None else 0)
@@ -227,6 +234,7 @@ class CommitLog(Generic[R]):
     def _settle(self, batch: Batch[R]) -> None:
         """On the loop: hand on what is settled, in file order, a slice a turn; then tell the waiters."""
         batch.left = zip(batch.receipts, batch.lines, strict=True)
+        batch.receipts, batch.lines = [], []  # receipts know their batch: a cycle would keep what is written
         self._settling.append(batch)
         if len(self._settling) == 1:
             self._hand_on()
@@ -247,6 +255,7 @@ class CommitLog(Generic[R]):
             log.exception("journal.downstream_failed", journal=self.name)
         if len(settled) < _SLICE:
             batch.settled = True
+            batch.left = iter(())  # it remembers its last pair
             self._settling.popleft()
             release(batch)
         if self._settling and self._loop is not None:

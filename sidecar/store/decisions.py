@@ -1,10 +1,15 @@
-"""What the observer decided, in `decisions.jsonl`: the second journal, with the promises of the first."""
+"""What the observer decided, in `decisions.jsonl`: the second journal, with the promises of the first.
+
+A decision takes effect when it is in the file, by the same handlers in the running observer and in a replay: what
+they make of it follows from the file alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
+import structlog
 
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import JournalError
@@ -12,6 +17,8 @@ from sidecar.ids import new_id
 from sidecar.model import Decision
 from sidecar.protocols import Clock
 from sidecar.store.commit_log import CommitLog
+
+log = structlog.get_logger(__name__)
 
 
 class Decisions:
@@ -24,7 +31,7 @@ class Decisions:
     async def decide(self, kind: str, body: object, follows: str | None) -> None:
         """Write *body* (any message) as a decision of *kind* that came after the op *follows*.
 
-        Raises JournalError if it is not in the file.
+        It has taken effect when this returns. Raises JournalError if it is not in the file.
         """
         decision = Decision(
             decision_id=new_id(),
@@ -41,8 +48,29 @@ class Decisions:
         await receipt.wait()
 
 
-class Nowhere:
-    """The downstream of a journal whose records nobody follows live."""
+class DecisionHandlers:
+    """What decisions of each kind do, in file order. The journal's downstream, and what a replay calls."""
 
-    def consume_all(self, ops: Sequence[Decision], lines: Sequence[bytes]) -> None:
-        """Nothing."""
+    def __init__(self) -> None:
+        self._apply: dict[str, Callable[[bytes], None]] = {}
+        self.failures = 0
+
+    def add(self, kind: str, apply: Callable[[bytes], None]) -> None:
+        """Have *apply* called with the body (JSON) of every decision of *kind*."""
+        self._apply[kind] = apply
+
+    def consume(self, decision: Decision) -> None:
+        """Let *decision* take effect. One of an unknown kind has none; one that fails costs itself."""
+        apply = self._apply.get(decision.kind)
+        if apply is None:
+            return
+        try:
+            apply(bytes(decision.body))
+        except Exception:
+            self.failures += 1
+            log.exception("decision.not_applied", decision_id=decision.decision_id, kind=decision.kind)
+
+    def consume_all(self, ops: Sequence[Decision], _lines: Sequence[bytes]) -> None:
+        """Let decisions that are in the file take effect."""
+        for decision in ops:
+            self.consume(decision)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from operator import attrgetter
 from typing import NamedTuple
@@ -107,18 +107,24 @@ class Duplicates:
         """Take in one op that is in the journal; of several with an id the first counts."""
         if not op.event_id or MASK in op.event_id:
             return
+        # Time is when the op was taken, not when it settles or is read back: so a replay comes to the same table.
         now_s = self._clock.time_ns() // _SECOND_NS
+        taken_s = min(_arrived_s(op, now_s), now_s)
         attempt = self._attempts.get(op.event_id)
         if attempt is not None and attempt.receipt.op is op:
-            self._ids.add(attempt.key, _payload(op), _stamp(op), _ref(op), now_s)
+            self._ids.add(attempt.key, _payload(op), _stamp(op), _ref(op), taken_s)
             return
         key = _key(op.event_id)
-        if self._ids.find(key, now_s) is None:
-            self._ids.add(key, _payload(op), _stamp(op), _ref(op), min(_arrived_s(op, now_s), now_s))
+        if self._ids.find(key, taken_s) is None:
+            self._ids.add(key, _payload(op), _stamp(op), _ref(op), taken_s)
 
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore rows of a checkpoint."""
         self._ids.load(rows)
+
+    def prepare(self) -> Iterator[None]:
+        """Nothing: blocks are copied, not encoded."""
+        return iter(())
 
     def take_dirty(self) -> dict[str, bytes]:
         """Rows that changed since the last call."""

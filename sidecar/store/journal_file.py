@@ -1,24 +1,36 @@
 """The file under a journal: appended to by one writer, mended at start, never left with half a line.
 
 A record is a JSON object on a line of its own. It ends in a `crc` member, the CRC-32 (8 hex digits) of the object's
-bytes before that member was put in, so that a damaged record is noticed.
+bytes before that member was put in, so that a damaged record is noticed. A file that is full, or old, is closed and
+becomes a segment (`store.segments`); readers find both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 import zlib
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import Final
 
+import msgspec
 import structlog
 
 from sidecar.errors import StartError
+from sidecar.store.damaged import keep_aside
+from sidecar.store.segments import active_base, closed_segments, segment_path, sync_folder
 
 log = structlog.get_logger(__name__)
 
-_CRC_TAIL = len(b',"crc":"00000000"}')
+CRC_TAIL: Final = len(b',"crc":"00000000"}')
+TOMBSTONE: Final = b'{"gone":"'
+"""How a line begins whose record was forgotten on purpose; readers pass over it."""
+SEGMENT_BYTES: Final = 64 << 20
 _BLOCK = 1 << 16
+_NONE = -1  # no descriptor
 
 
 def sealed(record: bytes) -> bytes:
@@ -31,32 +43,52 @@ def opened(line: bytes) -> bytes | None:
 
     Lines without a checksum, such as those of older journals, are taken as they are.
     """
-    if line[-_CRC_TAIL : -_CRC_TAIL + 8] != b',"crc":"':
+    if line[-CRC_TAIL : -CRC_TAIL + 8] != b',"crc":"':
         return line if line[:1] == b"{" and line[-1:] == b"}" else None
-    record = line[:-_CRC_TAIL] + b"}"
+    record = line[:-CRC_TAIL] + b"}"
     return record if line[-10:-2] == b"%08x" % zlib.crc32(record) else None
 
 
 class AppendFile:
-    """Whole appends to one file: what a failed write left is cut off again at once, or else before the next one."""
+    """Whole appends to one journal: what a failed write left is cut off again at once, or else before the next one.
 
-    def __init__(self, path: Path) -> None:
+    *size* is the logical offset behind the last record. An append that would take the active file over
+    *segment_bytes*, or finds its first record older than *segment_age_s* (None: no matter), closes it before.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        segment_bytes: int = SEGMENT_BYTES,
+        segment_age_s: float | None = None,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
         """Open, creating it with mode 0600, and mend a torn last line. Raises StartError."""
+        self._path = path
+        self._segment_bytes = segment_bytes
+        self._segment_age_s = segment_age_s
+        self._now_s = now_s
+        self._fd = _NONE
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            self.size = _prepared(self._fd, path)
+            self._base = active_base(closed_segments(path))
+            self._fd = self._open()
+            self._used = _prepared(self._fd, path)
+            self._begun_s = _first_s(self._fd) if self._used else None
         except OSError as exc:
             raise StartError(
                 f"{path} cannot be opened for appending",
                 exc.strerror or str(exc),
                 "Make the folder writable, or choose another with OBSERVER_DATA_DIR",
             ) from exc
+        self.size = self._base + self._used
         self._clean = True
+        self._named = True  # the folder's entries are on the device
 
     def append(self, data: bytes) -> None:
         """Write *data* whole, or nothing of it. Raises OSError."""
         self._cut_off()
+        self._make_room(len(data))
         self._clean = False
         view = memoryview(data)
         try:
@@ -66,26 +98,55 @@ class AppendFile:
             with contextlib.suppress(OSError):  # the next append tries again, and fails if it cannot
                 self._cut_off()
             raise
+        self._used += len(data)
         self.size += len(data)
         self._clean = True
 
     def sync(self) -> None:
         """Force the data to the device. Raises OSError."""
-        os.fdatasync(self._fd)
+        if self._fd != _NONE:  # else it was forced there when it was closed
+            os.fdatasync(self._fd)
 
     def close(self) -> None:
         """Cut off what a failed write left, and close."""
+        fd = self._fd
+        if fd == _NONE:
+            return
         try:
             self._cut_off()
         finally:
-            os.close(self._fd)
+            self._fd = _NONE
+            os.close(fd)
+
+    def _make_room(self, size: int) -> None:
+        """Have an active file that may take *size* bytes. What fails is tried again by the next append."""
+        if self._used and (self._used + size > self._segment_bytes or self._is_old()):
+            os.fdatasync(self._fd)
+            self._path.rename(segment_path(self._path, self._base))
+            fd, self._fd = self._fd, _NONE
+            self._base, self._used = self.size, 0
+            os.close(fd)
+        if self._fd == _NONE:
+            self._fd, self._named = self._open(), False
+        if not self._named:
+            sync_folder(self._path.parent)
+            self._named = True
+        if not self._used:
+            self._begun_s = self._now_s()
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def _is_old(self) -> bool:
+        age_s, begun_s = self._segment_age_s, self._begun_s
+        return age_s is not None and begun_s is not None and self._now_s() - begun_s > age_s
 
     def _write(self, data: memoryview) -> int:
         return os.write(self._fd, data)
 
     def _cut_off(self) -> None:
         if not self._clean:
-            os.ftruncate(self._fd, self.size)
+            os.ftruncate(self._fd, self._used)
             self._clean = True
 
 
@@ -112,21 +173,23 @@ def _mended(fd: int, path: Path) -> int:
             break
         keep = block_start
     if keep < size:
-        kept = _kept_aside(os.pread(fd, size - keep, keep), path.with_suffix(".damaged"))
+        kept = keep_aside(path, os.pread(fd, size - keep, keep))
         os.ftruncate(fd, keep)
         log.warning("journal.tail_mended", path=str(path), torn_bytes=size - keep, kept_aside=kept)
     return keep
 
 
-def _kept_aside(torn: bytes, path: Path) -> bool:
-    """A disk that tore a line may be full still: that must not keep us from starting."""
+class _Stamped(msgspec.Struct):
+    """When a record is from: an op's `timestamp`, or a decision's `at`."""
+
+    timestamp: str = ""
+    at: str = ""
+
+
+def _first_s(fd: int) -> float:
+    """When the file was begun, seconds since the epoch: its first record's time, or else its last change."""
     try:
-        aside = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return False
-    try:
-        return os.write(aside, torn + b"\n") == len(torn) + 1
-    except OSError:
-        return False
-    finally:
-        os.close(aside)
+        first = msgspec.json.decode(os.pread(fd, _BLOCK, 0).partition(b"\n")[0], type=_Stamped)
+        return datetime.fromisoformat(first.timestamp or first.at).timestamp()
+    except (msgspec.MsgspecError, ValueError, OverflowError):  # also UnicodeDecodeError
+        return os.fstat(fd).st_mtime

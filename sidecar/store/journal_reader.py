@@ -1,75 +1,130 @@
-"""Reading a journal back: forward from a byte offset, or its last lines."""
+"""Reading a journal back, over all its segments: forward from a logical byte offset, or its last records."""
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
+import structlog
 
-from sidecar.store.journal_file import opened
+from sidecar.store.damaged import keep_aside
+from sidecar.store.journal_file import CRC_TAIL, TOMBSTONE, opened
+from sidecar.store.segments import OpenSegment, closed_segments, open_at, open_before
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 _BLOCK = 1 << 18
+_MOST_LOGGED = 100  # of one reading: the rest is counted
 
 
 class JournalReader:
-    """Decoded records of one journal file. Damaged lines are skipped and counted in `damaged`."""
+    """Decoded records of one journal, beside its writer. Damaged lines are skipped and counted in `damaged`.
 
-    def __init__(self, path: Path) -> None:
+    With *keep_damaged* they are also logged and kept aside; one reader of a journal is enough for that.
+    """
+
+    def __init__(self, path: Path, *, keep_damaged: bool = False) -> None:
         self._path = path
+        self._keep_damaged = keep_damaged
         self.damaged = 0
 
     def scan(self, kind: type[T], offset: int = 0) -> Iterator[tuple[T, int]]:
-        """Each record from byte *offset* on, with the offset just behind it. A missing file has none."""
+        """Each record from *offset* on, with the offset just behind it. A journal that is not there has none.
+
+        What lay before the oldest segment is passed over. Raises OSError.
+        """
         decoder = msgspec.json.Decoder(kind)
-        try:
-            file = self._path.open("rb")
-        except FileNotFoundError:
-            return
-        with file:
-            file.seek(offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return  # still being written
-                offset += len(line)
-                record = self._decoded(decoder, line)
-                if record is not None:
-                    yield record, offset
+        while (segment := open_at(self._path, offset)) is not None:
+            with segment.file as file:
+                offset = max(offset, segment.base)
+                file.seek(offset - segment.base)
+                for record, end in self._records(decoder, segment, offset):
+                    offset = end
+                    if record is not None:
+                        yield record, end
+            if segment.is_active:
+                begins = [each.base for each in closed_segments(self._path)]
+                if not begins or begins[-1:] == segment.begins[-1:]:
+                    return  # it is the active one still
 
     def tail(self, kind: type[T], most: int, most_bytes: int) -> list[T]:
-        """The last records, oldest first: at most *most*, read from at most *most_bytes* of the file's end."""
+        """The last records, oldest first: at most *most*, read from at most *most_bytes* of the journal's end."""
         decoder = msgspec.json.Decoder(kind)
-        lines = self._last_lines(most, most_bytes)
-        return [record for line in lines if (record := self._decoded(decoder, line)) is not None]
+        found: list[list[T]] = []
+        base: int | None = None
+        while most > 0 and most_bytes > 0 and (older := open_before(self._path, base)) is not None:
+            file, base = older
+            with file:
+                lines, read = _last_lines(file, most, most_bytes)
+            found.append([record for line in lines if (record := _decoded(decoder, line)) is not None])
+            most, most_bytes = most - len(lines), most_bytes - read
+        return [record for records in reversed(found) for record in records]
 
-    def _last_lines(self, most: int, most_bytes: int) -> list[bytes]:
-        try:
-            file = self._path.open("rb")
-        except FileNotFoundError:
-            return []
-        with file:
-            start = size = file.seek(0, os.SEEK_END)
-            blocks: list[bytes] = []
-            ends = 0
-            while start > 0 and size - start < most_bytes and ends <= most:
-                step = min(_BLOCK, start, most_bytes - (size - start))
-                start -= step
-                file.seek(start)
-                blocks.append(file.read(step))
-                ends += blocks[-1].count(b"\n")
-        lines = b"".join(reversed(blocks)).split(b"\n")
-        whole = lines[:-1] if start == 0 else lines[1:-1]
-        return whole[-most:] if most > 0 else []
+    def _records(
+        self, decoder: msgspec.json.Decoder[T], segment: OpenSegment, offset: int
+    ) -> Iterator[tuple[T | None, int]]:
+        """Each line of the open file as (record, offset behind it); None for one that is not to be seen."""
+        decode, crc32, tail = decoder.decode, zlib.crc32, CRC_TAIL + 1
+        for line in segment.file:
+            start, offset = offset, offset + len(line)
+            if line.startswith(TOMBSTONE):
+                yield None, offset
+                continue
+            try:
+                record = line[:-tail] + b"}"
+                if line[-tail : 8 - tail] == b',"crc":"' and int(line[-11:-3], 16) == crc32(record):
+                    yield decode(record), offset
+                    continue
+                older = opened(line[:-1]) if line.endswith(b"\n") else None
+                if older is not None:
+                    yield decode(older), offset
+                    continue
+            except (msgspec.MsgspecError, ValueError, RecursionError):  # the second: bytes that are no UTF-8, no hex
+                pass
+            if segment.is_active and not line.endswith(b"\n"):
+                return  # still being written
+            self._damaged(segment, line, start)
+            yield None, offset
 
-    def _decoded(self, decoder: msgspec.json.Decoder[T], line: bytes) -> T | None:
-        record = opened(line.rstrip(b"\n"))
-        try:
-            if record is not None:
-                return decoder.decode(record)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            pass
+    def _damaged(self, segment: OpenSegment, line: bytes, start: int) -> None:
         self.damaged += 1
+        if self._keep_damaged:
+            kept = keep_aside(self._path, line.rstrip(b"\n"))
+            if self.damaged <= _MOST_LOGGED:
+                log.error(
+                    "journal.record_damaged",
+                    path=str(segment.file.name),
+                    at_byte=start - segment.base,
+                    bytes=len(line),
+                    kept_aside=kept,
+                )
+
+
+def _last_lines(file: BinaryIO, most: int, most_bytes: int) -> tuple[list[bytes], int]:
+    """The last whole lines of *file* without their line feeds, at most *most*; and how many bytes were read."""
+    start = size = file.seek(0, os.SEEK_END)
+    blocks: list[bytes] = []
+    ends = 0
+    while start > 0 and size - start < most_bytes and ends <= most:
+        step = min(_BLOCK, start, most_bytes - (size - start))
+        start -= step
+        file.seek(start)
+        blocks.append(file.read(step))
+        ends += blocks[-1].count(b"\n")
+    lines = b"".join(reversed(blocks)).split(b"\n")
+    whole = lines[:-1] if start == 0 else lines[1:-1]
+    return whole[-most:], size - start
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], line: bytes) -> T | None:
+    """The record of *line*; None for what cannot be read, which is counted by whoever scans, not here."""
+    record = opened(line)
+    try:
+        return decoder.decode(record) if record is not None and not record.startswith(TOMBSTONE) else None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

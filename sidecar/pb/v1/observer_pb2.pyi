@@ -22,6 +22,53 @@ class RecordResponse(_message.Message):
     ring_size: int
     def __init__(self, trace_id: _Optional[str] = ..., span_id: _Optional[str] = ..., ring_size: _Optional[int] = ...) -> None: ...
 
+class RecordStreamRequest(_message.Message):
+    __slots__ = ("op",)
+    OP_FIELD_NUMBER: _ClassVar[int]
+    op: ObservedOp
+    def __init__(self, op: _Optional[_Union[ObservedOp, _Mapping]] = ...) -> None: ...
+
+class RecordStreamResponse(_message.Message):
+    __slots__ = ("index", "recorded", "rejected")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    RECORDED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    recorded: RecordResponse
+    rejected: Rejection
+    def __init__(self, index: _Optional[int] = ..., recorded: _Optional[_Union[RecordResponse, _Mapping]] = ..., rejected: _Optional[_Union[Rejection, _Mapping]] = ...) -> None: ...
+
+class Rejection(_message.Message):
+    __slots__ = ("code", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("equals", "success")
+    class EqualsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    EQUALS_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    equals: _containers.ScalarMap[str, str]
+    success: bool
+    def __init__(self, equals: _Optional[_Mapping[str, str]] = ..., success: _Optional[bool] = ...) -> None: ...
+
+class WatchResponse(_message.Message):
+    __slots__ = ("op", "missed")
+    OP_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    op: ObservedOp
+    missed: int
+    def __init__(self, op: _Optional[_Union[ObservedOp, _Mapping]] = ..., missed: _Optional[int] = ...) -> None: ...
+
 class GetStatsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -76,22 +123,6 @@ class ListIncidentsResponse(_message.Message):
     incidents: _containers.RepeatedCompositeFieldContainer[Incident]
     next_page_token: str
     def __init__(self, incidents: _Optional[_Iterable[_Union[Incident, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
-
-class ListDiagnosesRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
-    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
-    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    page_size: int
-    page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
-
-class ListDiagnosesResponse(_message.Message):
-    __slots__ = ("diagnoses", "next_page_token")
-    DIAGNOSES_FIELD_NUMBER: _ClassVar[int]
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    diagnoses: _containers.RepeatedCompositeFieldContainer[Diagnosis]
-    next_page_token: str
-    def __init__(self, diagnoses: _Optional[_Iterable[_Union[Diagnosis, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class ListPlaybooksRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

@@ -41,6 +41,16 @@ class ObserverServiceStub:
                 request_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.RecordRequest.SerializeToString,
                 response_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.RecordResponse.FromString,
                 _registered_method=True)
+        self.RecordStream = channel.stream_stream(
+                '/sidecar.pb.v1.ObserverService/RecordStream',
+                request_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.RecordStreamRequest.SerializeToString,
+                response_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.RecordStreamResponse.FromString,
+                _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/sidecar.pb.v1.ObserverService/Watch',
+                request_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.WatchRequest.SerializeToString,
+                response_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.WatchResponse.FromString,
+                _registered_method=True)
         self.GetStats = channel.unary_unary(
                 '/sidecar.pb.v1.ObserverService/GetStats',
                 request_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.GetStatsRequest.SerializeToString,
@@ -50,11 +60,6 @@ class ObserverServiceStub:
                 '/sidecar.pb.v1.ObserverService/ListIncidents',
                 request_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ListIncidentsRequest.SerializeToString,
                 response_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ListIncidentsResponse.FromString,
-                _registered_method=True)
-        self.ListDiagnoses = channel.unary_unary(
-                '/sidecar.pb.v1.ObserverService/ListDiagnoses',
-                request_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ListDiagnosesRequest.SerializeToString,
-                response_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ListDiagnosesResponse.FromString,
                 _registered_method=True)
         self.ListPlaybooks = channel.unary_unary(
                 '/sidecar.pb.v1.ObserverService/ListPlaybooks',
@@ -76,6 +81,21 @@ class ObserverServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordStream(self, request_iterator, context):
+        """Records operations one after the other, each answered by its own result, in order. The observer reads on only
+        while few results are outstanding: a sender that is faster is held back by the transport, not refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Watch(self, request, context):
+        """Streams operations as they settle, until the caller cancels. A caller that reads too slowly is told what it missed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStats(self, request, context):
         """Counts what is in the ring.
         """
@@ -85,13 +105,6 @@ class ObserverServiceServicer:
 
     def ListIncidents(self, request, context):
         """Lists what keeps failing, most recently seen first.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ListDiagnoses(self, request, context):
-        """Lists why things failed, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,6 +125,16 @@ def add_ObserverServiceServicer_to_server(servicer, server):
                     request_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.RecordRequest.FromString,
                     response_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.RecordResponse.SerializeToString,
             ),
+            'RecordStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.RecordStream,
+                    request_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.RecordStreamRequest.FromString,
+                    response_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.RecordStreamResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.WatchRequest.FromString,
+                    response_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.WatchResponse.SerializeToString,
+            ),
             'GetStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStats,
                     request_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.GetStatsRequest.FromString,
@@ -121,11 +144,6 @@ def add_ObserverServiceServicer_to_server(servicer, server):
                     servicer.ListIncidents,
                     request_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ListIncidentsRequest.FromString,
                     response_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ListIncidentsResponse.SerializeToString,
-            ),
-            'ListDiagnoses': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListDiagnoses,
-                    request_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ListDiagnosesRequest.FromString,
-                    response_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ListDiagnosesResponse.SerializeToString,
             ),
             'ListPlaybooks': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPlaybooks,
@@ -162,6 +180,60 @@ class ObserverService:
             '/sidecar.pb.v1.ObserverService/Record',
             sidecar_dot_pb_dot_v1_dot_observer__pb2.RecordRequest.SerializeToString,
             sidecar_dot_pb_dot_v1_dot_observer__pb2.RecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/sidecar.pb.v1.ObserverService/RecordStream',
+            sidecar_dot_pb_dot_v1_dot_observer__pb2.RecordStreamRequest.SerializeToString,
+            sidecar_dot_pb_dot_v1_dot_observer__pb2.RecordStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sidecar.pb.v1.ObserverService/Watch',
+            sidecar_dot_pb_dot_v1_dot_observer__pb2.WatchRequest.SerializeToString,
+            sidecar_dot_pb_dot_v1_dot_observer__pb2.WatchResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -216,33 +288,6 @@ class ObserverService:
             '/sidecar.pb.v1.ObserverService/ListIncidents',
             sidecar_dot_pb_dot_v1_dot_observer__pb2.ListIncidentsRequest.SerializeToString,
             sidecar_dot_pb_dot_v1_dot_observer__pb2.ListIncidentsResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListDiagnoses(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/sidecar.pb.v1.ObserverService/ListDiagnoses',
-            sidecar_dot_pb_dot_v1_dot_observer__pb2.ListDiagnosesRequest.SerializeToString,
-            sidecar_dot_pb_dot_v1_dot_observer__pb2.ListDiagnosesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,186 @@
+"""One log on its way to the collector: a thread that takes batches from a source and sends them until they are settled.
+
+Answers are kept apart as OTLP says: delivered, to be tried again, refused for good, too large. Nothing waits in memory
+but the batch that is being sent: what the collector does not take stays in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from sidecar.export.answers import Answer
+from sidecar.export.batch import Batch, Source
+from sidecar.export.otlp_sender import OtlpSender
+
+log = structlog.get_logger(__name__)
+
+LINGER_S: Final = 0.2  # what arrives within it shares a request
+_BASE_S: Final = 0.5
+_CAP_S: Final = 30.0  # for a collector that says no
+_CAP_AWAY_S: Final = 5.0  # for one that is not there: asking costs next to nothing, and it is to be found soon
+_MOST_ASKED_S: Final = 300.0  # of what Retry-After and RetryInfo ask for
+_FAULT_S: Final = 1.0  # rest after a fault of ours
+CAUSES: Final = ("rejected", "refused", "too_large")
+
+
+class ExportLane:
+    """A stage. `exported` spans were taken; `failed` ones never will be, by cause; `retries` counts attempts.
+
+    *drain_s* bounds the last exports at `stop`; what is left stays in the log for the next start. *random* gives a
+    number from 0 to below 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        sender: OtlpSender,
+        *,
+        timeout_s: float,
+        drain_s: float,
+        random: Callable[[], float],
+        linger_s: float = LINGER_S,
+        base_s: float = _BASE_S,
+    ) -> None:
+        self.name = name
+        self._source = source
+        self._sender = sender
+        self._timeout_s = timeout_s
+        self._drain_s = drain_s
+        self._random = random
+        self._linger_s = linger_s
+        self._base_s = base_s
+        self._stopping = threading.Event()
+        self._stop_by = float("inf")
+        self._abandoned = False
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = asyncio.Event()
+        self._failures_in_a_row = 0
+        self.rest_s = 0.0  # the last one; the next is made of the next answer
+        self._wait_s = 0.0
+        self.exported = 0
+        self.requests = 0
+        self.retries = 0
+        self.failed = dict.fromkeys(CAUSES, 0)
+
+    async def start(self, _tasks: asyncio.TaskGroup) -> None:
+        """Begin to export. Does not wait for the collector."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Export what waits, for a bounded time; one attempt only if the collector does not take it."""
+        if self._thread is None:
+            return
+        self._thread = None
+        self._stop_by = time.monotonic() + self._drain_s
+        self._stopping.set()
+        try:
+            async with asyncio.timeout(self._drain_s):
+                await self._ended.wait()
+        except TimeoutError:
+            self._abandoned = True
+            log.warning("export.cut_short", lane=self.name, waited_s=self._drain_s)
+        finally:
+            self._sender.close()
+
+    def _run(self) -> None:
+        while not self._abandoned:
+            try:
+                busy = self._turn()
+            except Exception:  # a fault of ours costs time, not the lane; what it met stays in the log
+                if self._abandoned:  # the sender was closed under it
+                    break
+                log.exception("export.faulted", lane=self.name)
+                busy, self._wait_s = False, _FAULT_S
+            if self._stopping.is_set() and not busy:
+                break
+            rest_s = self._wait_s or (0.0 if busy else self._linger_s)
+            if rest_s:
+                self._wait_s = 0.0
+                self._stopping.wait(rest_s)
+        with suppress(RuntimeError):  # the loop is closed: `stop` has given up waiting
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _turn(self) -> bool:
+        """Send one batch. Whether the next one should follow at once."""
+        batch = self._source.take()
+        if batch is None:
+            return False
+        if not batch.items:
+            self._source.settle(batch, 0)
+            return True
+        settled = self._settled(batch, 0, len(batch.items))
+        return settled and (batch.full or self._stopping.is_set() or self._source.behind())
+
+    def _settled(self, batch: Batch, first: int, behind: int) -> bool:
+        """Send the items from *first* to *behind*; False if they must come again."""
+        timeout_s = min(self._timeout_s, max(0.1, self._stop_by - time.monotonic()))
+        answer = self._sender.send(batch.request(first, behind), timeout_s)
+        self.requests += 1
+        if self._abandoned:
+            return False
+        many = behind - first > 1
+        match answer.verdict:
+            case "retry":
+                self._source.give_back(batch, first)
+                self._back_off(answer)
+                return False
+            case "too_large" if many:
+                middle = (first + behind) // 2
+                return self._settled(batch, first, middle) and self._settled(batch, middle, behind)
+            case "refused" if many and batch.mixed:  # the others need not go with the one that is bad
+                return all(self._settled(batch, item, item + 1) for item in range(first, behind))
+        self._count(answer, batch.count(first, behind))
+        self._source.settle(batch, behind)
+        self._recovered()
+        return True
+
+    def _count(self, answer: Answer, spans: int) -> None:
+        if answer.verdict != "delivered":
+            self._lose(answer.verdict, spans, answer.why)
+            return
+        rejected = min(answer.rejected, spans)
+        self.exported += spans - rejected
+        if rejected:
+            self._lose("rejected", rejected, answer.why)
+        elif answer.why:
+            log.info("export.warned", lane=self.name, said=answer.why)
+
+    def _lose(self, cause: str, spans: int, why: str) -> None:
+        before = self.failed[cause]
+        self.failed[cause] += spans
+        if before.bit_length() < self.failed[cause].bit_length():  # at 1, 2, 4, 8 … spans: not one line each
+            log.error("export.spans_lost", lane=self.name, cause=cause, spans=self.failed[cause], why=why)
+
+    def _back_off(self, answer: Answer) -> None:
+        """How long to rest: what was asked for, within bounds; else exponential with jitter.
+
+        Source: "Exponential Backoff And Jitter" (equal jitter); OTLP specification, throttling.
+        """
+        self.retries += 1
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row == 1:
+            log.warning("export.not_taken", lane=self.name, why=answer.why)
+        cap_s = _CAP_S if answer.answered else _CAP_AWAY_S
+        doubled = self._base_s * 2.0 ** min(self._failures_in_a_row - 1, 16)
+        self._wait_s = max(0.01, (0.5 + self._random() / 2) * min(cap_s, doubled))
+        if answer.wait_s is not None:
+            self._wait_s = max(self._wait_s, min(answer.wait_s, _MOST_ASKED_S))
+        self.rest_s = self._wait_s
+
+    def _recovered(self) -> None:
+        if self._failures_in_a_row:
+            log.info("export.recovered", lane=self.name, attempts=self._failures_in_a_row)
+            self._failures_in_a_row = 0
+            self._source.split()

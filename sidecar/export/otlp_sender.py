@@ -1,0 +1,166 @@
+"""Sends encoded OTLP requests, one bounded attempt each, over gRPC or HTTP, and says what became of them.
+
+The bytes come from a lane (`export.lane`) or the metrics' stage; nothing is encoded or kept here. Imported late:
+gRPC alone takes 10 MiB.
+"""
+
+from __future__ import annotations
+
+import gzip
+import ssl
+import time
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+import grpc
+import httpx
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from sidecar.errors import StartError
+from sidecar.export.answers import Answer, delivered, grpc_answer, http_answer, unreachable
+from sidecar.export.otlp_target import OtlpTarget
+
+Signal = Literal["traces", "metrics"]
+_METHOD: Final[dict[Signal, str]] = {
+    "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+    "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+}
+_RECONNECT: Final = (  # gRPC's own back-off goes to two minutes: a collector that is back would wait that long for us
+    ("grpc.initial_reconnect_backoff_ms", 250),
+    ("grpc.min_reconnect_backoff_ms", 250),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+_STATUS_KEY: Final = "grpc-status-details-bin"
+_MOST_ANSWER: Final = 64 * 1024  # bytes of an answer that are read
+_GZIP_LEVEL: Final = 1
+
+
+class OtlpSender(Protocol):
+    """One destination. Used by one thread; `close` may come from another, and ends an attempt where it can."""
+
+    def send(self, request: bytes, timeout_s: float) -> Answer:
+        """Make one attempt of at most *timeout_s* seconds. Never raises for what the other side does."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back."""
+        ...
+
+
+def otlp_sender(target: OtlpTarget, signal: Signal = "traces") -> OtlpSender:
+    """The sender for *target*; connects when something is sent. Raises StartError if a PEM file is unusable."""
+    try:
+        return GrpcSender(target, signal) if target.protocol == "grpc" else HttpSender(target)
+    except (OSError, ValueError) as exc:
+        raise StartError(
+            "the OTLP export cannot use its certificates",
+            str(exc),
+            "Look at the files that OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_KEY and _CLIENT_CERTIFICATE name",
+        ) from exc
+
+
+class GrpcSender:
+    """OTLP/gRPC: the bytes as they are, over one channel that comes back soon after an outage."""
+
+    def __init__(self, target: OtlpTarget, signal: Signal) -> None:
+        options = [*_RECONNECT, ("grpc.primary_user_agent", "lakehouse-observer")]
+        compression = grpc.Compression.Gzip if target.gzip else None
+        if target.is_tls:
+            self._channel = grpc.secure_channel(target.authority, _grpc_tls(target), options, compression)
+        else:
+            self._channel = grpc.insecure_channel(target.authority, options, compression)
+        self._export: Any = self._channel.unary_unary(_METHOD[signal])
+        self._metadata = target.headers
+
+    def send(self, request: bytes, timeout_s: float) -> Answer:
+        """See `OtlpSender`."""
+        try:
+            return delivered(self._export(request, timeout=timeout_s, metadata=self._metadata))
+        except grpc.RpcError as exc:
+            return _grpc_failure(exc)
+
+    def close(self) -> None:
+        """End what is under way, and the channel."""
+        self._channel.close()
+
+
+class HttpSender:
+    """OTLP/HTTP with protobuf bodies, over a kept connection. Proxy variables apply, as they do for the SDK's own."""
+
+    def __init__(self, target: OtlpTarget) -> None:
+        headers = {"Content-Type": "application/x-protobuf", **dict(target.headers)}
+        self._gzip = target.gzip
+        if target.gzip:
+            headers["Content-Encoding"] = "gzip"
+        self._url = target.endpoint
+        self._client = httpx.Client(verify=_http_tls(target), headers=headers)
+
+    def send(self, request: bytes, timeout_s: float) -> Answer:
+        """See `OtlpSender`."""
+        body = gzip.compress(request, _GZIP_LEVEL) if self._gzip else request
+        deadline = time.monotonic() + timeout_s
+        try:
+            with self._client.stream("POST", self._url, content=body, timeout=timeout_s) as response:
+                said = _read(response, deadline)
+                retry_after = response.headers.get("retry-after", "")
+                return http_answer(response.status_code, said, retry_after, time.time_ns())
+        except httpx.TransportError as exc:
+            return unreachable(f"{type(exc).__name__} {exc}".strip())
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            return Answer("refused", f"{type(exc).__name__} {exc}".strip())
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+
+def _read(response: httpx.Response, deadline: float) -> bytes:
+    """The answer's first bytes; an endless or slow one is not waited for, its status has said enough."""
+    said = b""
+    for chunk in response.iter_bytes():
+        said += chunk
+        if len(said) > _MOST_ANSWER or time.monotonic() > deadline:
+            break
+    return said[:_MOST_ANSWER]
+
+
+def _grpc_failure(error: Any) -> Answer:
+    return grpc_answer(error.code().name, error.details() or "", _retry_delay_s(error.trailing_metadata() or ()))
+
+
+def _retry_delay_s(trailers: Any) -> float | None:
+    """RetryInfo's delay in seconds, or None. Source: google/rpc/error_details.proto."""
+    for key, value in trailers:
+        if key != _STATUS_KEY:
+            continue
+        try:
+            for detail in Status.FromString(value).details:
+                info = RetryInfo()
+                if detail.Unpack(info):
+                    delay_s: float = info.retry_delay.seconds + info.retry_delay.nanos / 1e9
+                    return max(0.0, delay_s)
+        except DecodeError:
+            return None
+    return None
+
+
+def _grpc_tls(target: OtlpTarget) -> grpc.ChannelCredentials:
+    def content(path: str) -> bytes | None:
+        return Path(path).read_bytes() if path else None
+
+    return grpc.ssl_channel_credentials(
+        content(target.certificate), content(target.client_key), content(target.client_certificate)
+    )
+
+
+def _http_tls(target: OtlpTarget) -> ssl.SSLContext:
+    if not target.is_tls:
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used: the public authorities would take memory
+    context = (
+        ssl.create_default_context(cafile=target.certificate) if target.certificate else httpx.create_ssl_context()
+    )
+    if target.client_certificate:
+        context.load_cert_chain(target.client_certificate, target.client_key or None)
+    return context

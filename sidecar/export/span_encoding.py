@@ -1,0 +1,108 @@
+"""Journal lines and ended spans as OTLP's bytes, the same that the SDK's encoder gives, at a fifth of its cost.
+
+From `journal_export` and `span_spooler`, to requests for `otlp_sender`. Each span is encoded by itself and put into
+its request as bytes: no step takes long, and a request can be cut in two.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.trace.v1.trace_pb2 import SpanFlags
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, StatusCode
+
+from sidecar.export.wire import attribute, field
+from sidecar.spans.op_span import PLAIN, JournalledOp, LinkNote, op_attributes, op_times_ns
+
+_FIXED: Final = struct.Struct("<BBBQBQ")  # kind, start and end, each behind its tag
+_FLAGS: Final = struct.Struct("<HI")
+_FLAGS_TAG: Final = 0x0185  # field 16, wire type 5, as two bytes
+_FLAGS_TAG_BYTES: Final = 2
+_LOCAL: Final = _FLAGS.pack(_FLAGS_TAG, SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK)
+_REMOTE: Final = _FLAGS.pack(
+    _FLAGS_TAG,
+    SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK,
+)
+_ERROR: Final = StatusCode.ERROR.value
+
+
+def span_bytes(op: JournalledOp) -> bytes | None:
+    """The OTLP span of a journalled *op*; None if it has no ids to be one.
+
+    Equal to what `encode_spans` gives for the span that was journalled, but for the order of attributes. Source:
+    opentelemetry/proto/trace/v1/trace.proto, message Span.
+    """
+    if op.trace_id is None or op.span_id is None or len(op.trace_id) != 32 or len(op.span_id) != 16:
+        return None
+    note, parent_id = op.span or PLAIN, op.parent_span_id
+    start, end = op_times_ns(op)
+    parts = [b"\x0a\x10", bytes.fromhex(op.trace_id), b"\x12\x08", bytes.fromhex(op.span_id)]
+    if note.tracestate:
+        parts.append(field(3, note.tracestate.encode()))
+    if parent_id is not None:
+        parts.append(field(4, bytes.fromhex(parent_id)))
+    parts.append(field(5, (op.endpoint if note.name is None else note.name).encode()))
+    parts.append(
+        _FIXED.pack(
+            6 << 3,
+            note.kind + 1,  # the API counts kinds from 0, OTLP from 1
+            7 << 3 | 1,
+            start if note.start_ns is None else note.start_ns,
+            8 << 3 | 1,
+            end if note.end_ns is None else note.end_ns,
+        )
+    )
+    attributes = op_attributes(op)
+    if note.attributes is not None:
+        attributes.update(note.attributes)
+    parts += [attribute(9, key, value) for key, value in attributes.items()]
+    parts += [field(13, _link(link)) for link in note.links or ()]
+    parts.append(field(15, _status(op, note.status)))
+    parts.append(_LOCAL if parent_id is None or note.local_parent else _REMOTE)
+    return b"".join(parts)
+
+
+def _status(op: JournalledOp, noted: tuple[int, str | None] | None) -> bytes:
+    if noted is None:
+        if op.success:
+            return b""
+        noted = (_ERROR, op.error or op.output_summary)
+    code, message = noted
+    return (field(2, message.encode()) if message else b"") + (bytes((3 << 3, code)) if code else b"")
+
+
+def _link(link: LinkNote) -> bytes:
+    said = [attribute(4, key, value) for key, value in (link.attributes or {}).items()]
+    ids = field(1, bytes.fromhex(link.trace_id)) + field(2, bytes.fromhex(link.span_id))
+    flags = _LOCAL if link.local else _REMOTE
+    return ids + b"".join(said) + bytes((6 << 3 | 5,)) + flags[_FLAGS_TAG_BYTES:]
+
+
+def request_wrapper(resource: Resource, scope: InstrumentationScope) -> Callable[[Sequence[bytes]], bytes]:
+    """A function that makes one `ExportTraceServiceRequest` of encoded spans, all of *resource* and *scope*."""
+    sample = ReadableSpan("", INVALID_SPAN_CONTEXT, resource=resource, instrumentation_scope=scope)
+    spans_of_resource = encode_spans([sample]).resource_spans[0]
+    spans_of_scope = spans_of_resource.scope_spans[0]
+    del spans_of_scope.spans[:]
+    scope_head = spans_of_scope.SerializeToString()
+    del spans_of_resource.scope_spans[:]
+    resource_head = spans_of_resource.SerializeToString()
+
+    def wrap(spans: Sequence[bytes]) -> bytes:
+        # All of them are length-delimited field 2 of their parents, the resource's spans field 1 of the request.
+        inside = scope_head + b"".join([field(2, span) for span in spans])
+        return field(1, resource_head + field(2, inside))
+
+    return wrap
+
+
+def request_of(span: ReadableSpan) -> bytes:
+    """The request that exports one ended *span*, whatever it is."""
+    encoded: bytes = encode_spans([span]).SerializeToString()
+    return encoded

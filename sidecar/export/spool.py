@@ -1,0 +1,266 @@
+"""The spool: OTLP requests on disk that wait for the collector, bounded in bytes and age, the oldest out first.
+
+Requests come through a commit log of the store (`pipeline_export` joins them), which writes them in groups and gives
+receipts: it sees the spool as the file it appends to. The export's lane sees it as a source of batches.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, Self
+
+import structlog
+
+from sidecar.errors import StartError
+from sidecar.export.batch import MAX_BYTES, MAX_SPANS, Batch
+from sidecar.export.cursor_file import CursorFile
+from sidecar.export.frames import Frame, frames
+from sidecar.export.pending import Pending, Range
+from sidecar.export.spool_segments import Segment, SegmentWriter, segments_in
+from sidecar.protocols import Clock
+
+log = structlog.get_logger(__name__)
+
+_PARTS: Final = 16  # segments in a full spool, and in its longest time
+_MOST_SEGMENT: Final = 16 * 2**20
+_MOST_RECORDS: Final = 512  # of one batch
+
+
+class Spool:
+    """A `JournalFile` for the commit log, and a `Source` for the lane; from one thread each.
+
+    *size* is the logical end. Counters since the start: `evicted` spans and `evicted_bytes` went by a bound before they
+    were exported; `damaged` records could not be read back.
+    """
+
+    def __init__(self, folder: Path, clock: Clock, *, max_bytes: int, max_age_s: float) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._max_age_ns = round(max_age_s * 1e9)
+        self._segment_bytes = min(_MOST_SEGMENT, max_bytes // _PARTS)
+        self._cursor = CursorFile(folder / "cursor.json")
+        self._lock = threading.Lock()
+        self._pending: Pending | None = None
+        self._segments: list[Segment] = []  # the writer's is the last
+        self._writer: SegmentWriter | None = None
+        self._writing = False
+        self.size = 0
+        self.evicted = 0
+        self.evicted_bytes = 0
+        self.damaged = 0
+
+    def open(self) -> Self:
+        """Find what a former run left, and go on behind it. Raises StartError."""
+        try:
+            segments = segments_in(self._folder)
+        except OSError as exc:
+            raise StartError(
+                f"{self._folder} cannot be opened",
+                exc.strerror or str(exc),
+                "Make the folder writable, or choose another with OBSERVER_DATA_DIR",
+            ) from exc
+        saved = self._cursor.load()
+        end = max([0, *(segment.end for segment in segments), *([saved.live] if saved is not None else [])])
+        begin = segments[0].start if segments else end
+        with self._lock:
+            self._segments, self.size = segments, end
+            self._pending = Pending.resumed(saved, end) if saved is not None else Pending(end, [(begin, end)])
+            self._pending.let_go(begin, end)
+            self._drop_exported()
+            self._cursor.save(self._pending.saved())
+        return self
+
+    @property
+    def held_bytes(self) -> int:
+        """What it takes on disk."""
+        return sum(segment.size for segment in list(self._segments))
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that have not been exported."""
+        pending = self._pending
+        return pending.size(self.size) if pending is not None else 0
+
+    # --- the commit log's side -----------------------------------------------------------------------------------
+
+    def append(self, data: bytes) -> None:
+        """Write *data*, whole frames, whole or not at all; the oldest make room. Raises OSError."""
+        if len(data) > self._max_bytes:
+            raise OSError(errno.EFBIG, "more at once than the whole spool may hold")
+        now_ns = self._clock.time_ns()
+        with self._lock:
+            self._make_room(len(data), now_ns)
+            writer = self._writer_for(len(data), now_ns)
+            self._writing = True
+        try:
+            writer.write(data)  # not under the lock: a slow disk must not hold up what is read
+        finally:
+            self._writing = False
+        with self._lock:
+            writer.segment.size += len(data)
+            writer.segment.newest_ns = now_ns
+            self.size += len(data)
+
+    def sync(self) -> None:
+        """Force what was appended to the device. Raises OSError."""
+        if self._writer is not None:
+            self._writer.sync()
+
+    def close(self) -> None:
+        """End the appending; what waits can still be taken."""
+        with self._lock:
+            self._seal()
+
+    # --- the lane's side -----------------------------------------------------------------------------------------
+
+    def take(self) -> Batch | None:
+        """See `Source`."""
+        with self._lock:
+            pending = self._pending
+            if pending is None:
+                return None
+            self._expire(self._clock.time_ns())
+            piece = pending.next(self.size)
+            if piece is None:
+                return None
+            batch = self._read(piece)
+            pending.sending(batch.start, batch.upto)
+            return batch
+
+    def settle(self, batch: Batch, behind: int) -> None:
+        """See `Source`. Segments of which everything is settled are removed."""
+        with self._lock:
+            if self._pending is not None:
+                self._pending.settled(batch.upto_item(behind))
+                self._drop_exported()
+                self._cursor.save(self._pending.saved())
+
+    def give_back(self, batch: Batch, first: int) -> None:
+        """See `Source`. Those whose segment went meanwhile are evicted now."""
+        with self._lock:
+            if self._pending is not None:
+                gone = self._pending.given_back(batch.ends[first:])
+                self.evicted += batch.count(first, first + gone)
+                self.evicted_bytes += sum(map(len, batch.items[first : first + gone]))
+
+    def behind(self) -> bool:
+        """See `Source`."""
+        return self._pending is not None and self._pending.behind
+
+    def split(self) -> None:
+        """See `Source`."""
+        with self._lock:
+            if self._pending is not None:
+                self._pending.split(self.size)
+
+    # --- under the lock ------------------------------------------------------------------------------------------
+
+    def _writer_for(self, more: int, now_ns: int) -> SegmentWriter:
+        writer = self._writer
+        if writer is not None and (
+            (writer.segment.size and writer.segment.size + more > self._segment_bytes)
+            or now_ns - writer.opened_ns > self._max_age_ns // _PARTS
+        ):
+            self._seal()
+        if self._writer is None:
+            self._writer = SegmentWriter(self._folder, self.size, now_ns)
+            self._segments.append(self._writer.segment)
+        return self._writer
+
+    def _seal(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    def _make_room(self, more: int, now_ns: int) -> None:
+        self._expire(now_ns)
+        while self._segments and self.held_bytes + more > self._max_bytes:
+            self._evict()
+
+    def _expire(self, now_ns: int) -> None:
+        while self._segments and now_ns - self._segments[0].newest_ns > self._max_age_ns:
+            if self._writing and len(self._segments) == 1:
+                return  # it is becoming younger now
+            self._evict()
+
+    def _evict(self) -> None:
+        """Remove the oldest segment; what of it was not exported is counted."""
+        if len(self._segments) == 1:
+            self._seal()
+        oldest = self._segments[0]
+        spans = lost = 0
+        for start, until in self._pending.let_go(oldest.end, self.size) if self._pending is not None else ():
+            lost += until - start
+            spans += sum(frame.spans for frame in _frames(oldest, start, until))
+        self._remove_oldest()
+        if lost:
+            self.evicted += spans
+            self.evicted_bytes += lost
+            log.error("spool.evicted", spans=spans, evicted_bytes=lost, bound_bytes=self._max_bytes)
+
+    def _drop_exported(self) -> None:
+        """Remove the segments of which nothing is wanted any more, but for the one that is appended to."""
+        first = self._pending.first if self._pending is not None else 0
+        while len(self._segments) > (self._writer is not None) and self._segments[0].end <= first:
+            self._remove_oldest()
+
+    def _remove_oldest(self) -> None:
+        oldest = self._segments.pop(0)
+        try:
+            oldest.path.unlink(missing_ok=True)
+        except OSError as exc:
+            log.warning("spool.segment_left", path=str(oldest.path), error=str(exc))
+
+    def _read(self, piece: Range) -> Batch:
+        """The first records of *piece*, of one segment."""
+        start, until = piece
+        segment = next((one for one in self._segments if one.end > start), None)
+        if segment is None or segment.start >= until:
+            return _batch(start, until, [], full=True)
+        until_here = min(until, segment.end)
+        taken: list[Frame] = []
+        upto, size, spans = max(start, segment.start), 0, 0
+        for frame in _frames(segment, upto, until_here):
+            if taken and (size + (frame.end - frame.start) > MAX_BYTES or spans + frame.spans > MAX_SPANS):
+                return _batch(start, upto, taken, full=True)
+            upto = segment.start + frame.end
+            if frame.request is None:
+                self._damaged(segment, frame)
+                continue
+            taken.append(frame._replace(end=upto))
+            size += frame.end - frame.start
+            spans += frame.spans
+            if len(taken) == _MOST_RECORDS:
+                return _batch(start, upto, taken, full=upto < until)
+        return _batch(start, until_here, taken, full=until_here < until)
+
+    def _damaged(self, segment: Segment, frame: Frame) -> None:
+        self.damaged += 1
+        log.error("spool.record_damaged", path=str(segment.path), at=frame.start, spans=frame.spans)
+
+
+def _frames(segment: Segment, start: int, until: int) -> Iterator[Frame]:
+    """The frames between the offsets *start* and *until* of *segment*."""
+    fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield from frames(fd, start - segment.start, until - segment.start)
+    finally:
+        os.close(fd)
+
+
+def _batch(start: int, upto: int, taken: Sequence[Frame], *, full: bool) -> Batch:
+    return Batch(
+        start,
+        upto,
+        [frame.request or b"" for frame in taken],
+        [frame.end for frame in taken],
+        [frame.spans for frame in taken],
+        b"".join,  # requests one behind the other are one request: its only field is repeated
+        full,
+        mixed=True,
+    )

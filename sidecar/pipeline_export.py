@@ -1,0 +1,172 @@
+"""Builds what leaves over OTLP and joins it: part of the pipeline, apart because it is imported only where needed.
+
+ops.jsonl ──► journal source ──► lane ──► collector
+own spans ──► spool ───────────► lane ──► collector
+own metrics ─────────────────────────────► collector
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from sidecar.export.cursor_file import CursorFile
+from sidecar.export.frames import SpoolRecord, framed
+from sidecar.export.journal_export import JournalSource
+from sidecar.export.lane import ExportLane
+from sidecar.export.metric_export import MetricExport
+from sidecar.export.otlp_sender import Signal, otlp_sender
+from sidecar.export.otlp_target import OtlpTarget, header_pairs, timeout_seconds
+from sidecar.export.span_encoding import request_wrapper, span_bytes
+from sidecar.export.span_spooler import SpanSpooler
+from sidecar.export.spool import Spool
+from sidecar.export.spool_door import SpoolDoor
+from sidecar.metrics import OwnMetrics
+from sidecar.model import ObservedOp
+from sidecar.protocols import Clock, Stage
+from sidecar.settings import Settings
+from sidecar.spans.provider import our_version
+from sidecar.spans.recorder import SCOPE_NAME
+from sidecar.store.commit_log import CommitLog
+from sidecar.store.journal_reader import JournalReader
+
+_SPOOL_PENDING_BYTES = 16 * 2**20  # what the spool holds in memory while the disk is slow
+_DRAIN_SHARE = 4  # of the grace: the rest is for the journals
+
+
+def otlp_target(settings: Settings, signal: Signal) -> OtlpTarget:
+    """Where *signal* goes and how. Over HTTP a signal's own endpoint is the whole URL, the general one is its root.
+
+    Source: OTLP exporter specification, endpoint URLs for OTLP/HTTP.
+    """
+
+    def said(name: str) -> Any:
+        own = getattr(settings, f"otlp_traces_{name}") if signal == "traces" else ""
+        return own or getattr(settings, f"otlp_{name}")
+
+    own_endpoint = settings.otlp_traces_endpoint if signal == "traces" else settings.otlp_metrics_endpoint
+    protocol = said("protocol")
+    endpoint = own_endpoint or settings.otlp_endpoint
+    if protocol != "grpc" and not own_endpoint:
+        endpoint = f"{endpoint.rstrip('/')}/v1/{signal}"
+    return OtlpTarget(
+        endpoint,
+        protocol,
+        header_pairs(said("headers")),
+        timeout_seconds(said("timeout")),
+        said("compression") == "gzip",
+        said("certificate"),
+        said("client_key"),
+        said("client_certificate"),
+    )
+
+
+class Export:
+    """Spans to the collector. `door` takes requests into the spool, `processor` feeds it with the observer's own.
+
+    `source` follows the journal of ops. `begins` (before the journal of ops), `spool_log` and the
+    `lanes` (last) are stages.
+    """
+
+    def __init__(
+        self, settings: Settings, resource: Resource, data_dir: Path, ops_log: CommitLog[ObservedOp], clock: Clock
+    ) -> None:
+        target = otlp_target(settings, "traces")
+        self.source = JournalSource(
+            JournalReader(data_dir / "ops.jsonl"),
+            lambda: ops_log.settled_offset,
+            CursorFile(data_dir / "export.cursor.json"),
+            encode=span_bytes,
+            wrap=request_wrapper(resource, InstrumentationScope(SCOPE_NAME, our_version())),
+        )
+        spool_bytes = min(settings.spool_max_bytes, settings.shares.spool)
+        self.spool = Spool(data_dir / "spool", clock, max_bytes=spool_bytes, max_age_s=settings.spool_max_age)
+        self.spool_log: CommitLog[SpoolRecord] = CommitLog(
+            "spool",
+            self.spool.open,
+            framed,
+            _Nobody(),
+            clock,
+            max_bytes=min(_SPOOL_PENDING_BYTES, spool_bytes // 2),
+            sync_every_s=settings.fsync_every_s,
+            commit_timeout_s=settings.commit_timeout,
+            seal=bytes,
+        )
+        self.door = SpoolDoor(self.spool_log)
+        self.processor = SpanSpooler(self.door)
+        patience: dict[str, Any] = {
+            "timeout_s": target.timeout_s,
+            "drain_s": settings.grace / _DRAIN_SHARE,
+            "random": random.random,
+        }
+        self.journal_lane = ExportLane("export-journal", self.source, otlp_sender(target), **patience)
+        self.spool_lane = ExportLane("export-spool", self.spool, otlp_sender(target), **patience)
+        self.begins: Stage = _Begins(self.source, ops_log)
+
+    @property
+    def lanes(self) -> list[ExportLane]:
+        """Both."""
+        return [self.journal_lane, self.spool_lane]
+
+    @property
+    def exported(self) -> int:
+        """Spans that the collector took."""
+        return sum(lane.exported for lane in self.lanes)
+
+    @property
+    def failed(self) -> dict[str, int]:
+        """Spans that it will never take, by cause."""
+        return {cause: sum(lane.failed[cause] for lane in self.lanes) for cause in self.journal_lane.failed}
+
+    @property
+    def evicted(self) -> int:
+        """Spans that a bound on the disk removed before they were exported."""
+        return self.source.evicted + self.spool.evicted
+
+    @property
+    def waiting_bytes(self) -> dict[str, int]:
+        """Bytes on disk that have not been exported, by where they wait."""
+        return {"journal": self.source.waiting_bytes, "spool": self.spool.waiting_bytes}
+
+
+def metric_export(settings: Settings, metrics: OwnMetrics, clock: Clock) -> MetricExport:
+    """The stage that pushes *metrics*."""
+    target = otlp_target(settings, "metrics")
+    return MetricExport(
+        metrics.read,
+        otlp_sender(target, "metrics"),
+        clock,
+        interval_s=settings.metric_export_interval / 1000,
+        timeout_s=target.timeout_s,
+        drain_s=settings.grace / _DRAIN_SHARE,
+    )
+
+
+class _Begins:
+    """Tells the export where the journal ends, once it is open: in flow order it stands before the journal."""
+
+    name = "export-begin"
+
+    def __init__(self, source: JournalSource, ops_log: CommitLog[ObservedOp]) -> None:
+        self._source = source
+        self._ops_log = ops_log
+
+    async def start(self, _tasks: asyncio.TaskGroup) -> None:
+        """The journal is open."""
+        self._source.begin(self._ops_log.settled_offset)
+
+    async def stop(self) -> None:
+        """Nothing: what is settled from here on is exported as well."""
+
+
+class _Nobody:
+    """The downstream of the spool's log: the lane reads the spool itself."""
+
+    def consume_all(self, ops: Sequence[SpoolRecord], lines: Sequence[bytes]) -> None:
+        """Nothing."""

@@ -1,0 +1,155 @@
+"""Builds the doors for agents that already trace, and the gRPC door. Part of the pipeline, apart only for length.
+
+OTLP ──► intake ──► span processor ──► ring, journal, analysis
+            └─────► (sampling) ──► spool ──► collector
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from sidecar.errors import StartError
+from sidecar.export.tail_sampling import TailSampling
+from sidecar.gateway.route_template import Templates
+from sidecar.receivers.bodies import BodyReader
+from sidecar.receivers.http_app import create_app
+from sidecar.receivers.http_receiver import HttpReceiver, tls_context
+from sidecar.receivers.otlp_http import OtherSignalResource, OtlpTracesResource
+from sidecar.receivers.otlp_receiver import OtlpIntake
+from sidecar.receivers.otlp_wire import MAX_REQUEST_BYTES
+from sidecar.spans.conventions import SpanConventions
+from sidecar.spans.received import ReceivedRecorder
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from sidecar.pipeline import Observer
+    from sidecar.protocols import Stage
+    from sidecar.receivers.grpc_receiver import GrpcReceiver
+    from sidecar.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class OtlpDoors:
+    """What takes OTLP, and everything that speaks gRPC: `routes` for the main door, `stages` of their own."""
+
+    def __init__(self, observer: Observer, settings: Settings, provider: TracerProvider) -> None:
+        export = observer.export
+        self.sampling: TailSampling | None = None
+        if export is not None and settings.export_success_ratio < 1:
+            self.sampling = TailSampling(settings.export_success_ratio, observer.clock)
+        self.intake = OtlpIntake(
+            SpanConventions(observer.normalizer, _gateways(settings), Templates()),
+            ReceivedRecorder(provider),
+            export.door if export is not None else None,
+            self.sampling,
+        )
+        bodies = BodyReader(observer.budget, max_bytes=MAX_REQUEST_BYTES)
+        self.routes: dict[str, object] = {
+            "/v1/traces": OtlpTracesResource(self.intake, bodies),
+            "/v1/logs": OtherSignalResource("logs"),
+            "/v1/metrics": OtherSignalResource("metrics"),
+        }
+        self.grpc = GrpcDoor(observer, settings, self.intake) if settings.grpc_port >= 0 else None
+        self.http = _otlp_http(observer, settings, self.routes) if settings.otlp_http_port >= 0 else None
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The doors that are not the main one."""
+        return [door for door in (self.grpc, self.http) if door is not None]
+
+    @property
+    def sampled_out(self) -> int:
+        """Received spans that were not passed on, as the settings wish."""
+        return self.sampling.sampled_out if self.sampling is not None else 0
+
+    @property
+    def refused(self) -> int:
+        """Calls over gRPC refused for want of a token or a scope."""
+        return self.grpc.refused if self.grpc is not None else 0
+
+
+def register(observer: Observer) -> None:
+    """The doors' counters as metrics."""
+    count, otlp = observer.metrics.observe_count, observer.otlp
+    count("observer.otlp.spans", "{span}", "Received and acknowledged", lambda: otlp.intake.spans)
+    count("observer.otlp.ops", "{op}", "Operations among them, recorded", lambda: otlp.intake.ops)
+    count("observer.otlp.rejected", "{span}", "Refused for what they are", lambda: otlp.intake.rejected)
+    count("observer.otlp.repeats", "{request}", "Acknowledged again, not done again", lambda: otlp.intake.repeats)
+    count("observer.otlp.sampled_out", "{span}", "Not passed on, as set", lambda: otlp.sampled_out)
+
+
+class GrpcDoor:
+    """The gRPC server, imported when it starts: gRPC alone takes 10 MiB."""
+
+    name = "grpc"
+
+    def __init__(self, observer: Observer, settings: Settings, intake: OtlpIntake) -> None:
+        self.port = settings.grpc_port
+        self._observer = observer
+        self._settings = settings
+        self._intake = intake
+        self._receiver: GrpcReceiver | None = None
+
+    @property
+    def refused(self) -> int:
+        """Calls refused for want of a token or a scope."""
+        return self._receiver.refused if self._receiver is not None else 0
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Bind and listen. Raises StartError."""
+        from sidecar.receivers.grpc_receiver import GrpcReceiver  # noqa: PLC0415 - see above
+        from sidecar.receivers.observer_service import Memory, ObserverService  # noqa: PLC0415 - likewise
+
+        observer, settings = self._observer, self._settings
+        memory = Memory(observer.incidents.incidents, observer.consolidator.entries)
+        self._receiver = GrpcReceiver(
+            self._intake,
+            ObserverService(observer.intake, observer.ring, observer.feed, memory),
+            observer.tokens,
+            observer.budget,
+            host=settings.host,
+            port=self.port,
+            grace_s=settings.grace,
+            tls=_pem(settings),
+        )
+        await self._receiver.start(tasks)
+        self.port = self._receiver.port
+
+    async def stop(self) -> None:
+        """Finish the calls that are under way."""
+        if self._receiver is not None:
+            await self._receiver.stop()
+
+
+def _gateways(settings: Settings) -> list[str]:
+    """The URLs that agents call: the gateway's, and the proxy's."""
+    proxy = [f"http://localhost:{settings.proxy_port}"] if settings.proxy_port > 0 else []
+    return [settings.gateway_url, *proxy]
+
+
+def _otlp_http(observer: Observer, settings: Settings, routes: dict[str, object]) -> HttpReceiver:
+    return HttpReceiver(
+        "otlp-http",
+        create_app(routes, observer.guard),
+        host=settings.host,
+        port=settings.otlp_http_port,
+        request_timeout_s=settings.body_timeout,
+        grace_s=settings.grace,
+        tls=tls_context(settings.tls_cert, settings.tls_key),
+    )
+
+
+def _pem(settings: Settings) -> tuple[bytes, bytes] | None:
+    """Certificate and key, or None if there are none. Raises StartError."""
+    if not settings.tls_cert:
+        return None
+    try:
+        return Path(settings.tls_cert).read_bytes(), Path(settings.tls_key).read_bytes()
+    except OSError as exc:
+        raise StartError("TLS cannot be set up", str(exc), "Give a PEM certificate and its unencrypted key") from exc

@@ -1,0 +1,184 @@
+"""What stands before every gRPC call: who is asking, how much is in flight, gzip within bounds, errors as `Status`.
+
+The transport is told not to decompress: it would, without a bound. So what arrives here is the message as sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, NamedTuple
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2
+from google.rpc.status_pb2 import Status
+
+from sidecar.errors import MalformedError, ObserverError, TooLargeError
+from sidecar.receivers.bodies import BodyReader, ByteBudget, Lease
+from sidecar.receivers.rpc_status import plain_status, status_of
+from sidecar.receivers.tokens import TokenStore
+
+log = structlog.get_logger(__name__)
+
+TRANSPORT_OPTIONS = (("grpc.per_message_decompression", 0),)
+"""Channel options without which this guard does not see messages as they were sent."""
+
+_UNSIZED = 256 * 1024  # what a message counts while it arrives: its size is known when it is here
+_GZIP_MAGIC = b"\x1f\x8b"  # no message of ours begins so: it would be field 3 with a wire type that does not exist
+_DETAILS = "grpc-status-details-bin"
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class Access(NamedTuple):
+    """What a service needs: a token's scope (None: anyone may call), and the bytes of a message at most."""
+
+    scope: str | None
+    max_bytes: int
+
+
+class GrpcGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
+    """Checks each call by *access*: method (`/package.Service/Method`) or service (`/package.Service/`)."""
+
+    def __init__(self, tokens: TokenStore, budget: ByteBudget, access: Mapping[str, Access]) -> None:
+        self._tokens = tokens
+        self._budget = budget
+        self._access = access
+        self.refused = 0
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], call: Any) -> Any:
+        """The handler that serves *call*, or one that refuses it before its message is read."""
+        handler = await continuation(call)
+        if handler is None:
+            return None
+        service = call.method[: call.method.rfind("/") + 1]
+        access = self._access.get(call.method) or self._access[service]
+        refusal = self._refusal(dict(call.invocation_metadata or ()).get("authorization"), access.scope)
+        if refusal is not None:
+            self.refused += 1
+            return _refusing(refusal)
+        return _Guarded(handler, self._budget, access.max_bytes).handler()
+
+    def _refusal(self, authorization: str | bytes | None, scope: str | None) -> Status | None:
+        if scope is None or not self._tokens.required:
+            return None
+        shown = authorization.decode("latin-1") if isinstance(authorization, bytes) else authorization
+        scopes = self._tokens.scopes(shown)
+        if scopes is None:
+            return plain_status(
+                code_pb2.UNAUTHENTICATED,
+                "a token is needed: send the metadata authorization: Bearer TOKEN"
+                if shown is None
+                else "this token is not known: look at OBSERVER_TOKEN or OBSERVER_TOKEN_FILE",
+            )
+        if scope not in scopes:
+            return plain_status(code_pb2.PERMISSION_DENIED, f"this token lacks the scope {scope!r}")
+        return None
+
+
+class _Guarded:
+    """One method's handler, with its messages read within bounds and its errors told as they should be.
+
+    Every method is served as a stream of requests, which a client cannot tell: so a call is refused, or its room
+    taken, before its message is read. (By `context.read`: the iterator of requests would keep the last one alive in a
+    cycle, for the garbage collector to find.)
+    """
+
+    def __init__(self, inner: Any, budget: ByteBudget, max_bytes: int) -> None:
+        self._inner = inner
+        self._budget = budget
+        self._max_bytes = max_bytes
+        self._bodies = BodyReader(budget, max_bytes=max_bytes)
+
+    def handler(self) -> Any:
+        """A handler that stands for the inner one."""
+        inner = self._inner
+        if inner.response_streaming:
+            make, behaviour = grpc.stream_stream_rpc_method_handler, self._streamed
+        else:
+            make, behaviour = grpc.stream_unary_rpc_method_handler, self._single
+        return make(behaviour, request_deserializer=None, response_serializer=inner.response_serializer)
+
+    async def _single(self, _requests: Any, context: Any) -> Any:
+        async with _told(context):
+            with Lease(self._budget) as lease:
+                if self._inner.request_streaming:
+                    return await self._inner.stream_unary(self._messages(context), context)
+                return await self._inner.unary_unary(await self._message(context, lease), context)
+
+    async def _streamed(self, _requests: Any, context: Any) -> None:
+        async with _told(context):
+            if self._inner.request_streaming:
+                await _answer(self._inner.stream_stream(self._messages(context), context), context)
+                return
+            with Lease(self._budget) as lease:
+                message = await self._message(context, lease)
+            await _answer(self._inner.unary_stream(message, context), context)
+
+    async def _message(self, context: Any, lease: Lease) -> Any:
+        with Lease(self._budget) as arriving:
+            arriving.take(min(_UNSIZED, self._max_bytes))
+            raw = await context.read()
+        if raw is grpc.aio.EOF:
+            raise MalformedError("there is no message", "the call ended before one", "Send one")
+        lease.take(len(raw))
+        return await self._read(raw, lease)
+
+    async def _messages(self, context: Any) -> AsyncIterator[Any]:
+        while (raw := await context.read()) is not grpc.aio.EOF:
+            with Lease(self._budget) as lease:
+                message = await self._read(raw, lease)
+            yield message
+
+    async def _read(self, raw: bytes, lease: Lease) -> Any:
+        if raw.startswith(_GZIP_MAGIC):
+            raw = await self._bodies.unzipped(raw, lease)
+        if len(raw) > self._max_bytes:
+            raise TooLargeError(f"the message is over {self._max_bytes} bytes", f"it has {len(raw)}", "Send less")
+        if self._inner.request_deserializer is None:
+            return raw
+        try:
+            return self._inner.request_deserializer(raw)
+        except DecodeError as exc:
+            raise MalformedError("the message cannot be read", str(exc)[:200], "See observer.proto") from exc
+
+
+async def _answer(answers: Any, context: Any) -> None:
+    """Send what a streaming behaviour yields; one that is not a generator writes by itself."""
+    if not hasattr(answers, "__aiter__"):
+        await answers
+        return
+    async with aclosing(answers):  # at once when the call is cancelled: what it holds must be let go
+        async for answer in answers:
+            await context.write(answer)
+
+
+@asynccontextmanager
+async def _told(context: Any) -> AsyncIterator[None]:
+    """Turns what is raised in the block into the call's status."""
+    try:
+        yield
+        return
+    except grpc.aio.AbortError:
+        raise
+    except ObserverError as exc:
+        status = status_of(exc)
+    except Exception:
+        log.exception("call.failed")
+        status = plain_status(code_pb2.INTERNAL, "the observer failed on this call; its log says why")
+    await abort(context, status)
+
+
+async def abort(context: Any, status: Status) -> None:
+    """End the call with *status*, details included. Source: gRPC, richer error model."""
+    metadata = ((_DETAILS, status.SerializeToString()),)
+    await context.abort(_CODES[status.code], status.message, trailing_metadata=metadata)
+
+
+def _refusing(status: Status) -> Any:
+    async def refuse(_requests: Any, context: Any) -> None:
+        await abort(context, status)
+
+    return grpc.stream_unary_rpc_method_handler(refuse)

@@ -1,0 +1,196 @@
+"""`sidecar.pb.v1.ObserverService`: what `/event`, `/ops/stream`, `/stats`, `/incidents`, `/playbooks` do, over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
+
+from sidecar.errors import InvalidInputError, ObserverError
+from sidecar.model import Incident, ObservedOp, PlaybookEntry
+from sidecar.pb.v1 import observer_pb2 as pb
+from sidecar.pb.v1.observer_pb2_grpc import ObserverServiceServicer
+from sidecar.protocols import Receipt
+from sidecar.receivers.event_resource import EventIntake
+from sidecar.receivers.op_filter import EXACT, OpQuery
+from sidecar.receivers.op_messages import event_of, incident_message, op_message, playbook_message
+from sidecar.receivers.read_resources import STREAM_IDLE_S, FeedView, RingView
+from sidecar.receivers.rpc_status import status_of
+
+T = TypeVar("T")
+
+_OUTSTANDING = 256  # results of a stream that the sender has not been told yet
+_PAGE, _MOST_PAGE = 100, 1000
+_RECENT = 10
+_CONTEXT = ("traceparent", "tracestate")
+
+
+class Memory(NamedTuple):
+    """What the observer has learnt, as lists."""
+
+    incidents: Callable[[], Iterable[Incident]]
+    playbooks: Callable[[], Iterable[PlaybookEntry]]
+
+
+class ObserverService(ObserverServiceServicer):
+    """The servicer. Errors are raised as they are; `grpc_guard` tells them to the caller."""
+
+    def __init__(self, intake: EventIntake, ring: RingView, feed: FeedView, memory: Memory) -> None:
+        self._intake = intake
+        self._ring = ring
+        self._feed = feed
+        self._memory = memory
+
+    async def Record(self, request: pb.RecordRequest, context: Any) -> pb.RecordResponse:  # noqa: N802 - the protocol's
+        """One operation, as `POST /event`."""
+        said = _metadata(context)
+        receipt = self._intake.record(event_of(request.op), _trace_context(said), said.get("idempotency-key", ""))
+        await self._intake.settled((receipt,))
+        return self._recorded(receipt.op)
+
+    async def RecordStream(  # noqa: N802 - the protocol's
+        self, requests: AsyncIterator[pb.RecordStreamRequest], context: Any
+    ) -> AsyncIterator[pb.RecordStreamResponse]:
+        """Operations one behind the other; each result in order."""
+        headers = _trace_context(_metadata(context))
+        results: asyncio.Queue[Receipt | ObserverError | None] = asyncio.Queue(_OUTSTANDING)
+        reading = asyncio.create_task(self._take_all(requests, headers, results))
+        try:
+            index = 0
+            while (result := await results.get()) is not None:
+                yield await self._result(index, result)
+                index += 1
+            await reading  # what ended the stream badly ends the call so
+        finally:
+            reading.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([reading])
+
+    async def _take_all(
+        self,
+        requests: AsyncIterator[pb.RecordStreamRequest],
+        headers: dict[str, str],
+        results: asyncio.Queue[Receipt | ObserverError | None],
+    ) -> None:
+        try:
+            async for request in requests:
+                await results.put(self._take(request.op, headers))
+        finally:
+            await results.put(None)
+
+    def _take(self, op: pb.ObservedOp, headers: dict[str, str]) -> Receipt | ObserverError:
+        try:
+            return self._intake.record(event_of(op), headers)
+        except ObserverError as exc:
+            return exc
+
+    async def _result(self, index: int, result: Receipt | ObserverError) -> pb.RecordStreamResponse:
+        failure: ObserverError
+        if isinstance(result, ObserverError):
+            failure = result
+        else:
+            try:
+                await self._intake.settled((result,))
+                return pb.RecordStreamResponse(index=index, recorded=self._recorded(result.op))
+            except ObserverError as exc:
+                failure = exc
+        status = status_of(failure)
+        return pb.RecordStreamResponse(index=index, rejected=pb.Rejection(code=status.code, message=status.message))
+
+    async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.WatchResponse]:  # noqa: N802
+        """Operations as they settle. The headers come at once: from then on nothing is missed unsaid."""
+        query = _query(request)
+        told = 0
+        with self._feed.watch(query.wants) as watch:
+            await context.send_initial_metadata(())
+            async for batch in watch.batches(STREAM_IDLE_S):
+                if (missed := watch.missed) > told:
+                    yield pb.WatchResponse(missed=missed - told)
+                    told = missed
+                for op in batch:
+                    yield pb.WatchResponse(op=op_message(op))
+
+    async def GetStats(self, _request: pb.GetStatsRequest, _context: Any) -> pb.GetStatsResponse:  # noqa: N802
+        """Counts over the ring."""
+        ring = self._ring
+        recent: list[ObservedOp] = []
+        for op in ring.newest_first():
+            if op.source == "scenario":
+                recent.append(op)
+                if len(recent) == _RECENT:
+                    break
+        return pb.GetStatsResponse(
+            total=len(ring),
+            successes=ring.successes,
+            failures=ring.failures,
+            by_source=dict(ring.by_source),
+            recent_scenario_ops=[_brief(op) for op in reversed(recent)],
+        )
+
+    async def ListIncidents(  # noqa: N802 - the protocol's
+        self, request: pb.ListIncidentsRequest, _context: Any
+    ) -> pb.ListIncidentsResponse:
+        """One page, most recently seen first."""
+        page, token = _page(
+            self._memory.incidents(),
+            lambda each: (each.last_seen, each.fingerprint),
+            request.page_size,
+            request.page_token,
+        )
+        return pb.ListIncidentsResponse(incidents=map(incident_message, page), next_page_token=token)
+
+    async def ListPlaybooks(  # noqa: N802 - the protocol's
+        self, request: pb.ListPlaybooksRequest, _context: Any
+    ) -> pb.ListPlaybooksResponse:
+        """One page, newest first."""
+        page, token = _page(
+            self._memory.playbooks(), lambda each: (each.at, each.playbook_id), request.page_size, request.page_token
+        )
+        return pb.ListPlaybooksResponse(playbooks=map(playbook_message, page), next_page_token=token)
+
+    def _recorded(self, op: ObservedOp) -> pb.RecordResponse:
+        return pb.RecordResponse(
+            trace_id=op.trace_id or "", span_id=op.span_id or "", ring_size=self._intake.ring_size()
+        )
+
+
+def _query(request: pb.WatchRequest) -> OpQuery:
+    """The filters of *request*. Raises InvalidInputError."""
+    for name in request.equals:
+        if name not in EXACT:
+            raise InvalidInputError(
+                f"{name[:80]!r} is not a filter", "ops cannot be chosen by it", "See observer.proto"
+            )
+    success = request.success if request.HasField("success") else None
+    return OpQuery(exact=dict(request.equals), success=success, since=None, until=None, limit=0, cursor=None)
+
+
+def _page(items: Iterable[T], key: Callable[[T], tuple[str, str]], size: int, token: str) -> tuple[Sequence[T], str]:
+    """The page behind *token*, newest first, and the next page's token. Raises InvalidInputError.
+
+    A token says where its page ended, so what is added in between moves no item from one page to another.
+    """
+    if size < 0:
+        raise InvalidInputError(f"page_size is {size}", "expected a number from 0 on", "Leave it out, or correct it")
+    ordered = sorted(items, key=key, reverse=True)
+    if token:
+        at, _, name = token.partition(" ")
+        if not name:
+            raise InvalidInputError("page_token is not one", "it was not given by the observer", "Begin without one")
+        ordered = [item for item in ordered if key(item) < (at, name)]
+    most = min(size or _PAGE, _MOST_PAGE)
+    page = ordered[:most]
+    return page, " ".join(key(page[-1])) if len(ordered) > most else ""
+
+
+def _brief(op: ObservedOp) -> pb.ScenarioOp:
+    return pb.ScenarioOp(ts=op.timestamp, ok=op.success, staffer=op.staffer_id, kind=op.event_kind, role=op.role)
+
+
+def _metadata(context: Any) -> dict[str, str]:
+    return {str(key): value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+def _trace_context(metadata: dict[str, str]) -> dict[str, str]:
+    return {name: metadata[name] for name in _CONTEXT if name in metadata}

@@ -1,0 +1,90 @@
+"""`ObservedOp` and what is made of it as protobuf messages, and back: two spellings of one thing (`observer.proto`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sidecar.model import Incident, ObservedOp, PlaybookEntry, Scalar
+from sidecar.pb.v1 import observer_pb2 as pb
+
+_GIVEN = frozenset({"op_id", "span_id", "v"})  # by the observer, whatever a sender says
+_NUMBERS = frozenset({"duration_ms", "count", "applied_at_turn"})
+_MAPS = frozenset({"features", "extra"})
+_KINDS: dict[type, str] = {str: "string_value", bool: "bool_value", int: "int_value", float: "double_value"}
+
+
+def event_of(message: pb.ObservedOp) -> dict[str, Any]:
+    """What *message* says, as an event of `POST /event`: the fields that are set."""
+    event: dict[str, Any] = {"success": message.success}
+    for field, value in message.ListFields():
+        name = field.name
+        if name in _GIVEN:
+            continue
+        if name in _MAPS:
+            event[name] = {key: _scalar(each) for key, each in value.items()}
+        elif name in _NUMBERS:
+            event[name] = _scalar(value)
+        else:
+            event[name] = value
+    return event
+
+
+def op_message(op: ObservedOp) -> pb.ObservedOp:
+    """*op*, in the normal form, as a message."""
+    message = pb.ObservedOp()
+    for name in ObservedOp.__struct_fields__:
+        value = getattr(op, name)
+        if value is None:
+            continue
+        if name in _MAPS:
+            target = getattr(message, name)
+            for key, each in value.items():
+                _set(target[key], each)
+        elif name in _NUMBERS:
+            _set(getattr(message, name), value)
+        else:
+            setattr(message, name, value)
+    return message
+
+
+def incident_message(incident: Incident) -> pb.Incident:
+    """*incident* as a message."""
+    message = pb.Incident()
+    _fill(message, incident)
+    return message
+
+
+def playbook_message(entry: PlaybookEntry) -> pb.PlaybookEntry:
+    """*entry* as a message."""
+    message = pb.PlaybookEntry()
+    _fill(message, entry)
+    return message
+
+
+def _fill(message: Any, struct: msgspec.Struct) -> None:
+    """*struct*'s fields into *message*; those it does not know are newer than it, and left out."""
+    known = message.DESCRIPTOR.fields_by_name
+    for name in struct.__struct_fields__:
+        value = getattr(struct, name)
+        if value is None or name not in known:
+            continue
+        if name == "evidence":
+            message.evidence.extend(pb.SpanRef(trace_id=ref[0], span_id=ref[1]) for ref in value)
+        elif isinstance(value, dict):
+            getattr(message, name).update(value)
+        elif isinstance(value, list):
+            getattr(message, name).extend(value)
+        else:
+            setattr(message, name, value)
+
+
+def _scalar(message: Any) -> Scalar | None:
+    kind = message.WhichOneof("kind")
+    value: Scalar | None = getattr(message, kind) if kind else None
+    return value
+
+
+def _set(message: Any, value: Scalar) -> None:
+    setattr(message, _KINDS[type(value)], value)

@@ -1,0 +1,88 @@
+"""Derived state out of the journals: each op to every consumer, each decision behind the op that it follows.
+
+Asks nobody, decides nothing: at start for what the last save does not cover, in `observer replay` for all there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from sidecar.model import Decision, ObservedOp
+from sidecar.protocols import OpConsumer
+from sidecar.store.checkpoint_copy import Covered
+from sidecar.store.decisions import DecisionHandlers
+from sidecar.store.journal_reader import JournalReader
+
+TURN: Final = 500  # records between two turns of whoever drives it
+
+
+class Replay:
+    """One pass over both journals. *on_correction* has the source of ops that it takes, besides the *consumers*.
+
+    `ops`, `decisions` and `damaged` count records; `offset` is how far into the ops it is, `covered` where it ended.
+    """
+
+    def __init__(
+        self,
+        ops_path: Path,
+        decisions_path: Path,
+        consumers: Mapping[str, OpConsumer],
+        decided: DecisionHandlers,
+        corrections: tuple[str, OpConsumer] | None = None,
+    ) -> None:
+        self._ops = JournalReader(ops_path, keep_damaged=True)
+        self._decisions = JournalReader(decisions_path, keep_damaged=True)
+        self._consumers = [consumer.consume for consumer in consumers.values()]
+        self._decided = decided
+        self._corrections = corrections
+        self.ops = 0
+        self.decisions = 0
+        self.offset = 0
+        self.decisions_offset = 0
+
+    @property
+    def damaged(self) -> int:
+        """Records that could not be read."""
+        return self._ops.damaged + self._decisions.damaged
+
+    def steps(self, since: Covered, *, corrections_since: int = 0) -> Iterator[None]:
+        """Read what is behind *since*, with a pause every `TURN` records. Raises OSError.
+
+        Corrections are handed on from the logical offset *corrections_since* on.
+        """
+        self.offset, self.decisions_offset = since
+        consumers, handed_on = self._consumers, self._corrections
+        source, restore = (handed_on[0], handed_on[1].consume) if handed_on is not None else (None, None)
+        decisions = self._decisions.scan(Decision, since.decisions)
+        waiting = next(decisions, None)
+        follows = _follows(waiting)
+        for op, offset in self._ops.scan(ObservedOp, since.ops):
+            self.offset = offset
+            for consume in consumers:
+                consume(op)
+            if restore is not None and op.source == source and offset > corrections_since:
+                restore(op)
+            self.ops += 1
+            # Ids sort by time: a decision whose op is in a segment that is gone does not hold up the others.
+            while waiting is not None and op.op_id is not None and follows <= op.op_id:
+                self._take(waiting)
+                waiting = next(decisions, None)
+                follows = _follows(waiting)
+            if not self.ops % TURN:
+                yield
+        while waiting is not None:
+            self._take(waiting)
+            if not self.decisions % TURN:
+                yield
+            waiting = next(decisions, None)
+
+    def _take(self, found: tuple[Decision, int]) -> None:
+        decision, self.decisions_offset = found
+        self._decided.consume(decision)
+        self.decisions += 1
+
+
+def _follows(found: tuple[Decision, int] | None) -> str:
+    return (found[0].follows or "") if found is not None else ""

@@ -1,0 +1,115 @@
+"""Which parts of a log are still to be exported: nothing twice, nothing forgotten, whatever happens in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.export.cursor_file import CursorFile
+from sidecar.export.pending import MOST_RANGES, Pending, Saved
+
+_STEPS = st.lists(
+    st.tuples(st.sampled_from(["grow", "send", "refuse", "split", "let_go", "restart"]), st.integers(1, 20)),
+    max_size=60,
+)
+
+
+class World:
+    """A log, its export and its retention, with what became of each offset."""
+
+    def __init__(self) -> None:
+        self.pending = Pending(0)
+        self.end = 0
+        self.floor = 0
+        self.sent: list[int] = []
+        self.evicted: list[int] = []
+
+    def grow(self, amount: int) -> None:
+        self.end += amount
+
+    def split(self, _amount: int) -> None:
+        self.pending.split(self.end)
+
+    def let_go(self, amount: int) -> None:
+        self.floor = max(self.floor, min(self.end, self.floor + amount))
+        for gone in self.pending.let_go(self.floor, self.end):
+            self.evicted += range(*gone)
+
+    def restart(self, _amount: int) -> None:
+        kept = msgspec.json.decode(msgspec.json.encode(self.pending.saved()), type=Saved)
+        self.pending = Pending.resumed(kept, self.end)
+        self.pending.let_go(self.floor, self.end)
+
+    def send(self, amount: int, *, taken: bool = True) -> None:
+        piece = self.pending.next(self.end)
+        if piece is None:
+            return
+        start, upto = piece[0], min(piece[1], piece[0] + amount)
+        middle = (start + upto) // 2
+        self.pending.sending(start, upto)
+        self.pending.settled(middle)
+        self.sent += range(start, upto if taken else middle)
+        if taken:
+            self.pending.settled(upto)
+            return
+        self.let_go(max(0, start + 1 - self.floor))  # retention comes while the rest is on its way
+        ends = list(range(middle + 1, upto + 1))
+        lost = self.pending.given_back(ends)
+        self.evicted += [offset - 1 for offset in ends[:lost]]
+
+    def refuse(self, amount: int) -> None:
+        self.send(amount, taken=False)
+
+
+@given(_STEPS)
+def test_each_record_is_sent_or_evicted_once(steps: list[tuple[str, int]]) -> None:
+    """However sending, refusals, splits, retention and restarts are mixed, each offset has one end."""
+    world = World()
+    for step, amount in steps:
+        getattr(world, step)(amount)
+    left = [offset for piece in world.pending.pieces(world.end) for offset in range(*piece)]
+    assert sorted(world.sent + world.evicted + left) == list(range(world.end))
+    assert world.pending.size(world.end) == len(left)
+    assert world.pending.first <= min(left, default=world.end)
+
+
+def test_fresh_records_take_turns_with_the_backlog() -> None:
+    """After an outage neither waits for the other; without one the log is read in order."""
+    pending = Pending(0)
+    assert [pending.next(10), pending.next(10)] == [(0, 10), (0, 10)]
+    pending.split(10)
+    assert [pending.next(10), pending.next(10)] == [(0, 10), (0, 10)]
+    assert {pending.next(12), pending.next(12)} == {(10, 12), (0, 10)}
+
+
+def test_the_number_of_ranges_is_bounded() -> None:
+    """Beyond the bound the newest one only grows."""
+    pending = Pending(0)
+    for end in range(1, 3 * MOST_RANGES):
+        pending.split(end)
+    assert len(pending.saved().ranges) == MOST_RANGES
+    assert pending.size(1000) == 1000
+    assert Pending.resumed(pending.saved(), 1000).saved().ranges == [(0, 1000)]
+
+
+def test_a_log_that_became_shorter_is_gone_on_with() -> None:
+    """What the cursor names beyond its end is not there; what comes is exported."""
+    pending = Pending.resumed(Saved(90, [(10, 20), (50, 60)]), 55)
+    assert pending.pieces(70) == [(10, 20), (50, 55), (55, 70)]
+
+
+def test_the_cursor_survives_and_says_when_it_cannot_be_read(tmp_path: Path) -> None:
+    """No file: nothing was exported before. A damaged one: rather all of the log again than nothing."""
+    file = CursorFile(tmp_path / "export.cursor.json")
+    assert file.load() is None
+    file.save(Saved(7, [(1, 2)]))
+    assert file.load() == Saved(7, [(1, 2)])
+    assert [path.name for path in tmp_path.iterdir()] == ["export.cursor.json"]
+    (tmp_path / "export.cursor.json").write_bytes(b'{"live":')
+    assert file.load() == Saved(0)
+    gone = CursorFile(tmp_path / "missing" / "c.json")
+    gone.save(Saved(1))
+    assert gone.failures == 1

@@ -1,0 +1,162 @@
+"""A person can be forgotten: nothing in the folder names them, and all else is as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar import cli
+from sidecar.store.checkpoint_copy import NAME, dumped
+from sidecar.store.forgetting import Forgetting, tombstone
+from sidecar.store.journal_file import TOMBSTONE, opened
+from sidecar.store.segments import closed_segments, journal_span
+from tests.observers import client, cycle, observer
+from tests.test_replay import live
+
+STAFFER = "st-3"
+
+
+def forget(tmp_path: Path, capsys: pytest.CaptureFixture[str], staffer: str = STAFFER) -> str:
+    assert cli.main(["forget", "--staffer", staffer, "--data-dir", str(tmp_path / "data")]) == 0
+    return capsys.readouterr().out
+
+
+def naming(data: Path, staffer: str = STAFFER) -> list[str]:
+    """Files that still have the id's bytes in them."""
+    return sorted(path.name for path in data.iterdir() if path.is_file() and staffer.encode() in path.read_bytes())
+
+
+async def test_nothing_names_them_any_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Journals, what was kept aside, state, checkpoint and posts; offsets and other people's records stay."""
+    await live(tmp_path, segment=3000)
+    data = tmp_path / "data"
+    (data / "ops.damaged").write_bytes(b'{"staffer_id":"st-3","x\n{"staffer_id":"st-31"\n')
+    (data / "state.db.corrupt-17").write_bytes(b"\0\1st-3\2\3")
+    span, sizes = journal_span(data / "ops.jsonl"), [each[:2] for each in closed_segments(data / "ops.jsonl")]
+    others = json.loads(dumped(data / "state.db"))["incidents"]
+    assert {"ops.jsonl", "ops.damaged", "state.db", NAME, "state.db.corrupt-17"} <= set(naming(data))
+    said = await asyncio.to_thread(forget, tmp_path, capsys)
+    assert naming(data) == ["ops.damaged"]
+    assert (data / "ops.damaged").read_bytes() == b'{"staffer_id":"****","x\n{"staffer_id":"st-31"\n'
+    assert (journal_span(data / "ops.jsonl"), [each[:2] for each in closed_segments(data / "ops.jsonl")]) == (
+        span,
+        sizes,
+    )
+    assert "forgot st-3: " in said
+    assert "not touched: the corrections file" in said
+    assert "damaged records: 0" in said
+    left = json.loads(dumped(data / "state.db"))["incidents"]
+    by_staffer = [_staffers(rows) for rows in (others, left)]
+    assert {name: n for name, n in by_staffer[0].items() if name != STAFFER} == by_staffer[1]
+    async with observer(tmp_path) as running:
+        assert running.checkpoint.damaged == 0
+    assert naming(data) == ["ops.damaged"]
+
+
+def _staffers(rows: dict[str, Any]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for key, row in rows.items():
+        if key.startswith("incident/"):
+            for name, count in row["row"]["incident"].get("by_staffer", {}).items():
+                found[name] = found.get(name, 0) + count
+    return found
+
+
+async def test_posts_and_decisions_lose_the_name_and_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A diagnosis that names them says `****`; it is not made again, and its post is not doubled."""
+    async with observer(tmp_path) as running, client(running) as http:
+        for number in range(12):
+            event = {"endpoint": "/a", "success": number > 3, "error": "no one is free", "staffer_id": f"st-{number}"}
+            if number < 4:
+                event["staffer_id"] = STAFFER
+                event["input_summary"] = "asked by st-3, not by st-33"
+            assert (await http.post("/event", json=event)).is_success
+        await cycle(running)
+    data = tmp_path / "data"
+    assert "decisions.jsonl" in naming(data)
+    await asyncio.to_thread(forget, tmp_path, capsys)
+    assert b"st-33" in (data / "decisions.jsonl").read_bytes()
+    lines = [opened(line) for line in (data / "decisions.jsonl").read_bytes().splitlines()]
+    assert all(line is not None and b"by st-3," not in line for line in lines)
+    with closing(sqlite3.connect(data / "state.db")) as connection:
+        ((body,),) = connection.execute("SELECT body FROM outbox").fetchall()
+    assert b"asked by ****, not by st-33" in body
+    async with observer(tmp_path) as running:
+        await cycle(running)
+        assert running.analyzer.diagnoses == 0
+
+
+async def test_an_interrupted_forgetting_is_finished_by_the_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a line was half overwritten: what is left of the id in it goes too."""
+    await live(tmp_path, segment=3000, restarts=1)
+    data = tmp_path / "data"
+    path = closed_segments(data / "ops.jsonl")[0].path
+    before = path.read_bytes()
+    at = next(at for at, line in _lines(before) if b'"st-3"' in line)
+    path.write_bytes(before[:at] + TOMBSTONE + before[at + len(TOMBSTONE) :])
+    said = await asyncio.to_thread(forget, tmp_path, capsys)
+    assert naming(data) == []
+    assert "damaged records: 0" in said
+    state = dumped(data / "state.db")
+    said = await asyncio.to_thread(forget, tmp_path, capsys)
+    assert "0 operations overwritten, the id masked in 0 other places and 0 saved rows" in said
+    assert dumped(data / "state.db") == state
+
+
+def _lines(data: bytes) -> list[tuple[int, bytes]]:
+    found, at = [], 0
+    for line in data.splitlines(keepends=True):
+        found.append((at, line))
+        at += len(line)
+    return found
+
+
+def test_whoever_was_never_here_leaves_all_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ids that are words of the format harm nothing; an empty one is refused."""
+    data = tmp_path / "data"
+    data.mkdir()
+    line = b'{"timestamp":"t","endpoint":"/a","input_summary":"","success":false,"duration_ms":1,"output_summary":""}\n'
+    (data / "ops.jsonl").write_bytes(line)
+    for staffer in ("endpoint", "nobody", '"', "\\", "staffer_id"):
+        forget(tmp_path, capsys, staffer)
+        assert (data / "ops.jsonl").read_bytes() == line
+    assert cli.main(["forget", "--staffer", "", "--data-dir", str(data)]) == 64
+
+
+def test_a_feature_names_its_staffer_too(tmp_path: Path) -> None:
+    """An op that has the id among its features or extra fields is theirs."""
+    line = b'{"timestamp":"t","endpoint":"/a","features":{"staffer_id":"caf\xc3\xa9"}}\n'
+    other = b'{"timestamp":"t","endpoint":"/a","features":{"x":"caf\xc3\xa9 noir"}}\n'
+    (tmp_path / "ops.jsonl").write_bytes(line + other)
+    forgetting = Forgetting(tmp_path, "café")
+    forgetting.journal("ops.jsonl")
+    assert (tmp_path / "ops.jsonl").read_bytes() == tombstone(len(line)) + other.replace(b"caf\xc3\xa9", b"*****")
+    assert (forgetting.forgotten.lines, forgetting.forgotten.masked) == (1, 1)
+
+
+def test_a_damaged_state_is_masked_before_it_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is kept of it for people does not name them either."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "state.db").write_bytes(b"st-3 " * 500)
+    forget(tmp_path, capsys)
+    assert naming(data) == []
+    assert list(data.glob("state.db.corrupt-*"))
+
+
+@given(st.integers(29, 400))
+def test_a_tombstone_has_the_length_that_it_needs(size: int) -> None:
+    """And a checksum that fits."""
+    line = tombstone(size)
+    assert len(line) == size
+    assert opened(line[:-1]) is not None
