@@ -247,8 +247,8 @@ class AgentConnection(asyncio.Protocol):
         except RefusedError as refusal:
             self._refusal = refusal
             return
-        if head.offers and parser.should_upgrade():
-            self._offered = head  # the parser will not read its body; see _decline
+        if parser.should_upgrade():
+            self._offered = head  # whatever it took for an offer, the parser will not read the body; see _decline
             return
         if head.probe:
             self._refusal = RefusedError(204, "No Content", "")

@@ -209,12 +209,13 @@ class Exchange:
         self._parts.recorder.answered(self.call, head)
         trace_id = self._trace_id()
         more = [b"%b: %032x" % (TRACE_ID_HEADER, trace_id)] if trace_id else []
+        bodiless = self.method == b"HEAD" or head.status in (204, 304)
         if head.chunked or until_close:
             if self.head.http10:
                 self.head.close = True
-            else:
+            elif head.status != 204:  # RFC 9112, 6.1
                 more.append(b"Transfer-Encoding: chunked")
-                self._rewrites_chunks = self.method != b"HEAD"
+                self._rewrites_chunks = not bodiless
         if self.head.close:
             more.append(b"Connection: close")
         self._head_sent = True

@@ -283,9 +283,11 @@ def _drop_nominated(lines: list[bytes], nominated: list[bytes]) -> None:
 
 def _is_under(target: bytes, paths: tuple[bytes, ...]) -> bool:
     """Whether *target* begins with one of *paths* and cannot be read as leading out of it."""
-    path = re.split(rb"[?#]", target, maxsplit=1)[0]
+    path = target.split(b"?", 1)[0]
     plain = unquote_to_bytes(unquote_to_bytes(path)).replace(b"\\", b"/")
-    if any(segment in (b".", b"..") for segment in plain.split(b"/")) or b"\0" in plain:
+    if unquote_to_bytes(plain) != plain or b"\0" in plain or b"#" in plain:  # who knows how the gateway reads these
+        return False
+    if any(segment.split(b";")[0] in (b".", b"..") for segment in plain.split(b"/")):  # some servers cut at the `;`
         return False
     return any(_has_prefix(path, prefix) and _has_prefix(plain, prefix) for prefix in paths)
 

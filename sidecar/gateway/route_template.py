@@ -7,6 +7,7 @@ from functools import lru_cache
 
 _MOST_NAMES = 1000
 _MOST_SEGMENTS = 16
+_MOST_TARGET = 2048  # bytes looked at: what was folded is remembered by them
 _MOST_SEGMENT = 64  # characters
 _ID = "{id}"
 _MORE = "{more}"
@@ -31,7 +32,7 @@ class Templates:
 
     def of(self, target: bytes) -> str:
         """The template of a request's raw *target*."""
-        template = _folded(re.split(rb"[?#]", target, maxsplit=1)[0])
+        template = _folded(re.split(rb"[?#]", target[:_MOST_TARGET], maxsplit=1)[0])
         return self.bounded(template)
 
     def bounded(self, name: str) -> str:
