@@ -102,7 +102,9 @@ class HttpSender:
         body = gzip.compress(request, _GZIP_LEVEL) if self._gzip else request
         deadline = time.monotonic() + timeout_s
         try:
-            with self._client.stream("POST", self._url, content=body, timeout=timeout_s) as response:
+            # As an iterator: httpx's objects refer to each other, and would keep a body until the collector comes by.
+            once, length = iter([body]), {"Content-Length": str(len(body))}
+            with self._client.stream("POST", self._url, content=once, headers=length, timeout=timeout_s) as response:
                 said = _read(response, deadline)
                 retry_after = response.headers.get("retry-after", "")
                 return http_answer(response.status_code, said, retry_after, time.time_ns())
