@@ -22,6 +22,7 @@ _RECONNECT_S: Final = 0.5
 
 class _Stats(msgspec.Struct):
     cycle: int = 0
+    total: int = 0
 
 
 class _Incidents(msgspec.Struct):
@@ -46,6 +47,7 @@ class Seen:
     by_source: Counter[str] = field(default_factory=Counter)
     last_ops: deque[ObservedOp] = field(default_factory=lambda: deque(maxlen=_LAST_OPS))
     cycle: int = 0
+    total_before: int | None = None
     incidents: list[Incident] = field(default_factory=list)
     playbooks: list[PlaybookEntry] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
@@ -97,7 +99,12 @@ class ObserverDoors:
     async def look(self) -> None:
         """Read `/stats`, `/incidents` and `/playbooks` once; what cannot be read stays as it was."""
         try:
-            self.seen.cycle = msgspec.json.decode(await self._get("/stats"), type=_Stats).cycle
+            stats = msgspec.json.decode(await self._get("/stats"), type=_Stats)
+            self.seen.cycle = stats.cycle
+            if self.seen.total_before is None:
+                self.seen.total_before = stats.total
+            # What the stream did not bring, as long as the ring holds the whole run.
+            self.seen.ops = max(self.seen.ops, stats.total - self.seen.total_before)
             self.seen.incidents = msgspec.json.decode(await self._get("/incidents"), type=_Incidents).incidents
             self.seen.findings.take(self.seen.incidents)
             self.seen.playbooks = msgspec.json.decode(await self._get("/playbooks"), type=_Playbooks).playbooks

@@ -42,6 +42,7 @@ _COLUMNS: Final = 100
 _CYCLE_S: Final = 2
 _SETTLE_S: Final = 2.5 * _CYCLE_S  # the last correction waits for the cycle after the one that is on
 _SETTLE_STEP_S: Final = 0.05
+_LAST_S: Final = 0.5
 _KEPT_VARIABLES: Final = ("LAKEHOUSE_URL", "OBSERVER_MODEL", "OBSERVER_MODEL_TIMEOUT")
 
 
@@ -306,6 +307,7 @@ async def _settled(doors: ObserverDoors, ops: int) -> None:
         async with asyncio.timeout(_SETTLE_S):
             while doors.seen.ops < ops:  # noqa: ASYNC110 - the doors are read, they do not call
                 await asyncio.sleep(_SETTLE_STEP_S)
+    await asyncio.sleep(_LAST_S)
 
 
 async def _gateway_log(gateway_url: str) -> list[dict[str, Any]]:
