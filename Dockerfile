@@ -9,9 +9,9 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ONLY_BINARY=:all: PIP
 COPY requirements.lock requirements-dev.lock ./
 # The environment that is shipped has no pip of its own; the one that builds the project's wheel stays behind.
 RUN python -m venv --without-pip /opt/observer \
-    && python -m pip --python /opt/observer/bin/python install --require-hashes -r requirements.lock
+    && python -m pip --python /opt/observer/bin/python install --no-deps --require-hashes -r requirements.lock
 RUN python -m venv /opt/build \
-    && /opt/build/bin/python -m pip install --require-hashes -r requirements-dev.lock
+    && /opt/build/bin/python -m pip install --no-deps --require-hashes -r requirements-dev.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY sidecar ./sidecar
 RUN /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \

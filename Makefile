@@ -67,7 +67,7 @@ proto: $(READY)  ## generate sidecar/pb from proto/
 $(READY): pyproject.toml requirements-dev.lock
 	@echo "setting up $(VENV) from requirements-dev.lock: about a minute, once"
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
