@@ -20,11 +20,12 @@ from opentelemetry.sdk.trace import SynchronousMultiSpanProcessor
 
 from sidecar import pipeline_metrics
 from sidecar.analysis.cycle import CycleLoop, Step
+from sidecar.analysis.error_analyzer import DECISION_KIND as DIAGNOSIS
 from sidecar.analysis.error_analyzer import ErrorAnalyzer
-from sidecar.analysis.incidents import CORRECTION, IncidentBook
+from sidecar.analysis.incidents import CORRECTION
 from sidecar.analysis.llm import LakehouseModel
+from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.analysis.playbook_consolidator import PlaybookConsolidator
-from sidecar.analysis.success_book import SuccessBook
 from sidecar.clock import SystemClock
 from sidecar.errors import StartError
 from sidecar.export.outbox import Outbox
@@ -35,6 +36,7 @@ from sidecar.logs import configure_if_unset
 from sidecar.metrics import OwnMetrics
 from sidecar.model import Decision, ObservedOp
 from sidecar.normalize import Normalizer
+from sidecar.pipeline_books import Books
 from sidecar.pipeline_doors import health_routes, http_routes
 from sidecar.pipeline_otlp import OtlpDoors
 from sidecar.pipeline_proxy import gateway_proxy
@@ -54,8 +56,7 @@ from sidecar.spans.recorder import SCOPE_NAME, OpRecorder
 from sidecar.spans.span_processor import OpSpanProcessor
 from sidecar.store.checkpoint import Checkpoint
 from sidecar.store.commit_log import CommitLog
-from sidecar.store.decisions import DecisionHandlers, Decisions
-from sidecar.store.duplicates import Duplicates
+from sidecar.store.decisions import Decisions
 from sidecar.store.fan_out import FanOut
 from sidecar.store.feed import OpFeed
 from sidecar.store.folder_lock import FolderLock
@@ -169,10 +170,8 @@ class Observer:
         settings, clock = self._settings, self._clock
         self.ring = OpRing(settings.ring, settings.ring_bytes)
         self.feed = OpFeed()
-        self.incidents = IncidentBook()
-        self.successes = SuccessBook()
-        self.duplicates = Duplicates(clock)
-        self.settled = FanOut(self.ring, [self.feed, self.incidents, self.successes, self.duplicates])
+        self.books = Books(clock)
+        self.settled = FanOut(self.ring, [self.feed, *self.books.derived.values()])
         self.ops_log: CommitLog[ObservedOp] = CommitLog(
             "ops",
             self._file("ops.jsonl", settings.shares.ops),
@@ -183,12 +182,11 @@ class Observer:
             sync_every_s=settings.fsync_every_s,
             commit_timeout_s=settings.commit_timeout,
         )
-        self.decided = DecisionHandlers()
         self.decisions_log: CommitLog[Decision] = CommitLog(
             "decisions",
             self._file("decisions.jsonl", settings.shares.decisions),
             _encode,
-            self.decided,
+            self.books.decided,
             clock,
             max_bytes=_PENDING_BYTES,
             sync_every_s=settings.fsync_every_s,
@@ -262,7 +260,7 @@ class Observer:
             mask=self.normalizer.text,
         )
         self.analyzer = ErrorAnalyzer(
-            self.incidents,
+            self.books.incidents,
             self.model,
             self.decisions,
             outbox=self.outbox,
@@ -270,7 +268,7 @@ class Observer:
             clock=clock,
             model_name=settings.model,
         )
-        self.consolidator = PlaybookConsolidator(self.successes, self.decisions, self.outbox, self._tracer, clock)
+        self.consolidator = PlaybookConsolidator(self.books.successes, self.decisions, self.outbox, self._tracer, clock)
         self.corrections = CorrectionsTailer(
             Path(settings.overseer_corrections_path),
             self.recorder,
@@ -279,8 +277,8 @@ class Observer:
             self.ring.failures_like,
         )
         self.settled.add(self.corrections)
-        self.decided.add("diagnosis", self.analyzer.apply)
-        self.decided.add("playbook", self.consolidator.apply)
+        self.books.decided.add(DIAGNOSIS, self.analyzer.tell)
+        self.books.decided.add(PLAYBOOK, self.consolidator.tell)
         self.checkpoint = Checkpoint(
             state,
             self.ring,
@@ -288,8 +286,8 @@ class Observer:
             ops_position=self.ops_log,
             decisions_path=self._data_dir / "decisions.jsonl",
             decisions_position=self.decisions_log,
-            derived={"incidents": self.incidents, "successes": self.successes, "seen_ids": self.duplicates},
-            decided=self.decided,
+            derived=self.books.derived,
+            decided=self.books.decided,
             corrections=self.corrections,
             correction_source=CORRECTION,
             before_save=self.outbox.catch_up,  # behind a checkpoint, the journal brings no post back
@@ -331,7 +329,7 @@ class Observer:
     def _build_doors(self) -> None:
         settings, clock = self._settings, self._clock
         self.budget = ByteBudget(settings.inflight_bytes)
-        self.intake = EventIntake(self.recorder, self.normalizer, clock, self.ring.__len__, self.duplicates)
+        self.intake = EventIntake(self.recorder, self.normalizer, clock, self.ring.__len__, self.books.duplicates)
         self.tokens = TokenStore(settings.token, settings.token_file, clock)
         self.guard = Guard(self.tokens, settings.allowed_hosts.split(","))
         self.otlp = OtlpDoors(self, settings, self._provider)

@@ -34,7 +34,7 @@ def http_routes(observer: Observer) -> dict[str, object]:
         "/stats": StatsResource(observer.ring, lambda: _more_stats(observer)),
         "/ops": OpsResource(observer.ring),
         "/ops/stream": OpsStreamResource(observer.feed),
-        "/incidents": ListResource("incidents", observer.incidents.incidents, "fingerprint"),
+        "/incidents": ListResource("incidents", observer.books.incidents.incidents, "fingerprint"),
         "/playbooks": ListResource("playbooks", observer.consolidator.entries, "playbook_id"),
         "/metrics": TextResource(observer.metrics.content_type, observer.metrics.render, "read"),
         "/openapi.json": TextResource("application/json", lambda: description, None),
@@ -50,7 +50,7 @@ def health_routes(observer: Observer) -> dict[str, object]:
 def _more_stats(observer: Observer) -> dict[str, Any]:
     return {
         "cycle": observer.cycle.cycles,
-        "incidents": len(observer.incidents),
+        "incidents": len(observer.books.incidents),
         "playbooks": len(observer.consolidator.entries()),
         "ring_overwritten": observer.ring.overwritten,
         "lost": losses(observer),

@@ -42,7 +42,7 @@ def losses(observer: Observer) -> dict[str, int]:
         "consumer_failed": observer.settled.failures + observer.ops_log.downstream_errors,
         "watcher_slow": observer.feed.missed,
         "journal_damaged": observer.checkpoint.damaged,
-        "decision_not_applied": observer.decided.failures,
+        "decision_not_applied": observer.books.decided.failures,
         "export_evicted": export.evicted if export is not None else 0,
         "export_failed": sum(export.failed.values()) if export is not None else 0,
         "export_unreadable": export.source.unreadable if export is not None else 0,
@@ -52,10 +52,12 @@ def losses(observer: Observer) -> dict[str, int]:
         "post_lost": observer.outbox.lost,
         "proxied_call": observer.proxy.recorder.lost if observer.proxy is not None else 0,
         "correction_rejected": observer.corrections.rejected,
-        "saved_row_unusable": observer.incidents.unusable + observer.successes.unusable + observer.duplicates.unusable,
-        "op_not_analysed": observer.incidents.not_counted + observer.successes.not_counted,
-        "incident_evicted": observer.incidents.evicted,
-        "success_evicted": observer.successes.evicted,
+        "saved_row_unusable": observer.books.incidents.unusable
+        + observer.books.successes.unusable
+        + observer.books.duplicates.unusable,
+        "op_not_analysed": observer.books.incidents.not_counted + observer.books.successes.not_counted,
+        "incident_evicted": observer.books.incidents.evicted,
+        "success_evicted": observer.books.successes.evicted,
     }
 
 
@@ -64,7 +66,7 @@ def _register_intake(observer: Observer) -> None:
     intake, ring, budget = observer.intake, observer.ring, observer.budget
     count("observer.events.accepted", "{event}", "Events acknowledged", lambda: intake.accepted)
     count("observer.events.duplicates", "{event}", "Acknowledged again, not recorded", lambda: intake.repeats)
-    level("observer.events.ids", "{id}", "Event ids that are remembered", lambda: len(observer.duplicates))
+    level("observer.events.ids", "{id}", "Event ids that are remembered", lambda: len(observer.books.duplicates))
     count(
         "observer.requests.refused",
         "{request}",
@@ -189,7 +191,7 @@ def _register_analysis(observer: Observer) -> None:
     count("observer.model.calls", "{call}", "Asked of the model", lambda: model.calls)
     count("observer.model.failures", "{call}", "That gave nothing usable", lambda: model.failures)
     _register_posts(observer)
-    level("observer.incidents", "{incident}", "Known", lambda: len(observer.incidents))
+    level("observer.books.incidents", "{incident}", "Known", lambda: len(observer.books.incidents))
     level("observer.playbooks", "{entry}", "Known", lambda: len(observer.consolidator.entries()))
 
 

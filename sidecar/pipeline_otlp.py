@@ -107,7 +107,7 @@ class GrpcDoor:
         from sidecar.receivers.observer_service import Memory, ObserverService  # noqa: PLC0415 - likewise
 
         observer, settings = self._observer, self._settings
-        memory = Memory(observer.incidents.incidents, observer.consolidator.entries)
+        memory = Memory(observer.books.incidents.incidents, observer.consolidator.entries)
         self._receiver = GrpcReceiver(
             self._intake,
             ObserverService(observer.intake, observer.ring, observer.feed, memory),

@@ -12,22 +12,15 @@ from typing import Any
 import msgspec
 import structlog
 
-from sidecar.analysis.error_analyzer import DECISION_KIND as DIAGNOSIS
-from sidecar.analysis.error_analyzer import marked
-from sidecar.analysis.incidents import CORRECTION, IncidentBook
-from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
-from sidecar.analysis.playbook_consolidator import kept
-from sidecar.analysis.success_book import SuccessBook
+from sidecar.analysis.incidents import CORRECTION
 from sidecar.clock import SystemClock
 from sidecar.errors import ObserverError
 from sidecar.normalize import Normalizer
+from sidecar.pipeline_books import Books
 from sidecar.protocols import Receipt
 from sidecar.receivers.corrections_tailer import CorrectionsTailer
 from sidecar.redaction import Redactor
-from sidecar.store.checkpoint import Derived
 from sidecar.store.checkpoint_copy import NAME, Copy, covered, load_copy
-from sidecar.store.decisions import DecisionHandlers
-from sidecar.store.duplicates import Duplicates
 from sidecar.store.journal_file import AppendFile
 from sidecar.store.replay import Replay
 from sidecar.store.segments import journal_span
@@ -51,17 +44,10 @@ class WholeReplay:
         self._state = StateStore(data_dir, SystemClock())
         self._copy = _NOTHING
         self._saved: dict[str, bytes] = {}
-        incidents, successes = IncidentBook(), SuccessBook()
-        self._derived: dict[str, Derived] = {
-            "incidents": incidents,
-            "successes": successes,
-            "seen_ids": Duplicates(SystemClock()),
-        }
-        decided = DecisionHandlers()
-        decided.add(DIAGNOSIS, lambda body: _done(marked(incidents, body)))
-        decided.add(PLAYBOOK, lambda body: _done(kept(successes, body)))
+        books = Books(SystemClock())
+        self._derived = books.derived
         self._corrections = _corrections()
-        self.replay = Replay(*self._paths, self._derived, decided, (CORRECTION, self._corrections))
+        self.replay = Replay(*self._paths, books.derived, books.decided, (CORRECTION, self._corrections))
         self.total = 0
 
     @property
@@ -113,10 +99,6 @@ class WholeReplay:
     def close(self) -> None:
         """Give the state back."""
         self._state.close()
-
-
-def _done(_what: object) -> None:
-    """Handlers give nothing."""
 
 
 class _NoRecorder:

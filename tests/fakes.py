@@ -75,7 +75,7 @@ class KeptDecisions:
     """A `DecisionLog` that keeps (kind, body, follows) and lets it take effect, or fails while *failing* is set."""
 
     def __init__(self) -> None:
-        self.apply: dict[str, Callable[[bytes], None]] = {}
+        self._applied: dict[str, list[Callable[[bytes], object]]] = {}
         self.decided: list[tuple[str, Any, str | None]] = []
         self.failing: Exception | None = None
 
@@ -84,8 +84,16 @@ class KeptDecisions:
             raise self.failing
         written = msgspec.json.encode(body)
         self.decided.append((kind, body, follows))
-        if kind in self.apply:
-            self.apply[kind](written)
+        self.apply(kind, written)
+
+    def on(self, kind: str, *applied: Callable[[bytes], object]) -> None:
+        """What decisions of *kind* do, in turn."""
+        self._applied[kind] = list(applied)
+
+    def apply(self, kind: str, body: bytes) -> None:
+        """Have a decision take effect that was made elsewhere."""
+        for apply in self._applied.get(kind, ()):
+            apply(body)
 
 
 class KeptPosts:

@@ -10,9 +10,9 @@ from opentelemetry.trace import StatusCode
 from structlog.testing import capture_logs
 
 from sidecar.analysis.cycle import CycleLoop, Step
-from sidecar.analysis.error_analyzer import ErrorAnalyzer
+from sidecar.analysis.error_analyzer import ErrorAnalyzer, marked
 from sidecar.analysis.incidents import IncidentBook
-from sidecar.analysis.playbook_consolidator import PlaybookConsolidator
+from sidecar.analysis.playbook_consolidator import PlaybookConsolidator, kept
 from sidecar.analysis.success_book import SuccessBook
 from tests.fakes import KeptDecisions, KeptPosts, KeptSpans, ManualClock, an_op
 
@@ -195,7 +195,8 @@ async def test_hostile_ops_do_not_end_the_learning() -> None:
         incidents, None, decisions, outbox=gateway, tracer=spans.tracer, clock=clock, model_name=""
     )
     consolidator = PlaybookConsolidator(successes, decisions, gateway, spans.tracer, clock)
-    decisions.apply |= {"diagnosis": analyzer.apply, "playbook": consolidator.apply}
+    decisions.on("diagnosis", lambda body: marked(incidents, body), analyzer.tell)
+    decisions.on("playbook", lambda body: kept(successes, body), consolidator.tell)
     cycle = CycleLoop(
         [Step("analyse", 1, analyzer.analyze, 30.0), Step("consolidate", 1, consolidator.consolidate, 30.0)],
         STATS.copy,

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from sidecar.analysis.diagnosis_text import build_prompt
-from sidecar.analysis.error_analyzer import BY_COUNTING, BY_MODEL, MAX_TEXT, ErrorAnalyzer
+from sidecar.analysis.error_analyzer import BY_COUNTING, BY_MODEL, MAX_TEXT, ErrorAnalyzer, marked
 from sidecar.analysis.evidence import MAX_LINKS, links_to
 from sidecar.analysis.incidents import IncidentBook
 from sidecar.errors import JournalError, ModelError
@@ -41,7 +41,7 @@ class Bench:
             clock=ManualClock(),
             model_name="qwen2.5",
         )
-        self.decisions.apply["diagnosis"] = self.analyzer.apply
+        self.decisions.on("diagnosis", lambda body: marked(self.book, body), self.analyzer.tell)
 
     async def cycle(self, *ops: ObservedOp) -> None:
         for op in ops:
@@ -196,11 +196,11 @@ async def test_a_diagnosis_from_the_journal_is_not_made_again(bench: Bench) -> N
     for early in (True, False):
         again = Bench(CannedModel("other words"))
         if early:
-            again.analyzer.apply(body)
+            again.decisions.apply("diagnosis", body)
         for number in (1, 2):
             again.book.consume(a_failure(number))
         if not early:
-            again.analyzer.apply(msgspec.Raw(body))
+            again.decisions.apply("diagnosis", body)
         await again.analyzer.analyze()
         assert again.diagnoses == []
         assert again.gateway.again == bench.gateway.again  # the outbox knows it or not

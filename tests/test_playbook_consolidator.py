@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.analysis.playbook_consolidator import MAX_WRITTEN, PlaybookConsolidator, playbook_id
+from sidecar.analysis.playbook_consolidator import MAX_WRITTEN, PlaybookConsolidator, kept, playbook_id
 from sidecar.analysis.success_book import MAX_ENDPOINTS, SuccessBook
 from sidecar.errors import JournalError
 from sidecar.model import ObservedOp, PlaybookEntry
@@ -40,7 +40,7 @@ class Bench:
         self.consolidator = PlaybookConsolidator(
             self.book, self.decisions, self.gateway, self.spans.tracer, ManualClock()
         )
-        self.decisions.apply["playbook"] = self.consolidator.apply
+        self.decisions.on("playbook", lambda body: kept(self.book, body), self.consolidator.tell)
 
     async def cycle(self, *ops: ObservedOp) -> None:
         for op in ops:
@@ -114,7 +114,7 @@ async def test_restored_entries_are_not_written_again(bench: Bench, saved: bool)
     again.book.load({key: data for key, data in rows.items() if saved or key.startswith("success/")})
     if not saved:
         for _, body, _ in reversed(bench.decisions.decided):
-            again.consolidator.apply(msgspec.json.encode(body))
+            again.decisions.apply("playbook", msgspec.json.encode(body))
     await again.cycle()
     assert again.decisions.decided == []
     assert len(again.gateway.again) == (0 if saved else 2)  # the outbox knows them or not
@@ -189,7 +189,7 @@ def test_endpoints_and_entries_are_bounded(bench: Bench) -> None:
             successes=3,
             avg_duration_ms=1.0,
         )
-        bench.consolidator.apply(msgspec.json.encode(entry))
+        bench.decisions.apply("playbook", msgspec.json.encode(entry))
     assert (len(bench.book.endpoints()), bench.book.evicted) == (MAX_ENDPOINTS, 10)
     assert len(bench.consolidator.entries()) == MAX_ENDPOINTS
 

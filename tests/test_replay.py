@@ -60,7 +60,7 @@ async def live(tmp_path: Path, *, segment: int = 10**9, restarts: int = 3) -> No
                 for number in range(6):
                     await post(running, events(100 * life + 20 * number, 30))
                     await cycle(running)
-                assert running.decided.failures == 0
+                assert running.books.decided.failures == 0
                 if life == 1:
                     await drop_all(running)
 

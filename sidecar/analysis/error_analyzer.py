@@ -1,8 +1,8 @@
 """Why things fail: once a cycle, the incidents that are due are diagnosed, by a model or by counting.
 
 Incidents come from the book; a diagnosis goes to the decision journal first, with a span that links to its evidence.
-What it does (marks in the book, a post for the gateway's log) it does when it is in that journal, by `apply`, as in a
-replay.
+What it does (marks in the book, by `marked`, and a post for the gateway's log, by `tell`) it does when it is in that
+journal; a replay only marks.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class ErrorAnalyzer:
             text=diagnosis.text,
         )
 
-    def apply(self, decision_body: bytes | msgspec.Raw) -> None:
-        """Mark what a diagnosis in the journal explains, and have it told. Raises msgspec.MsgspecError."""
-        diagnosis = marked(self._book, decision_body)
+    def tell(self, decision_body: bytes | msgspec.Raw) -> None:
+        """Have a diagnosis that is in the journal told to the gateway. Raises msgspec.MsgspecError."""
+        diagnosis = msgspec.json.decode(decision_body, type=Diagnosis)
         try:
             self._outbox.put_again(DECISION_KIND, _entry(diagnosis), diagnosis.at)
         except Exception:  # a poison post costs itself

@@ -58,9 +58,9 @@ class PlaybookConsolidator:
             due = [row for row in rows if self._is_due(row)]
             await self._write_all(due[:MAX_WRITTEN])
 
-    def apply(self, decision_body: bytes | msgspec.Raw) -> None:
-        """Take over an entry that is in the journal, and have it told. Raises msgspec.MsgspecError."""
-        entry = kept(self._book, decision_body)
+    def tell(self, decision_body: bytes | msgspec.Raw) -> None:
+        """Have an entry that is in the journal told to the gateway. Raises msgspec.MsgspecError."""
+        entry = msgspec.json.decode(decision_body, type=PlaybookEntry)
         try:
             self._outbox.put_again(DECISION_KIND, _post(entry), entry.at)
         except Exception:  # a poison post costs itself

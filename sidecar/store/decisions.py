@@ -52,20 +52,18 @@ class DecisionHandlers:
     """What decisions of each kind do, in file order. The journal's downstream, and what a replay calls."""
 
     def __init__(self) -> None:
-        self._apply: dict[str, Callable[[bytes], None]] = {}
+        self._apply: dict[str, list[Callable[[bytes], None]]] = {}
         self.failures = 0
 
     def add(self, kind: str, apply: Callable[[bytes], None]) -> None:
-        """Have *apply* called with the body (JSON) of every decision of *kind*."""
-        self._apply[kind] = apply
+        """Have *apply* called with the body (JSON) of every decision of *kind*, after those added before it."""
+        self._apply.setdefault(kind, []).append(apply)
 
     def consume(self, decision: Decision) -> None:
         """Let *decision* take effect. One of an unknown kind has none; one that fails costs itself."""
-        apply = self._apply.get(decision.kind)
-        if apply is None:
-            return
         try:
-            apply(bytes(decision.body))
+            for apply in self._apply.get(decision.kind, ()):
+                apply(bytes(decision.body))
         except Exception:
             self.failures += 1
             log.exception("decision.not_applied", decision_id=decision.decision_id, kind=decision.kind)
