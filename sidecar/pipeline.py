@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
-import msgspec
 import structlog
 from opentelemetry.sdk.trace import SynchronousMultiSpanProcessor
 
@@ -34,14 +33,14 @@ from sidecar.gateway.observed_gateway import ObservedGateway
 from sidecar.lifecycle import serve
 from sidecar.logs import configure_if_unset
 from sidecar.metrics import OwnMetrics
-from sidecar.model import Decision, ObservedOp
 from sidecar.normalize import Normalizer
 from sidecar.pipeline_books import Books
 from sidecar.pipeline_doors import health_routes, http_routes
+from sidecar.pipeline_journals import Journals
 from sidecar.pipeline_otlp import OtlpDoors
 from sidecar.pipeline_proxy import gateway_proxy
 from sidecar.pipeline_stages import Closing, Together
-from sidecar.protocols import Clock, JournalFile, Stage
+from sidecar.protocols import Clock, Stage
 from sidecar.receivers.bodies import ByteBudget
 from sidecar.receivers.corrections_tailer import CorrectionsTailer
 from sidecar.receivers.event_resource import EventIntake
@@ -50,13 +49,11 @@ from sidecar.receivers.http_app import create_app
 from sidecar.receivers.http_receiver import HttpReceiver, tls_context
 from sidecar.receivers.tokens import TokenStore
 from sidecar.redaction import Redactor
-from sidecar.settings import Settings, segment_bytes
+from sidecar.settings import Settings
 from sidecar.spans.provider import export_sampler, our_resource, our_version, tracer_provider
 from sidecar.spans.recorder import SCOPE_NAME, OpRecorder
 from sidecar.spans.span_processor import OpSpanProcessor
 from sidecar.store.checkpoint import Checkpoint
-from sidecar.store.commit_log import CommitLog
-from sidecar.store.decisions import Decisions
 from sidecar.store.fan_out import FanOut
 from sidecar.store.feed import OpFeed
 from sidecar.store.folder_lock import FolderLock
@@ -72,11 +69,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_encode = msgspec.json.Encoder().encode
-_PENDING_BYTES = 32 * 2**20  # what a journal holds in memory while the disk is slow
 _CONSOLIDATE_EVERY = 5
 _STEP_TIMEOUT_S = 60.0
-_SEGMENTS_AN_AGE = 16  # so finely journals are dropped by age
 
 
 class Observer:
@@ -172,40 +166,11 @@ class Observer:
         self.feed = OpFeed()
         self.books = Books(clock)
         self.settled = FanOut(self.ring, [self.feed, *self.books.derived.values()])
-        self.ops_log: CommitLog[ObservedOp] = CommitLog(
-            "ops",
-            self._file("ops.jsonl", settings.shares.ops),
-            _encode,
-            self.settled,
-            clock,
-            max_bytes=_PENDING_BYTES,
-            sync_every_s=settings.fsync_every_s,
-            commit_timeout_s=settings.commit_timeout,
+        self.journals = Journals(
+            settings, clock, settled=self.settled, decided=self.books.decided, open_file=self._open_file
         )
-        self.decisions_log: CommitLog[Decision] = CommitLog(
-            "decisions",
-            self._file("decisions.jsonl", settings.shares.decisions),
-            _encode,
-            self.books.decided,
-            clock,
-            max_bytes=_PENDING_BYTES,
-            sync_every_s=settings.fsync_every_s,
-            commit_timeout_s=settings.commit_timeout,
-        )
-        self.decisions = Decisions(self.decisions_log, clock)
-
-    def _file(self, name: str, share: int) -> Any:
-        options: dict[str, Any] = {}
-        if self._open_file is AppendFile:  # what a test puts in its place takes a path, no more
-            age_s = self._settings.retention_s
-            options["segment_bytes"] = segment_bytes(share)
-            options["segment_age_s"] = age_s / _SEGMENTS_AN_AGE if age_s is not None else None
-
-        def open_journal() -> JournalFile:
-            file: JournalFile = self._open_file(self._data_dir / name, **options)
-            return file
-
-        return open_journal
+        self.ops_log, self.decisions_log = self.journals.ops, self.journals.decisions
+        self.decisions = self.journals.decide
 
     def _build_spans(self, env: Mapping[str, str]) -> None:
         settings = self._settings
@@ -282,9 +247,9 @@ class Observer:
         self.checkpoint = Checkpoint(
             state,
             self.ring,
-            ops_path=self._data_dir / "ops.jsonl",
+            ops_path=self.journals.path(self.ops_log),
             ops_position=self.ops_log,
-            decisions_path=self._data_dir / "decisions.jsonl",
+            decisions_path=self.journals.path(self.decisions_log),
             decisions_position=self.decisions_log,
             derived=self.books.derived,
             decided=self.books.decided,
@@ -296,8 +261,8 @@ class Observer:
             state,
             self.checkpoint.save,
             clock,
-            ops=BoundedJournal("ops", self._data_dir / "ops.jsonl", settings.shares.ops),
-            decisions=BoundedJournal("decisions", self._data_dir / "decisions.jsonl", settings.shares.decisions),
+            ops=BoundedJournal("ops", self.journals.path(self.ops_log), settings.shares.ops),
+            decisions=BoundedJournal("decisions", self.journals.path(self.decisions_log), settings.shares.decisions),
             max_age_s=settings.retention_s,
         )
         if self.export is not None:

@@ -52,9 +52,7 @@ def losses(observer: Observer) -> dict[str, int]:
         "post_lost": observer.outbox.lost,
         "proxied_call": observer.proxy.recorder.lost if observer.proxy is not None else 0,
         "correction_rejected": observer.corrections.rejected,
-        "saved_row_unusable": observer.books.incidents.unusable
-        + observer.books.successes.unusable
-        + observer.books.duplicates.unusable,
+        "saved_row_unusable": sum(book.unusable for book in observer.books.derived.values()),
         "op_not_analysed": observer.books.incidents.not_counted + observer.books.successes.not_counted,
         "incident_evicted": observer.books.incidents.evicted,
         "success_evicted": observer.books.successes.evicted,

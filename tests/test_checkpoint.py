@@ -19,7 +19,7 @@ async def _fail(running: Observer, times: int) -> None:
 
 
 def _counts(running: Observer) -> list[int]:
-    return [incident.count for incident in running.incidents.incidents()]
+    return [incident.count for incident in running.books.incidents.incidents()]
 
 
 def _without_last_line(journal: Path) -> None:

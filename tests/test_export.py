@@ -131,7 +131,7 @@ async def test_export_can_be_turned_off_but_not_the_witness(tmp_path: Path, env:
             await settled(running, 3)
             await running.cycle.run_once()
             assert [line["op_id"] for line in journal(tmp_path)][-1] == op.op_id
-            assert len(running.incidents) == 1 + 1
+            assert len(running.books.incidents) == 1 + 1
         assert receiver.spans == []
 
 

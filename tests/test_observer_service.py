@@ -251,7 +251,7 @@ async def test_lists_come_in_pages(tmp_path: Path) -> None:
     async with service(tmp_path) as (running, stub, _):
         for number in range(7):
             at = f"2026-01-01T00:00:0{number}.000Z"
-            running.incidents.consume(
+            running.books.incidents.consume(
                 an_op(
                     endpoint=f"/{number}", success=False, error="no", timestamp=at, trace_id="1" * 32, span_id="1" * 16
                 )

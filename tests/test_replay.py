@@ -166,7 +166,7 @@ async def test_a_journal_behind_the_copy_is_read_from_its_oldest_segment(tmp_pat
     (data / OPS).write_bytes(b"")
     end = journal_span(data / OPS)[1]
     async with observer(tmp_path) as running:
-        left = sum(row.count for row in running.incidents.incidents())
+        left = sum(row.count for row in running.books.incidents.incidents())
     assert (first, left) < (end, 200)
     assert left > 0
 
@@ -202,7 +202,7 @@ async def test_a_checkpoint_waits_for_the_posts_that_it_covers(tmp_path: Path) -
     async with observer(tmp_path) as running:
         await post(running, events(0, 9))
         await running.analyzer.analyze()
-        assert running.incidents.due() == []
+        assert running.books.incidents.due() == []
         assert rows(tmp_path, "outbox") == []
         await running.checkpoint.save()
         assert len(rows(tmp_path, "outbox")) == 1
@@ -220,7 +220,7 @@ async def test_the_folder_stays_within_its_bytes(tmp_path: Path, capsys: pytest.
         assert running.retention.journals[0].dropped >= 3
         async with client(running) as http:
             metrics = (await http.get("/metrics")).text
-        assert sum(row.count for row in running.incidents.incidents()) == 80
+        assert sum(row.count for row in running.books.incidents.incidents()) == 80
     dropped = running.retention.journals[0].dropped
     assert re.search(rf'^observer_journal_dropped\w*{{.*journal="ops".*}} {dropped}\.0$', metrics, re.MULTILINE)
     before = dumped(tmp_path / "data" / "state.db")

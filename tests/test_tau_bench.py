@@ -79,7 +79,7 @@ async def test_recorded_calls_are_seen_diagnosed_and_told_once(tmp_path: Path) -
             await settled(running, start + len(batch))
             await cycle(running)
         assert (len(running.ring), failures, running.ring.failures) == (_TOTAL, _FAILED, _FAILED)
-        assert sum(incident.count for incident in running.incidents.incidents()) == _FAILED
+        assert sum(incident.count for incident in running.books.incidents.incidents()) == _FAILED
 
         for _ in range(5):  # whatever the last calls gave is told by then
             await cycle(running)
@@ -109,11 +109,11 @@ async def test_a_restart_repeats_nothing(tmp_path: Path) -> None:
             for _ in range(5):
                 await cycle(running)
             told = gateway.posts("/log")
-            incidents = sorted(incident.fingerprint for incident in running.incidents.incidents())
+            incidents = sorted(incident.fingerprint for incident in running.books.incidents.incidents())
         assert told
         async with observer(tmp_path, **env) as running:
             for _ in range(10):
                 await cycle(running)
             assert gateway.posts("/log") == told
             assert len(running.ring) == len(calls)
-            assert sorted(incident.fingerprint for incident in running.incidents.incidents()) == incidents
+            assert sorted(incident.fingerprint for incident in running.books.incidents.incidents()) == incidents

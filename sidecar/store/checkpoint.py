@@ -50,6 +50,11 @@ class Derived(Protocol):
         """Saving them failed: give them again next time."""
         ...
 
+    @property
+    def unusable(self) -> int:
+        """Rows that could not be read or saved."""
+        ...
+
 
 class SourceCursor(Protocol):
     """A source that knows how far it has read (the corrections tailer)."""

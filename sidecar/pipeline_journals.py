@@ -1,0 +1,73 @@
+"""The two journals, with their bounds and their files. Part of the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sidecar.model import Decision, ObservedOp
+from sidecar.protocols import Clock, JournalFile
+from sidecar.settings import Settings, segment_bytes
+from sidecar.store.commit_log import CommitLog, Downstream
+from sidecar.store.decisions import Decisions
+from sidecar.store.journal_file import AppendFile
+
+_encode = msgspec.json.Encoder().encode
+_PENDING_BYTES = 32 * 2**20  # what a journal holds in memory while the disk is slow
+_SEGMENTS_AN_AGE = 16  # so finely journals are dropped by age
+
+
+class Journals:
+    """`ops.jsonl` in front of *settled*, `decisions.jsonl` in front of *decided*.
+
+    *open_file* opens the file under a journal; tests put faults there.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        *,
+        settled: Downstream[ObservedOp],
+        decided: Downstream[Decision],
+        open_file: Any,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._open_file = open_file
+        self.ops: CommitLog[ObservedOp] = self._journal("ops", settled, settings.shares.ops)
+        self.decisions: CommitLog[Decision] = self._journal("decisions", decided, settings.shares.decisions)
+        self.decide = Decisions(self.decisions, clock)
+
+    def path(self, journal: CommitLog[Any]) -> Path:
+        """The journal's active file."""
+        return Path(self._settings.data_dir) / f"{journal.name}.jsonl"
+
+    def _journal(self, name: str, downstream: Any, share: int) -> CommitLog[Any]:
+        settings = self._settings
+        return CommitLog(
+            name,
+            self._file(Path(settings.data_dir) / f"{name}.jsonl", share),
+            _encode,
+            downstream,
+            self._clock,
+            max_bytes=_PENDING_BYTES,
+            sync_every_s=settings.fsync_every_s,
+            commit_timeout_s=settings.commit_timeout,
+        )
+
+    def _file(self, path: Path, share: int) -> Callable[[], JournalFile]:
+        options: dict[str, Any] = {}
+        if self._open_file is AppendFile:  # what a test puts in its place takes a path, no more
+            age_s = self._settings.retention_s
+            options["segment_bytes"] = segment_bytes(share)
+            options["segment_age_s"] = age_s / _SEGMENTS_AN_AGE if age_s is not None else None
+
+        def open_journal() -> JournalFile:
+            file: JournalFile = self._open_file(path, **options)
+            return file
+
+        return open_journal
