@@ -189,7 +189,7 @@ def _register_analysis(observer: Observer) -> None:
     count("observer.model.calls", "{call}", "Asked of the model", lambda: model.calls)
     count("observer.model.failures", "{call}", "That gave nothing usable", lambda: model.failures)
     _register_posts(observer)
-    level("observer.books.incidents", "{incident}", "Known", lambda: len(observer.books.incidents))
+    level("observer.incidents", "{incident}", "Known", lambda: len(observer.books.incidents))
     level("observer.playbooks", "{entry}", "Known", lambda: len(observer.consolidator.entries()))
 
 
