@@ -59,7 +59,7 @@ from sidecar.store.feed import OpFeed
 from sidecar.store.folder_lock import FolderLock
 from sidecar.store.journal_file import AppendFile
 from sidecar.store.outbox_table import OutboxTable
-from sidecar.store.retention import BoundedJournal, Retention
+from sidecar.store.retention import Retention
 from sidecar.store.ring import OpRing
 from sidecar.store.state import StateStore
 
@@ -261,8 +261,8 @@ class Observer:
             state,
             self.checkpoint.save,
             clock,
-            ops=BoundedJournal("ops", self.journals.path(self.ops_log), settings.shares.ops),
-            decisions=BoundedJournal("decisions", self.journals.path(self.decisions_log), settings.shares.decisions),
+            ops=self.journals.bounded(self.ops_log),
+            decisions=self.journals.bounded(self.decisions_log),
             max_age_s=settings.retention_s,
         )
         if self.export is not None:

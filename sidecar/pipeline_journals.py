@@ -14,6 +14,7 @@ from sidecar.settings import Settings, segment_bytes
 from sidecar.store.commit_log import CommitLog, Downstream
 from sidecar.store.decisions import Decisions
 from sidecar.store.journal_file import AppendFile
+from sidecar.store.retention import BoundedJournal
 
 _encode = msgspec.json.Encoder().encode
 _PENDING_BYTES = 32 * 2**20  # what a journal holds in memory while the disk is slow
@@ -38,19 +39,24 @@ class Journals:
         self._settings = settings
         self._clock = clock
         self._open_file = open_file
-        self.ops: CommitLog[ObservedOp] = self._journal("ops", settled, settings.shares.ops)
-        self.decisions: CommitLog[Decision] = self._journal("decisions", decided, settings.shares.decisions)
+        self.ops: CommitLog[ObservedOp] = self._journal("ops", settled)
+        self.decisions: CommitLog[Decision] = self._journal("decisions", decided)
         self.decide = Decisions(self.decisions, clock)
 
     def path(self, journal: CommitLog[Any]) -> Path:
         """The journal's active file."""
         return Path(self._settings.data_dir) / f"{journal.name}.jsonl"
 
-    def _journal(self, name: str, downstream: Any, share: int) -> CommitLog[Any]:
+    def bounded(self, journal: CommitLog[Any]) -> BoundedJournal:
+        """The journal and its share of `OBSERVER_DATA_MAX_BYTES`."""
+        share: int = getattr(self._settings.shares, journal.name)
+        return BoundedJournal(journal.name, self.path(journal), share, journal.look)
+
+    def _journal(self, name: str, downstream: Any) -> CommitLog[Any]:
         settings = self._settings
         return CommitLog(
             name,
-            self._file(Path(settings.data_dir) / f"{name}.jsonl", share),
+            self._file(name),
             _encode,
             downstream,
             self._clock,
@@ -59,7 +65,8 @@ class Journals:
             commit_timeout_s=settings.commit_timeout,
         )
 
-    def _file(self, path: Path, share: int) -> Callable[[], JournalFile]:
+    def _file(self, name: str) -> Callable[[], JournalFile]:
+        path, share = Path(self._settings.data_dir) / f"{name}.jsonl", getattr(self._settings.shares, name)
         options: dict[str, Any] = {}
         if self._open_file is AppendFile:  # what a test puts in its place takes a path, no more
             age_s = self._settings.retention_s

@@ -147,7 +147,7 @@ class JournalFile(Protocol):
     size: int
 
     def append(self, data: bytes) -> None:
-        """Write *data* whole at the end, or leave the file as it was."""
+        """Write *data* whole at the end, or leave the file as it was. Empty data: do what is due by time alone."""
         ...
 
     def sync(self) -> None:

@@ -14,6 +14,7 @@ from sidecar.clock import SystemClock
 from sidecar.errors import JournalError
 from sidecar.store.commit_log import CommitLog
 from sidecar.store.journal_file import AppendFile, sealed
+from sidecar.store.segments import closed_segments
 from tests.fakes import ManualClock
 from tests.gated_journal import Journal, KeptWords, encoded, settled, turns, word
 
@@ -310,3 +311,46 @@ async def test_over_a_real_file(tmp_path: Path) -> None:
         assert await settled(*(receipt for receipt in receipts if receipt is not None)) == [None] * 100
         assert [word(line) for line in path.read_bytes().splitlines()] == [str(number) for number in range(100)]
         await log.stop()
+
+
+async def test_a_file_that_nobody_writes_to_is_closed_when_it_is_old(tmp_path: Path) -> None:
+    """A look has the writer close it, so that retention by age finds it; nothing is written for that."""
+    now_s = [1_000.0]
+    path = tmp_path / "words.jsonl"
+    downstream = KeptWords()
+
+    def file() -> AppendFile:
+        return AppendFile(path, segment_age_s=60.0, now_s=lambda: now_s[0])
+
+    log: CommitLog[str] = CommitLog(
+        "words",
+        file,
+        encoded,
+        downstream,
+        SystemClock(),
+        max_bytes=10**6,
+        sync_every_s=None,
+        commit_timeout_s=10.0,
+    )
+
+    async def written(text: str) -> list[BaseException | None]:
+        receipt = log.append(text, awaited=True)
+        assert receipt is not None
+        return await settled(receipt)
+
+    async with asyncio.TaskGroup() as tasks:
+        await log.start(tasks)
+        assert await written("a") == [None]
+        log.look()
+        assert await written("b") == [None]  # behind the look: it was not old
+        assert closed_segments(path) == []
+        now_s[0] += 61.0
+        log.look()
+        while not closed_segments(path):  # noqa: ASYNC110 - a thread closes it
+            await asyncio.sleep(0.001)
+        assert path.stat().st_size == 0
+        assert await written("c") == [None]
+        await log.stop()
+    (closed,) = closed_segments(path)
+    assert (closed.size, downstream.words) == (closed.end, ["a", "b", "c"])
+    assert path.stat().st_size == log.settled_offset - closed.end

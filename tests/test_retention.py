@@ -27,6 +27,7 @@ class State:
         self.covered = covered
         self.done: list[str] = []
         self.failing: Exception | None = None
+        self.looks = 0
 
     async def save(self) -> None:
         if self.failing is not None:
@@ -36,6 +37,9 @@ class State:
     async def copy_to(self, path: Path) -> Covered:
         self.done.append(f"copy {path.name}")
         return self.covered
+
+    def look(self) -> None:
+        self.looks += 1
 
     async def let_go(self, offset: int) -> None:
         self.done.append(f"let go {offset}")
@@ -68,8 +72,8 @@ def retention(
         state,
         state.save,
         ManualClock(NOW_S * 10**9),
-        ops=BoundedJournal("ops", journal(folder, "ops", ages_s), most_bytes),
-        decisions=BoundedJournal("decisions", journal(folder, "decisions", []), most_bytes),
+        ops=BoundedJournal("ops", journal(folder, "ops", ages_s), most_bytes, state.look),
+        decisions=BoundedJournal("decisions", journal(folder, "decisions", []), most_bytes, state.look),
         max_age_s=max_age_s,
     )
     made.journals[0].followers.append(state)
@@ -108,6 +112,16 @@ async def test_old_segments_go(tmp_path: Path) -> None:
     assert await kept.enforce() == 1
     assert journal_span(kept.journals[0].active)[1] == 400
     assert await kept.enforce() == 0
+
+
+async def test_each_look_closes_what_is_old(tmp_path: Path) -> None:
+    """Only where age matters: both journals' writers are asked to close an active file that nobody writes to."""
+    for max_age_s, looks in ((None, 0), (100.0, 2)):
+        state = State(ALL)
+        folder = tmp_path / str(looks)
+        folder.mkdir()
+        await retention(folder, state, [], max_age_s=max_age_s).enforce()
+        assert state.looks == looks
 
 
 async def test_nothing_goes_that_the_copy_does_not_cover(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ class CommitLog(Generic[R]):
         self._batch: Batch[R] = Batch(None)
         self._writing: Batch[R] | None = None
         self._stopping = False
+        self._looking = False  # the writer is to look at its file, whether there is anything to write or not
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._thread: threading.Thread | None = None
@@ -148,6 +149,12 @@ class CommitLog(Generic[R]):
             batch.size += len(line)
             return receipt
 
+    def look(self) -> None:
+        """Have the writer let its file do what is due by time alone: one that is old is closed. From any thread."""
+        with self._wake:
+            self._looking = True
+            self._wake.notify()
+
     def _wake_writer(self) -> None:
         # On the loop's thread the writer is woken once the tasks that are ready now have run: what they append then
         # shares a commit, and the interpreter changes threads once instead of at every record.
@@ -163,15 +170,11 @@ class CommitLog(Generic[R]):
     def _write_loop(self, file: JournalFile) -> None:
         synced_at, dirty = self._clock.monotonic(), False
         while True:
-            with self._wake:
-                while not self._batch.lines and not self._stopping:
-                    due = self._sync_due(synced_at, dirty)
-                    if not self._wake.wait(due) and due is not None:
-                        break
-                batch, self._batch = self._batch, Batch[R](self._loop)
-                self._writing = batch
+            batch, looking = self._next_batch(synced_at, dirty)
             if batch.lines:
                 dirty = self._write(file, batch) or dirty
+            elif looking:
+                self._appended(file, b"")
             elif self._stopping:
                 break
             due = self._sync_due(synced_at, dirty)
@@ -189,19 +192,26 @@ class CommitLog(Generic[R]):
             log.exception("journal.close_failed", journal=self.name)
         self._on_loop(self._end)
 
+    def _next_batch(self, synced_at: float, dirty: bool) -> tuple[Batch[R], bool]:
+        """What has gathered, once there is something to do (also a sync, a look, the end); whether a look is wanted."""
+        with self._wake:
+            while not self._batch.lines and not self._stopping and not self._looking:
+                due = self._sync_due(synced_at, dirty)
+                if not self._wake.wait(due) and due is not None:
+                    break
+            batch, self._batch = self._batch, Batch[R](self._loop)
+            self._writing = batch
+            looking, self._looking = self._looking, False
+            return batch, looking
+
     def _sync_due(self, synced_at: float, dirty: bool) -> float | None:
         if not dirty or self._sync_every_s is None:
             return None
         return max(0.0, synced_at + self._sync_every_s - self._clock.monotonic())
 
     def _write(self, file: JournalFile, batch: Batch[R]) -> bool:
-        try:
-            file.append(b"".join(batch.lines))
-        except Exception as exc:  # noqa: BLE001 - whatever the file raises costs this batch, never the thread
-            batch.error = exc
-            self.write_errors += 1
-            if self.write_errors & (self.write_errors - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not one line each
-                log.error("journal.write_failed", journal=self.name, error=str(exc), failures=self.write_errors)
+        batch.error = self._appended(file, b"".join(batch.lines))
+        if batch.error is not None:
             return False
         batch.written = True
         self.committed += len(batch.lines)
@@ -209,6 +219,16 @@ class CommitLog(Generic[R]):
         self.commits += 1
         self.commit_seconds += self._clock.monotonic() - batch.opened_at
         return True
+
+    def _appended(self, file: JournalFile, data: bytes) -> Exception | None:
+        try:
+            file.append(data)
+            return None
+        except Exception as exc:  # noqa: BLE001 - whatever the file raises costs this batch, never the thread
+            self.write_errors += 1
+            if self.write_errors & (self.write_errors - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not one line each
+                log.error("journal.write_failed", journal=self.name, error=str(exc), failures=self.write_errors)
+            return exc
 
     def _sync(self, file: JournalFile) -> Exception | None:
         try:

@@ -34,10 +34,14 @@ class CopiedState(Protocol):
 
 
 class BoundedJournal:
-    """One journal and its bounds. *active* is its active file; bytes and segments are those of the last look."""
+    """One journal and its bounds. *active* is its active file; bytes and segments are those of the last look.
 
-    def __init__(self, name: str, active: Path, most_bytes: int) -> None:
+    *look* has the journal's writer close an active file that is old: one that nobody writes to must age out too.
+    """
+
+    def __init__(self, name: str, active: Path, most_bytes: int, look: Callable[[], None]) -> None:
         self.name = name
+        self.look = look
         self.active = active
         self.most_bytes = most_bytes
         self.followers: list[JournalFollower] = []
@@ -110,6 +114,9 @@ class Retention:
 
         Raises RetryableError, OSError.
         """
+        if self._max_age_s is not None:
+            for journal in self.journals:
+                journal.look()
         oldest_s = self._clock.time_ns() / 1e9 - self._max_age_s if self._max_age_s is not None else 0.0
         due = [await asyncio.to_thread(journal.due, oldest_s) for journal in self.journals]
         if not any(due):
