@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.analysis.field_counts import FieldCounts
-from sidecar.analysis.kept_rows import KeptRows, SavedRow
+from sidecar.kept_rows import KeptRows, SavedRow
 
 
 def rows_of_two() -> KeptRows[FieldCounts]:

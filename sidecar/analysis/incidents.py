@@ -16,7 +16,7 @@ import structlog
 from sidecar.analysis.evidence import span_ref
 from sidecar.analysis.field_counts import Common, FieldCounts, common_to_failures
 from sidecar.analysis.fingerprint import MAX_ENDPOINT, fingerprint, one_line
-from sidecar.analysis.kept_rows import KeptRows
+from sidecar.kept_rows import KeptRows
 from sidecar.model import Incident, ObservedOp, SpanRef
 from sidecar.normalize import clean_text
 

@@ -25,10 +25,10 @@ import structlog
 from sidecar.analysis.e_values import ALPHA, complete, log_restart_share, log_share
 from sidecar.analysis.fingerprint import MAX_ENDPOINT
 from sidecar.analysis.incidents import CORRECTION
-from sidecar.analysis.kept_rows import KeptRows
 from sidecar.analysis.rule_counts import MAX_COLUMNS, Sheet
 from sidecar.analysis.rule_search import snapshot
 from sidecar.analysis.rule_standing import EndpointRules, Rule, begin_anew, drop_contradicted, drop_unseen, find
+from sidecar.kept_rows import KeptRows
 from sidecar.model import ObservedOp
 from sidecar.normalize import clean_text
 

@@ -15,7 +15,7 @@ import structlog
 from sidecar.analysis.evidence import span_ref
 from sidecar.analysis.fingerprint import MAX_ENDPOINT
 from sidecar.analysis.incidents import CORRECTION
-from sidecar.analysis.kept_rows import KeptRows
+from sidecar.kept_rows import KeptRows
 from sidecar.model import ObservedOp, PlaybookEntry, SpanRef
 from sidecar.normalize import clean_text
 

@@ -23,7 +23,7 @@ from typing import Final
 
 import msgspec
 
-from sidecar.analysis.kept_rows import KeptRows
+from sidecar.kept_rows import KeptRows
 
 MAX_NODES: Final = 1000
 MAX_TEMPLATES: Final = 64  # of one node

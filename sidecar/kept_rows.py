@@ -1,6 +1,6 @@
 """Rows by key in memory, within a bound, that know which of them still have to be saved.
 
-The books of this room keep their state here; the pipeline saves what `take_dirty` gives and calls `load` at start.
+The books of every room keep their state here; the pipeline saves what `take_dirty` gives and calls `load` at start.
 """
 
 from __future__ import annotations
