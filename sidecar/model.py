@@ -161,6 +161,47 @@ class OutboxLook(msgspec.Struct, frozen=True, kw_only=True):
     oldest_ns: int | None
 
 
+class Fragment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What Langfuse was told of one observation at a time; without *span_id* of one trace as a whole.
+
+    Ids are lower-case hex as in W3C Trace Context, *told_ns* is the telling's own time, times are ns since the epoch
+    and 0 where nobody said them. *attributes* are those of the span that the observation is.
+    """
+
+    trace_id: str
+    told_ns: int
+    span_id: str = ""
+    parent_span_id: str = ""
+    name: str = ""
+    start_ns: int = 0
+    end_ns: int = 0
+    attributes: dict[str, Scalar] = {}
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What somebody found of an observation (*span_id*), a trace (*trace_id*) or a session (*task*).
+
+    *data_type* is Langfuse's: NUMERIC, BOOLEAN, CATEGORICAL, TEXT, CORRECTION. *at* is RFC 3339.
+    """
+
+    score_id: str
+    name: str
+    at: str
+    data_type: str
+    value: Scalar
+    comment: str = ""
+    trace_id: str = ""
+    span_id: str = ""
+    task: str = ""
+
+
+class LangfuseTold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one request told, or one page that was pulled: written down before it is acknowledged."""
+
+    fragments: list[Fragment] = []
+    scores: list[Score] = []
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of `decisions.jsonl`: what was decided, and the op (its id) that it follows."""
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from sidecar.model import ObservedOp, OutboxLook, Post, PostOutcome, SpanRef
+from sidecar.model import Fragment, LangfuseTold, ObservedOp, OutboxLook, Post, PostOutcome, SpanRef
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
@@ -77,6 +77,38 @@ class SpanWitness(Protocol):
 
     def witness(self, op: ObservedOp) -> Receipt | None:
         """The receipt of *op*, which keeps its ids and is not exported; None if it was not taken."""
+        ...
+
+
+class FragmentOps(Protocol):
+    """Reads what Langfuse was told of an observation. Real one: `spans.fragment_reader`."""
+
+    def op_of(self, fragment: Fragment) -> ObservedOp | None:
+        """The op, in the normal form, that *fragment* tells all of; None if it is none."""
+        ...
+
+
+class KnownEvents(Protocol):
+    """Knows which events are in the journal. Real one: `store.duplicates`."""
+
+    def knows(self, event_id: str) -> bool:
+        """Whether an op with that id is in the journal, as far back as ids are remembered."""
+        ...
+
+
+class LangfuseInbox(Protocol):
+    """Takes what Langfuse is told. Real one: `analysis.langfuse_desk`."""
+
+    async def take(self, told: LangfuseTold) -> None:
+        """Return once *told* is on disk, and what is whole of it an op. Raises RetryableError."""
+        ...
+
+
+class LangfuseForward(Protocol):
+    """Passes on to Langfuse what came for it. Real one: `export.langfuse_forward`."""
+
+    def put(self, path: str, headers: dict[str, str], body: bytes, items: int) -> Promise | None:
+        """The receipt of a POST of *items* things, to *path* of Langfuse's API; None if there was no room."""
         ...
 
 

@@ -6,10 +6,8 @@ flags are made from the same definitions. Nothing here opens a port or a file.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import math
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -18,13 +16,19 @@ import msgspec
 from msgspec import Meta
 
 from sidecar.errors import SettingsError
+from sidecar.settings_checks import FIX, PREFIX, check_url, is_number, refuse_service_links, refuse_unknown, shown_url
 
-PREFIX = "OBSERVER_"
-_FIX = "See the README's settings table"
-_SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
-_SERVICE_LINK_VALUE = re.compile(r"^(tcp|udp|sctp)://")
-
+_SECRET = ("token", "langfuse_forward_secret_key", "langfuse_pull_secret_key")
 _PORTS = ("port", "health_port", "grpc_port", "otlp_http_port", "proxy_port")
+_URLS = (
+    "gateway_url",
+    "lakehouse_url",
+    "otlp_endpoint",
+    "otlp_traces_endpoint",
+    "otlp_metrics_endpoint",
+    "langfuse_forward_url",
+    "langfuse_pull_url",
+)
 Port = Annotated[int, Meta(ge=0, le=65535)]
 OptionalPort = Annotated[int, Meta(ge=-1, le=65535)]
 
@@ -88,6 +92,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     redact: Annotated[
         str, _doc("Comma-separated field names whose values are masked, besides the usual credentials")
     ] = ""
+    langfuse_window: Annotated[
+        float, _doc("Seconds until an observation that Langfuse's ingestion API was not told the end of is over", ge=1)
+    ] = 600.0
+    langfuse_failing: Annotated[
+        str, _doc("Comma-separated Langfuse scores that say a failure: `accuracy<0.5`, `tone=rude`, `*<0.2`")
+    ] = ""
+    langfuse_forward_url: Annotated[
+        str, _doc("A Langfuse server that is sent all that Langfuse clients send here", "LANGFUSE_FORWARD_URL")
+    ] = ""
+    langfuse_forward_public_key: Annotated[str, _doc("Public key of its project", "LANGFUSE_FORWARD_PUBLIC_KEY")] = ""
+    langfuse_forward_secret_key: Annotated[str, _doc("Secret key of its project", "LANGFUSE_FORWARD_SECRET_KEY")] = ""
+    langfuse_pull_url: Annotated[
+        str, _doc("A Langfuse server whose observations and scores are read each cycle", "LANGFUSE_PULL_URL")
+    ] = ""
+    langfuse_pull_public_key: Annotated[str, _doc("Public key of its project", "LANGFUSE_PULL_PUBLIC_KEY")] = ""
+    langfuse_pull_secret_key: Annotated[str, _doc("Secret key of its project", "LANGFUSE_PULL_SECRET_KEY")] = ""
+    langfuse_pull_overlap: Annotated[
+        float, _doc("Seconds that each reading goes back behind the one before: Langfuse shows some things late", ge=0)
+    ] = 1200.0
+    langfuse_pull_timeout: Annotated[float, _doc("Seconds the reading may take in one cycle", ge=0.1, le=600)] = 20.0
     model: Annotated[str, _doc("Model name sent to `/ai/generate`")] = "qwen2.5"
     model_timeout: Annotated[float, _doc("Seconds the model may take", gt=0)] = 20.0
     gateway_timeout: Annotated[float, _doc("Seconds a gateway call may take", gt=0)] = 60.0
@@ -157,8 +181,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @classmethod
     def from_env(cls, env: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Settings:
         """Settings from *env*, with *flags* (field name → text) over it. Raises `SettingsError`."""
-        _refuse_service_links(env)
-        _refuse_unknown(env)
+        refuse_service_links(env)
+        refuse_unknown(env, set(VARIABLES.values()))
         raw: dict[str, str] = {field: env[name] for field, name in VARIABLES.items() if env.get(name, "") != ""}
         raw.update(flags or {})
         values: dict[str, Any] = {name: _converted(name, text) for name, text in raw.items()}
@@ -169,7 +193,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def fsync_every_s(self) -> float | None:
         """Seconds between two forced writes: 0 = at every commit, None = never."""
-        return {"always": 0.0, "never": None}.get(self.fsync, -1.0) if not _is_number(self.fsync) else float(self.fsync)
+        return {"always": 0.0, "never": None}.get(self.fsync, -1.0) if not is_number(self.fsync) else float(self.fsync)
 
     @property
     def shares(self) -> Shares:
@@ -257,11 +281,9 @@ def _converted(field: str, text: str) -> Any:
             raise msgspec.ValidationError("Expected a finite number")
         return value
     except msgspec.ValidationError as exc:
-        shown = "(hidden)" if field == "token" else repr(text)
+        shown = "(hidden)" if field in _SECRET else repr(text)
         why = f"expected {expected(field)}" if expected(field) else str(exc)
-        raise SettingsError(
-            f"{VARIABLES[field]}={shown} is not usable", why, f"{_FIX}, row {VARIABLES[field]}"
-        ) from exc
+        raise SettingsError(f"{VARIABLES[field]}={shown} is not usable", why, f"{FIX}, row {VARIABLES[field]}") from exc
 
 
 def expected(field: str) -> str:
@@ -280,47 +302,14 @@ def expected(field: str) -> str:
     return f"{least:,} to {most:,}" if most is not None else f"{least:,} or more"
 
 
-def _refuse_service_links(env: Mapping[str, str]) -> None:
-    links = sorted(
-        name
-        for name, value in env.items()
-        if name.startswith(PREFIX) and (_SERVICE_LINK_NAME.search(name) or _SERVICE_LINK_VALUE.match(value))
-    )
-    if links:
-        raise SettingsError(
-            f"{', '.join(links)} came from Kubernetes, not from you",
-            "a Service whose name begins with `observer` injects such variables into every pod of its namespace",
-            "Set `enableServiceLinks: false` in the pod's spec, or give the Service another name",
-        )
-
-
-def _refuse_unknown(env: Mapping[str, str]) -> None:
-    known = set(VARIABLES.values())
-    for name in sorted(env):
-        if name.startswith(PREFIX) and name not in known:
-            nearest = max(sorted(known), key=lambda candidate: _likeness(name, candidate))
-            raise SettingsError(f"{name} is not a setting", "no setting has that name", f"Did you mean {nearest}?")
-
-
-def _likeness(name: str, candidate: str) -> float:
-    """How alike two names are; some of ours have no prefix, and people write it before them all the same."""
-    spelled = (name, name.removeprefix(PREFIX))
-    return max(difflib.SequenceMatcher(None, text, candidate).ratio() for text in spelled)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return 0 < float(text) < float("inf")
-    except ValueError:
-        return False
-
-
 def _check(settings: Settings) -> None:
-    for field in ("gateway_url", "lakehouse_url", "otlp_endpoint", "otlp_traces_endpoint", "otlp_metrics_endpoint"):
-        _check_url(VARIABLES[field], getattr(settings, field), optional=field.startswith("otlp"))
-    if settings.fsync not in ("always", "never") and not _is_number(settings.fsync):
+    for field in _URLS:
+        check_url(VARIABLES[field], getattr(settings, field), optional=field.startswith(("otlp", "langfuse")))
+    for part in ("forward", "pull"):
+        _check_langfuse(settings, f"langfuse_{part}")
+    if settings.fsync not in ("always", "never") and not is_number(settings.fsync):
         raise SettingsError(
-            f"OBSERVER_FSYNC={settings.fsync!r} is not usable", "expected `always`, `never` or seconds above 0", _FIX
+            f"OBSERVER_FSYNC={settings.fsync!r} is not usable", "expected `always`, `never` or seconds above 0", FIX
         )
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise SettingsError(
@@ -329,26 +318,6 @@ def _check(settings: Settings) -> None:
     _check_ports(settings)
     _check_exposure(settings)
     _check_own_endpoint(settings)
-
-
-def _check_url(name: str, url: str, *, optional: bool) -> None:
-    if optional and not url:
-        return
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise SettingsError(
-            f"{name}={_shown_url(url)!r} is not usable", "expected an http:// or https:// address with a host", _FIX
-        )
-
-
-def _shown_url(url: str) -> str:
-    """*url* without what may be a password."""
-    _, mark, rest = url.rpartition("@")
-    return f"…@{rest}" if mark else rest
 
 
 def _check_exposure(settings: Settings) -> None:
@@ -372,16 +341,39 @@ def _check_ports(settings: Settings) -> None:
         taken[port] = VARIABLES[field]
 
 
+def _check_langfuse(settings: Settings, part: str) -> None:
+    """A URL goes with its keys, and is not our own."""
+    names = [f"{part}_{what}" for what in ("url", "public_key", "secret_key")]
+    missing = [VARIABLES[name] for name in names if not getattr(settings, name)]
+    if 0 < len(missing) < len(names):
+        raise SettingsError(
+            f"{VARIABLES[names[0]]} is half set",
+            f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing",
+            "Set the URL and both keys of the Langfuse project, or none of them",
+        )
+    if _is_own(settings, getattr(settings, names[0])):
+        raise SettingsError(
+            f"{VARIABLES[names[0]]} is the observer itself",
+            "it would be sent, or read, what it has",
+            "Give the address of the Langfuse server",
+        )
+
+
+def _is_own(settings: Settings, endpoint: str) -> bool:
+    """Whether *endpoint* is one of our own doors."""
+    parts = urlsplit(endpoint)
+    host = (parts.hostname or "").lower()
+    ours = is_loopback(host) or host in (settings.host, settings.health_host, "0.0.0.0", "::")  # noqa: S104 - compared
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return bool(endpoint) and ours and port in [getattr(settings, field) for field in _PORTS]
+
+
 def _check_own_endpoint(settings: Settings) -> None:
     """An endpoint that is one of our own doors would feed the observer with itself."""
     for endpoint in (settings.export_endpoint, settings.metrics_endpoint):
-        parts = urlsplit(endpoint)
-        host = (parts.hostname or "").lower()
-        ours = is_loopback(host) or host in (settings.host, settings.health_host, "0.0.0.0", "::")  # noqa: S104 - compared
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        if endpoint and ours and port in [getattr(settings, field) for field in _PORTS]:
+        if _is_own(settings, endpoint):
             raise SettingsError(
-                f"the OTLP endpoint {_shown_url(endpoint)} is the observer itself",
+                f"the OTLP endpoint {shown_url(endpoint)} is the observer itself",
                 "it would export its spans to its own door",
                 "Point OTEL_EXPORTER_OTLP_ENDPOINT at the collector; where that has the port, set OBSERVER_GRPC_PORT",
             )

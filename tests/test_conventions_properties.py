@@ -216,7 +216,7 @@ def test_what_is_our_own_but_not_whole_is_no_op() -> None:
         {"openinference.span.kind": "PROMPT"},
         {"traceloop.span.kind": "workflow"},
         {"traceloop.span.kind": "task"},
-        {"langfuse.observation.type": "chain"},
+        {"langfuse.observation.type": "prompt"},
         {"url.full": "http://localhost:3700/x", "http.request.method": "POST"},  # a server's span
     ],
 )

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar.settings import PREFIX, VARIABLES, Settings
+from sidecar.settings import VARIABLES, Settings
+from sidecar.settings_checks import PREFIX
 from sidecar.spans.provider import our_resource
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -50,6 +50,7 @@ EXAMPLES = {
     "OTEL_SDK_DISABLED": ("true", True),
     "OTEL_SERVICE_NAME": ("me", "me"),
 }
+EXAMPLES.update(dict.fromkeys(["LANGFUSE_FORWARD_URL", "LANGFUSE_PULL_URL"], ("http://lf:3000", "http://lf:3000")))
 
 
 def refusal(env: dict[str, str], flags: dict[str, str] | None = None) -> str:
@@ -78,6 +79,14 @@ def test_every_variable_is_read(field: str, variable: str) -> None:
     env = {variable: text}
     if field.startswith("tls_"):
         env = {"OBSERVER_TLS_CERT": text, "OBSERVER_TLS_KEY": text}
+    if variable.startswith("LANGFUSE_"):
+        prefix = "_".join(variable.split("_")[:2])
+        env = {
+            f"{prefix}_URL": "http://langfuse:3000",
+            f"{prefix}_PUBLIC_KEY": "pk",
+            f"{prefix}_SECRET_KEY": "sk",
+            **env,
+        }
     read = getattr(Settings.from_env(env), field)
     assert (read, type(read)) == (value, type(value))
     assert getattr(Settings.from_env({}), field) != value
@@ -272,3 +281,18 @@ def test_every_setting_is_described() -> None:
     assert len(set(VARIABLES.values())) == len(rows)
     assert all(meaning for _, _, meaning, _ in rows)
     assert {field: default for field, _, _, default in rows} == {f: getattr(Settings(), f) for f in VARIABLES}
+
+
+@pytest.mark.parametrize("part", ["FORWARD", "PULL"])
+def test_a_langfuse_server_is_whole_or_not_set(part: str) -> None:
+    """URL and both keys go together, and the observer does not name itself."""
+    whole = {
+        f"LANGFUSE_{part}_URL": "http://langfuse:3000",
+        f"LANGFUSE_{part}_PUBLIC_KEY": "pk",
+        f"LANGFUSE_{part}_SECRET_KEY": "sk",
+    }
+    Settings.from_env(whole)
+    for missing in whole:
+        message = refusal({name: text for name, text in whole.items() if name != missing})
+        assert f"{missing} is missing" in message
+    assert "the observer itself" in refusal({**whole, f"LANGFUSE_{part}_URL": "http://localhost:3800"})

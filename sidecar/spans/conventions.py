@@ -22,8 +22,18 @@ from sidecar.clock import rfc3339_ms
 from sidecar.model import SCHEMA_VERSION, ObservedOp
 from sidecar.normalize import INT64_MAX, INT64_MIN, MAX_ENTRIES, Normalizer, scalar
 from sidecar.spans import conventions_table as table
-from sidecar.spans.attributes import ERROR_TYPE_OTHER, OP_ID, OP_PREFIX
-from sidecar.spans.conventions_facts import Facts, Outcome, asked_text, evaluations, facts_of, outcome, subject, tokens
+from sidecar.spans.attributes import ERROR_TYPE_OTHER, LANGFUSE_EVENT, OP_ID, OP_PREFIX
+from sidecar.spans.conventions_facts import (
+    Facts,
+    Outcome,
+    asked_text,
+    cost,
+    evaluations,
+    facts_of,
+    outcome,
+    subject,
+    tokens,
+)
 from sidecar.spans.conventions_values import called_with, op_id_of, opened, said, scalars_of, value_of
 from sidecar.spans.op_span import op_from_attributes
 
@@ -205,6 +215,7 @@ class SpanConventions:
             trace_id=span.trace_id.hex(),
             span_id=span.span_id.hex(),
             parent_span_id=span.parent_span_id.hex() or None,
+            event_id=_observation(span) if convention.source == "langfuse" else None,
             features=self._scalars(told.features) if told.features else None,
             extra={**extra, **self._scores(result)} if result.scores else extra,
             **texts,
@@ -238,6 +249,7 @@ class SpanConventions:
             if name in facts and (value := self._short(facts[name])) is not None:
                 extra[key] = value
         extra.update(tokens(facts))
+        extra.update(cost(facts))
         return extra
 
     def _scores(self, result: Outcome) -> dict[str, Any]:
@@ -268,6 +280,11 @@ def _may_hold_ops(scope_spans: ScopeSpans) -> bool:
     """Whether a key that decides stands in these spans: to search all their bytes is cheaper than to read each."""
     data = scope_spans.SerializeToString()
     return any(mark in data for mark in _MARKS)
+
+
+def _observation(span: Span) -> str:
+    """The id by which a Langfuse observation is known again, whichever way it comes."""
+    return f"{LANGFUSE_EVENT}{span.trace_id.hex()}:{span.span_id.hex()}"
 
 
 def _is_plain(value: float) -> bool:

@@ -20,6 +20,7 @@ _MOST_EVENTS = 64
 _MOST_NUMBER = 6  # digits of a message's number
 _CODE = re.compile(r"[\w][\w.:/$-]{0,127}", re.ASCII)
 _CLASS = re.compile(r"(?:.*[.:/$])?([A-Z_]\w*)", re.ASCII)
+_MOST_COST = 1e12
 _EXCEPTION = "exception"
 _EVALUATION = "gen_ai.evaluation."
 _PROMPT = tuple(table.PROMPT_KEYS)
@@ -190,3 +191,14 @@ def tokens(facts: Facts) -> dict[str, int]:
         table.OUTPUT_TOKENS: facts.get("output_tokens", details.get("output", details.get("completion_tokens"))),
     }
     return {key: count for key, said_count in counts.items() if (count := integer(said_count)) is not None}
+
+
+def cost(facts: Facts) -> dict[str, float]:
+    """What the call cost in USD: a number, or the total (else the sum) of Langfuse's cost details."""
+    said_cost = opened(facts.get("cost"))
+    if isinstance(said_cost, dict):
+        parts = [value for value in said_cost.values() if type(value) in (int, float)]
+        said_cost = said_cost.get("total", sum(parts) if parts else None)
+    if type(said_cost) not in (int, float) or not 0 < said_cost < _MOST_COST:
+        return {}
+    return {table.COST: float(said_cost)}

@@ -5,8 +5,8 @@ Data only. `conventions` reads spans by `KINDS` and `KEYS`; `same_operation` dec
 Each operation has a name of the GenAI conventions (`execute_tool`, `chat`, …), whatever convention the span follows,
 so an agent that changes its instrumentation keeps its history. What only groups other operations is no op: its
 failures are those of what it holds, and would be counted twice (OpenInference CHAIN, OpenLLMetry workflow and task,
-GenAI invoke_workflow, Langfuse chain). A plain Langfuse `span` is one: every step is called so there that nobody named
-otherwise, and its level tells how it went.
+GenAI invoke_workflow). All of Langfuse's types are operations, since scores are given to each of them; every step is a
+`span` there that nobody named otherwise, and its level tells how it went.
 
 Conventions, versions and sources:
 
@@ -54,7 +54,7 @@ KINDS: Final[dict[str, Convention]] = {
             "evaluator": "evaluate",
             "span": "step",
             "event": "event",
-            "chain": "",
+            "chain": "chain",
         },
         source="langfuse",
     ),
@@ -125,6 +125,8 @@ KEYS: Final[dict[str, tuple[str, int]]] = {
         temperature="gen_ai.request.temperature",
         max_tokens="gen_ai.request.max_tokens",
         usage="langfuse.observation.usage_details",
+        cost="langfuse.observation.cost_details gen_ai.usage.cost llm.cost.total",
+        trace="langfuse.trace.name",
         input_tokens="gen_ai.usage.input_tokens gen_ai.usage.prompt_tokens llm.token_count.prompt",
         output_tokens="gen_ai.usage.output_tokens gen_ai.usage.completion_tokens llm.token_count.completion",
         tool_call_id="gen_ai.tool.call.id tool_call.id tool.id",
@@ -153,12 +155,14 @@ CONVENTION: Final = "convention"
 SERVICE: Final = "service.name"
 INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+COST: Final = "gen_ai.usage.cost"
 EXTRAS: Final = {
     "model": "gen_ai.request.model",
     "provider": "gen_ai.provider.name",
     "agent": "gen_ai.agent.name",
     "tool_call_id": "gen_ai.tool.call.id",
     "level": "langfuse.observation.level",
+    "trace": "langfuse.trace.name",
     "status": "http.response.status_code",
 }
 """Fact → its key in the op's `extra`, where also stand the operation, the convention, the service, tokens, and

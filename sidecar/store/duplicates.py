@@ -94,6 +94,10 @@ class Duplicates:
         self._order.append(attempt)
         return attempt.receipt, True
 
+    def knows(self, event_id: str) -> bool:
+        """Whether an op with that id is in the journal, as far back as ids are remembered."""
+        return self._ids.find(_key(event_id), self._clock.time_ns() // _SECOND_NS) is not None
+
     def settle(self) -> None:
         """Let go of first attempts that are settled, and free the ids of those that failed."""
         order = self._order
