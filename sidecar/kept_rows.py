@@ -79,6 +79,16 @@ class KeptRows(Generic[T]):
         self._dirty.add(key)
         self._make_room()
 
+    def remove(self, key: str) -> T | None:
+        """Take the row of *key* out; it is another's now."""
+        row = self._rows.pop(key, None)
+        if row is not None:
+            del self._places[key]
+            self._encoded.pop(key, None)
+            self._forget(key)
+            self._newest = next(reversed(self._rows), None)  # as after a restart
+        return row
+
     def rows(self) -> list[T]:
         """A copy, least recent first."""
         return list(self._rows.values())
@@ -156,7 +166,10 @@ class KeptRows(Generic[T]):
             key, _ = self._rows.popitem(last=False)
             del self._places[key]
             self.evicted += 1
-            if key in self._saved:
-                self._dirty.add(key)
-            else:
-                self._dirty.discard(key)
+            self._forget(key)
+
+    def _forget(self, key: str) -> None:
+        if key in self._saved:
+            self._dirty.add(key)
+        else:
+            self._dirty.discard(key)

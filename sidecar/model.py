@@ -60,20 +60,42 @@ class ObservedOp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     extra: dict[str, Scalar] | None = None
 
 
+IncidentState = Literal["new", "ongoing", "escalating", "resolved", "regressed", "ignored"]
+IncidentKind = Literal["failure", "slow", "recurring_correction"]
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a diagnosis says of one incident: why it happens, what to do instead, what not to do, and when that holds.
+
+    *by* is the model's name, or `statistics`. All of it is text for people; agents never get it.
+    """
+
+    cause: str
+    adjustment: str
+    avoid: str
+    when: str
+    by: str
+
+
 class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Failures that share a fingerprint. Times are RFC 3339 of the failures themselves, not of their arrival.
 
-    *evidence* names the spans of the first, the last and some failures between. *diagnosed_count* is *count* at
-    the last diagnosis: a new one is due when the count has doubled since. The `by_…` counts keep the values that
-    were met first and sum up the rest under `_OTHER`.
+    *state* is what was decided last, at *decided_at* by *decided_by* (`observer`, or a person's name); a failure that
+    happened after a resolution makes it `regressed` at once. *evidence* names the spans of the first, the last and
+    some failures between. *diagnosed_count* is *count* at the last diagnosis, which is the *diagnosis_version*-th of
+    this incident: a new one is due when the count has doubled since. The `by_…` counts keep the values that were met
+    first and sum up the rest under `_OTHER`. *aliases* are the fingerprints that its failures had before a template
+    joined them.
     """
 
     fingerprint: str
     endpoint: str
     message: str
+    state: IncidentState
     count: int
     first_seen: str
     last_seen: str
+    kind: IncidentKind = "failure"
     error_type: str | None = None
     by_source: dict[str, int] = {}
     evidence: list[SpanRef] = []
@@ -85,12 +107,46 @@ class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
     by_city: dict[str, int] = {}
     by_staffer: dict[str, int] = {}
     by_sig_hash: dict[str, int] = {}
+    decided_at: str | None = None
+    decided_by: str | None = None
+    note: str | None = None
+    diagnosis_id: str | None = None
+    diagnosis_version: int = 0
+    diagnosed_at: str | None = None
+    finding: Finding | None = None
+    aliases: list[str] = []
+
+
+class IncidentChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An incident's new *state*, decided *by* `observer` or a person, with the incident as it then was."""
+
+    fingerprint: str
+    state: IncidentState
+    was: IncidentState
+    by: str
+    endpoint: str
+    message: str
+    kind: IncidentKind
+    count: int
+    first_seen: str
+    last_seen: str
+    error_type: str | None = None
+    note: str | None = None
+    trace_ids: list[str] = []
+
+
+class IncidentChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """What was decided on incidents at one time: the body of an `incidents` decision."""
+
+    at: str
+    changes: list[IncidentChange]
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why some incidents happened, in words. *by* is the model's name, or `statistics` where no model answered.
 
-    *incidents* maps each fingerprint to its failure count when this was written.
+    *incidents* maps each fingerprint to its failure count when this was written; *findings* and *versions* have what
+    is said of each, and how many diagnoses it has had with this one.
     """
 
     diagnosis_id: str
@@ -101,6 +157,8 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     incidents: dict[str, int]
     context: str
     evidence: list[SpanRef] = []
+    findings: dict[str, Finding] = {}
+    versions: dict[str, int] = {}
 
 
 class PlaybookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -28,7 +28,7 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
     """How many of *seen* ops had which value in which field.
 
     Values met after the bounds are reached are counted together, by field, in *beyond*. A value that is kept has
-    been counted from its first op on, so its count is exact.
+    been counted from its first op on, so its count is exact; of counts that were absorbed it is the least.
     """
 
     seen: int = 0
@@ -65,6 +65,15 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
             else:
                 self._count(field, text)
 
+    def absorb(self, other: FieldCounts) -> None:
+        """Count all that *other* counted; a value for which there is no room is counted in *beyond*."""
+        self.seen += other.seen
+        for field, values in other.values.items():
+            for text, count in values.items():
+                self._count(field, text, count)
+        for field, count in other.beyond.items():
+            self.beyond[field] = self.beyond.get(field, 0) + count
+
     def at_most(self, field: str, value: str) -> int:
         """How many ops had *value* in *field*; where that was not kept, how many could have had it."""
         known = self.values.get(field)
@@ -72,7 +81,7 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
             return 0 if len(self.values) < MAX_FIELDS else self.seen
         return known[value] if value in known else self.beyond.get(field, 0)
 
-    def _count(self, field: str, text: str) -> None:
+    def _count(self, field: str, text: str, count: int = 1) -> None:
         field, text = clean_text(field[:MAX_LENGTH]), clean_text(text[:MAX_LENGTH])
         known = self.values.get(field)
         if known is None:
@@ -80,12 +89,12 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
                 return
             known = self.values[field] = {}
         if text in known:
-            known[text] += 1
+            known[text] += count
         elif len(known) < MAX_VALUES and self.pairs < MAX_PAIRS:
-            known[text] = 1
+            known[text] = count
             self.pairs += 1
         else:
-            self.beyond[field] = self.beyond.get(field, 0) + 1
+            self.beyond[field] = self.beyond.get(field, 0) + count
 
 
 class Common(NamedTuple):

@@ -65,6 +65,11 @@ def fingerprint(op: ObservedOp) -> tuple[str, str]:
     return _fingerprint(op.endpoint[:MAX_ENDPOINT], (op.error_type or "")[:_MAX_ERROR_TYPE], message)
 
 
+def kind_fingerprint(endpoint: str, kind: str) -> str:
+    """The id of what is no failure and has no message: an incident of this *kind* at *endpoint*."""
+    return _id(kind, endpoint[:MAX_ENDPOINT])
+
+
 class Fingerprints:
     """Fingerprints by masks and templates. Remembers the last messages as they came: most failures are repetitions.
 
@@ -96,9 +101,12 @@ class Fingerprints:
 @lru_cache(maxsize=1024)  # the same failure comes again and again: that is why there are incidents
 def _fingerprint(endpoint: str, error_type: str, message: str) -> tuple[str, str]:
     masked = mask(message)
-    parts = (endpoint, error_type, masked)
+    return _id(endpoint, error_type, masked), masked
+
+
+def _id(*parts: str) -> str:
     digest = hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=8)
-    return f"v{VERSION}-{digest.hexdigest()}", masked
+    return f"v{VERSION}-{digest.hexdigest()}"
 
 
 def mask(message: str) -> str:

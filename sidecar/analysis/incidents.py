@@ -1,23 +1,27 @@
 """Failures gathered into incidents by fingerprint, with what their endpoint's successes looked like.
 
-Fed every settled op on the event loop's thread; read by the error analyzer and the reading doors.
+Fed every settled op on the event loop's thread; read by the life cycle, the error analyzer and the reading doors. What
+one incident keeps is in `incident_rows`, when a success is far too slow in `slow_successes`.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 import structlog
 
-from sidecar.analysis.evidence import span_ref
+from sidecar.analysis import incident_rows
+from sidecar.analysis.event_time import is_earlier
 from sidecar.analysis.field_counts import Common, FieldCounts, common_to_failures
-from sidecar.analysis.fingerprint import MAX_ENDPOINT, fingerprint, one_line
+from sidecar.analysis.fingerprint import MAX_ENDPOINT, Fingerprints, kind_fingerprint
+from sidecar.analysis.incident_rows import IncidentRow, Mark, Step, failure_line
 from sidecar.kept_rows import KeptRows
-from sidecar.model import Incident, ObservedOp, SpanRef
+from sidecar.analysis.slow_successes import SLOW_MESSAGE, Latency, slow_line
+from sidecar.analysis.template_tree import TemplateTree
+from sidecar.model import Incident, IncidentKind, IncidentState, ObservedOp
 from sidecar.normalize import clean_text
 
 log = structlog.get_logger(__name__)
@@ -25,26 +29,16 @@ log = structlog.get_logger(__name__)
 CORRECTION: Final = "overseer_correction"
 MAX_INCIDENTS: Final = 1000
 MAX_ENDPOINTS: Final = 1000
-MAX_EVIDENCE: Final = 10
-MAX_SAMPLES: Final = 10
-MAX_LINE: Final = 300  # characters of one failure's line
-MAX_COUNTED: Final = 32  # values of one `by_…` count
-OTHER: Final = "_OTHER"
-_MAX_TEXT = 100
-
-
-class IncidentRow(msgspec.Struct):
-    """An incident as it is kept and saved: with the field values of its failures."""
-
-    incident: Incident
-    counts: FieldCounts
+_MAX_JOINED = 8192  # fingerprints that lead to another's incident
+_SILENT = frozenset({"resolved", "ignored"})
 
 
 class EndpointRow(msgspec.Struct):
-    """The field values of one endpoint's successes."""
+    """The field values of one endpoint's successes, and how long they took."""
 
     last_seen: str
     successes: FieldCounts
+    latency: Latency
 
 
 class IncidentBook:
@@ -56,7 +50,11 @@ class IncidentBook:
     def __init__(self) -> None:
         self._incidents = KeptRows("incident/", IncidentRow, MAX_INCIDENTS)
         self._endpoints = KeptRows("endpoint/", EndpointRow, MAX_ENDPOINTS)
-        self._marks: OrderedDict[str, tuple[int, str, str]] = OrderedDict()  # of incidents not (yet) here
+        self._fingerprints = Fingerprints(TemplateTree())
+        self._kept = (self._incidents, self._endpoints, self._fingerprints.tree)
+        self._version = self._fingerprints.tree.version
+        self._joined: dict[str, str] = {}  # fingerprints of old → of the incident that has their failures now
+        self._waiting: OrderedDict[str, list[Mark | Step]] = OrderedDict()  # for incidents not (yet) here
         self.last_op_id: str | None = None
         self.not_counted = 0  # ops that could not be taken in
 
@@ -75,30 +73,54 @@ class IncidentBook:
             self.not_counted += 1
             log.exception("incidents.op_not_counted", failures=self.not_counted)
 
+    def raise_(self, op: ObservedOp, fingerprint: str, message: str, kind: IncidentKind, line: str) -> None:
+        """Count *op*, said by *line*, in the incident with this *fingerprint*, a new one if there is none."""
+        row = self._incidents.touch(fingerprint)
+        if row is None:
+            row = incident_rows.new_row(op, fingerprint, message, kind)
+            self._incidents.add(fingerprint, row)
+            self._apply_waiting(fingerprint)
+        row.incident.message = message  # a template may have become more general
+        incident_rows.count_op(row, op, line)
+
     def __len__(self) -> int:
         return len(self._incidents)
 
     @property
     def evicted(self) -> int:
-        """Incidents and endpoints that had to make room."""
-        return self._incidents.evicted + self._endpoints.evicted
+        """Incidents, endpoints and templates that had to make room."""
+        tree = self._fingerprints.tree
+        return self._incidents.evicted + self._endpoints.evicted + tree.evicted + tree.forgotten
 
     @property
     def unusable(self) -> int:
         """Saved rows that could not be read, and rows that could not be saved."""
-        return self._incidents.unusable + self._endpoints.unusable
+        return sum(each.unusable for each in self._kept)
 
-    def get(self, fingerprint_id: str) -> Incident | None:
-        """The incident with this fingerprint."""
-        row = self._incidents.get(fingerprint_id)
+    @property
+    def by_state(self) -> Counter[IncidentState]:
+        """How many incidents are in which state."""
+        return Counter(row.incident.state for row in self._incidents.rows())
+
+    def row(self, fingerprint: str) -> IncidentRow | None:
+        """What is kept of the incident with this fingerprint, or of the one that has its failures now."""
+        return self._incidents.get(self._joined.get(fingerprint, fingerprint))
+
+    def get(self, fingerprint: str) -> Incident | None:
+        """The incident with this fingerprint, or the one that has its failures now."""
+        row = self.row(fingerprint)
         return row.incident if row is not None else None
 
     def incidents(self) -> list[Incident]:
         """All of them, the most recent first."""
         return [row.incident for row in reversed(self._incidents.rows())]
 
+    def rows(self) -> list[IncidentRow]:
+        """All that is kept of them, the least recent first."""
+        return self._incidents.rows()
+
     def due(self) -> list[Incident]:
-        """Those never diagnosed, or doubled since; those with most new failures first."""
+        """Those never diagnosed, doubled since, or come back since; those with most new failures first."""
         due = [row.incident for row in self._incidents.rows() if _is_due(row.incident)]
         return sorted(due, key=lambda each: (each.diagnosed_count - each.count, each.fingerprint))
 
@@ -110,155 +132,112 @@ class IncidentBook:
             return []
         return common_to_failures(row.counts, endpoint.successes)
 
-    def mark(self, fingerprint_id: str, count: int, by: str, text: str) -> None:
-        """Say that the incident was diagnosed at *count* failures. The highest count stays, whatever the order.
+    def last_success(self, endpoint: str) -> str | None:
+        """When *endpoint* last succeeded."""
+        row = self._endpoints.get(endpoint)
+        return row.last_seen if row is not None else None
 
-        The mark of an incident that is not here waits for it.
-        """
-        mark = (count, by, text)
-        row = self._incidents.get(fingerprint_id)
-        if row is not None:
-            _apply(row.incident, mark)
-            self._incidents.changed(fingerprint_id)
-            return
-        self._marks[fingerprint_id] = max(mark, self._marks.get(fingerprint_id, mark))
-        self._marks.move_to_end(fingerprint_id)
-        if len(self._marks) > MAX_INCIDENTS:
-            self._marks.popitem(last=False)
+    def mark(self, fingerprint: str, mark: Mark) -> None:
+        """Say that the incident was diagnosed. The mark of an incident that is not here waits for it."""
+        self._apply(fingerprint, mark)
+
+    def decide(self, fingerprint: str, step: Step) -> None:
+        """Let a decision on the incident's state take effect. One on an incident that is not here waits for it."""
+        self._apply(fingerprint, step)
 
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore what `take_dirty` gave, in whatever order."""
         for key in self._incidents.load(rows):
+            row = self._incidents.get(key)
+            if row is not None:
+                self._joined.update(dict.fromkeys(row.incident.aliases, key))
             self._apply_waiting(key)
         self._endpoints.load(rows)
+        self._fingerprints.tree.load(rows)
 
     def prepare(self) -> Iterator[None]:
         """Do most of `take_dirty`'s work ahead of it, a little at each step."""
-        yield from self._incidents.prepare()
-        yield from self._endpoints.prepare()
+        for each in self._kept:
+            yield from each.prepare()
 
     def take_dirty(self) -> dict[str, bytes]:
         """Rows changed since the last call, as JSON by key; removed ones as b""."""
-        return self._incidents.take_dirty() | self._endpoints.take_dirty()
+        return {key: body for each in self._kept for key, body in each.take_dirty().items()}
 
     def put_back(self, keys: Iterable[str]) -> None:
         """Saving *keys* failed: `take_dirty` gives them again."""
         names = list(keys)
-        self._incidents.put_back(names)
-        self._endpoints.put_back(names)
+        for each in self._kept:
+            each.put_back(names)
 
     def _succeeded(self, op: ObservedOp) -> None:
         key = clean_text(op.endpoint[:MAX_ENDPOINT])
         row = self._endpoints.touch(key)
         if row is None:
-            row = EndpointRow(op.timestamp, FieldCounts())
+            row = EndpointRow(op.timestamp, FieldCounts(), Latency())
             self._endpoints.add(key, row)
         elif op.timestamp > row.last_seen:
             row.last_seen = op.timestamp
         row.successes.add(op)
+        if row.latency.is_slow(op.duration_ms):
+            self.raise_(op, kind_fingerprint(op.endpoint, "slow"), SLOW_MESSAGE, "slow", slow_line(op, row.latency))
 
     def _failed(self, op: ObservedOp) -> None:
-        key, message = fingerprint(op)
-        row = self._incidents.touch(key)
-        if row is None:
-            row = IncidentRow(_new_incident(op, key, message), FieldCounts())
-            self._incidents.add(key, row)
-            self._apply_waiting(key)
-        _count_failure(row.incident, op)
-        row.counts.add(op)
+        fingerprint, message = self._fingerprints.find(op)
+        if self._fingerprints.tree.version != self._version:
+            self._version = self._fingerprints.tree.version
+            for old, new in self._fingerprints.tree.take_renamed().items():
+                self._join(old, new)
+        self.raise_(op, fingerprint, message, "failure", failure_line(op))
+
+    def _join(self, old: str, new: str) -> None:
+        """The failures of *old* are those of *new* from now on: counts, evidence, history and all."""
+        other, row = self._incidents.remove(old), self._incidents.get(new)
+        waiting = self._waiting.pop(old, [])
+        aliases = [old, *(other.incident.aliases if other is not None else ())]
+        if other is not None and row is None:
+            other.incident.fingerprint, other.incident.aliases = new, []
+            row = other
+            self._incidents.add(new, row)
+        elif other is not None and row is not None:
+            incident_rows.absorb(row, other)
+            self._incidents.changed(new)
+        if row is not None:
+            row.incident.aliases = list(dict.fromkeys([*row.incident.aliases, *aliases]))[-incident_rows.MAX_ALIASES :]
+        self._joined.update(dict.fromkeys(aliases, new))
+        if len(self._joined) > _MAX_JOINED:
+            self._joined = {each: to for each, to in self._joined.items() if self._incidents.get(to) is not None}
+        for each in waiting:
+            self._apply(new, each)
+
+    def _apply(self, fingerprint: str, what: Mark | Step) -> None:
+        key = self._joined.get(fingerprint, fingerprint)
+        row = self._incidents.get(key)
+        if row is not None:
+            _take(row, what)
+            self._incidents.changed(key)
+            return
+        self._waiting[key] = [*self._waiting.get(key, ()), what][-incident_rows.MAX_HISTORY :]
+        self._waiting.move_to_end(key)
+        if len(self._waiting) > MAX_INCIDENTS:
+            self._waiting.popitem(last=False)
 
     def _apply_waiting(self, key: str) -> None:
-        mark, row = self._marks.pop(key, None), self._incidents.get(key)
-        if mark is not None and row is not None:
-            _apply(row.incident, mark)
-            self._incidents.changed(key)
+        for what in self._waiting.pop(key, ()):
+            self._apply(key, what)
 
 
-def failure_line(op: ObservedOp) -> str:
-    """`[endpoint] input_summary: error` on one line of at most `MAX_LINE` characters; each part is bounded."""
-    line = f"[{one_line(op.endpoint, 80)}] {one_line(op.input_summary, 100)}: "
-    return line + one_line(op.error or op.output_summary, MAX_LINE - len(line))
+def _take(row: IncidentRow, what: Mark | Step) -> None:
+    if isinstance(what, Mark):
+        incident_rows.apply_mark(row.incident, what)
+    else:
+        incident_rows.decide(row, what)
 
 
 def _is_due(incident: Incident) -> bool:
-    return not incident.diagnosed_count or incident.count >= 2 * incident.diagnosed_count
-
-
-def _apply(incident: Incident, mark: tuple[int, str, str]) -> None:
-    if mark > (incident.diagnosed_count, incident.diagnosed_by or "", incident.diagnosis or ""):
-        incident.diagnosed_count, incident.diagnosed_by, incident.diagnosis = mark
-
-
-def _new_incident(op: ObservedOp, key: str, message: str) -> Incident:
-    return Incident(
-        fingerprint=key,
-        endpoint=clean_text(op.endpoint[:MAX_ENDPOINT]),
-        message=message,
-        count=0,
-        first_seen=op.timestamp,
-        last_seen=op.timestamp,
-        error_type=clean_text(op.error_type[:_MAX_TEXT]) if op.error_type else None,
-    )
-
-
-def _count_failure(incident: Incident, op: ObservedOp) -> None:
-    incident.count += 1
-    _count(incident.by_source, op.source or "mcp")
-    _count(incident.by_role, op.role)
-    _count(incident.by_city, op.city)
-    _count(incident.by_staffer, op.staffer_id)
-    _count(incident.by_sig_hash, op.sig_hash)
-    line = failure_line(op)
-    if line not in incident.samples:
-        incident.samples.append(line)
-        del incident.samples[:-MAX_SAMPLES]
-    _add_evidence(incident, op, span_ref(op))
-
-
-def _count(counts: dict[str, int], value: str | None) -> None:
-    if not value:
-        return
-    if value in counts:
-        counts[value] += 1
-        return
-    value = clean_text(value[:_MAX_TEXT])
-    if value not in counts and len(counts) >= MAX_COUNTED:
-        value = OTHER
-    counts[value] = counts.get(value, 0) + 1
-
-
-def _add_evidence(incident: Incident, op: ObservedOp, ref: SpanRef | None) -> None:
-    """First and last by event time; between them those that were last at 1, 2, 4, 8 … failures."""
-    is_first = _earlier(op.timestamp, incident.first_seen)
-    is_last = not _earlier(op.timestamp, incident.last_seen)
-    if is_first:
-        incident.first_seen = op.timestamp
-    if is_last:
-        incident.last_seen = op.timestamp
-    evidence = incident.evidence
-    if ref is None:
-        return
-    if is_first and len(evidence) > 1:
-        evidence[0] = ref
-    elif is_first:
-        evidence.insert(0, ref)
-    elif is_last and len(evidence) > 1 and (incident.count & (incident.count - 1) or len(evidence) == MAX_EVIDENCE):
-        evidence[-1] = ref
-    elif is_last:
-        evidence.append(ref)
-    elif len(evidence) < MAX_EVIDENCE:
-        evidence.insert(1, ref)
-
-
-def _earlier(one: str, other: str) -> bool:
-    if len(one) == len(other) and one.endswith("Z") and other.endswith("Z"):
-        return one < other
-    try:
-        return _instant(one) < _instant(other)
-    except ValueError:
-        return one < other
-
-
-def _instant(timestamp: str) -> datetime:
-    stamp = datetime.fromisoformat(timestamp)
-    return stamp if stamp.tzinfo is not None else stamp.replace(tzinfo=UTC)
+    if incident.state in _SILENT:
+        return False
+    if not incident.diagnosed_count or incident.count >= 2 * incident.diagnosed_count:
+        return True
+    decided_at, diagnosed_at = incident.decided_at or "", incident.diagnosed_at or ""
+    return incident.state == "regressed" and is_earlier(diagnosed_at, decided_at)

@@ -1,0 +1,234 @@
+"""One incident as it is kept: counting a failure, taking over another incident, and the state that follows. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from sidecar.analysis.event_time import happened_at, is_earlier, seconds, taken_ms
+from sidecar.analysis.evidence import span_ref
+from sidecar.analysis.field_counts import FieldCounts
+from sidecar.analysis.fingerprint import MAX_ENDPOINT, one_line
+from sidecar.analysis.timeline import Timeline
+from sidecar.model import Finding, Incident, IncidentChange, IncidentKind, IncidentState, ObservedOp, SpanRef
+from sidecar.normalize import clean_text
+
+MAX_EVIDENCE: Final = 10
+MAX_SAMPLES: Final = 10
+MAX_LINE: Final = 300  # characters of one failure's line
+MAX_COUNTED: Final = 32  # values of one `by_…` count
+MAX_ALIASES: Final = 128
+MAX_HISTORY: Final = 20
+OTHER: Final = "_OTHER"
+_MAX_TEXT = 100
+_COUNTED: Final = (
+    ("by_source", "source"),
+    ("by_role", "role"),
+    ("by_city", "city"),
+    ("by_staffer", "staffer_id"),
+    ("by_sig_hash", "sig_hash"),
+)
+
+
+class Step(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One decision on an incident's state: when, what, by whom, why."""
+
+    at: str
+    state: IncidentState
+    by: str
+    note: str | None = None
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """That an incident was diagnosed at *count* failures. Of two marks the higher one holds."""
+
+    count: int
+    version: int
+    at: str
+    diagnosis_id: str
+    by: str
+    text: str
+    finding: Finding | None = None
+
+    @property
+    def rank(self) -> tuple[int, int, str, str]:
+        """What orders marks, so that they come to the same in whatever order they are applied."""
+        return self.count, self.version, self.at, self.diagnosis_id
+
+
+class IncidentRow(msgspec.Struct, omit_defaults=True):
+    """An incident as it is kept and saved: with its failures' field values, its timeline and what was decided on it.
+
+    *taken_ms* is when the last failure was taken, ms since the Unix epoch; 0 where no id told.
+    """
+
+    incident: Incident
+    counts: FieldCounts
+    timeline: Timeline
+    history: list[Step] = []
+    taken_ms: int = 0
+
+
+def new_row(op: ObservedOp, fingerprint: str, message: str, kind: IncidentKind) -> IncidentRow:
+    """A row for *op*, which is not counted yet."""
+    at = happened_at(op)
+    incident = Incident(
+        fingerprint=fingerprint,
+        endpoint=clean_text(op.endpoint[:MAX_ENDPOINT]),
+        message=message,
+        state="new",
+        kind=kind,
+        count=0,
+        first_seen=at,
+        last_seen=at,
+        error_type=clean_text(op.error_type[:_MAX_TEXT]) if op.error_type else None,
+    )
+    return IncidentRow(incident, FieldCounts(), Timeline())
+
+
+def count_op(row: IncidentRow, op: ObservedOp, line: str) -> None:
+    """Count one more *op*, said by *line* in words. O(its fields)."""
+    incident, at = row.incident, happened_at(op)
+    incident.count += 1
+    for counts, field in _COUNTED:
+        _count(getattr(incident, counts), getattr(op, field) or ("mcp" if field == "source" else None))
+    if line not in incident.samples:
+        incident.samples.append(line)
+        del incident.samples[:-MAX_SAMPLES]
+    _add_evidence(incident, at, span_ref(op))
+    row.counts.add(op)
+    if (second := seconds(at)) is not None:
+        row.timeline.add(int(second))
+    row.taken_ms = max(row.taken_ms, taken_ms(op) or 0)
+    restate(row)
+
+
+def failure_line(op: ObservedOp) -> str:
+    """`[endpoint] input_summary: error` on one line of at most `MAX_LINE` characters; each part is bounded."""
+    return line_of(op, op.error or op.output_summary)
+
+
+def line_of(op: ObservedOp, what: str) -> str:
+    """The same line with *what* in the error's place."""
+    line = f"[{one_line(op.endpoint, 80)}] {one_line(op.input_summary, 100)}: "
+    return line + one_line(what, MAX_LINE - len(line))
+
+
+def decide(row: IncidentRow, step: Step) -> None:
+    """Let a decision take effect; of several the latest holds, whatever their order."""
+    if step not in row.history:
+        row.history = sorted([*row.history, step], key=lambda each: (each.at, each.state, each.by))[-MAX_HISTORY:]
+    restate(row)
+
+
+def step_of(change: IncidentChange, at: str) -> Step:
+    """*change*, decided *at*, as a step of its incident's history."""
+    return Step(at, change.state, change.by, change.note)
+
+
+def restate(row: IncidentRow) -> None:
+    """The incident's state from its last decision and its last failure: event times are compared, not arrivals."""
+    if not row.history:
+        return
+    last, incident = row.history[-1], row.incident
+    incident.decided_at, incident.decided_by, incident.note = last.at, last.by, last.note
+    came_back = last.state == "resolved" and is_earlier(last.at, incident.last_seen)
+    incident.state = "regressed" if came_back else last.state
+
+
+def apply_mark(incident: Incident, mark: Mark) -> None:
+    """Say that the incident was diagnosed, unless a later diagnosis is known."""
+    if mark.rank > mark_of(incident).rank:
+        incident.diagnosed_count, incident.diagnosis_version = mark.count, mark.version
+        incident.diagnosed_at, incident.diagnosis_id = mark.at, mark.diagnosis_id
+        incident.diagnosed_by, incident.diagnosis, incident.finding = mark.by, mark.text, mark.finding
+
+
+def mark_of(incident: Incident) -> Mark:
+    """Its last diagnosis as a mark; one of 0 failures where there is none."""
+    return Mark(
+        incident.diagnosed_count,
+        incident.diagnosis_version,
+        incident.diagnosed_at or "",
+        incident.diagnosis_id or "",
+        incident.diagnosed_by or "",
+        incident.diagnosis or "",
+        incident.finding,
+    )
+
+
+def absorb(row: IncidentRow, other: IncidentRow) -> None:
+    """Take over all that *other* has: counts, evidence, history, diagnosis. Its failures are of this incident now."""
+    mine, theirs = row.incident, other.incident
+    mine.evidence = _joined_evidence(mine, theirs)
+    mine.count += theirs.count
+    mine.first_seen = min(mine.first_seen, theirs.first_seen, key=_order)
+    mine.last_seen = max(mine.last_seen, theirs.last_seen, key=_order)
+    for counts, _ in _COUNTED:
+        into = getattr(mine, counts)
+        for value, count in getattr(theirs, counts).items():
+            _count(into, value, count)
+    mine.samples = list(dict.fromkeys([*theirs.samples, *mine.samples]))[-MAX_SAMPLES:]
+    row.counts.absorb(other.counts)
+    row.timeline.absorb(other.timeline)
+    row.taken_ms = max(row.taken_ms, other.taken_ms)
+    if theirs.diagnosed_count:
+        apply_mark(mine, mark_of(theirs))
+    for step in other.history:
+        decide(row, step)
+    restate(row)
+
+
+def _joined_evidence(mine: Incident, theirs: Incident) -> list[SpanRef]:
+    if not mine.evidence or not theirs.evidence:
+        return mine.evidence or theirs.evidence
+    first, last = mine.evidence[0], mine.evidence[-1]
+    if is_earlier(theirs.first_seen, mine.first_seen):
+        first = theirs.evidence[0]
+    if is_earlier(mine.last_seen, theirs.last_seen):
+        last = theirs.evidence[-1]
+    pairs = zip(mine.evidence, theirs.evidence, strict=False)
+    between = [ref for pair in pairs for ref in pair] + mine.evidence[len(theirs.evidence) :]
+    between += theirs.evidence[len(mine.evidence) :]
+    some = [ref for ref in dict.fromkeys(between) if ref not in (first, last)]
+    return list(dict.fromkeys([first, *some[: MAX_EVIDENCE - 2], last]))
+
+
+def _order(timestamp: str) -> tuple[float, str]:
+    return seconds(timestamp) or 0.0, timestamp
+
+
+def _count(counts: dict[str, int], value: str | None, count: int = 1) -> None:
+    if not value:
+        return
+    if value in counts:
+        counts[value] += count
+        return
+    value = clean_text(value[:_MAX_TEXT])
+    if value not in counts and len(counts) >= MAX_COUNTED:
+        value = OTHER
+    counts[value] = counts.get(value, 0) + count
+
+
+def _add_evidence(incident: Incident, at: str, ref: SpanRef | None) -> None:
+    """First and last by event time; between them those that were last at 1, 2, 4, 8 … failures."""
+    is_first = is_earlier(at, incident.first_seen)
+    is_last = not is_earlier(at, incident.last_seen)
+    if is_first:
+        incident.first_seen = at
+    if is_last:
+        incident.last_seen = at
+    evidence = incident.evidence
+    if ref is None:
+        return
+    if is_first and len(evidence) > 1:
+        evidence[0] = ref
+    elif is_first:
+        evidence.insert(0, ref)
+    elif is_last and len(evidence) > 1 and (incident.count & (incident.count - 1) or len(evidence) == MAX_EVIDENCE):
+        evidence[-1] = ref
+    elif is_last:
+        evidence.append(ref)
+    elif len(evidence) < MAX_EVIDENCE:
+        evidence.insert(1, ref)
