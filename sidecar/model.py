@@ -95,7 +95,7 @@ class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
     count: int
     first_seen: str
     last_seen: str
-    kind: IncidentKind = "failure"
+    kind: IncidentKind
     error_type: str | None = None
     by_source: dict[str, int] = {}
     evidence: list[SpanRef] = []

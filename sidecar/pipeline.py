@@ -22,6 +22,7 @@ from sidecar.analysis.cycle import CycleLoop, Step
 from sidecar.analysis.error_analyzer import DECISION_KIND as DIAGNOSIS
 from sidecar.analysis.error_analyzer import ErrorAnalyzer
 from sidecar.analysis.incidents import CORRECTION
+from sidecar.analysis.life_cycle import LifeCycle
 from sidecar.analysis.llm import LakehouseModel
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.analysis.playbook_consolidator import PlaybookConsolidator
@@ -224,6 +225,7 @@ class Observer:
             clock,
             mask=self.normalizer.text,
         )
+        self.life_cycle = LifeCycle(self.books.incidents, self.decisions, clock)
         self.analyzer = ErrorAnalyzer(
             self.books.incidents,
             self.model,
@@ -269,6 +271,7 @@ class Observer:
             self.retention.journals[0].followers.append(self.export.source)
         steps = [
             Step("tail", 1, self._tail, _STEP_TIMEOUT_S),
+            Step("incidents", 1, self.life_cycle.look, _STEP_TIMEOUT_S),
             Step("analyse", 1, self.analyzer.analyze, settings.model_timeout + _STEP_TIMEOUT_S),
             Step("consolidate", _CONSOLIDATE_EVERY, self.consolidator.consolidate, _STEP_TIMEOUT_S),
             Step("save", 1, self.checkpoint.save, _STEP_TIMEOUT_S),

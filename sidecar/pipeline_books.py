@@ -11,6 +11,8 @@ from typing import Any
 from sidecar.analysis.error_analyzer import DECISION_KIND as DIAGNOSIS
 from sidecar.analysis.error_analyzer import marked
 from sidecar.analysis.incidents import IncidentBook
+from sidecar.analysis.life_cycle import DECISION_KIND as INCIDENTS
+from sidecar.analysis.life_cycle import decided
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.analysis.playbook_consolidator import kept
 from sidecar.analysis.success_book import SuccessBook
@@ -38,6 +40,7 @@ class Books:
         }
         self.decided = DecisionHandlers()
         self._on(DIAGNOSIS, lambda body: marked(self.incidents, body))
+        self._on(INCIDENTS, lambda body: decided(self.incidents, body))
         self._on(PLAYBOOK, lambda body: kept(self.successes, body))
 
     def _on(self, kind: str, apply: Callable[[bytes], Any]) -> None:

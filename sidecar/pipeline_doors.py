@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sidecar.pipeline_incidents import incident_routes
 from sidecar.pipeline_metrics import losses
 from sidecar.receivers.bodies import BodyReader
 from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_EVENT_BYTES, EventResource, EventsResource
@@ -34,7 +35,7 @@ def http_routes(observer: Observer) -> dict[str, object]:
         "/stats": StatsResource(observer.ring, lambda: _more_stats(observer)),
         "/ops": OpsResource(observer.ring),
         "/ops/stream": OpsStreamResource(observer.feed),
-        "/incidents": ListResource("incidents", observer.books.incidents.incidents, "fingerprint"),
+        **incident_routes(observer),
         "/playbooks": ListResource("playbooks", observer.consolidator.entries, "playbook_id"),
         "/metrics": TextResource(observer.metrics.content_type, observer.metrics.render, "read"),
         "/openapi.json": TextResource("application/json", lambda: description, None),
@@ -51,6 +52,7 @@ def _more_stats(observer: Observer) -> dict[str, Any]:
     return {
         "cycle": observer.cycle.cycles,
         "incidents": len(observer.books.incidents),
+        "incidents_by_state": observer.books.incidents.by_state,
         "playbooks": len(observer.consolidator.entries()),
         "ring_overwritten": observer.ring.overwritten,
         "lost": losses(observer),

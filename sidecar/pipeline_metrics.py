@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from sidecar import pipeline_otlp, pipeline_proxy
+from sidecar.model import IncidentState
 
 _SOURCES = ("mcp", "scenario", "langfuse", "overseer_correction", "otlp")
 
@@ -24,6 +25,11 @@ def register(observer: Observer) -> None:
     _register_analysis(observer)
     pipeline_proxy.register(observer)
     pipeline_otlp.register(observer)
+
+
+def _by_state(observer: Observer) -> dict[str, int]:
+    counts = observer.books.incidents.by_state
+    return {state: counts[state] for state in get_args(IncidentState)}
 
 
 def _by_source(counts: Mapping[str, int]) -> dict[str, int]:
@@ -55,6 +61,7 @@ def losses(observer: Observer) -> dict[str, int]:
         "saved_row_unusable": sum(book.unusable for book in observer.books.derived.values()),
         "op_not_analysed": observer.books.incidents.not_counted + observer.books.successes.not_counted,
         "incident_evicted": observer.books.incidents.evicted,
+        "template_evicted": observer.books.incidents.templates_evicted,
         "success_evicted": observer.books.successes.evicted,
     }
 
@@ -189,7 +196,7 @@ def _register_analysis(observer: Observer) -> None:
     count("observer.model.calls", "{call}", "Asked of the model", lambda: model.calls)
     count("observer.model.failures", "{call}", "That gave nothing usable", lambda: model.failures)
     _register_posts(observer)
-    level("observer.incidents", "{incident}", "Known", lambda: len(observer.books.incidents))
+    level("observer.incidents", "{incident}", "Known, by state", lambda: _by_state(observer), "state")
     level("observer.playbooks", "{entry}", "Known", lambda: len(observer.consolidator.entries()))
 
 

@@ -89,6 +89,8 @@ def _seen(text: str) -> Seen:
             fingerprint=f"v1-{number}",
             endpoint="/tools/fill_shift",
             message=text,
+            state="new",
+            kind="failure",
             count=number,
             first_seen="2026-01-01T00:00:00.000Z",
             last_seen="2026-01-01T00:00:00.000Z",

@@ -8,7 +8,8 @@ from itertools import permutations
 import msgspec
 import pytest
 
-from sidecar.analysis.incidents import MAX_COUNTED, MAX_INCIDENTS, OTHER, IncidentBook, failure_line
+from sidecar.analysis.incident_rows import MAX_COUNTED, OTHER, Mark, failure_line
+from sidecar.analysis.incidents import MAX_INCIDENTS, IncidentBook
 from sidecar.model import Incident, ObservedOp
 from tests.fakes import an_op
 
@@ -32,6 +33,10 @@ def book_of(*ops: ObservedOp) -> IncidentBook:
     for op in ops:
         book.consume(op)
     return book
+
+
+def a_mark(count: int, by: str = "statistics", text: str = "because") -> Mark:
+    return Mark(count, 1, "2024-05-01T10:00:00.000Z", f"dg-{text}", by, text)
 
 
 def only(book: IncidentBook) -> Incident:
@@ -169,7 +174,7 @@ def test_an_incident_is_due_when_new_and_whenever_it_has_doubled() -> None:
     for number in range(1, 41):
         book.consume(a_failure(number))
         for incident in book.due():
-            book.mark(incident.fingerprint, incident.count, "statistics", "because")
+            book.mark(incident.fingerprint, a_mark(incident.count))
             marked.append(incident.count)
     assert marked == [1, 2, 4, 8, 16, 32]
     assert (only(book).diagnosis, only(book).diagnosed_by) == ("because", "statistics")
@@ -207,14 +212,14 @@ def test_saved_rows_restore_the_same_book_in_any_order() -> None:
     book = book_of(*(a_failure(n, endpoint=f"/e{n % 5}", state="NV") for n in range(60)), *(an_op() for _ in range(9)))
     target = book.incidents()[0].fingerprint
     rows = list(book.take_dirty().items())
-    marks = [(4, "statistics", "early"), (12, "qwen2.5", "late"), (12, "qwen2.5", "later")]
+    marks = [a_mark(4, text="early"), a_mark(12, "qwen2.5", "late"), a_mark(12, "qwen2.5", "later")]
     found = []
     for seed, order in enumerate(permutations(["rows", *marks])):
         random.Random(seed).shuffle(rows)
         restored = IncidentBook()
         for step in order:
-            if isinstance(step, tuple):
-                restored.mark(target, *step)
+            if isinstance(step, Mark):
+                restored.mark(target, step)
             else:
                 restored.load(dict(rows))
         found.append(restored.incidents())
@@ -227,7 +232,7 @@ def test_a_mark_waits_for_the_failure_it_is_about() -> None:
     """A diagnosis read back before its failures is not asked for again."""
     fingerprint_id = only(book_of(a_failure())).fingerprint
     book = IncidentBook()
-    book.mark(fingerprint_id, 3, "statistics", "because")
+    book.mark(fingerprint_id, a_mark(3))
     for number in range(3):
         book.consume(a_failure(number))
     assert book.due() == []
@@ -238,9 +243,9 @@ def test_marks_that_wait_are_bounded() -> None:
     """Of the marks that nothing came for, the newest thousand stay."""
     book = IncidentBook()
     target = only(book_of(a_failure())).fingerprint
-    book.mark(target, 1, "statistics", "because")
+    book.mark(target, a_mark(1))
     for number in range(MAX_INCIDENTS):
-        book.mark(f"gone-{number}", 1, "statistics", "because")
+        book.mark(f"gone-{number}", a_mark(1))
     book.consume(a_failure())
     assert only(book).diagnosis is None
 
@@ -249,9 +254,9 @@ def test_only_what_changed_is_saved_and_a_failed_save_comes_again() -> None:
     """`take_dirty` empties the list; `put_back` fills it with what was not saved."""
     book = book_of(a_failure(endpoint="/a"), an_op(endpoint="/b"))
     first = book.take_dirty()
-    assert sorted(key.partition("/")[0] for key in first) == ["endpoint", "incident"]
+    assert sorted(key.partition("/")[0] for key in first) == ["endpoint", "incident", "template"]
     assert book.take_dirty() == {}
     book.put_back(first)
     assert book.take_dirty() == first
-    book.mark(book.incidents()[0].fingerprint, 1, "statistics", "because")
+    book.mark(book.incidents()[0].fingerprint, a_mark(1))
     assert [key.partition("/")[0] for key in book.take_dirty()] == ["incident"]

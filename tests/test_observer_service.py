@@ -286,6 +286,8 @@ def test_incidents_and_entries_are_said_whole() -> None:
         fingerprint="f",
         endpoint="/e",
         message="m",
+        state="new",
+        kind="failure",
         count=2,
         first_seen="a",
         last_seen="b",

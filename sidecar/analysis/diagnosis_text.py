@@ -7,7 +7,7 @@ from typing import Final
 
 from sidecar.analysis.field_counts import Common
 from sidecar.analysis.fingerprint import one_line
-from sidecar.analysis.incidents import MAX_LINE
+from sidecar.analysis.incident_rows import MAX_LINE
 from sidecar.model import Incident
 
 MAX_FAILURES: Final = 10  # in one prompt

@@ -17,6 +17,7 @@ from opentelemetry.trace import Tracer
 
 from sidecar.analysis.diagnosis_text import MAX_FAILURES, build_prompt, counted_diagnosis, failure_lines
 from sidecar.analysis.evidence import MAX_LINKS, links_to
+from sidecar.analysis.incident_rows import Mark
 from sidecar.analysis.incidents import IncidentBook
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import ObserverError
@@ -106,6 +107,7 @@ class ErrorAnalyzer:
                 incidents=counts,
                 context="\n".join(lines)[:MAX_POSTED],
                 evidence=evidence,
+                versions={incident.fingerprint: incident.diagnosis_version + 1 for incident in incidents},
             )
             span.set_attribute(DIAGNOSIS_ID, diagnosis.diagnosis_id)
             span.set_attribute(DIAGNOSIS_BY, diagnosis.by)
@@ -130,8 +132,10 @@ class ErrorAnalyzer:
 def marked(book: IncidentBook, decision_body: bytes | msgspec.Raw) -> Diagnosis:
     """The diagnosis in *decision_body* (JSON), its incidents marked in *book*. Raises msgspec.MsgspecError."""
     diagnosis = msgspec.json.decode(decision_body, type=Diagnosis)
-    for fingerprint_id, count in diagnosis.incidents.items():
-        book.mark(fingerprint_id, count, diagnosis.by, diagnosis.text)
+    for fingerprint, count in diagnosis.incidents.items():
+        finding, version = diagnosis.findings.get(fingerprint), diagnosis.versions.get(fingerprint, 1)
+        mark = Mark(count, version, diagnosis.at, diagnosis.diagnosis_id, diagnosis.by, diagnosis.text, finding)
+        book.mark(fingerprint, mark)
     return diagnosis
 
 

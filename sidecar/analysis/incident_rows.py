@@ -116,9 +116,9 @@ def line_of(op: ObservedOp, what: str) -> str:
 
 
 def decide(row: IncidentRow, step: Step) -> None:
-    """Let a decision take effect; of several the latest holds, whatever their order."""
+    """Let a decision take effect; of several the latest holds, and of those of one moment the last written."""
     if step not in row.history:
-        row.history = sorted([*row.history, step], key=lambda each: (each.at, each.state, each.by))[-MAX_HISTORY:]
+        row.history = sorted([*row.history, step], key=lambda each: each.at)[-MAX_HISTORY:]
     restate(row)
 
 

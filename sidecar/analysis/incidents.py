@@ -18,9 +18,9 @@ from sidecar.analysis.event_time import is_earlier
 from sidecar.analysis.field_counts import Common, FieldCounts, common_to_failures
 from sidecar.analysis.fingerprint import MAX_ENDPOINT, Fingerprints, kind_fingerprint
 from sidecar.analysis.incident_rows import IncidentRow, Mark, Step, failure_line
-from sidecar.kept_rows import KeptRows
 from sidecar.analysis.slow_successes import SLOW_MESSAGE, Latency, slow_line
 from sidecar.analysis.template_tree import TemplateTree
+from sidecar.kept_rows import KeptRows
 from sidecar.model import Incident, IncidentKind, IncidentState, ObservedOp
 from sidecar.normalize import clean_text
 
@@ -88,9 +88,13 @@ class IncidentBook:
 
     @property
     def evicted(self) -> int:
-        """Incidents, endpoints and templates that had to make room."""
-        tree = self._fingerprints.tree
-        return self._incidents.evicted + self._endpoints.evicted + tree.evicted + tree.forgotten
+        """Incidents and endpoints that had to make room."""
+        return self._incidents.evicted + self._endpoints.evicted
+
+    @property
+    def templates_evicted(self) -> int:
+        """Templates and nodes of them that had to make room: their messages are incidents of their own again."""
+        return self._fingerprints.tree.evicted + self._fingerprints.tree.forgotten
 
     @property
     def unusable(self) -> int:

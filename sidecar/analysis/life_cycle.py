@@ -4,13 +4,13 @@ Once a cycle each incident is looked at. What changes is a decision in the journ
 there (`IncidentBook.decide`), live as in a replay. The criteria are pure functions:
 
 - `new` until a day old, then `ongoing`; `regressed` likewise, counted from when that was decided.
-- `escalating`: the last 5 minutes against the 55 before, or the last hours against the day before, by an exact test of two
-  Poisson rates (given their sum the later count is binomial): at least 10 failures, at least twice the rate, p at most one
-  in a million. A steady incident looked at every 30 s is called escalating once in some 200 days at most. It has
-  subsided when neither comparison gives p below 5 %.
+- `escalating`: the last 5 minutes against the 55 before, or the last hours against the day before, by an exact test of
+  two Poisson rates (given their sum the later count is binomial): at least 10 failures, at least twice the rate, p at
+  most one in a million. A steady incident looked at every 30 s is called escalating once in some 200 days at most. It
+  has subsided when neither comparison gives p below 5 %.
 - `resolved` when quiet for 20 times its mean gap (an hour at least, a week at most), while its endpoint went on
   succeeding; after two weeks anyway.
-- `regressed` when a failure *happened* after the resolution: event times are compared, so late events bring nothing back.
+- `regressed` when a failure *happened* after the resolution: event times are compared, and late events change nothing.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import asyncio
 import math
 from typing import Final
 
+import msgspec
 import structlog
 
 from sidecar.analysis.event_time import is_earlier, seconds
-from sidecar.analysis.incident_rows import IncidentRow
+from sidecar.analysis.incident_rows import IncidentRow, step_of
 from sidecar.analysis.incidents import IncidentBook
 from sidecar.analysis.timeline import HOUR, MINUTE, Buckets
 from sidecar.clock import rfc3339_ms
@@ -170,6 +171,14 @@ def binomial_tail(successes: int, trials: int, chance: float) -> float:
         if term < total * 1e-12:
             break
     return min(total, 1.0)
+
+
+def decided(book: IncidentBook, decision_body: bytes | msgspec.Raw) -> IncidentChanges:
+    """The changes in *decision_body* (JSON), which have taken effect in *book*. Raises msgspec.MsgspecError."""
+    decision = msgspec.json.decode(decision_body, type=IncidentChanges)
+    for change in decision.changes:
+        book.decide(change.fingerprint, step_of(change, decision.at))
+    return decision
 
 
 def _change(row: IncidentRow, state: IncidentState, by: str, note: str | None) -> IncidentChange:

@@ -80,7 +80,7 @@ def _bucket(duration_ms: float) -> int:
 def _bound_ms(counts: Mapping[int, int]) -> float:
     """The bound that follows from *counts*, in ms."""
     tail = _quantile(counts, _QUANTILE * sum(counts.values()))
-    return max(FLOOR_MS, _TIMES * 2.0 ** ((tail + 1) / _A_DOUBLING))
+    return max(FLOOR_MS, _TIMES * math.exp2((tail + 1) / _A_DOUBLING))
 
 
 def _quantile(counts: Mapping[int, int], rank: float) -> int:

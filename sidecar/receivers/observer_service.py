@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from sidecar.errors import InvalidInputError, ObserverError
-from sidecar.model import Incident, ObservedOp, PlaybookEntry
+from sidecar.model import Incident, IncidentState, ObservedOp, PlaybookEntry
 from sidecar.pb.v1 import observer_pb2 as pb
 from sidecar.pb.v1.observer_pb2_grpc import ObserverServiceServicer
 from sidecar.protocols import Receipt
@@ -132,8 +132,9 @@ class ObserverService(ObserverServiceServicer):
         self, request: pb.ListIncidentsRequest, _context: Any
     ) -> pb.ListIncidentsResponse:
         """One page, most recently seen first."""
+        states = _states(request.states)
         page, token = _page(
-            self._memory.incidents(),
+            (each for each in self._memory.incidents() if not states or each.state in states),
             lambda each: (each.last_seen, each.fingerprint),
             request.page_size,
             request.page_token,
@@ -164,6 +165,14 @@ def _query(request: pb.WatchRequest) -> OpQuery:
             )
     success = request.success if request.HasField("success") else None
     return OpQuery(exact=dict(request.equals), success=success, since=None, until=None, limit=0, cursor=None)
+
+
+def _states(wanted: Iterable[str]) -> frozenset[str]:
+    """The states in *wanted*. Raises InvalidInputError."""
+    states = frozenset(wanted)
+    if unknown := sorted(states - set(get_args(IncidentState))):
+        raise InvalidInputError(f"{unknown[0][:80]!r} is no state", "no incident can be in it", "See observer.proto")
+    return states
 
 
 def _page(items: Iterable[T], key: Callable[[T], tuple[str, str]], size: int, token: str) -> tuple[Sequence[T], str]:

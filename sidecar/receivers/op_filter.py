@@ -70,12 +70,12 @@ def op_query(req: falcon.asgi.Request) -> OpQuery:
     return known
 
 
-def page_query(req: falcon.asgi.Request) -> tuple[int, str | None]:
-    """The limit and the cursor of a *req* that has no filters. Raises InvalidInputError."""
+def page_query(req: falcon.asgi.Request, *others: str) -> tuple[int, str | None]:
+    """The limit and the cursor of a list's *req*; *others* it may also have. Raises InvalidInputError."""
     params = _params(req)
     limit = _taken(params, "limit", _limit) or MAX_LIMIT
     cursor = params.pop("cursor", None)
-    _refuse(params)
+    _refuse(params.keys() - set(others))
     return limit, cursor
 
 

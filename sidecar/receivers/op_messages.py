@@ -53,6 +53,8 @@ def incident_message(incident: Incident) -> pb.Incident:
     """*incident* as a message."""
     message = pb.Incident()
     _fill(message, incident)
+    if incident.finding is not None:
+        _fill(message.finding, incident.finding)
     return message
 
 
@@ -68,7 +70,7 @@ def _fill(message: Any, struct: msgspec.Struct) -> None:
     known = message.DESCRIPTOR.fields_by_name
     for name in struct.__struct_fields__:
         value = getattr(struct, name)
-        if value is None or name not in known:
+        if value is None or name not in known or isinstance(value, msgspec.Struct):
             continue
         if name == "evidence":
             message.evidence.extend(pb.SpanRef(trace_id=ref[0], span_id=ref[1]) for ref in value)

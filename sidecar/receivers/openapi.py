@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
-from sidecar.model import Incident, ObservedOp, PlaybookEntry
+from sidecar.model import Incident, IncidentState, ObservedOp, PlaybookEntry
 from sidecar.receivers.event_fields import FIELD_SCHEMAS
 from sidecar.receivers.op_filter import DEFAULT_LIMIT, EXACT, MAX_LIMIT
 
@@ -20,7 +20,7 @@ _MEANINGS = {
     "400": "not readable as what this call takes",
     "401": "no token, or an unknown one",
     "403": "the token lacks the scope, or the Origin is foreign",
-    "404": "not here: the cursor's op is no longer in memory, or this signal is not taken",
+    "404": "not here: not known, the cursor's op is no longer in memory, or this signal is not taken",
     "409": "the event's id is known with another payload",
     "413": "too large",
     "415": "an encoding that is not read",
@@ -58,7 +58,7 @@ def openapi(version: str) -> bytes:
                 )
             },
             "/ops/stream": {"get": _stream()},
-            "/incidents": _list("Failures by fingerprint, the most recent first", "incidents", incident),
+            **_incidents(incident),
             "/playbooks": _list("What works, the most recently written first", "playbooks", entry),
             "/metrics": {"get": _text("Own metrics, as Prometheus reads them", "text/plain")},
             "/v1/traces": {"post": _otlp()},
@@ -71,6 +71,38 @@ def openapi(version: str) -> bytes:
         },
     }
     return msgspec.json.encode(document)
+
+
+def _incidents(incident: dict[str, Any]) -> dict[str, Any]:
+    key = {"name": "fingerprint", "in": "path", "required": True, "schema": {"type": "string"}}
+    one = "|".join(get_args(IncidentState))
+    pattern = {"type": "string", "pattern": f"^({one})(,({one}))*$"}
+    states = _query("state", pattern, "only in these states, with commas between")
+    body = {"type": "object", "additionalProperties": False, "description": "Who decides, and why; both may be missing"}
+    body["properties"] = {name: {"type": "string", "maxLength": most} for name, most in (("by", 100), ("note", 1000))}
+    hand = {
+        "parameters": [key],
+        "requestBody": {"content": {"application/json": {"schema": body}}},
+        "responses": {
+            "200": _answer("The incident from now on; the decision is in the journal", incident),
+            **_errors("400", "401", "403", "404", "413", "415", "421", "422", "503"),
+        },
+    }
+    listed = _list("Failures by fingerprint, the most recent first", "incidents", incident)
+    listed["get"]["parameters"].append(states)
+    details = {"allOf": [incident, _object(history=_array({}), timeline=_array({}), common=_array({}))]}
+    return {
+        "/incidents": listed,
+        "/incidents/{fingerprint}": {"get": _read("One incident in full", details, "404", parameters=[key])},
+        **{
+            f"/incidents/{{fingerprint}}/{action}": {"post": {"summary": summary, **hand}}
+            for action, summary in (
+                ("resolve", "It is over; a failure that happens later makes it `regressed`"),
+                ("ignore", "It is counted and no more"),
+                ("reopen", "It is `ongoing` again"),
+            )
+        },
+    }
 
 
 def _event() -> dict[str, Any]:

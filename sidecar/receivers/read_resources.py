@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -177,20 +177,25 @@ class ListResource:
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Items in their keeper's order, from behind the cursor's on; the cursor is missing on the last page."""
         limit, cursor = page_query(req)
-        items = iter(self._items())
-        if cursor is not None and not any(getattr(item, self._key) == cursor for item in items):
-            raise falcon.HTTPNotFound(description=f"cursor {cursor[:80]!r} is not known; begin without a cursor")
-        page: list[msgspec.Raw] = []
-        size, last, more = 0, "", {}
-        for item in items:
-            if len(page) == limit or size >= _PAGE_BYTES:
-                more = {"next_cursor": last}
-                break
-            page.append(msgspec.Raw(msgspec.json.encode(item)))
-            size += len(memoryview(page[-1]))
-            last = getattr(item, self._key)
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = msgspec.json.encode({self._name: page, **more})
+        resp.data = page_of(self._name, self._items(), self._key, limit, cursor)
+
+
+def page_of(name: str, items: Iterable[Any], key: str, limit: int, cursor: str | None) -> bytes:
+    """`{name: […], "next_cursor"}` as JSON, from behind the cursor's item on. Raises HTTPNotFound."""
+    items = iter(items)
+    if cursor is not None and not any(getattr(item, key) == cursor for item in items):
+        raise falcon.HTTPNotFound(description=f"cursor {cursor[:80]!r} is not known; begin without a cursor")
+    page: list[msgspec.Raw] = []
+    size, last, more = 0, "", {}
+    for item in items:
+        if len(page) == limit or size >= _PAGE_BYTES:
+            more = {"next_cursor": last}
+            break
+        page.append(msgspec.Raw(msgspec.json.encode(item)))
+        size += len(memoryview(page[-1]))
+        last = getattr(item, key)
+    return msgspec.json.encode({name: page, **more})
 
 
 class TextResource:

@@ -40,6 +40,13 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "DELETE FROM seen_ids",
         "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
     ),
+    (
+        # Incidents have states, timelines and templates: they are made again, and so is what is counted beside them.
+        "DELETE FROM incidents",
+        "DELETE FROM successes",
+        "DELETE FROM seen_ids",
+        "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
+    ),
 )
 """Step n brings schema version n to n + 1 (`PRAGMA user_version`). Steps are only ever added."""
 

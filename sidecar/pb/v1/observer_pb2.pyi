@@ -109,12 +109,14 @@ class ScenarioOp(_message.Message):
     def __init__(self, ts: _Optional[str] = ..., ok: _Optional[bool] = ..., staffer: _Optional[str] = ..., kind: _Optional[str] = ..., role: _Optional[str] = ...) -> None: ...
 
 class ListIncidentsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "states")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    states: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., states: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListIncidentsResponse(_message.Message):
     __slots__ = ("incidents", "next_page_token")
@@ -251,7 +253,7 @@ class SpanRef(_message.Message):
     def __init__(self, trace_id: _Optional[str] = ..., span_id: _Optional[str] = ...) -> None: ...
 
 class Incident(_message.Message):
-    __slots__ = ("fingerprint", "endpoint", "message", "count", "first_seen", "last_seen", "error_type", "by_source", "evidence", "samples", "diagnosed_count", "diagnosis", "diagnosed_by", "by_role", "by_city", "by_staffer", "by_sig_hash")
+    __slots__ = ("fingerprint", "endpoint", "message", "count", "first_seen", "last_seen", "error_type", "by_source", "evidence", "samples", "diagnosed_count", "diagnosis", "diagnosed_by", "by_role", "by_city", "by_staffer", "by_sig_hash", "state", "kind", "decided_at", "decided_by", "note", "diagnosis_id", "diagnosis_version", "diagnosed_at", "finding", "aliases")
     class BySourceEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -304,6 +306,16 @@ class Incident(_message.Message):
     BY_CITY_FIELD_NUMBER: _ClassVar[int]
     BY_STAFFER_FIELD_NUMBER: _ClassVar[int]
     BY_SIG_HASH_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_AT_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_BY_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    DIAGNOSIS_ID_FIELD_NUMBER: _ClassVar[int]
+    DIAGNOSIS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIAGNOSED_AT_FIELD_NUMBER: _ClassVar[int]
+    FINDING_FIELD_NUMBER: _ClassVar[int]
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
     fingerprint: str
     endpoint: str
     message: str
@@ -321,11 +333,49 @@ class Incident(_message.Message):
     by_city: _containers.ScalarMap[str, int]
     by_staffer: _containers.ScalarMap[str, int]
     by_sig_hash: _containers.ScalarMap[str, int]
-    def __init__(self, fingerprint: _Optional[str] = ..., endpoint: _Optional[str] = ..., message: _Optional[str] = ..., count: _Optional[int] = ..., first_seen: _Optional[str] = ..., last_seen: _Optional[str] = ..., error_type: _Optional[str] = ..., by_source: _Optional[_Mapping[str, int]] = ..., evidence: _Optional[_Iterable[_Union[SpanRef, _Mapping]]] = ..., samples: _Optional[_Iterable[str]] = ..., diagnosed_count: _Optional[int] = ..., diagnosis: _Optional[str] = ..., diagnosed_by: _Optional[str] = ..., by_role: _Optional[_Mapping[str, int]] = ..., by_city: _Optional[_Mapping[str, int]] = ..., by_staffer: _Optional[_Mapping[str, int]] = ..., by_sig_hash: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    state: str
+    kind: str
+    decided_at: str
+    decided_by: str
+    note: str
+    diagnosis_id: str
+    diagnosis_version: int
+    diagnosed_at: str
+    finding: Finding
+    aliases: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, fingerprint: _Optional[str] = ..., endpoint: _Optional[str] = ..., message: _Optional[str] = ..., count: _Optional[int] = ..., first_seen: _Optional[str] = ..., last_seen: _Optional[str] = ..., error_type: _Optional[str] = ..., by_source: _Optional[_Mapping[str, int]] = ..., evidence: _Optional[_Iterable[_Union[SpanRef, _Mapping]]] = ..., samples: _Optional[_Iterable[str]] = ..., diagnosed_count: _Optional[int] = ..., diagnosis: _Optional[str] = ..., diagnosed_by: _Optional[str] = ..., by_role: _Optional[_Mapping[str, int]] = ..., by_city: _Optional[_Mapping[str, int]] = ..., by_staffer: _Optional[_Mapping[str, int]] = ..., by_sig_hash: _Optional[_Mapping[str, int]] = ..., state: _Optional[str] = ..., kind: _Optional[str] = ..., decided_at: _Optional[str] = ..., decided_by: _Optional[str] = ..., note: _Optional[str] = ..., diagnosis_id: _Optional[str] = ..., diagnosis_version: _Optional[int] = ..., diagnosed_at: _Optional[str] = ..., finding: _Optional[_Union[Finding, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Finding(_message.Message):
+    __slots__ = ("cause", "adjustment", "avoid", "when", "by")
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    ADJUSTMENT_FIELD_NUMBER: _ClassVar[int]
+    AVOID_FIELD_NUMBER: _ClassVar[int]
+    WHEN_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    cause: str
+    adjustment: str
+    avoid: str
+    when: str
+    by: str
+    def __init__(self, cause: _Optional[str] = ..., adjustment: _Optional[str] = ..., avoid: _Optional[str] = ..., when: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
 
 class Diagnosis(_message.Message):
-    __slots__ = ("diagnosis_id", "at", "by", "text", "failures", "incidents", "context", "evidence")
+    __slots__ = ("diagnosis_id", "at", "by", "text", "failures", "incidents", "context", "evidence", "findings", "versions")
     class IncidentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class FindingsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Finding
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Finding, _Mapping]] = ...) -> None: ...
+    class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -340,6 +390,8 @@ class Diagnosis(_message.Message):
     INCIDENTS_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
     diagnosis_id: str
     at: str
     by: str
@@ -348,7 +400,9 @@ class Diagnosis(_message.Message):
     incidents: _containers.ScalarMap[str, int]
     context: str
     evidence: _containers.RepeatedCompositeFieldContainer[SpanRef]
-    def __init__(self, diagnosis_id: _Optional[str] = ..., at: _Optional[str] = ..., by: _Optional[str] = ..., text: _Optional[str] = ..., failures: _Optional[int] = ..., incidents: _Optional[_Mapping[str, int]] = ..., context: _Optional[str] = ..., evidence: _Optional[_Iterable[_Union[SpanRef, _Mapping]]] = ...) -> None: ...
+    findings: _containers.MessageMap[str, Finding]
+    versions: _containers.ScalarMap[str, int]
+    def __init__(self, diagnosis_id: _Optional[str] = ..., at: _Optional[str] = ..., by: _Optional[str] = ..., text: _Optional[str] = ..., failures: _Optional[int] = ..., incidents: _Optional[_Mapping[str, int]] = ..., context: _Optional[str] = ..., evidence: _Optional[_Iterable[_Union[SpanRef, _Mapping]]] = ..., findings: _Optional[_Mapping[str, Finding]] = ..., versions: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class PlaybookEntry(_message.Message):
     __slots__ = ("playbook_id", "version", "at", "kind", "endpoint", "text", "successes", "avg_duration_ms", "evidence")

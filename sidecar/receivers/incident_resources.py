@@ -1,0 +1,134 @@
+"""`/incidents`: the list by state, one incident in full, and a person's hand on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol, get_args
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from sidecar.errors import InvalidInputError, MalformedError
+from sidecar.model import Incident, IncidentState
+from sidecar.receivers.bodies import BodyReader
+from sidecar.receivers.op_filter import page_query
+from sidecar.receivers.read_resources import page_of
+
+STATES: Final = get_args(IncidentState)
+ACTIONS: Final[dict[str, IncidentState]] = {"resolve": "resolved", "ignore": "ignored", "reopen": "ongoing"}
+MAX_BODY_BYTES: Final = 16 * 1024
+MAX_NOTE, MAX_BY = 1000, 100  # characters
+_SOMEONE = "someone"
+
+
+class IncidentsView(NamedTuple):
+    """What the doors need of the room that keeps incidents. *details* has all there is of one, by field."""
+
+    incidents: Callable[[], list[Incident]]
+    details: Callable[[str], dict[str, Any] | None]
+
+
+class Hand(Protocol):
+    """Decides for a person. Real one: `LifeCycle.by_hand`."""
+
+    async def __call__(self, fingerprint: str, state: IncidentState, by: str, note: str | None) -> Incident | None:
+        """The incident as it is then, None if there is none. Raises JournalError."""
+        ...
+
+
+class _Request(msgspec.Struct, forbid_unknown_fields=True):
+    by: str = ""
+    note: str = ""
+
+
+class IncidentsResource:
+    """`GET /incidents`: the most recent first, a page at a time; `state` picks, several with commas between."""
+
+    scope = "read"
+
+    def __init__(self, view: IncidentsView) -> None:
+        self._view = view
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """`{"incidents": […], "next_cursor"}`; the cursor is missing on the last page."""
+        limit, cursor = page_query(req, "state")
+        states = _states(req.get_param("state"))
+        items = [each for each in self._view.incidents() if states is None or each.state in states]
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = page_of("incidents", items, "fingerprint", limit, cursor)
+
+
+class IncidentResource:
+    """`GET /incidents/{fingerprint}`: all that is known of one, also by a fingerprint that it had before."""
+
+    scope = "read"
+
+    def __init__(self, view: IncidentsView) -> None:
+        self._view = view
+
+    async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, fingerprint: str) -> None:
+        """The incident, with `timeline`, `history`, `common` and `trace_ids`."""
+        details = self._view.details(fingerprint)
+        if details is None:
+            raise _unknown(fingerprint)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode(details)
+
+
+class IncidentHandResource:
+    """`POST /incidents/{fingerprint}/{action}`: what a person decides; `{"by", "note"}` may say who and why."""
+
+    scope = "admin"
+
+    def __init__(self, action: str, hand: Hand, bodies: BodyReader, clean: Callable[[str], str]) -> None:
+        self._state = ACTIONS[action]
+        self._hand = hand
+        self._bodies = bodies
+        self._clean = clean
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, fingerprint: str) -> None:
+        """The incident as it is from now on; the decision is in the journal."""
+        with self._bodies.lease() as lease:
+            said = _request(await self._bodies.read(req, lease))
+        by, note = self._clean(said.by.strip()), self._clean(said.note.strip())
+        incident = await self._hand(fingerprint, self._state, by or _SOMEONE, note or None)
+        if incident is None:
+            raise _unknown(fingerprint)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode(incident)
+
+
+def _states(wanted: str | None) -> frozenset[str] | None:
+    if wanted is None:
+        return None
+    states = frozenset(wanted.split(","))
+    for state in sorted(states):
+        if state not in STATES:
+            raise InvalidInputError(
+                f"state={state[:80]!r} is not usable", f"expected {', '.join(STATES)}", "See /openapi.json"
+            )
+    return states
+
+
+def _request(body: bytes) -> _Request:
+    if not body.strip():
+        return _Request()
+    try:
+        said = msgspec.json.decode(body, type=_Request)
+    except msgspec.ValidationError as exc:
+        raise InvalidInputError(
+            "the body is not usable", str(exc), 'Send {"by": "…", "note": "…"}, or nothing'
+        ) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise MalformedError("the body is not JSON", str(exc), 'Send {"by": "…", "note": "…"}, or nothing') from exc
+    for name, most in (("by", MAX_BY), ("note", MAX_NOTE)):
+        if len(getattr(said, name)) > most:
+            raise InvalidInputError(f"{name} is too long", f"at most {most} characters are kept", "Say it shorter")
+    if said.by == "observer":
+        raise InvalidInputError("by='observer' is not usable", "that is what we call ourselves", "Give your own name")
+    return said
+
+
+def _unknown(fingerprint: str) -> falcon.HTTPNotFound:
+    return falcon.HTTPNotFound(description=f"incident {fingerprint[:80]!r} is not known; see /incidents")
