@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from itertools import permutations
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sidecar.analysis.incident_rows import MAX_COUNTED, OTHER, Mark, failure_line
+from sidecar.analysis.incident_rows import MAX_COUNTED, OTHER, Mark, Step, failure_line
 from sidecar.analysis.incidents import MAX_INCIDENTS, IncidentBook
 from sidecar.model import Incident, ObservedOp
 from tests.fakes import an_op
@@ -260,3 +263,51 @@ def test_only_what_changed_is_saved_and_a_failed_save_comes_again() -> None:
     assert book.take_dirty() == first
     book.mark(book.incidents()[0].fingerprint, a_mark(1))
     assert [key.partition("/")[0] for key in book.take_dirty()] == ["incident"]
+
+
+NAMES = ["Ann", "Bob", "Cy", "Dee", "Eve", "Flo", "Gus", "Hal"]
+
+
+@given(st.lists(st.sampled_from(NAMES), min_size=1, max_size=60), st.integers(0, 60))
+def test_incidents_that_a_template_joins_lose_nothing(names: list[str], cut: int) -> None:
+    """Counts, times, field values and timeline add up; old fingerprints lead to the one, also after a restart."""
+    failures = [
+        a_failure(number, error=f"worker {name} is not certified", role=name, city="Reno")
+        for number, name in enumerate(names, 1)
+    ]
+    keys: set[str] = set()
+    book = IncidentBook()
+    for number, op in enumerate(failures):
+        if number == cut:
+            restored = IncidentBook()
+            restored.load(book.take_dirty())
+            book = restored
+        book.consume(op)
+        keys |= {incident.fingerprint for incident in book.incidents()}
+    incidents = book.incidents()
+    assert len(incidents) == (1 if len(set(names)) >= 4 else len(set(names)))
+    assert sum(incident.count for incident in incidents) == len(names)
+    assert Counter(names) == sum((Counter(incident.by_role) for incident in incidents), Counter())
+    assert sum(row.timeline.days.between(0, 10**6) for row in book.rows()) == len(names)
+    assert sum(row.counts.values["city"]["Reno"] for row in book.rows()) == len(names)
+    assert min(incident.first_seen for incident in incidents) == failures[0].timestamp
+    assert max(incident.last_seen for incident in incidents) == failures[-1].timestamp
+    traces = {trace_id for incident in incidents for trace_id, _ in incident.evidence}
+    assert {failures[0].trace_id, failures[-1].trace_id} <= traces
+    assert all(book.get(key) in incidents for key in keys)
+
+
+def test_joined_incidents_keep_their_diagnosis_history_and_what_waits_for_them() -> None:
+    """The highest diagnosis and the latest decision hold; what comes late under an old fingerprint finds it."""
+    ops = [a_failure(number, error=f"worker {name} is not certified") for number, name in enumerate(NAMES[:4], 1)]
+    book = book_of(*ops[:3])
+    keys = [incident.fingerprint for incident in reversed(book.incidents())]
+    for number, key in enumerate(keys):
+        book.mark(key, a_mark(number + 1, text=f"text {number}"))
+        book.decide(key, Step(f"2024-05-01T1{number}:30:00.000Z", "ongoing", "ann", f"note {number}"))
+    book.consume(ops[3])
+    incident = only(book)
+    assert (incident.diagnosis, incident.diagnosed_count, incident.note) == ("text 2", 3, "note 2")
+    assert len(book.rows()[0].history) == 3
+    book.decide(keys[1], Step("2024-05-01T20:00:00.000Z", "ignored", "bob"))
+    assert (only(book).state, book.get(keys[2]) is only(book)) == ("ignored", True)
