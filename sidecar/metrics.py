@@ -15,8 +15,8 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
 Number = int | float
-Reading = Callable[[], Number | Mapping[str, Number]]
-"""A value, or values by label value."""
+Reading = Callable[[], Number | Mapping[str, Number] | Mapping[tuple[str, ...], Number]]
+"""A value, or values by label value: by several of them, where there are several labels."""
 
 
 class OwnMetrics:
@@ -31,13 +31,13 @@ class OwnMetrics:
         self._provider = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
         self._meter = self._provider.get_meter("lakehouse-observer")
 
-    def observe_count(self, name: str, unit: str, text: str, read: Reading, label: str = "") -> None:
-        """A count that only grows, as `name` in *unit* (UCUM); *label* names what a mapping's keys are."""
-        self._meter.create_observable_counter(name, [_callback(read, label)], unit, text)
+    def observe_count(self, name: str, unit: str, text: str, read: Reading, *labels: str) -> None:
+        """A count that only grows, as `name` in *unit* (UCUM); *labels* name what a mapping's keys are."""
+        self._meter.create_observable_counter(name, [_callback(read, labels)], unit, text)
 
-    def observe_level(self, name: str, unit: str, text: str, read: Reading, label: str = "") -> None:
+    def observe_level(self, name: str, unit: str, text: str, read: Reading, *labels: str) -> None:
         """A level that goes up and down."""
-        self._meter.create_observable_gauge(name, [_callback(read, label)], unit, text)
+        self._meter.create_observable_gauge(name, [_callback(read, labels)], unit, text)
 
     def render(self) -> bytes:
         """Prometheus text of all of them now."""
@@ -52,11 +52,15 @@ class OwnMetrics:
         self._provider.shutdown()
 
 
-def _callback(read: Reading, label: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+def _callback(read: Reading, labels: tuple[str, ...]) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def observations(_options: CallbackOptions) -> Iterable[Observation]:
         value = read()
         if isinstance(value, Mapping):
-            return [Observation(number, {label: key}) for key, number in value.items()]
+            return [Observation(number, _named(labels, key)) for key, number in value.items()]
         return [Observation(value)]
 
     return observations
+
+
+def _named(labels: tuple[str, ...], key: str | tuple[str, ...]) -> dict[str, str]:
+    return dict(zip(labels, (key,) if isinstance(key, str) else key, strict=True))

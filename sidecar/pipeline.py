@@ -59,6 +59,7 @@ from sidecar.store.fan_out import FanOut
 from sidecar.store.feed import OpFeed
 from sidecar.store.folder_lock import FolderLock
 from sidecar.store.journal_file import AppendFile
+from sidecar.store.op_counts import OpCounts
 from sidecar.store.outbox_table import OutboxTable
 from sidecar.store.retention import Retention
 from sidecar.store.ring import OpRing
@@ -166,7 +167,8 @@ class Observer:
         self.ring = OpRing(settings.ring, settings.ring_bytes)
         self.feed = OpFeed()
         self.books = Books(clock)
-        self.settled = FanOut(self.ring, [self.feed, *self.books.derived.values()])
+        self.op_counts = OpCounts(pipeline_metrics.SOURCES)
+        self.settled = FanOut(self.ring, [self.feed, self.op_counts, *self.books.derived.values()])
         self.journals = Journals(
             settings, clock, settled=self.settled, decided=self.books.decided, open_file=self._open_file
         )

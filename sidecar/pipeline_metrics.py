@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 from sidecar import pipeline_otlp, pipeline_proxy
 from sidecar.model import IncidentState
 
-_SOURCES = ("mcp", "scenario", "langfuse", "overseer_correction", "otlp")
+SOURCES = ("mcp", "scenario", "langfuse", "overseer_correction", "otlp")
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,7 @@ def _by_state(observer: Observer) -> dict[str, int]:
 
 def _by_source(counts: Mapping[str, int]) -> dict[str, int]:
     """Sources are the senders' words: the known ones by name, all others together, so that no series is theirs."""
-    known = {source: counts.get(source, 0) for source in _SOURCES}
+    known = {source: counts.get(source, 0) for source in SOURCES}
     return {**known, "other": sum(counts.values()) - sum(known.values())}
 
 
@@ -95,6 +95,9 @@ def _register_intake(observer: Observer) -> None:
         lambda: _by_source(ring.by_source),
         "source",
     )
+    ops, by = observer.op_counts, ("endpoint", "source", "outcome")
+    count("observer.ops", "{op}", "Recorded since the start", lambda: ops.ops, *by)
+    count("observer.ops.duration", "s", "What they took, summed", lambda: ops.seconds, *by)
     count("observer.lost", "{item}", "What was lost, by cause", lambda: losses(observer), "cause")
     level("observer.watchers", "{watcher}", "Open live streams", lambda: observer.feed.watchers)
 
