@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec.structs import astuple
@@ -20,6 +21,7 @@ from sidecar.model import ObservedOp, Scalar
 from sidecar.redaction import MASK, Redactor
 
 MAX_ENTRIES = 64
+_QUERY_CHARACTERS = 8192
 REST_KEY = "_rest"
 _BEYOND_CUT = 1 << 14  # characters behind a cut that are masked with it
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -80,6 +82,11 @@ class Normalizer:
         if len(text) <= most:
             return text  # whole: masked with the op
         return self.text(text[: most + _BEYOND_CUT])[:most]
+
+    def query(self, query: str) -> dict[str, str]:
+        """The fields of an address's *query*, decoded, credentials masked; of a repeated one the last."""
+        pairs = parse_qsl(query[:_QUERY_CHARACTERS], keep_blank_values=True)[:MAX_ENTRIES]
+        return {name: MASK if self._redactor.named_in_url(name) else value for name, value in pairs}
 
     def scalars(self, fields: Mapping[str, Any]) -> dict[str, Scalar] | None:
         """*fields* as scalars by clean key, at most `MAX_ENTRIES`; None if nothing is left."""

@@ -1,13 +1,15 @@
 """Credentials are masked once, before an op exists: journal, spans, prompts and logs only ever see the rest.
 
 Known token shapes are masked wherever they stand in a text; `name=value` and `"name": "value"` are masked for the
-names below and those the user adds, also behind a prefix (`db_password`, `dbPassword`). Masking twice changes nothing.
+names below and those the user adds, also behind a prefix (`db_password`, `dbPassword`). In addresses names and values
+are looked at as they read once decoded (`access%5Ftoken=`). Masking twice changes nothing.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from urllib.parse import unquote_plus
 
 MASK = "[redacted]"
 
@@ -62,6 +64,21 @@ _CREDENTIALS = r"(?:[A-Za-z][\w-]*[ \t]+)?+(?:\[redacted\]|[^\s\"',;&}\]\\])+"  
 _BARE = r"(?:(?:bearer|basic|token)\s+)?+(?:\[[^\[\]\n]*\]|\{[^{}\n]*\}|[^\s\"',;&}\]\\])+"
 _FOLDED = "\u017f\u0131\u0130"  # letters that a regular expression takes for s and i, and lower() does not
 _MOST_PASSES = 10
+_MOST_DECODED = 3  # an address within an address within an address
+_IN_URLS = (  # names that say so in an address only: signed links of the clouds, and like
+    "sig",
+    "signature",
+    "credential",
+    "access_key",
+    "aws_access_key_id",
+    "subscription_key",
+    "auth",
+    "jwt",
+    "pwd",
+)
+_URL_HINTS = tuple(f"{name.split('_')[-1]}=" for name in _IN_URLS)
+_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
+_PAIR = re.compile(r"(?:^|(?P<at>[?&;#])|[\s\"'])(?P<name>[^\s?&;#=\"'<>\\]++)=(?P<value>[^\s&#\"'<>\\]++)")
 
 
 class Redactor:
@@ -79,16 +96,22 @@ class Redactor:
             r"(?:\\*[\"'])?\s*[:=]+>?\s*)"
             rf"(?:{_QUOTED}|{_ESCAPED}|(?(cookie){_COOKIES}|(?(auth){_CREDENTIALS}|{_BARE})))"
         )
+        self._in_urls = re.compile(rf"(?i){_BOUNDARY}(?:{_spelled(_IN_URLS)})\Z")
         self._scheme = re.compile(
             r"(?=[Bb])" + _START + r"(?:((?i:bearer))\s+[A-Za-z0-9._~+/=\-]{8,}"
             r"|((?i:basic))\s+(?=[A-Za-z][a-z]*[A-Z0-9+/=]|[0-9+/])[A-Za-z0-9+/=_\-]{8,})"  # base64, not a plain word
         )
-        self._userinfo = re.compile(r"(://)[^/?#\s:@\"']*:[^/?#\s\"']+@")
+        self._userinfo = re.compile(r"(://)[^/?#\s:@\"']*?(?::|(?i:%3a))[^/?#\s\"']+@")
         self._shapes = re.compile(f"(?=[{_SHAPE_STARTS}])(?:{'|'.join(_SHAPES)})")
 
     def named(self, name: str) -> bool:
         """Whether a field called *name* holds a credential."""
-        return self.suspicious(name) and self._ending.search(name.strip()) is not None
+        name = _decoded(name)
+        return self.suspicious(name) and self._ending.search(name.strip(" []")) is not None
+
+    def named_in_url(self, name: str) -> bool:
+        """Whether a query's field called *name*, decoded or not, holds a credential."""
+        return self.named(name) or self._in_urls.search(_decoded(name).strip(" []")) is not None
 
     def suspicious(self, text: str) -> bool:
         """Whether *text* might hold a credential: a cheap test that may say yes too often, never no too often."""
@@ -105,8 +128,11 @@ class Redactor:
         for word in self._words:
             if word in lowered:
                 return True
-        if text.isascii():
-            return False
+        if ("=" in text or "%" in text) and _coded(text, lowered):
+            return True
+        return not text.isascii() and self._unusual(text)
+
+    def _unusual(self, text: str) -> bool:
         return not self._ascii_names or _FOLDED[0] in text or _FOLDED[1] in text or _FOLDED[2] in text
 
     def text(self, text: str) -> str:
@@ -122,10 +148,50 @@ class Redactor:
 
     def masked(self, text: str) -> str:
         """*text* after one pass of every pattern, without the cheap test."""
+        text = self._plainly_masked(text)
+        return _PAIR.sub(self._pair, text) if "=" in text else text
+
+    def _plainly_masked(self, text: str) -> str:
         text = self._shapes.sub(MASK, text)
         text = self._userinfo.sub(rf"\1{MASK}@", text)
         text = self._scheme.sub(lambda found: f"{found[1] or found[2]} {MASK}", text)
         return self._named.sub(lambda found: f"{found['name']}{found['q'] or found['e'] or ''}{MASK}", text)
+
+    def _pair(self, found: re.Match[str]) -> str:
+        """One `name=value` of an address, its value masked if either tells of a credential once decoded."""
+        if self._is_secret(found["name"], in_url=found["at"] is not None) or self._hides(found["value"]):
+            return found[0][: found.start("value") - found.start()] + MASK
+        return found[0]
+
+    def _is_secret(self, name: str, *, in_url: bool) -> bool:
+        if in_url:
+            return self.named_in_url(name)
+        return "%" in name and self.named(name)
+
+    def _hides(self, value: str) -> bool:
+        """Whether *value* holds a credential that only its coding keeps from being seen."""
+        if "%" not in value:
+            return False
+        text = _decoded(value)
+        if self._plainly_masked(text) != text:
+            return True
+        return any(self._is_secret(pair["name"], in_url=pair["at"] is not None) for pair in _PAIR.finditer(text))
+
+
+def _coded(text: str, lowered: str) -> bool:
+    """Whether *text* might be an address that holds a credential, or hides one."""
+    for hint in _URL_HINTS:
+        if hint in lowered:
+            return True
+    return "%" in text and _ENCODED.search(text) is not None
+
+
+def _decoded(text: str) -> str:
+    for _ in range(_MOST_DECODED):
+        if "%" not in text:
+            break
+        text = unquote_plus(text)
+    return text
 
 
 def _plain(name: str) -> str:

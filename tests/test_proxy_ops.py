@@ -95,6 +95,29 @@ async def test_a_call_is_an_op_with_its_inputs(tmp_path: Path) -> None:
     assert "[redacted]" in beside["url.full"]
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "password=a%20s3cr3tValue",
+        "access%5Ftoken=s3cr3tValue",
+        "access%255Ftoken=s3cr3tValue",
+        "ACCESS%5FTOKEN=s3cr3tValue%20s3cr3tValue",
+        "sv=1&sig=s3cr3tValue%3D",
+        "X-Amz-Credential=s3cr3tValue%2Fs3&X-Amz-Signature=s3cr3tValue",
+        "next=https%3A%2F%2Fh%2F%3Ftoken%3Da%2520s3cr3tValue",
+        "user%5Bpassword%5D=s3cr3tValue",
+    ],
+)
+async def test_no_credential_of_a_target_is_kept(tmp_path: Path, query: str) -> None:
+    """However it is coded: neither in the op nor in the span, while the gateway gets the target as it was."""
+    async with raw_gateway() as gateway, proxied(tmp_path, gateway.url) as running:
+        op, _ = await op_of(running, gateway, request("GET", f"/x?a=1&{query}&z=2"), says({}))
+        assert gateway.asked[0].first == f"GET /x?a=1&{query}&z=2 HTTP/1.1"
+    assert op.features is not None
+    assert (op.features["a"], op.features["z"]) == ("1", "2")
+    assert "s3cr3t" not in (tmp_path / "data" / "ops.jsonl").read_text()
+
+
 _OUTCOMES: list[tuple[bytes, bool, str | None, str | None, str]] = [
     (says({"error": "no shift"}), False, "no shift", "_OTHER", "ERROR: no shift"),
     (says({"error": {"code": 7}}), False, '{"code":7}', "_OTHER", 'ERROR: {"code":7}'),

@@ -70,6 +70,26 @@ NAMED = [
     f"pa\u017f\u017fword={SECRET}",
     json.dumps(f"two lines\npassword={SECRET}\tBearer {SECRET}"),
     f"×××: token={SECRET}",
+    f"https://h/p?password=a%20{SECRET}&x=1",
+    f"https://h/p?access%5Ftoken={SECRET}",
+    f"https://h/p?access%255Ftoken={SECRET}",
+    f"https://h/p?x=1&ACCESS%5fTOKEN={SECRET}#frag",
+    f"https://h/p?p%61ssword={SECRET}",
+    f"https://h/p?user%5Bpassword%5D={SECRET}",
+    f"https://h/p?user[password]={SECRET}",
+    f"https://h/blob?sv=1&sig={SECRET}%3D",
+    f"/b/o?X-Amz-Credential={SECRET}%2Fs3&X-Amz-Signature={SECRET}",
+    f"/b/o?X-Goog-Signature={SECRET}&AWSAccessKeyId={SECRET}&Signature={SECRET}",
+    f"https://h/cb#access_token={SECRET}&state=1",
+    f"https://h/cb#a=1&id%5Ftoken={SECRET}",
+    f"https://h/p;sig={SECRET}",
+    f"/login?next=https%3A%2F%2Fh%2F%3Ftoken%3D{SECRET}",
+    f"/login?next=%2F%3Fa%3D1%26sig%3D{SECRET}",
+    f"/x?filter=%7B%22password%22%3A%22{SECRET}%22%7D",
+    f"/x?h=Bearer%20{SECRET}",
+    f"https://bob%3A{SECRET}@h/p",
+    f"access%5Ftoken={SECRET}&grant_type=x",
+    f'{{"url":"https://h/p?a=1&sig={SECRET}"}}',
 ]
 
 HARMLESS = [
@@ -89,6 +109,10 @@ HARMLESS = [
     "password reset for the user",
     "HAT030 gift_card_8190333 b7ad6b7169203331",
     "ghosts, the high road and foxes",
+    "/search?q=a%20b&page=2&design=5&sign=minus",
+    "up 20% = good, 5%25 of it",
+    "sig_hash=abc signature=(a, b)",
+    "/x?next=https%3A%2F%2Fh%2F%3Fpage%3D2",
 ]
 
 
@@ -129,8 +153,18 @@ def test_names_of_fields() -> None:
     """A field's name is recognised in every spelling, and behind a prefix; words that contain it are not."""
     for name in ("password", "Access-Token", "accessToken", "X-API-Key", "db_password", "OPENAI_API_KEY", "Set-Cookie"):
         assert REDACTOR.named(name), name
+    for name in ("access%5Ftoken", "access%255Ftoken", "user[password]", "pass%77ord"):
+        assert REDACTOR.named(name), name
     for name in ("", "max_tokens", "monkey", "secretary", "role", "token_count", "keyboard"):
         assert not REDACTOR.named(name), name
+
+
+def test_a_masked_address_stays_readable() -> None:
+    """Only the values go; fields beside them, names and the place stay."""
+    masked = REDACTOR.text("https://h:1/p?a=1&access%5Ftoken=x%20y&sig=z&b=c%20d#id_token=w")
+    assert masked == f"https://h:1/p?a=1&access%5Ftoken={MASK}&sig={MASK}&b=c%20d#id_token={MASK}"
+    assert REDACTOR.named_in_url("X-Amz-Signature")
+    assert not REDACTOR.named("signature")
 
 
 def test_names_that_the_user_adds() -> None:
@@ -166,7 +200,34 @@ _FRAGMENTS = [
         " ",
         "\n",
     ],
-    *["[", "]", "{", "}", ",", ";", "&", "/", "a", "Z", "9", MASK, "=>", "set-", "eyJ", "sk-", "\u017f", "İ", "ı"],
+    *[
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        ";",
+        "&",
+        "/",
+        "?",
+        "#",
+        "%",
+        "%25",
+        "%3D",
+        "%5F",
+        "sig",
+        "a",
+        "Z",
+        "9",
+        MASK,
+        "=>",
+        "set-",
+        "eyJ",
+        "sk-",
+        "\u017f",
+        "İ",
+        "ı",
+    ],
 ]
 tangled = st.lists(st.one_of(st.sampled_from(_FRAGMENTS), st.text(max_size=5)), max_size=12).map("".join)
 
@@ -208,6 +269,12 @@ def test_a_name_of_a_credential_is_suspicious(name: str) -> None:
         "token= {" * 30_000,
         "x-" * 100_000 + "token",
         "basic a" * 30_000,
+        "?a%" * 60_000 + "=",
+        "&a=%25" * 30_000,
+        "?a=" + "%25" * 60_000,
+        "://a%3a" * 30_000,
+        "=" * 200_000,
+        "?" + "sig" * 60_000,
     ],
     ids=lambda text: text[:8],
 )

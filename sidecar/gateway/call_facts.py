@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote_plus
+from urllib.parse import unquote_plus
 
 from sidecar.gateway.body_reader import ReadBody, read_body
 from sidecar.gateway.features import request_features
@@ -18,7 +18,7 @@ from sidecar.gateway.proxied_call import ProxiedCall
 from sidecar.gateway.proxy_head import Headers, header
 from sidecar.gateway.route_template import Templates
 from sidecar.gateway.summary import summarize
-from sidecar.normalize import MAX_ENTRIES, Normalizer, json_text
+from sidecar.normalize import Normalizer, json_text
 from sidecar.spans.attributes import ERROR_TYPE_OTHER
 
 TOOL_NAME = "gen_ai.tool.name"
@@ -26,7 +26,6 @@ MCP_METHOD = "mcp.method.name"
 MCP_SESSION = "mcp.session.id"
 _INPUT_CHARACTERS = 200
 _OUTPUT_CHARACTERS = 100
-_QUERY_BYTES = 8192
 _LATE_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*(?!null|false|""|0[,}\s])')
 
 
@@ -48,6 +47,7 @@ class FactReader:
     """Reads calls. *templates* bounds the endpoints' names."""
 
     def __init__(self, normalizer: Normalizer, templates: Templates) -> None:
+        self._normalizer = normalizer
         self._cut = normalizer.cut
         self._templates = templates
 
@@ -81,12 +81,9 @@ class FactReader:
         return self._templates.bounded(f"{call.template} {rpc.name}") if rpc is not None else call.template
 
     def _features(self, call: ProxiedCall, body: Any, rpc: RpcCall | None) -> dict[str, Any]:
-        query = call.request.target.partition(b"?")[2][:_QUERY_BYTES].partition(b"#")[0].decode("latin-1")
+        query = call.request.target.partition(b"?")[2].partition(b"#")[0].decode("latin-1")
         asked = request_features(rpc.arguments if rpc is not None else body, self._cut)
-        if not query:
-            return asked
-        pairs = parse_qsl(query, keep_blank_values=True)[:MAX_ENTRIES]
-        return {**request_features(dict(pairs), self._cut), **asked}
+        return {**request_features(self._normalizer.query(query), self._cut), **asked} if query else asked
 
     def _input(self, call: ProxiedCall, asked: ReadBody, rpc: RpcCall | None, llm: LlmCall | None) -> str:
         if rpc is not None:
@@ -94,7 +91,8 @@ class FactReader:
         elif llm is not None:
             said = f"{llm.operation} {llm.model}: {llm.asked_text}"
         else:
-            target = unquote_plus(call.request.target[:1024].decode("latin-1"))
+            target = self._normalizer.text(call.request.target[:1024].decode("latin-1"))
+            target = unquote_plus(target)  # masked before: decoded, a space would end the secret
             said = f"{call.request.method.decode('ascii')} {target} {_shown(asked)}"
         return self._cut(said.strip(), _INPUT_CHARACTERS)
 

@@ -31,7 +31,7 @@ from sidecar.spans.op_span import op_attributes
 log = structlog.get_logger(__name__)
 
 FIRST_BYTE_MS = "observer.proxy.first_byte_ms"
-_MOST_URL = 2048
+_MOST_URL = 2048  # characters; twice as many are masked, so that no half of a secret is left at the cut
 _MOST_ERROR = 8192
 _CAPTURED_BYTES = 16 * 2**20
 _W3C = TraceContextTextMapPropagator()
@@ -137,8 +137,8 @@ class CallRecorder:
             return
         elapsed_ns = round((call.ended - call.started) * 1e9)
         op = self._op(facts, call.started_ns + elapsed_ns, elapsed_ns)
-        attributes: dict[str, Any] = {**facts.attributes, **op_attributes(op)}
-        attributes[keys.URL_FULL] = self._url(call.request.target[:_MOST_URL])
+        attributes: dict[str, Any] = {**self._clean(facts.attributes), **op_attributes(op)}
+        attributes[keys.URL_FULL] = self._url(call.request.target[: _MOST_URL * 2])
         if call.response is not None:
             attributes[keys.HTTP_RESPONSE_STATUS_CODE] = call.response.status
         if call.first_byte is not None:
@@ -150,8 +150,19 @@ class CallRecorder:
             span.set_status(StatusCode.ERROR, op.error)
         span.end(call.started_ns + elapsed_ns)
 
+    def _clean(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        """What models and tools are called comes from bodies: masked like the op's own fields; lists stay lists."""
+        text = self._normalizer.text
+        clean = dict(attributes)
+        for key, value in attributes.items():
+            if isinstance(value, str):
+                clean[key] = text(value)
+            elif isinstance(value, list):
+                clean[key] = [*map(text, value)]
+        return clean
+
     def _scrubbed(self, target: bytes) -> str:
-        return self._normalizer.text(self._base + target.decode("latin-1"))
+        return self._normalizer.text(self._base + target.decode("latin-1"))[:_MOST_URL]
 
     def _op(self, facts: CallFacts, ended_ns: int, elapsed_ns: int) -> ObservedOp:
         cut = self._normalizer.cut

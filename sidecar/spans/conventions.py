@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from math import isfinite
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
@@ -171,14 +171,13 @@ class SpanConventions:
     def _http(self, facts: Facts) -> _Told:
         url = urlsplit(facts["url"])
         method = str(facts.get("method", ""))[:16]
-        query = parse_qsl(url.query[: _ID_CHARACTERS * 32], keep_blank_values=True)[:MAX_ENTRIES]
         target = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
         status = facts.get("status")
         return _Told(
             self._names.of((url.path or "/").encode()),
             f"{method} {target}".strip(),
             f"HTTP {status}" if status is not None else "",
-            scalars_of(dict(query), self._cut),
+            scalars_of(self._normalizer.query(url.query), self._cut),
         )
 
     def _evaluation(self, span: Span) -> _Told:
