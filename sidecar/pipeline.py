@@ -18,6 +18,7 @@ import structlog
 from opentelemetry.sdk.trace import SynchronousMultiSpanProcessor
 
 from sidecar import pipeline_metrics
+from sidecar.analysis.chat_model import ChatModel
 from sidecar.analysis.cycle import CycleLoop, Step
 from sidecar.analysis.error_analyzer import DECISION_KIND as DIAGNOSIS
 from sidecar.analysis.error_analyzer import ErrorAnalyzer
@@ -219,7 +220,8 @@ class Observer:
         gateway_log = HttpGatewayLog(self._own_client, settings.gateway_url, clock)
         state = StateStore(self._data_dir, clock)
         self.outbox = Outbox(OutboxTable(state), gateway_log, clock, random.random)
-        self.model = LakehouseModel(
+        model = ChatModel if settings.model_api == "openai" else LakehouseModel
+        self.model: LakehouseModel | ChatModel = model(
             self._own_client,
             settings.lakehouse_url,
             settings.model,

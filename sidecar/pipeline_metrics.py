@@ -178,7 +178,7 @@ def _register_export(observer: Observer) -> None:
 
 def _register_analysis(observer: Observer) -> None:
     count, level = observer.metrics.observe_count, observer.metrics.observe_level
-    cycle, model = observer.cycle, observer.model
+    cycle, model = observer.cycle, observer.model.asked
     count("observer.cycles", "{cycle}", "Cycles run", lambda: cycle.cycles)
     level("observer.cycle.duration", "s", "The last cycle's", lambda: cycle.last_duration_ms / 1000)
     count(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sidecar.model import Fragment, LangfuseTold, ObservedOp, OutboxLook, Post, PostOutcome, SpanRef
 
@@ -199,11 +199,19 @@ class JournalFollower(Protocol):
         ...
 
 
-class TextModel(Protocol):
-    """A model that turns a prompt into text."""
+class AnswerForm(NamedTuple):
+    """The form that an answer is wanted in: a JSON *schema* with a *name*, and the same said in *words*."""
 
-    async def generate(self, prompt: str) -> str:
-        """The answer, not empty. Raises `ObserverError` when there is none to use."""
+    name: str
+    schema: dict[str, Any]
+    words: str
+
+
+class TextModel(Protocol):
+    """A model that turns a prompt into text. Real ones: `analysis.llm`, `analysis.chat_model`."""
+
+    async def generate(self, prompt: str, form: AnswerForm | None = None) -> str:
+        """The answer, not empty, in *form* if the model can. Raises `ObserverError` when there is none to use."""
         ...
 
 

@@ -45,9 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Everything that can be set. Units are in the descriptions; `from_env` is the only way in."""
 
     gateway_url: Annotated[str, _doc("The agent gateway that is watched", "GATEWAY_URL")] = "http://localhost:3700"
-    lakehouse_url: Annotated[str, _doc("Where the local model is asked (`/ai/generate`)", "LAKEHOUSE_URL")] = (
-        "http://localhost:3100"
-    )
+    lakehouse_url: Annotated[str, _doc("Where the local model is asked", "LAKEHOUSE_URL")] = "http://localhost:3100"
     overseer_corrections_path: Annotated[
         str, _doc("File that overseer corrections are appended to", "OVERSEER_CORRECTIONS_PATH")
     ] = "data/_kb/overseer_corrections.jsonl"
@@ -112,7 +110,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, _doc("Seconds that each reading goes back behind the one before: Langfuse shows some things late", ge=0)
     ] = 1200.0
     langfuse_pull_timeout: Annotated[float, _doc("Seconds the reading may take in one cycle", ge=0.1, le=600)] = 20.0
-    model: Annotated[str, _doc("Model name sent to `/ai/generate`")] = "qwen2.5"
+    model: Annotated[str, _doc("Model name sent to the model's server")] = "qwen2.5"
+    model_api: Annotated[
+        Literal["lakehouse", "openai"],
+        _doc("How it is asked: `/ai/generate`, or `/v1/chat/completions` (Ollama, vLLM, llama.cpp, …)"),
+    ] = "lakehouse"
     model_timeout: Annotated[float, _doc("Seconds the model may take", gt=0)] = 20.0
     gateway_timeout: Annotated[float, _doc("Seconds a gateway call may take", gt=0)] = 60.0
     grace: Annotated[float, _doc("Seconds to drain at stop; keep it below the pod's grace period", gt=0)] = 8.0

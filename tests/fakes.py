@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from sidecar.model import ObservedOp
+from sidecar.protocols import AnswerForm
 
 
 class ManualClock:
@@ -122,7 +123,7 @@ class CannedModel:
         self.answer = answer
         self.prompts: list[str] = []
 
-    async def generate(self, prompt: str) -> str:
+    async def generate(self, prompt: str, form: AnswerForm | None = None) -> str:
         self.prompts.append(prompt)
         if isinstance(self.answer, Exception):
             raise self.answer

@@ -150,6 +150,24 @@ async def test_the_model_is_asked_one_word(tmp_path: Path, answer: Answer, statu
     assert stub.asked[0].json()["model"] == "qwen2.5"
 
 
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (says({"choices": [{"message": {"content": "ok"}}]}), "ok"),
+        (says({"choices": []}), "warn"),
+        (says({"choices": [{"message": None}]}), "warn"),
+    ],
+)
+async def test_a_chat_server_is_asked_its_own_way(tmp_path: Path, answer: Answer, status: str) -> None:
+    """At `/v1/chat/completions`, whether the address has the `/v1` or not."""
+    async with stand_in() as stub, httpx.AsyncClient(trust_env=False) as client:
+        stub.answers["/v1/chat/completions"] = answer
+        env = {"LAKEHOUSE_URL": f"{stub.url}/v1", "OBSERVER_MODEL_API": "openai"}
+        finding = await checks_remote.model(settings(tmp_path, **env), client)
+    assert finding.status == status
+    assert stub.asked[0].json()["messages"][0]["content"] == "Say ok."
+
+
 async def test_the_collector_takes_an_empty_export(tmp_path: Path) -> None:
     """Over gRPC and HTTP, with the headers that the export sends."""
     env = {"OTEL_EXPORTER_OTLP_HEADERS": "x-key=value%201"}

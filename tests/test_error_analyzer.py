@@ -14,6 +14,7 @@ from sidecar.analysis.evidence import MAX_LINKS, links_to
 from sidecar.analysis.incidents import IncidentBook
 from sidecar.errors import JournalError, ModelError
 from sidecar.model import Diagnosis, ObservedOp
+from sidecar.protocols import AnswerForm
 from tests.fakes import CannedModel, KeptDecisions, KeptPosts, KeptSpans, ManualClock, an_op
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "tau_bench_airline_gpt4o.jsonl"
@@ -237,7 +238,7 @@ async def test_failures_that_come_while_the_model_thinks_are_not_counted_as_expl
     """The marks are the counts that the prompt was made from."""
 
     class SlowModel(CannedModel):
-        async def generate(self, prompt: str) -> str:
+        async def generate(self, prompt: str, form: AnswerForm | None = None) -> str:
             for number in range(5):
                 slow.book.consume(a_failure(number))
             return await super().generate(prompt)

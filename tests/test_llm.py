@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.analysis.answer_checks import is_runaway
 from sidecar.analysis.circuit_breaker import Circuit, CircuitBreaker
-from sidecar.analysis.llm import MAX_ANSWER_BYTES, LakehouseModel, is_runaway
+from sidecar.analysis.llm import MAX_ANSWER_BYTES, LakehouseModel
 from sidecar.errors import ModelError, RetryableError
 from sidecar.redaction import Redactor
 from tests.fakes import ManualClock
@@ -55,7 +56,7 @@ async def test_the_request_is_the_one_callers_know(lakehouse: HttpStub, client: 
         "max_tokens": 400,
         "temperature": 0.2,
     }
-    assert (model.calls, model.failures, model.circuit.state) == (1, 0, Circuit.CLOSED)
+    assert (model.asked.calls, model.asked.failures, model.asked.circuit.state) == (1, 0, Circuit.CLOSED)
 
 
 async def test_what_the_model_says_is_masked(lakehouse: HttpStub, client: httpx.AsyncClient) -> None:
@@ -96,18 +97,23 @@ async def test_what_is_no_usable_answer_is_a_model_error(
     with pytest.raises(ModelError) as caught:
         await model.generate("why?")
     assert isinstance(caught.value, RetryableError)
-    assert (model.calls, model.failures) == (1, 1)
+    assert (model.asked.calls, model.asked.failures) == (1, 1)
 
 
 async def test_a_model_that_never_answers_is_left_after_the_time_out(
     lakehouse: HttpStub, client: httpx.AsyncClient
 ) -> None:
-    """It accepts, reads and says nothing."""
+    """It accepts, reads and says nothing for a minute."""
     lakehouse.body = None
-    model, _ = model_at(lakehouse.url, client, timeout_s=0.05)
-    with pytest.raises(ModelError, match=r"none within 0\.05 s"):
-        await model.generate("why?")
-    assert model.failures == 1
+    model, clock = model_at(lakehouse.url, client, timeout_s=60)
+    asking = asyncio.create_task(model.generate("why?"))
+    await lakehouse.asked.wait()
+    await clock.advance(59)
+    assert not asking.done()
+    await clock.advance(1)
+    with pytest.raises(ModelError, match=r"none within 60 s"):
+        await asking
+    assert model.asked.failures == 1
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[bad", "nonsense"])
@@ -126,10 +132,10 @@ async def test_a_second_call_is_refused_while_one_is_in_flight(lakehouse: HttpSt
     await lakehouse.asked.wait()
     with pytest.raises(ModelError, match="in flight"):
         await model.generate("why?")
-    assert (model.calls, model.failures) == (1, 0)
+    assert (model.asked.calls, model.asked.failures) == (1, 0)
     first.cancel()
     await asyncio.wait([first])
-    assert model.failures == 1
+    assert model.asked.failures == 1
     lakehouse.answers({"text": ANSWER})
     assert await model.generate("why?") == ANSWER
 
@@ -140,19 +146,19 @@ async def test_after_three_failures_the_model_is_given_a_rest(lakehouse: HttpStu
     for _ in range(5):
         with pytest.raises(ModelError):
             await model.generate("why?")
-    states = [model.circuit.state]
+    states = [model.asked.circuit.state]
     await clock.advance(60)
-    states.append(model.circuit.state)
+    states.append(model.asked.circuit.state)
     assert (len(lakehouse.requests), states) == (3, [Circuit.OPEN, Circuit.HALF_OPEN])
     for _ in range(2):
         with pytest.raises(ModelError):
             await model.generate("why?")
-    states.append(model.circuit.state)
-    assert (len(lakehouse.requests), states[2], model.circuit.opened) == (4, Circuit.OPEN, 2)
+    states.append(model.asked.circuit.state)
+    assert (len(lakehouse.requests), states[2], model.asked.circuit.opened) == (4, Circuit.OPEN, 2)
     await clock.advance(60)
     lakehouse.answers({"text": ANSWER})
     assert await model.generate("why?") == ANSWER
-    states.append(model.circuit.state)
+    states.append(model.asked.circuit.state)
     assert states[3] is Circuit.CLOSED
 
 

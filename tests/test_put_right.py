@@ -305,7 +305,7 @@ async def test_no_character_is_cut_in_half(tmp_path: Path) -> None:
         stand_in() as gateway,
         observer(tmp_path, GATEWAY_URL=gateway.url, LAKEHOUSE_URL=gateway.url) as running,
     ):
-        gateway.answers["/ai/generate"] = says({"text": "a" + " ".join(f"😀{number}" for number in range(300))})
+        gateway.answers["/ai/generate"] = says({"text": "a" + " ".join(f"seat😀{number}" for number in range(300))})
         await post(running, {"error": "b" + "😀" * 600})
         await cycles(running, 1)
         (entry,) = analyses(gateway)

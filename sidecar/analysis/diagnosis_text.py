@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sidecar.analysis.field_counts import Common
+from sidecar.analysis.findings import Sample
 from sidecar.analysis.fingerprint import one_line
 from sidecar.analysis.incident_rows import MAX_LINE
 from sidecar.model import Incident
@@ -14,13 +15,13 @@ MAX_FAILURES: Final = 10  # in one prompt
 _MAX_PIECE = 600  # characters said of one incident
 
 
-def failure_lines(incidents: Sequence[Incident]) -> list[str]:
+def failure_samples(incidents: Sequence[Incident]) -> list[Sample]:
     """At most 10 failures of *incidents*, the newest of each in turn, so that none goes without; newest last."""
-    lines: list[str] = []
+    found: list[Sample] = []
     depth = max((len(incident.samples) for incident in incidents), default=0)
     for back in range(1, depth + 1):
-        lines += [incident.samples[-back] for incident in incidents if len(incident.samples) >= back]
-    return lines[:MAX_FAILURES][::-1]
+        found += [Sample(each.fingerprint, each.samples[-back]) for each in incidents if len(each.samples) >= back]
+    return found[:MAX_FAILURES][::-1]
 
 
 def build_prompt(lines: Sequence[str]) -> str:

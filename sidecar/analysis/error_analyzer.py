@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
 from opentelemetry.trace import Tracer
 
-from sidecar.analysis.diagnosis_text import MAX_FAILURES, build_prompt, counted_diagnosis, failure_lines
+from sidecar.analysis.diagnosis_text import MAX_FAILURES, build_prompt, counted_diagnosis, failure_samples
 from sidecar.analysis.evidence import MAX_LINKS, links_to
+from sidecar.analysis.findings import FORM, STATISTICS, Sample, counted_finding, finding_text, model_findings
 from sidecar.analysis.incident_rows import Mark
 from sidecar.analysis.incidents import IncidentBook
+from sidecar.analysis.llm import FIX
 from sidecar.clock import rfc3339_ms
-from sidecar.errors import ObserverError
-from sidecar.model import Diagnosis, Incident, SpanRef
+from sidecar.errors import ModelError, ObserverError
+from sidecar.model import Diagnosis, Finding, Incident, SpanRef
 from sidecar.protocols import Clock, DecisionLog, PostSink, TextModel
 from sidecar.spans.attributes import DIAGNOSIS_BY, DIAGNOSIS_FAILURES, DIAGNOSIS_ID, DIAGNOSIS_TEXT
 
 log = structlog.get_logger(__name__)
 
 DECISION_KIND: Final = "diagnosis"
-STATISTICS: Final = "statistics"
 BY_MODEL: Final = "LLM-analyzed error patterns"
 BY_COUNTING: Final = "counted error patterns, no model"
 MAX_TEXT: Final = 4000  # characters
@@ -89,25 +90,26 @@ class ErrorAnalyzer:
             log.exception("diagnosis.not_told", diagnosis_id=diagnosis.diagnosis_id)
 
     async def _diagnose(self, incidents: Sequence[Incident]) -> Diagnosis:
-        lines = failure_lines(incidents)
+        samples = failure_samples(incidents)
         counts = {incident.fingerprint: incident.count for incident in incidents}  # they may grow while we wait
+        versions = {incident.fingerprint: incident.diagnosis_version + 1 for incident in incidents}
         evidence = _evidence(incidents)
         failures = sum(counts.values())
         with self._tracer.start_as_current_span(
             "observer.diagnosis", links=links_to(evidence), attributes={DIAGNOSIS_FAILURES: failures}
         ) as span:
-            counted = counted_diagnosis([(incident, self._book.common(incident)) for incident in incidents])
-            by, text = await self._explained(lines, counted)
+            said = await self._explained(incidents, samples)
             diagnosis = Diagnosis(
                 diagnosis_id=_diagnosis_id(counts),
                 at=rfc3339_ms(self._clock.time_ns()),
-                by=by,
-                text=text[:MAX_TEXT],
+                by=said.by,
+                text=said.text[:MAX_TEXT],
                 failures=failures,
                 incidents=counts,
-                context="\n".join(lines)[:MAX_POSTED],
+                context="\n".join(sample.line for sample in samples)[:MAX_POSTED],
                 evidence=evidence,
-                versions={incident.fingerprint: incident.diagnosis_version + 1 for incident in incidents},
+                findings=said.findings,
+                versions=versions,
             )
             span.set_attribute(DIAGNOSIS_ID, diagnosis.diagnosis_id)
             span.set_attribute(DIAGNOSIS_BY, diagnosis.by)
@@ -115,18 +117,39 @@ class ErrorAnalyzer:
             await self._decisions.decide(DECISION_KIND, diagnosis, self._book.last_op_id)
         return diagnosis
 
-    async def _explained(self, lines: Sequence[str], counted: str) -> tuple[str, str]:
-        """(by whom, text): the model's words, or *counted* where it has none."""
+    async def _explained(self, incidents: Sequence[Incident], samples: Sequence[Sample]) -> _Said:
+        """What is said of *incidents*: by the model where its answer can be used, by counting in any case."""
+        together = [(incident, self._book.common(incident)) for incident in incidents]
+        findings = {each.fingerprint: counted_finding(each, common) for each, common in together}
+        counted = _Said(STATISTICS, counted_diagnosis(together), findings)
         if self._model is None:
-            return STATISTICS, counted
+            return counted
         try:
-            return self._model_name, await self._model.generate(build_prompt(lines))
+            answer = await self._model.generate(build_prompt([each.line for each in samples]), FORM)
+            return self._read(answer, incidents, samples, counted)
         except ObserverError as exc:
             log.warning("diagnosis.without_model", error=str(exc))
         except Exception:  # a fault of the model's client costs its words, not the diagnosis
             log.exception("diagnosis.model_failed", failures=self.without_model + 1)
         self.without_model += 1
-        return STATISTICS, counted
+        return counted
+
+    def _read(self, answer: str, incidents: Sequence[Incident], samples: Sequence[Sample], counted: _Said) -> _Said:
+        """*answer* as JSON, or as prose, which is kept whole. Raises ModelError if it is neither."""
+        found = model_findings(answer, samples, counted.findings, self._model_name)
+        if found:
+            findings = {**counted.findings, **found}
+            lines = [finding_text(each, findings[each.fingerprint]) for each in incidents]
+            return _Said(self._model_name, "\n".join(lines), findings)
+        if _is_json(answer):
+            raise ModelError("the model's answer is unusable", "nothing in its JSON can be used", FIX)
+        return _Said(self._model_name, answer, counted.findings)
+
+
+class _Said(NamedTuple):
+    by: str
+    text: str
+    findings: dict[str, Finding]
 
 
 def marked(book: IncidentBook, decision_body: bytes | msgspec.Raw) -> Diagnosis:
@@ -137,6 +160,11 @@ def marked(book: IncidentBook, decision_body: bytes | msgspec.Raw) -> Diagnosis:
         mark = Mark(count, version, diagnosis.at, diagnosis.diagnosis_id, diagnosis.by, diagnosis.text, finding)
         book.mark(fingerprint, mark)
     return diagnosis
+
+
+def _is_json(answer: str) -> bool:
+    """Whether *answer* is JSON or was to be: no words for people."""
+    return answer.lstrip("`json \n\t").startswith(("{", "["))
 
 
 def _evidence(incidents: Sequence[Incident]) -> list[SpanRef]:

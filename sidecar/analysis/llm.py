@@ -1,39 +1,126 @@
-"""The local model behind `POST {LAKEHOUSE_URL}/ai/generate`: asked one prompt at a time, never trusted to answer."""
+"""The local model behind `POST {LAKEHOUSE_URL}/ai/generate`: asked one prompt at a time, never trusted to answer.
+
+`ModelCalls` is what every way of asking a model shares; the other one is in `chat_model`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple, TypeVar
 
 import httpx
 import msgspec
 
+from sidecar.analysis.answer_checks import why_unusable
 from sidecar.analysis.circuit_breaker import Circuit, CircuitBreaker
 from sidecar.errors import ModelError
 from sidecar.normalize import clean_text
-from sidecar.protocols import Clock
+from sidecar.protocols import AnswerForm, Clock
 
 MAX_TOKENS: Final = 400
 TEMPERATURE: Final = 0.2
 MAX_ANSWER_BYTES: Final = 256 * 1024
+FIX: Final = "Look at the model behind LAKEHOUSE_URL; diagnoses are made by counting meanwhile"
 
-_FIX = "Look at the model behind LAKEHOUSE_URL; diagnoses are made by counting meanwhile"
-_SHINGLE = 24  # characters
-_LEAST_LENGTH = 60  # below this, a repetition may be meant
-_TAILS = (400, 1200, 4000)  # characters from the end: a loop runs to the end of the answer
-_LEAST_DISTINCT = 0.35
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
 _Payload = dict[str, Any]
+T = TypeVar("T")
+
+
+class Answer(NamedTuple):
+    """What a server said to one request."""
+
+    status: int
+    body: bytes
+
+
+class ModelCalls:
+    """Calls of one model server over *client*: one in flight, each within *timeout_s*, none after 3 failures for 60 s.
+
+    *mask* takes credentials out of what the model says: it may repeat what it has seen elsewhere.
+    """
+
+    def __init__(
+        self, client: httpx.AsyncClient, timeout_s: float, clock: Clock, *, mask: Callable[[str], str] = clean_text
+    ) -> None:
+        self._client = client
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._mask = mask
+        self._busy = False
+        self.circuit = CircuitBreaker(clock)
+        self.calls = 0
+        self.failures = 0
+        self.seconds = 0.0
+
+    async def run(self, asking: Callable[[], Awaitable[T]]) -> T:
+        """What *asking* gives. Raises ModelError: what it raises, a time-out, a call in flight, an open circuit."""
+        if self._busy:
+            raise ModelError("the model was not asked", "a call is in flight already", FIX)
+        if self.circuit.state is Circuit.OPEN:
+            raise ModelError("the model was not asked", "its last calls failed; it is given a rest", FIX)
+        self._busy = True
+        self.calls += 1
+        started = self._clock.monotonic()
+        answered = False
+        try:
+            result = await self._in_time(asking)
+            answered = True
+            return result
+        finally:  # a call that is cancelled has failed too
+            self._busy = False
+            self.seconds += self._clock.monotonic() - started
+            self._count(answered)
+
+    async def post(self, url: str, payload: _Payload) -> Answer:
+        """What the server at *url* says to *payload*, whatever its status. Raises ModelError."""
+        # identity: a small compressed answer must not become a large one after the bound was checked
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        content = msgspec.json.encode(payload)
+        try:
+            async with self._client.stream(
+                "POST", url, content=content, headers=headers, timeout=self._timeout_s
+            ) as response:
+                return Answer(response.status_code, await _bounded(response))
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise ModelError("the model gave no answer", f"{type(exc).__name__} {exc}".strip(), FIX) from exc
+
+    def cleaned(self, text: str) -> str:
+        """*text* as it may be kept: without credentials and control characters."""
+        return _CONTROL.sub(" ", self._mask(clean_text(text.strip())))
+
+    def told(self, error: Any) -> ModelError:
+        """What the server says is wrong."""
+        return ModelError("the model gave no answer", f"it says: {self._mask(str(error))[:200]}", FIX)
+
+    async def _in_time(self, asking: Callable[[], Awaitable[T]]) -> T:
+        work = asyncio.ensure_future(asking())
+        limit = asyncio.ensure_future(self._clock.sleep(self._timeout_s))
+        try:
+            await asyncio.wait({work, limit}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise ModelError("the model gave no answer", f"none within {self._timeout_s:g} s", FIX)
+            return await work
+        finally:
+            for each in (work, limit):
+                each.cancel()
+            await asyncio.wait({work, limit})
+
+    def _count(self, answered: bool) -> None:
+        if answered:
+            self.circuit.succeeded()
+        else:
+            self.failures += 1
+            self.circuit.failed()
 
 
 class LakehouseModel:
-    """A `TextModel` over *client*; one call in flight, a second is refused at once.
+    """A `TextModel` that answers in prose, whatever form is asked for.
 
-    Raises ModelError for whatever is no usable answer: time-out, HTTP status, `error`, no text, a runaway loop, or
-    an open circuit (after 3 failures in a row, for 60 s). *mask* takes credentials out of what the model says: it
-    may repeat what it has seen elsewhere.
+    Raises ModelError for whatever is no usable answer: HTTP status, `error`, no text, a runaway loop, a refusal, and
+    for what `ModelCalls` refuses.
     """
 
     def __init__(
@@ -46,68 +133,49 @@ class LakehouseModel:
         *,
         mask: Callable[[str], str] = clean_text,
     ) -> None:
-        self._client = client
+        self.asked = ModelCalls(client, timeout_s, clock, mask=mask)
         self._url = url.rstrip("/") + "/ai/generate"
         self._model_name = model_name
-        self._timeout_s = timeout_s
-        self._clock = clock
-        self._mask = mask
-        self._busy = False
-        self.circuit = CircuitBreaker(clock)
-        self.calls = 0
-        self.failures = 0
-        self.seconds = 0.0
 
-    async def generate(self, prompt: str) -> str:
+    async def generate(self, prompt: str, _form: AnswerForm | None = None) -> str:
         """The model's answer to *prompt*. Raises ModelError."""
-        if self._busy:
-            raise ModelError("the model was not asked", "a call is in flight already", _FIX)
-        if self.circuit.state is Circuit.OPEN:
-            raise ModelError("the model was not asked", "its last calls failed; it is given a rest", _FIX)
-        self._busy = True
-        self.calls += 1
-        started = self._clock.monotonic()
-        answered = False
-        try:
-            text = _usable(await self._ask(prompt), self._mask)
-            answered = True
-            return text
-        finally:  # a call that is cancelled has failed too
-            self._busy = False
-            self.seconds += self._clock.monotonic() - started
-            self._count(answered)
+        return await self.asked.run(lambda: self._ask(prompt))
 
-    def _count(self, answered: bool) -> None:
-        if answered:
-            self.circuit.succeeded()
-        else:
-            self.failures += 1
-            self.circuit.failed()
-
-    async def _ask(self, prompt: str) -> bytes:
+    async def _ask(self, prompt: str) -> str:
         payload: _Payload = {
             "prompt": clean_text(prompt),
             "model": self._model_name,
             "max_tokens": MAX_TOKENS,
             "temperature": TEMPERATURE,
         }
-        # identity: a small compressed answer must not become a large one after the bound was checked
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        content = msgspec.json.encode(payload)
-        try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                self._client.stream(
-                    "POST", self._url, content=content, headers=headers, timeout=self._timeout_s
-                ) as response,
-            ):
-                if response.status_code != 200:
-                    raise ModelError("the model gave no answer", f"HTTP status {response.status_code}", _FIX)
-                return await _bounded(response)
-        except TimeoutError as exc:
-            raise ModelError("the model gave no answer", f"none within {self._timeout_s:g} s", _FIX) from exc
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise ModelError("the model gave no answer", f"{type(exc).__name__} {exc}".strip(), _FIX) from exc
+        answer = await self.asked.post(self._url, payload)
+        if answer.status != 200:
+            raise ModelError("the model gave no answer", f"HTTP status {answer.status}", FIX)
+        said = decoded(answer.body)
+        if said.get("error"):
+            raise self.asked.told(said["error"])
+        text = said.get("text")
+        if not isinstance(text, str) or not text.strip():
+            raise ModelError("the model's answer is unusable", "it has no `text`", FIX)
+        return usable(self.asked.cleaned(text))
+
+
+def decoded(body: bytes) -> _Payload:
+    """*body* as a JSON object. Raises ModelError."""
+    try:
+        answer: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise ModelError("the model's answer is unusable", f"it is not JSON: {exc}", FIX) from exc
+    if not isinstance(answer, dict):
+        raise ModelError("the model's answer is unusable", "it is no JSON object", FIX)
+    return answer
+
+
+def usable(text: str) -> str:
+    """*text*, if it can be shown to people. Raises ModelError."""
+    if (why := why_unusable(text)) is not None:
+        raise ModelError("the model's answer is unusable", why, FIX)
+    return text
 
 
 async def _bounded(response: httpx.Response) -> bytes:
@@ -115,34 +183,5 @@ async def _bounded(response: httpx.Response) -> bytes:
     async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
-            raise ModelError("the model's answer is unusable", f"it is over {MAX_ANSWER_BYTES} bytes", _FIX)
+            raise ModelError("the model's answer is unusable", f"it is over {MAX_ANSWER_BYTES} bytes", FIX)
     return bytes(body)
-
-
-def _usable(body: bytes, mask: Callable[[str], str]) -> str:
-    try:
-        answer: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise ModelError("the model's answer is unusable", f"it is not JSON: {exc}", _FIX) from exc
-    if not isinstance(answer, dict):
-        raise ModelError("the model's answer is unusable", "it is no JSON object", _FIX)
-    if answer.get("error"):
-        raise ModelError("the model gave no answer", f"it says: {mask(str(answer['error']))[:200]}", _FIX)
-    text = answer.get("text")
-    if not isinstance(text, str) or not text.strip():
-        raise ModelError("the model's answer is unusable", "it has no `text`", _FIX)
-    if is_runaway(text):
-        raise ModelError("the model's answer is unusable", "it repeats itself", _FIX)
-    return _CONTROL.sub(" ", mask(clean_text(text.strip())))
-
-
-def is_runaway(text: str) -> bool:
-    """Whether *text* ends in a loop: hardly any of its 24-character windows is new. Bounded to the last 4000."""
-    text = text.strip()
-    return len(text) >= _LEAST_LENGTH and any(_repeats(text[-size:]) for size in _TAILS)
-
-
-def _repeats(text: str) -> bool:
-    windows = len(text) - _SHINGLE + 1
-    distinct = {text[at : at + _SHINGLE] for at in range(windows)}
-    return len(distinct) < _LEAST_DISTINCT * windows

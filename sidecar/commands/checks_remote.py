@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -49,8 +50,7 @@ async def gateway(settings: Settings, client: httpx.AsyncClient) -> tuple[Findin
 
 async def model(settings: Settings, client: httpx.AsyncClient) -> Finding:
     """Whether the model answers one word; without it diagnoses are made by counting, so it only warns."""
-    url = settings.lakehouse_url.rstrip("/") + "/ai/generate"
-    asked = {"prompt": "Say ok.", "model": settings.model, "max_tokens": 5, "temperature": 0.0}
+    url, asked = _question(settings)
     fix = "Look at LAKEHOUSE_URL and OBSERVER_MODEL; without a model, diagnoses are made by counting"
     try:
         async with client.stream(
@@ -61,8 +61,21 @@ async def model(settings: Settings, client: httpx.AsyncClient) -> Finding:
         return Finding("model", "warn", f"{_shown(url)}: {_why(exc)}", fix)
     if response.status_code == 200 and _text(body):
         return Finding("model", "ok", f"{settings.model} answers at {_shown(url)}")
-    what = "an answer without `text`" if response.status_code == 200 else str(response.status_code)
+    what = "an answer without a text" if response.status_code == 200 else str(response.status_code)
     return Finding("model", "warn", f"{_shown(url)} answered {what}", fix)
+
+
+def _question(settings: Settings) -> tuple[str, dict[str, Any]]:
+    """Whom to ask, and what, as `run` would."""
+    base, bounds = settings.lakehouse_url.rstrip("/"), {"max_tokens": 5, "temperature": 0.0}
+    if settings.model_api == "openai":
+        messages = [{"role": "user", "content": "Say ok."}]
+        return base.removesuffix("/v1") + "/v1/chat/completions", {
+            "model": settings.model,
+            "messages": messages,
+            **bounds,
+        }
+    return base + "/ai/generate", {"prompt": "Say ok.", "model": settings.model, **bounds}
 
 
 async def collector(settings: Settings, env: Mapping[str, str]) -> Finding:
@@ -208,9 +221,11 @@ async def _head(response: httpx.Response) -> bytes:
 
 
 def _text(body: bytes) -> str:
+    """What the model said, whichever way it was asked; "" if that is no text."""
     try:
-        text = msgspec.json.decode(body, type=dict[str, object]).get("text")
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        answer = msgspec.json.decode(body, type=dict[str, Any])
+        text = answer["choices"][0]["message"]["content"] if "choices" in answer else answer.get("text")
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
         return ""
     return text.strip() if isinstance(text, str) else ""
 

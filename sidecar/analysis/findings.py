@@ -1,0 +1,158 @@
+"""What is said of each incident: by counting, always, and by a model where its answer can be used. Pure.
+
+A model's answer is data from outside: of it only short lines of text are kept, for people. Whatever it says, each
+incident has a finding; what the model left out or got wrong is filled from the counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from sidecar.analysis.answer_checks import why_unusable
+from sidecar.analysis.field_counts import Common
+from sidecar.analysis.fingerprint import one_line
+from sidecar.model import Finding, Incident
+from sidecar.protocols import AnswerForm
+
+STATISTICS: Final = "statistics"
+MAX_FIELD: Final = 300  # characters
+FIELDS: Final = ("cause", "adjustment", "avoid", "when")
+_MAX_FOUND = 50  # objects looked at in one answer
+_MAX_STARTS = 100
+_MAX_READ = 16_384  # characters of an answer: several times what a model was allowed
+_DECODER = json.JSONDecoder()
+
+FORM: Final = AnswerForm(
+    "diagnosis",
+    {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["findings"],
+        "properties": {
+            "findings": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "required": ["failure", *FIELDS],
+                    "properties": {
+                        "failure": {"type": "integer"},
+                        **{name: {"type": "string", "maxLength": MAX_FIELD} for name in FIELDS},
+                    },
+                },
+            }
+        },
+    },
+    'Answer with JSON alone: {"findings": [{"failure": 1, "cause": "…", "adjustment": "…", "avoid": "…", "when": "…"}]}'
+    ", one entry for each different cause. `failure` is the number of a line above, counted from 1; `cause` is why it "
+    "failed, `adjustment` what the agent should do instead, `avoid` what it should not do, `when` where this holds.",
+)
+
+
+class Sample(NamedTuple):
+    """One failure's line, and the fingerprint of the incident it is of."""
+
+    fingerprint: str
+    line: str
+
+
+def counted_finding(incident: Incident, common: Sequence[Common]) -> Finding:
+    """What the counts alone say of *incident*, whose failures have *common* and the successes have not."""
+    message, endpoint = one_line(incident.message, 120), one_line(incident.endpoint, 80)
+    shared = " and ".join(f"{one_line(each.field, 60)}={one_line(each.value, 60)}" for each in common[:2])
+    if incident.kind == "slow":
+        cause, what = "It works, but takes far longer than its other calls do", "Waiting for it without a time-out"
+        adjustment = "Allow for the time it takes, or ask for less at once"
+    elif incident.kind == "recurring_correction":
+        cause = "The same correction is made again and again: likely a data gap, not drift"
+        what = "Correcting it once more by hand"
+        adjustment = "Add what the correction says to the data that the task is done with"
+    else:
+        cause = f"{endpoint} answers: {message}"
+        what = "Repeating the call unchanged"
+        adjustment = "Change what the message names before the next attempt"
+    if shared:
+        cause += f". All but few of these calls have {shared}, and hardly any that succeeds"
+        adjustment += f", or call it without {shared}"
+        what += f" with {shared}"
+    when = f"{endpoint} with {shared}" if shared else f"Any call of {endpoint}: nothing sets these apart yet"
+    return _finding(STATISTICS, cause=cause, adjustment=adjustment, avoid=what, when=when)
+
+
+def model_findings(text: str, samples: Sequence[Sample], counted: Mapping[str, Finding], by: str) -> dict[str, Finding]:
+    """The findings in the answer *text*, by fingerprint, each field that is unusable taken from *counted*.
+
+    Empty where nothing can be used. Also reads what stands between other words, in part, or was cut short.
+    """
+    found: dict[str, Finding] = {}
+    for number, said in enumerate(_objects(text)):
+        fingerprint = _subject(said, number, samples)
+        if fingerprint is None or fingerprint in found:
+            continue
+        fields = {name: _usable(said.get(name)) for name in FIELDS}
+        if fields["cause"] and fields["adjustment"]:
+            plain = counted[fingerprint]
+            found[fingerprint] = _finding(by, **{name: fields[name] or getattr(plain, name) for name in FIELDS})
+    return found
+
+
+def finding_text(incident: Incident, finding: Finding) -> str:
+    """*finding* as one line for people."""
+    said = f"[{one_line(incident.endpoint, 80)}] {finding.cause.rstrip('.')}. Do: {finding.adjustment.rstrip('.')}."
+    return f"{said} Avoid: {finding.avoid.rstrip('.')}. When: {finding.when.rstrip('.')}."
+
+
+def _finding(by: str, **fields: str) -> Finding:
+    return Finding(by=by, **{name: one_line(text, MAX_FIELD) for name, text in fields.items()})
+
+
+def _subject(said: Mapping[str, Any], number: int, samples: Sequence[Sample]) -> str | None:
+    """Whom the object is about: the line that it names, or the one at its own place."""
+    line = said.get("failure")
+    if isinstance(line, bool) or not isinstance(line, int) or not 1 <= line <= len(samples):
+        line = number + 1
+    return samples[line - 1].fingerprint if line <= len(samples) else None
+
+
+def _usable(value: Any) -> str:
+    if not isinstance(value, str):
+        return ""
+    text = one_line(value, MAX_FIELD)
+    return "" if why_unusable(text) is not None else text
+
+
+def _objects(text: str) -> Iterator[Mapping[str, Any]]:
+    """The innermost JSON objects with a `cause` in *text*, in order, whatever stands around them or is missing."""
+    text = text[:_MAX_READ]
+    at, found, starts = text.find("{"), 0, 0
+    while at >= 0 and found < _MAX_FOUND and starts < _MAX_STARTS:
+        starts += 1
+        after = text.find("{", at + 1)
+        value, end = _read(text, at)
+        if value is None:
+            at = after
+            continue
+        for said in _with_cause(value):
+            found += 1
+            yield said
+        at = text.find("{", end)
+
+
+def _read(text: str, at: int) -> tuple[Any, int]:
+    """The JSON value that begins at *at*, and its end; (None, 0) if there is none. It may be cut short."""
+    for missing in ("", '"}', "}"):
+        try:
+            return _DECODER.raw_decode(text + missing, at)
+        except (ValueError, RecursionError):
+            continue
+    return None, 0
+
+
+def _with_cause(value: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, dict) and isinstance(value.get("cause"), str):
+        yield value
+    elif isinstance(value, dict | list) and depth < 3:
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _with_cause(each, depth + 1)
