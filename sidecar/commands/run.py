@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import gc
 import os
-import resource
 import signal
 from collections.abc import Mapping
 
@@ -15,6 +14,7 @@ import uvloop
 
 from sidecar import logs
 from sidecar.commands.flags import settings_flags
+from sidecar.commands.process import keep_memory_small, raise_file_limit
 from sidecar.commands.version import our_version
 from sidecar.pipeline import Observer
 from sidecar.redaction import Redactor
@@ -22,7 +22,6 @@ from sidecar.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-_MOST_FILES = 65536
 _INTERRUPTED = 130
 
 
@@ -31,6 +30,7 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     settings = Settings.from_env(env, settings_flags(args))
     logs.configure(settings.log_format, settings.log_level)
     raise_file_limit()
+    keep_memory_small()
     uvloop.run(_watch(settings, env))
     return 0
 
@@ -77,11 +77,3 @@ def _obey_signals(stopping: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-
-
-def raise_file_limit() -> None:
-    """Let the process open as many files (sockets are files) as it may, up to 65536: the soft limit is often 1024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

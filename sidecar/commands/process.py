@@ -1,0 +1,34 @@
+"""What the process asks of the system before it serves: how many files it may open, how its memory is given out."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+from typing import Final
+
+_MOST_FILES: Final = 65536
+# Parameters of mallopt(3), as glibc numbers them.
+_TRIM_THRESHOLD: Final = (-1, 256 << 10)
+_MMAP_THRESHOLD: Final = (-3, 128 << 10)
+_ARENA_MAX: Final = (-8, 1)
+
+
+def raise_file_limit() -> None:
+    """Let the process open as many files (sockets are files) as it may, up to 65536: the soft limit is often 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def keep_memory_small() -> None:
+    """Have glibc share one heap among the threads and give large blocks back; where there is no glibc, nothing.
+
+    By default each thread has a heap of its own, and what was freed once raises the size from which blocks are given
+    back: resident memory then creeps up for hours. Our threads hold the interpreter's lock nearly always, so they
+    do not get in each other's way. Variables such as `MALLOC_ARENA_MAX` are read before and are overruled.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in (_ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD):
+            mallopt(parameter, value)

@@ -1,0 +1,47 @@
+"""What the process asks of the system before it serves."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_HEAPS = """
+import ctypes, sys, threading
+from sidecar.commands.process import keep_memory_small
+
+if sys.argv[1] == "bounded":
+    keep_memory_small()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+together = threading.Barrier(4)
+
+def take() -> None:
+    together.wait()
+    libc.malloc(4096)
+    together.wait()
+
+threads = [threading.Thread(target=take) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+file = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="the heaps are counted by glibc")
+def test_all_threads_share_one_heap(tmp_path: Path) -> None:
+    """By default glibc gives threads heaps of their own; a sidecar's memory must not creep up by them."""
+    heaps = {}
+    for how in ("bounded", "as it is"):
+        report = tmp_path / how
+        subprocess.run([sys.executable, "-c", _HEAPS, how, report], check=True, timeout=60)
+        heaps[how] = report.read_text().count("<heap nr=")
+    assert heaps["bounded"] == 1
+    assert heaps["as it is"] > 1
