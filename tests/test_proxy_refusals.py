@@ -9,7 +9,8 @@ import pytest
 
 from sidecar.commands import check_proxy
 from sidecar.errors import SettingsError
-from sidecar.gateway.proxy_head import RefusedError, RequestRules
+from sidecar.gateway.proxy_head import RequestRules
+from sidecar.gateway.proxy_refusal import RefusedError
 from sidecar.pipeline import Observer
 from tests.observers import DEAD, observer, settings
 from tests.proxied import OK, answer, connected, exchange, proxied, proxy_port, raw_gateway, read_message, request

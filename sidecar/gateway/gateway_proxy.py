@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 _BACKLOG = 2048
 _MOST_CONNECTIONS = 8192
 _SWEEP_S = 1.0
+_READ_BYTES = 32 * 1024  # at once: with what waits to be written, the most that a slow agent makes us hold
 
 
 class GatewayProxy:
@@ -76,10 +77,11 @@ class GatewayProxy:
         """Listen. Raises StartError if the address cannot be had."""
         loop = asyncio.get_running_loop()
         host, port, tls, connect_timeout_s = self._where
-        pool = UpstreamPool(host, port, tls=tls, connect_timeout_s=connect_timeout_s, now=loop.time)
+        buffer = bytearray(_READ_BYTES)
+        pool = UpstreamPool(host, port, tls=tls, connect_timeout_s=connect_timeout_s, now=loop.time, buffer=buffer)
         pool.open()
         self.recorder.open(loop)
-        parts = ExchangeParts(loop, pool, self.recorder, self._limits)
+        parts = ExchangeParts(loop, pool, self.recorder, self._limits, buffer)
         try:
             server = await loop.create_server(
                 lambda: self._agent(parts), self._host, self.port, backlog=_BACKLOG, reuse_address=True
@@ -114,7 +116,7 @@ class GatewayProxy:
         await asyncio.sleep(0)  # connections are lost in the loop's next turn, their ops are made in the one after
         await asyncio.sleep(0)
 
-    def _agent(self, parts: ExchangeParts) -> asyncio.Protocol:
+    def _agent(self, parts: ExchangeParts) -> asyncio.BaseProtocol:
         if len(self.agents.connections) >= _MOST_CONNECTIONS:
             self.agents.count_refused(503)
             return _HangUp()

@@ -38,17 +38,20 @@ class CaptureBudget:
 
 
 class Capture:
-    """The beginning of a body, and of a long one its end; `size` counts all of it."""
+    """The beginning of a body, and of a long one its end; `size` counts all of it.
 
-    __slots__ = ("_budget", "_kept", "_parts", "_skip", "size", "tail")
+    Kept as one piece each, however small the pieces come: what the budget counts is what it takes.
+    """
+
+    __slots__ = ("_beginning", "_budget", "_end", "_skip", "_taken", "size")
 
     def __init__(self, budget: CaptureBudget) -> None:
         self._budget = budget
-        self._parts: list[bytes] = []
-        self._kept = 0
+        self._beginning = bytearray()
+        self._end: bytearray | None = None  # twice its size, so that it is not moved with every piece
+        self._taken = 0
         self._skip = False
         self.size = 0
-        self.tail = b""
 
     def skip(self) -> None:
         """Count only: there is nothing to read in it."""
@@ -56,45 +59,57 @@ class Capture:
 
     def add(self, data: bytes) -> None:
         """*data* has passed."""
-        count = len(data)
-        self.size += count
+        self.size += len(data)
         if self._skip:
             return
-        room = PREFIX_BYTES - self._kept
-        if room > 0:
-            if count > room:
-                self._keep(data[:room])
-                self._keep_end(data[room:])
-            else:
-                self._keep(data)
-        else:
-            self._keep_end(data)
+        room = PREFIX_BYTES - len(self._beginning)
+        if room >= len(data):
+            self._keep(data)
+            return
+        if room:
+            self._keep(data[:room])
+        self._keep_end(data[room:])
 
     @property
     def prefix(self) -> bytes:
         """What was kept of the beginning."""
-        return b"".join(self._parts)
+        return bytes(self._beginning)
+
+    @property
+    def tail(self) -> bytes:
+        """What was kept of the end, behind the beginning."""
+        return bytes(self._end[-TAIL_BYTES:]) if self._end is not None else b""
 
     @property
     def whole(self) -> bool:
         """Whether `prefix` is all of it."""
-        return self._kept == self.size
+        return len(self._beginning) == self.size
 
     def release(self) -> None:
         """Let go of what was kept."""
-        self._budget.give_back(self._kept)
-        self._parts, self._kept, self.tail = [], 0, b""
+        self._budget.give_back(self._taken)
+        self._beginning, self._end, self._taken, self._skip = bytearray(), None, 0, True
+
+    def _take(self, count: int) -> bool:
+        if self._budget.take(count):
+            self._taken += count
+            return True
+        self._budget.refused += 1
+        self._skip = True
+        return False
 
     def _keep(self, data: bytes) -> None:
-        if self._budget.take(len(data)):
-            self._parts.append(data)
-            self._kept += len(data)
-        else:
-            self._budget.refused += 1
-            self._skip = True
+        if self._take(len(data)):
+            self._beginning += data
 
     def _keep_end(self, data: bytes) -> None:
-        self.tail = data[-TAIL_BYTES:] if len(data) >= TAIL_BYTES else (self.tail + data)[-TAIL_BYTES:]
+        if self._skip or (self._end is None and not self._take(2 * TAIL_BYTES)):
+            return
+        end = self._end = self._end if self._end is not None else bytearray()
+        if len(end) + len(data) > 2 * TAIL_BYTES:
+            del end[:-TAIL_BYTES]
+            data = data[-TAIL_BYTES:]
+        end += data
 
 
 class ProxiedCall:

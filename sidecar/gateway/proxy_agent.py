@@ -1,23 +1,19 @@
-"""The proxy's side towards the agents: reads requests, one exchange after the other on each connection."""
+"""The proxy's side towards the agents: one exchange after the other on each connection, and its end."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
-import httptools
+from sidecar.gateway.proxy_exchange import Exchange, ExchangeParts
+from sidecar.gateway.proxy_head import RequestHead, RequestRules
+from sidecar.gateway.proxy_refusal import PROBED, TOO_SLOW, RefusedError, local_response
+from sidecar.gateway.proxy_requests import RequestReader
 
-from sidecar.gateway.proxy_exchange import Exchange, ExchangeParts, local_response
-from sidecar.gateway.proxy_head import RefusedError, RequestHead, RequestRules
-
-_MOST_HEAD_BYTES = 64 * 1024
 _MOST_DROPPED_BYTES = 64 * 2**20
 _LINGER_S = 2.0
-_MALFORMED = RefusedError(400, "Bad Request", "this is not HTTP/1.1: send a valid request")
-_TOO_LARGE = RefusedError(431, "Request Header Fields Too Large", "the request's head is too large: send less of it")
-_TOO_SLOW = RefusedError(408, "Request Timeout", "the request came too slowly: send it again, faster")
+_WRITE_BUFFER_BYTES = 16 * 1024
 
 
 class Agents:
@@ -47,91 +43,67 @@ class Agents:
         self.refused[key] = self.refused.get(key, 0) + 1
 
 
-class AgentConnection(asyncio.Protocol):
-    """One connection of an agent. httptools calls the `on_…` methods."""
+class AgentConnection(asyncio.BufferedProtocol):
+    """One connection of an agent: an AgentSide for its exchange, a RequestTaker for its reader."""
 
     def __init__(
         self, agents: Agents, rules: RequestRules, parts: ExchangeParts, on_probe: Callable[[], bytes]
     ) -> None:
         self._agents = agents
-        self._rules = rules
         self._parts = parts
         self._on_probe = on_probe
+        self._reader = RequestReader(self, rules, parts.loop.time)
         self._transport: asyncio.Transport | None = None
-        self._parser: Any = None
-        self._queue: deque[Exchange] = deque()
-        self._reading: Exchange | None = None  # whose request is under way
+        self._exchange: Exchange | None = None
         self._out: list[bytes] = []
         self.write_paused = False
         self._read_paused = False
         self.active_at = parts.loop.time()
-        self._head_since: float | None = self.active_at
-        self._linger_since: float | None = None
+        self._closing: _Closing | None = None
         self._dropped_bytes = 0
-        self._refusal: RefusedError | None = None  # once set it stays: nothing behind it is a request
-        self._is_deaf = False  # something was refused: nothing that follows is a request
-        self._new_request()
 
-    def _new_request(self) -> None:
-        self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._trailers: list[tuple[bytes, bytes]] = []
-        self._in_body = False
-        self._unheard_bytes = 0  # bytes that brought neither body nor the end of a message
-        self._offered: RequestHead | None = None
-
-    # -- asyncio.Protocol
+    # -- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
+        self._transport.set_write_buffer_limits(_WRITE_BUFFER_BYTES)
         self._agents.connections.add(self)
-        self._parser = httptools.HttpRequestParser(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _sizehint: int) -> bytearray:
+        """One for all connections: what is read is taken out of it at once."""
+        return self._parts.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Parse, and send on what came."""
         self.active_at = self._parts.loop.time()
-        if self._linger_since is not None or self._is_deaf:
-            self._drop(data)
+        if self._closing is not None:
+            self._drop(nbytes)
             return
-        self._unheard_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as exc:
-            self._decline(data[exc.args[0] :])
-        except httptools.HttpParserError:
-            self._refuse(self._refusal or _MALFORMED)
-        else:
-            if self._refusal is not None:
-                self._refuse(self._refusal)
-            elif self._unheard_bytes > _MOST_HEAD_BYTES:
-                self._refuse(_TOO_LARGE)
-        self.flush()
-        if self._queue:
-            self._queue[0].send_on()
-        self.regulate()
+        self._reader.feed(self._parts.buffer, nbytes)
+        self._go_on()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """The agent is gone: what it waited for is given up."""
         self._agents.gone(self)
-        self._linger_since = self._transport = None
-        if self._queue:
-            self._queue[0].agent_lost()
-        self._discard_queue()
-        self._parser = None  # it holds our methods: a cycle
+        self._transport = None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.agent_lost()
+        self._reader.close()
 
     def pause_writing(self) -> None:
         """The agent reads slowly: so is the gateway read."""
         self.write_paused = True
-        if self._queue:
-            self._queue[0].agent_paused(True)
+        if self._exchange is not None:
+            self._exchange.agent_paused(True)
 
     def resume_writing(self) -> None:
         """It has caught up."""
         self.write_paused = False
         self.active_at = self._parts.loop.time()
-        if self._queue:
-            self._queue[0].agent_paused(False)
+        if self._exchange is not None:
+            self._exchange.agent_paused(False)
 
     # -- for the exchange: an AgentSide
 
@@ -144,14 +116,14 @@ class AgentConnection(asyncio.Protocol):
         if self._out:
             out, self._out = self._out, []
             if self._transport is not None and not self._transport.is_closing():
-                self._transport.writelines(out)
+                self._transport.write(b"".join(out))
 
     def regulate(self) -> None:
         """Read on, or stop reading: one request at a time, and no faster than the gateway takes it."""
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or self._closing is not None or transport.is_closing():
             return
-        wanted = len(self._queue) > 1 or (bool(self._queue) and self._queue[0].full)
+        wanted = self._reader.holds or (self._exchange is not None and self._exchange.full)
         if wanted and not self._read_paused:
             transport.pause_reading()
         elif self._read_paused and not wanted:
@@ -160,50 +132,80 @@ class AgentConnection(asyncio.Protocol):
 
     def exchange_over(self, *, close: bool) -> None:
         """The response is whole: the next, or the end."""
-        if not self._queue:
-            return
-        done = self._queue.popleft()
+        done, self._exchange = self._exchange, None
         self.active_at = self._parts.loop.time()
-        if close or (self._agents.closing and not self._queue):
-            self._discard_queue()
-            self._hang_up(linger=not done.request_whole)
+        if close or self._agents.closing:
+            self._hang_up(linger=done is None or not done.request_whole)
             return
-        if self._queue:
-            self._queue[0].begin()
-        elif self._is_deaf and self._refusal is not None:
-            self._refuse(self._refusal)
-        self.regulate()
+        if done is not None and done.request_whole:  # else the rest of it is dropped first
+            self._reader.next()
+        self._go_on()
 
     def cut_off(self, *, abruptly: bool) -> None:
         """The response will not be whole: close, so that the agent sees it."""
-        self._discard_queue()
-        if self._transport is not None:
-            if abruptly:
-                self._transport.abort()
-            else:
-                self.flush()
-                self._transport.close()
+        self._exchange = None
+        if abruptly:
+            self.abort()
+        else:
+            self._hang_up(linger=False)
+
+    # -- for the reader: a RequestTaker
+
+    def request_head(self, head: RequestHead) -> None:
+        """A request begins, and with it an exchange."""
+        self._dropped_bytes = 0
+        self._exchange = Exchange(self, head, self._parts)
+        self._exchange.begin()
+
+    def request_data(self, data: bytes) -> None:
+        """A piece of the body; dropped where the answer went before it."""
+        if self._exchange is not None:
+            self._exchange.request_data(data)
+        else:
+            self._drop(len(data))
+
+    def request_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
+        """The request is whole."""
+        if self._exchange is not None:
+            self._exchange.request_end(trailers)
+        else:
+            self._reader.next()
+
+    def refused(self, refusal: RefusedError) -> None:
+        """Answer it ourselves, and close: what follows cannot be trusted to be a request."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:  # its own body went wrong on the way
+            exchange.agent_broke()
+        if self._reader.in_body and (exchange is None or exchange.head_sent):  # it has, or had, its answer
+            self.cut_off(abruptly=False)
+            return
+        if refusal is PROBED:
+            self.send(self._on_probe())
+        else:
+            self._agents.count_refused(refusal.status)
+            self.send(local_response(refusal.status, refusal.reason, refusal.text, close=True))
+        self._hang_up(linger=True)
 
     # -- for the proxy
 
     def sweep(self, now: float) -> None:
         """End what is late; *now* is the loop's time."""
         limits = self._parts.limits
-        if self._linger_since is not None:
-            if now - self._linger_since > _LINGER_S and self._transport is not None:
-                self._transport.abort()
-        elif self._queue:
-            self._queue[0].sweep(now)
-        elif self._head_since is not None:
-            if now - self._head_since > limits.head_s:
-                self._refuse(_TOO_SLOW)
-                self.flush()
+        head_since = self._reader.head_since
+        if self._closing is not None:
+            if self._transport is not None and self._closing.is_late(now, self._transport.get_write_buffer_size()):
+                self.abort()
+        elif self._exchange is not None:
+            self._exchange.sweep(now)
+        elif head_since is not None:
+            if now - head_since > limits.head_s:
+                self.refused(TOO_SLOW)
         elif now - self.active_at > limits.keep_alive_s:
             self._hang_up(linger=False)
 
     def close_if_idle(self) -> None:
         """The proxy stops: hang up unless a call is under way."""
-        if not self._queue:
+        if self._exchange is None:
             self._hang_up(linger=False)
 
     def abort(self) -> None:
@@ -211,130 +213,49 @@ class AgentConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # -- httptools
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        if self._refusal is None:
-            self._new_request()
-            self._head_since = self._parts.loop.time()
-
-    def on_url(self, part: bytes) -> None:
-        """A piece of the target."""
-        self._target += part
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A field of the head or, behind the body, of the trailer."""
-        if self._in_body:
-            self._trailers.append((name, value))
-        else:
-            self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        """The head is whole: accept or refuse it."""
-        if self._refusal is not None:
-            return
-        parser = self._parser
-        self._head_since, self._in_body = None, True
-        try:
-            head = self._rules.read(
-                parser.get_method(),
-                self._target,
-                self._headers,
-                version=parser.get_http_version(),
-                keep_alive=parser.should_keep_alive(),
-            )
-        except RefusedError as refusal:
-            self._refusal = refusal
-            return
-        if parser.should_upgrade():
-            self._offered = head  # whatever it took for an offer, the parser will not read the body; see _decline
-            return
-        if head.probe:
-            self._refusal = RefusedError(204, "No Content", "")
-            return
-        self._accept(head)
-
-    def on_body(self, data: bytes) -> None:
-        """A piece of the body."""
-        self._unheard_bytes = 0
-        if self._reading is not None and self._refusal is None:
-            if self._reading.over:
-                self._dropped_bytes += len(data)
-                if self._dropped_bytes > _MOST_DROPPED_BYTES:
-                    self.abort()
-            self._reading.request_data(data)
-
-    def on_message_complete(self) -> None:
-        """The request is whole."""
-        self._unheard_bytes = 0
-        if self._offered is not None or self._refusal is not None:
-            return
-        self._in_body = False
-        reading, self._reading = self._reading, None
-        if reading is not None:
-            reading.request_end(self._trailers)
-
     # -- inside
 
-    def _accept(self, head: RequestHead) -> None:
-        self._reading = Exchange(self, head, self._parts)
-        self._dropped_bytes = 0
-        self._queue.append(self._reading)
-        if len(self._queue) == 1:
-            self._reading.begin()
-
-    def _decline(self, rest: bytes) -> None:
-        """The agent offered HTTP/2, which it may: go on as if it had not, with a parser that reads the body."""
-        offered = self._offered
-        if offered is None:
-            self._refuse(self._refusal or _MALFORMED)
-            return
-        self._parser = httptools.HttpRequestParser(self)
-        self.data_received(offered.without_offer() + rest)
-
-    def _refuse(self, refusal: RefusedError) -> None:
-        """Answer it ourselves, and close: what follows cannot be trusted to be a request."""
-        self._refusal = refusal
-        if self._queue and self._queue[-1] is self._reading:  # its own body went wrong on the way
-            exchange = self._queue.pop()
-            begun, head_sent = not self._queue, exchange.head_sent
-            if begun:
-                exchange.agent_broke()
-            exchange.discard()
-            if head_sent:
-                self.cut_off(abruptly=False)
-                return
-        if self._queue:  # those before it are answered first
-            self._is_deaf = True
-            return
-        if refusal.status == 204:
-            self.send(self._on_probe())
-        else:
-            self._agents.count_refused(refusal.status)
-            self.send(local_response(refusal.status, refusal.reason, refusal.text, close=True))
-        self._hang_up(linger=True)
-
-    def _discard_queue(self) -> None:
-        """Those behind the first have not begun, and will not."""
-        while self._queue:
-            self._queue.popleft().discard()
+    def _go_on(self) -> None:
+        """After some reading: write what it brought, both ways."""
+        self.flush()
+        if self._exchange is not None:
+            self._exchange.send_on()
+        self.regulate()
 
     def _hang_up(self, *, linger: bool) -> None:
         """Close; *linger*: read and drop for a while first, or the reset could overtake the answer."""
         self.flush()
-        if self._transport is None or self._transport.is_closing():
+        self._reader.close()
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._closing is not None:
             return
-        if linger and self._transport.can_write_eof():
-            self._linger_since = self._parts.loop.time()
-            self._transport.write_eof()
+        limits = self._parts.limits
+        self._closing = _Closing(self._parts.loop.time(), limits.head_s, limits.idle_s)
+        if linger and transport.can_write_eof():
+            transport.write_eof()
             if self._read_paused:
-                self._transport.resume_reading()
+                transport.resume_reading()
                 self._read_paused = False
         else:
-            self._transport.close()
+            transport.close()
 
-    def _drop(self, data: bytes) -> None:
-        self._dropped_bytes += len(data)
+    def _drop(self, count: int) -> None:
+        self._dropped_bytes += count
         if self._dropped_bytes > _MOST_DROPPED_BYTES:
             self.abort()
+
+
+class _Closing:
+    """A connection that ends once the agent has taken what is written, or takes no more of it for *stalled_s*."""
+
+    def __init__(self, now: float, stalled_s: float, most_s: float) -> None:
+        self._since = self._progress_at = now
+        self._stalled_s, self._most_s = stalled_s, most_s
+        self._left: int | None = None
+
+    def is_late(self, now: float, left: int) -> bool:
+        """Whether to wait no longer; *left* bytes are not taken yet."""
+        if self._left is None or left < self._left:
+            self._left, self._progress_at = left, now
+        most_s = self._stalled_s if left else min(_LINGER_S, self._stalled_s)
+        return now - self._progress_at > most_s or now - self._since > self._most_s

@@ -10,14 +10,13 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-import msgspec
-
 from sidecar.gateway.proxied_call import ProxiedCall
 from sidecar.gateway.proxy_calls import CallRecorder
-from sidecar.gateway.proxy_head import TRACE_ID_HEADER, RequestHead, ResponseHead, trailer_lines
+from sidecar.gateway.proxy_head import RequestHead, ResponseHead, trailer_lines
+from sidecar.gateway.proxy_refusal import TRACE_ID_HEADER, local_response
 from sidecar.gateway.proxy_upstream import UpstreamConnection, UpstreamPool
 
-_MOST_PENDING_BYTES = 64 * 1024
+_MOST_PENDING_BYTES = 16 * 1024
 _REPEATABLE = frozenset([b"GET", b"HEAD", b"OPTIONS", b"TRACE"])
 _HUNG_UP = "cancelled by the caller"
 
@@ -34,12 +33,13 @@ class ProxyLimits:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeParts:
-    """What every exchange needs."""
+    """What every exchange needs; *buffer* is what each read of the loop fills."""
 
     loop: asyncio.AbstractEventLoop
     pool: UpstreamPool
     recorder: CallRecorder
     limits: ProxyLimits
+    buffer: bytearray
 
 
 class AgentSide(Protocol):
@@ -71,6 +71,7 @@ class Exchange:
         "_agent",
         "_connecting",
         "_connection",
+        "_continued",
         "_head_sent",
         "_heard_at",
         "_out",
@@ -103,6 +104,7 @@ class Exchange:
         self._rewrites_chunks = False
         self._response_whole = False
         self._retried = False
+        self._continued = False
         self.request_whole = False
         self.over = False
         self._sent_at = self._heard_at = parts.loop.time()
@@ -112,7 +114,7 @@ class Exchange:
     def begin(self) -> None:
         """It is this one's turn: find a connection, and send what is there."""
         self._heard_at = self._sent_at = self._parts.loop.time()
-        self._out.insert(0, self.head.to_send(self._parts.recorder.start(self.call)))
+        self._out.append(self.head.to_send(self._parts.recorder.start(self.call)))
         connection = self._parts.pool.take()
         if connection is not None:
             self._attach(connection)
@@ -138,12 +140,17 @@ class Exchange:
             self._out.append(b"\r\n".join([b"0", *trailer_lines(trailers), b"", b""]))
 
     def send_on(self) -> None:
-        """Hand what has gathered to the gateway's connection."""
+        """Hand what has gathered to the gateway's connection; without one keep it, as one piece."""
+        if not self._out:
+            return
+        out = b"".join(self._out)
         transport = self._connection.transport if self._connection is not None else None
-        if transport is not None and self._out:
-            out, self._out, self._pending_bytes = self._out, [], 0
-            if not transport.is_closing():  # uvloop would raise; that the connection is lost comes next
-                transport.writelines(out)
+        if transport is None:
+            self._out = [out]
+            return
+        self._out, self._pending_bytes = [], 0
+        if not transport.is_closing():  # uvloop would raise; that the connection is lost comes next
+            transport.write(out)
 
     @property
     def full(self) -> bool:
@@ -174,13 +181,6 @@ class Exchange:
             self._drop_connection()
             self._finish()
 
-    def discard(self) -> None:
-        """It will not begin: nobody waits for it any longer. Nothing changes where it is over."""
-        if not self.over:
-            self.over = True
-            self._out = []
-            self.call.release()
-
     @property
     def head_sent(self) -> bool:
         """Whether the agent has seen the beginning of a response."""
@@ -201,6 +201,7 @@ class Exchange:
     def interim(self, head: ResponseHead) -> None:
         """Hand a 1xx on, to who understands it."""
         self._sent_at = self._heard_at = self._parts.loop.time()
+        self._continued = self._continued or head.status == 100
         if not self.head.http10:
             self._agent.send(head.to_send(()))
 
@@ -210,6 +211,8 @@ class Exchange:
         trace_id = self._trace_id()
         more = [b"%b: %032x" % (TRACE_ID_HEADER, trace_id)] if trace_id else []
         bodiless = self.method == b"HEAD" or head.status in (204, 304)
+        if self.head.expects and not self._continued and not self.request_whole:
+            self.head.close = True  # whether the body still comes is the agent's to choose: RFC 9110, 10.1.1
         if head.chunked or until_close:
             if self.head.http10:
                 self.head.close = True
@@ -335,21 +338,3 @@ class Exchange:
             self._out = []
             self._pending_bytes = 0
             self._parts.recorder.ended(self.call)
-
-
-def local_response(
-    status: int, reason: str, error: str, *, close: bool, trace_id: int = 0, method: bytes = b"GET"
-) -> bytes:
-    """The proxy's own answer, as JSON with `error`."""
-    body = msgspec.json.encode({"error": error})
-    lines = [
-        b"HTTP/1.1 %d %b" % (status, reason.encode()),
-        b"Content-Type: application/json",
-        b"Content-Length: %d" % len(body),
-        b"X-Observer-Error: proxy",
-    ]
-    if trace_id:
-        lines.append(b"%b: %032x" % (TRACE_ID_HEADER, trace_id))
-    if close:
-        lines.append(b"Connection: close")
-    return b"\r\n".join([*lines, b"", b"" if method == b"HEAD" else body])

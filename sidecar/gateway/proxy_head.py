@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import unquote_to_bytes
 
+from sidecar.gateway.proxy_refusal import TRACE_ID_HEADER, RefusedError
+
 Headers = Sequence[tuple[bytes, bytes]]
 
-TRACE_ID_HEADER = b"X-Observer-Trace-Id"
 VIA = b"x-observer-via"
 PROBE = b"x-observer-probe"
 _OURS = b"x-observer-"
@@ -22,21 +23,14 @@ _OP_PREFIX = b"x-observer-op-"
 _HOP_BY_HOP = frozenset(
     [b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"http2-settings"]
 )
-_REQUEST_SPECIAL = _HOP_BY_HOP | {b"host", b"content-length", b"traceparent", b"tracestate"}
+_REQUEST_SPECIAL = _HOP_BY_HOP | {b"host", b"content-length", b"traceparent", b"tracestate", b"expect"}
+_KEPT = frozenset([b"content-length", b"expect"])  # looked at, and they go on as they are
 _RESPONSE_SPECIAL = _HOP_BY_HOP | {b"content-length", TRACE_ID_HEADER.lower()}
-_NO_TRAILER = _REQUEST_SPECIAL | {b"authorization", b"content-type", b"content-encoding", b"trailer", b"expect"}
+_NO_TRAILER = _REQUEST_SPECIAL | {b"authorization", b"content-type", b"content-encoding", b"trailer"}
 _FRAMING = frozenset([b"host", b"content-length", b"transfer-encoding"])
 _OPTIONAL_UPGRADES = frozenset([b"h2c", b"http/2.0"])  # offers that a server may pass over; others want an answer
 _MOST_KNOWN_HOSTS = 256
 _HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]@/\\\s]+))(?::\d*)?")
-
-
-class RefusedError(Exception):
-    """A request that goes no further: the *status* and *reason* of the answer, and *text* for who sent it."""
-
-    def __init__(self, status: int, reason: str, text: str) -> None:
-        super().__init__(status, reason, text)
-        self.status, self.reason, self.text = status, reason, text
 
 
 class RequestHead:
@@ -45,9 +39,10 @@ class RequestHead:
     __slots__ = (
         "chunked",
         "close",
-        "has_body",
+        "expects",
         "headers",
         "http10",
+        "length",
         "lines",
         "method",
         "offers",
@@ -65,10 +60,16 @@ class RequestHead:
         self.http10 = http10
         self.close = close or http10
         self.lines: list[bytes] = []
-        self.chunked = self.has_body = self.probe = self.offers = False
+        self.chunked = self.probe = self.offers = self.expects = False
+        self.length = 0  # of the body, unless it is chunked
         self.traceparent: list[bytes] = []
         self.tracestate: list[bytes] = []
         self.op_headers: list[tuple[str, str]] = []
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows."""
+        return self.chunked or self.length > 0
 
     def to_send(self, trace_lines: Iterable[bytes]) -> bytes:
         """The head as it goes to the gateway."""
@@ -83,8 +84,11 @@ class RequestHead:
             for name, value in self.headers
             if name.lower() not in (b"upgrade", b"connection", b"http2-settings")
         ]
-        connection = [b"Connection: close"] if self.close else []
-        return b"\r\n".join([b"%b %b HTTP/1.1" % (self.method, self.target), *kept, *connection, b"", b""])
+        options = [each for name, value in self.headers if name.lower() == b"connection" for each in _tokens(value)]
+        options = [each for each in options if each not in (b"upgrade", b"http2-settings")]
+        connection = [b"Connection: " + b", ".join(options)] if options else []
+        first = b"%b %b HTTP/1.%d" % (self.method, self.target, not self.http10)
+        return b"\r\n".join([first, *kept, *connection, b"", b""])
 
 
 class ResponseHead:
@@ -124,13 +128,13 @@ class RequestRules:
         if version not in ("1.0", "1.1"):
             raise RefusedError(505, "HTTP Version Not Supported", "this proxy speaks HTTP/1.1")
         self._check_target(method, target)
-        special: list[tuple[bytes, bytes]] = []
+        special: dict[bytes, list[bytes]] = {}
         lines = [self._host_line]
         for name, value in headers:
             key = name.lower()
             if key in _REQUEST_SPECIAL:
-                special.append((key, value))
-                if key == b"content-length":
+                special.setdefault(key, []).append(value)
+                if key in _KEPT:
                     lines.append(b"%b: %b" % (name, value))
             elif key.startswith(_OURS):
                 self._our_header(head, key, value, lines)
@@ -141,29 +145,19 @@ class RequestRules:
         head.lines.append(b"X-Observer-Via: " + self._instance)
         return head
 
-    def _apply(self, head: RequestHead, special: list[tuple[bytes, bytes]]) -> None:
-        hosts: list[bytes] = []
-        upgrades: list[bytes] = []
-        nominated: list[bytes] = []
-        for key, value in special:
-            if key == b"host":
-                hosts.append(value)
-            elif key == b"content-length":
-                head.has_body = head.has_body or value.strip().strip(b"0") != b""
-            elif key == b"transfer-encoding":
-                _check_coding(head, value)
-            elif key == b"connection":
-                nominated += _tokens(value)
-            elif key == b"upgrade":
-                upgrades += _tokens(value)
-            elif key == b"te" and b"trailers" in _tokens(value):
-                head.lines.append(b"TE: trailers")
-            elif key == b"traceparent":
-                head.traceparent.append(value)
-            elif key == b"tracestate":
-                head.tracestate.append(value)
-        self._check_host(hosts, head)
-        _check_upgrade(head, upgrades, nominated)
+    def _apply(self, head: RequestHead, special: dict[bytes, list[bytes]]) -> None:
+        for value in special.get(b"content-length", ()):
+            head.length = int(value)
+        for value in special.get(b"transfer-encoding", ()):
+            _check_coding(head, value)
+        nominated = _all_tokens(special, b"connection")
+        head.expects = b"100-continue" in _all_tokens(special, b"expect")
+        head.traceparent = special.get(b"traceparent", [])
+        head.tracestate = special.get(b"tracestate", [])
+        if b"trailers" in _all_tokens(special, b"te"):
+            head.lines.append(b"TE: trailers")
+        self._check_host(special.get(b"host", []), head)
+        _check_upgrade(head, _all_tokens(special, b"upgrade"), nominated)
         _drop_nominated(head.lines, nominated)
 
     def _our_header(self, head: RequestHead, key: bytes, value: bytes, lines: list[bytes]) -> None:
@@ -252,6 +246,10 @@ def _text(value: bytes) -> str:
         return value.strip().decode("latin-1")
 
 
+def _all_tokens(fields: dict[bytes, list[bytes]], name: bytes) -> list[bytes]:
+    return [token for value in fields.get(name, ()) for token in _tokens(value)]
+
+
 def _tokens(value: bytes) -> list[bytes]:
     return [token for part in value.split(b",") if (token := part.split(b";")[0].strip().lower())]
 
@@ -261,7 +259,7 @@ def _check_coding(head: RequestHead, value: bytes) -> None:
         raise RefusedError(400, "Bad Request", "HTTP/1.0 has no transfer codings")
     if head.chunked or value.strip().lower() != b"chunked":
         raise RefusedError(501, "Not Implemented", "of the transfer codings only chunked is understood here")
-    head.chunked = head.has_body = True
+    head.chunked = True
 
 
 def _check_upgrade(head: RequestHead, upgrades: list[bytes], nominated: list[bytes]) -> None:

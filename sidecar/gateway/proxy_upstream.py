@@ -16,6 +16,7 @@ from sidecar.gateway.proxy_head import ResponseHead, read_response
 log = structlog.get_logger(__name__)
 
 _MOST_HEAD_BYTES = 256 * 1024
+_WRITE_BUFFER_BYTES = 16 * 1024
 _MOST_IDLE = 100
 _IDLE_S = 4.0  # common servers close an idle connection after 5 s: a request must not meet that
 
@@ -47,7 +48,7 @@ class ResponseTaker(Protocol):
         """The gateway reads more slowly than the request comes, or no longer."""
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(asyncio.BufferedProtocol):
     """One connection to the gateway. Parses responses; httptools calls the `on_…` methods."""
 
     def __init__(self, pool: UpstreamPool) -> None:
@@ -65,23 +66,28 @@ class UpstreamConnection(asyncio.Protocol):
         self._in_body = self._interim = self._until_close = self._keep_alive = False
         self._fault = ""
 
-    # -- asyncio.Protocol
+    # -- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
+        self.transport.set_write_buffer_limits(_WRITE_BUFFER_BYTES)
         self._pool.opened(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _sizehint: int) -> bytearray:
+        """One for all connections: what is read is taken out of it at once."""
+        return self._pool.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Parse and hand over."""
         taker = self.taker
         if taker is None:
             self.abort()  # nobody asked
             return
         self.heard = True
-        self._unheard_bytes += len(data)
+        self._unheard_bytes += nbytes
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(memoryview(self._pool.buffer)[:nbytes])
         except httptools.HttpParserUpgrade:
             self._fault = "it switched protocols"
         except httptools.HttpParserError as exc:
@@ -226,7 +232,17 @@ class UpstreamConnection(asyncio.Protocol):
 class UpstreamPool:
     """Connections to *host*:*port*; the one used last is used next."""
 
-    def __init__(self, host: str, port: int, *, tls: bool, connect_timeout_s: float, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: bool,
+        connect_timeout_s: float,
+        now: Callable[[], float],
+        buffer: bytearray,
+    ) -> None:
+        self.buffer = buffer  # that each read fills
         self._host = host
         self._port = port
         self._tls = tls

@@ -1,0 +1,39 @@
+"""What the proxy answers by itself, without the gateway: refusals, and that there is no answer."""
+
+from __future__ import annotations
+
+import msgspec
+
+TRACE_ID_HEADER = b"X-Observer-Trace-Id"
+
+
+class RefusedError(Exception):
+    """A request that goes no further: the *status* and *reason* of the answer, and *text* for who sent it."""
+
+    def __init__(self, status: int, reason: str, text: str) -> None:
+        super().__init__(status, reason, text)
+        self.status, self.reason, self.text = status, reason, text
+
+
+MALFORMED = RefusedError(400, "Bad Request", "this is not HTTP/1.1: send a valid request")
+TOO_LARGE = RefusedError(431, "Request Header Fields Too Large", "the request's head is too large: send less of it")
+TOO_SLOW = RefusedError(408, "Request Timeout", "the request came too slowly: send it again, faster")
+PROBED = RefusedError(204, "No Content", "")
+
+
+def local_response(
+    status: int, reason: str, error: str, *, close: bool, trace_id: int = 0, method: bytes = b"GET"
+) -> bytes:
+    """The proxy's own answer, as JSON with `error`."""
+    body = msgspec.json.encode({"error": error})
+    lines = [
+        b"HTTP/1.1 %d %b" % (status, reason.encode()),
+        b"Content-Type: application/json",
+        b"Content-Length: %d" % len(body),
+        b"X-Observer-Error: proxy",
+    ]
+    if trace_id:
+        lines.append(b"%b: %032x" % (TRACE_ID_HEADER, trace_id))
+    if close:
+        lines.append(b"Connection: close")
+    return b"\r\n".join([*lines, b"", b"" if method == b"HEAD" else body])

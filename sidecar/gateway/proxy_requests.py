@@ -1,0 +1,185 @@
+"""Reads requests from an agent's bytes, one at a time: what follows a whole request is held until its turn comes.
+
+Agents may send many requests at once. llhttp would parse all that one read brought, so it is fed no more than one
+message's worth: a head, a chunk-coded body and its trailer each end with an empty line, any other body has a length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import httptools
+
+from sidecar.gateway.proxy_head import RequestHead, RequestRules
+from sidecar.gateway.proxy_refusal import MALFORMED, PROBED, TOO_LARGE, RefusedError
+
+_MOST_HEAD_BYTES = 64 * 1024
+_MOST_FIELDS = 512
+_EMPTY_LINE = b"\r\n\r\n"
+
+
+class RequestTaker(Protocol):
+    """Who takes the requests: an agent's connection."""
+
+    def request_head(self, head: RequestHead) -> None:
+        """A request that may go on begins."""
+
+    def request_data(self, data: bytes) -> None:
+        """A piece of its body."""
+
+    def request_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
+        """It is whole; nothing more is read before `next`."""
+
+    def refused(self, refusal: RefusedError) -> None:
+        """What came is no request, or none that may go on; nothing more is read."""
+
+
+class RequestReader:
+    """The requests of one connection. httptools calls the `on_…` methods."""
+
+    def __init__(self, taker: RequestTaker, rules: RequestRules, now: Callable[[], float]) -> None:
+        self._taker = taker
+        self._rules = rules
+        self._now = now
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._held = b""
+        self._refusal: RefusedError | None = None  # once set it stays: nothing behind it is a request
+        self._parsing = False
+        self._whole = False
+        self._unheard_bytes = 0  # bytes that brought neither body nor the end of a message
+        self.head_since: float | None = now()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._trailers: list[tuple[bytes, bytes]] = []
+        self._body_left = 0  # of a body with a length
+        self._offered: RequestHead | None = None
+        self.in_body = False
+
+    # -- for the connection
+
+    @property
+    def holds(self) -> bool:
+        """Whether more came than may be read now."""
+        return bool(self._held)
+
+    def feed(self, data: bytes | bytearray, size: int) -> None:
+        """The first *size* bytes of *data* have come; nothing of *data* is kept but by copy."""
+        if self._whole or self._held:
+            self._held += data[:size]
+        else:
+            self._parse(data, size)
+
+    def next(self) -> None:
+        """The last request is answered: read on in what is held."""
+        self._whole = False
+        if self._held and not self._parsing:
+            held, self._held = self._held, b""
+            self._parse(held, len(held))
+
+    def close(self) -> None:
+        """No more is read."""
+        self._refusal = self._refusal or MALFORMED
+        self._held = b""
+        self._parser = None  # it holds our methods: a cycle
+
+    # -- httptools
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._begin()
+        self.head_since = self._now()
+
+    def on_url(self, part: bytes) -> None:
+        """A piece of the target."""
+        self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field of the head or, behind the body, of the trailer."""
+        fields = self._trailers if self.in_body else self._headers
+        fields.append((name, value))
+        if len(fields) > _MOST_FIELDS:
+            self._refusal = self._refusal or TOO_LARGE
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: accept or refuse it."""
+        self.head_since = None
+        if self._refusal is not None:
+            return
+        try:
+            head = self._read_head()
+        except RefusedError as refusal:
+            self._refusal = refusal
+            return
+        if self._parser.should_upgrade():
+            self._offered = head  # whatever it took for an offer, the parser will not read the body; see _decline
+        elif head.probe:
+            self._refusal = PROBED
+        else:
+            self.in_body = True
+            self._body_left = head.length
+            self._taker.request_head(head)
+
+    def _read_head(self) -> RequestHead:
+        parser = self._parser
+        version, keep_alive = parser.get_http_version(), parser.should_keep_alive()
+        return self._rules.read(
+            parser.get_method(), self._target, self._headers, version=version, keep_alive=keep_alive
+        )
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body."""
+        self._unheard_bytes = 0
+        self._body_left -= len(data)
+        if self._refusal is None:
+            self._taker.request_data(data)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._unheard_bytes = 0
+        if self._offered is None and self._refusal is None:
+            self.in_body, self._whole = False, True
+            self._taker.request_end(self._trailers)
+
+    # -- inside
+
+    def _parse(self, data: bytes | bytearray, size: int) -> None:
+        """Read on until a request is whole, and hold the rest."""
+        self._parsing, at = True, 0
+        while at < size and not self._whole and self._parser is not None:
+            end = self._end_of_piece(data, at, size)
+            self._unheard_bytes += end - at
+            try:
+                self._parser.feed_data(memoryview(data)[at:end])
+            except httptools.HttpParserUpgrade as exc:
+                data = self._declined(bytes(data[at + exc.args[0] : size]))
+                size, end = len(data), 0
+            except httptools.HttpParserError:
+                self._refusal = self._refusal or MALFORMED
+            if self._unheard_bytes > _MOST_HEAD_BYTES:
+                self._refusal = self._refusal or TOO_LARGE
+            at = end
+            if self._refusal is not None and self._parser is not None:
+                self._taker.refused(self._refusal)
+                break
+        self._parsing = False
+        if at < size and self._refusal is None:
+            self._held = bytes(data[at:size])
+
+    def _end_of_piece(self, data: bytes | bytearray, at: int, size: int) -> int:
+        if self._body_left > 0:
+            return min(size, at + self._body_left)
+        found = data.find(_EMPTY_LINE, at, size)
+        return size if found < 0 else found + len(_EMPTY_LINE)
+
+    def _declined(self, rest: bytes) -> bytes:
+        """The agent offered HTTP/2, which it may: go on as if it had not, with a parser that reads the body."""
+        offered = self._offered
+        if offered is None:
+            self._refusal = self._refusal or MALFORMED
+            return b""
+        self._parser = httptools.HttpRequestParser(self)
+        return offered.without_offer() + rest
