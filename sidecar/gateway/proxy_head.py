@@ -10,8 +10,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
-from urllib.parse import unquote_to_bytes
 
+from sidecar.gateway.proxy_paths import AllowedPaths
 from sidecar.gateway.proxy_refusal import TRACE_ID_HEADER, RefusedError
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -118,7 +118,7 @@ class RequestRules:
         self._host_line = b"Host: " + gateway_host.encode("idna" if not gateway_host.isascii() else "ascii")
         names = {name.strip().lower() for name in allowed_hosts}
         self._names = frozenset(filter(None, names | {"localhost", gateway_name.lower()}))
-        self._paths = tuple(path.strip().encode() for path in paths if path.strip())
+        self._paths = AllowedPaths(paths)
         self._instance = instance
         self._known_hosts: set[bytes] = set()
 
@@ -140,6 +140,7 @@ class RequestRules:
                 self._our_header(head, key, value, lines)
             else:
                 lines.append(b"%b: %b" % (name, value))
+        self._paths.check_headers(headers)
         head.lines = lines
         self._apply(head, special)
         head.lines.append(b"X-Observer-Via: " + self._instance)
@@ -174,8 +175,7 @@ class RequestRules:
             raise RefusedError(501, "Not Implemented", "this proxy opens no tunnels: it reaches its one gateway only")
         if not target.startswith(b"/") and not (target == b"*" and method == b"OPTIONS"):
             raise RefusedError(400, "Bad Request", "the target must be a path: this proxy reaches its one gateway only")
-        if self._paths and not _is_under(target, self._paths):
-            raise RefusedError(403, "Forbidden", "this path is not in OBSERVER_PROXY_PATHS")
+        self._paths.check_target(target)
 
     def _check_host(self, hosts: list[bytes], head: RequestHead) -> None:
         if len(hosts) > 1 or (not hosts and not head.http10):
@@ -202,6 +202,8 @@ class RequestRules:
 
 def read_response(status: int, reason: bytes, headers: Headers) -> ResponseHead:
     """The response head that goes on. Raises ValueError where its length is coded in a way that cannot go on."""
+    if status < 100:
+        raise ValueError(f"its status is {status}")
     head = ResponseHead(status, reason, headers)
     lines = head.lines
     nominated: list[bytes] = []
@@ -277,18 +279,3 @@ def _drop_nominated(lines: list[bytes], nominated: list[bytes]) -> None:
     names = {*nominated} - _FRAMING - {b"keep-alive", b"close", b"upgrade", b"te"}
     if names:
         lines[:] = [line for line in lines if line.partition(b":")[0].lower() not in names]
-
-
-def _is_under(target: bytes, paths: tuple[bytes, ...]) -> bool:
-    """Whether *target* begins with one of *paths* and cannot be read as leading out of it."""
-    path = target.split(b"?", 1)[0]
-    plain = unquote_to_bytes(unquote_to_bytes(path)).replace(b"\\", b"/")
-    if unquote_to_bytes(plain) != plain or b"\0" in plain or b"#" in plain:  # who knows how the gateway reads these
-        return False
-    if any(segment.split(b";")[0] in (b".", b"..") for segment in plain.split(b"/")):  # some servers cut at the `;`
-        return False
-    return any(_has_prefix(path, prefix) and _has_prefix(plain, prefix) for prefix in paths)
-
-
-def _has_prefix(path: bytes, prefix: bytes) -> bool:
-    return path == prefix or path.startswith(prefix if prefix.endswith(b"/") else prefix + b"/")

@@ -16,6 +16,9 @@ from sidecar.gateway.proxy_head import ResponseHead, read_response
 log = structlog.get_logger(__name__)
 
 _MOST_HEAD_BYTES = 256 * 1024
+_MOST_FIELDS = 2000
+_MOST_TRAILERS = 100
+_TOO_LARGE = "the head of its answer is too large"
 _WRITE_BUFFER_BYTES = 16 * 1024
 _MOST_IDLE = 100
 _IDLE_S = 4.0  # common servers close an idle connection after 5 s: a request must not meet that
@@ -93,7 +96,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         except httptools.HttpParserError as exc:
             self._fault = self._fault or f"its answer is not HTTP/1.1: {exc}"
         if self._unheard_bytes > _MOST_HEAD_BYTES:
-            self._fault = self._fault or "the head of its answer is too large"
+            self._fault = self._fault or _TOO_LARGE
         if self._fault:
             self._lost(self._fault)
         taker.after_data()
@@ -145,10 +148,13 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field of the head or, behind the body, of the trailer."""
-        if not self._in_body:
+        if self._in_body:
+            if len(self._trailers) < _MOST_TRAILERS:
+                self._trailers.append((name, value))
+        elif len(self._headers) < _MOST_FIELDS:
             self._headers.append((name, value))
-        elif len(self._trailers) < 100:
-            self._trailers.append((name, value))
+        else:
+            self._fault = _TOO_LARGE
 
     def on_headers_complete(self) -> None:
         """The head is whole: hand it over."""

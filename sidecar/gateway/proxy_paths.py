@@ -1,0 +1,52 @@
+"""Which paths may be called through the proxy. What some server could read as leading elsewhere is refused."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from urllib.parse import unquote_to_bytes
+
+from sidecar.gateway.proxy_refusal import RefusedError
+
+_OTHER_PATHS = frozenset([b"x-original-url", b"x-rewrite-url"])  # some servers take them for the target
+_ODD = ("\0", "#", "%u")
+
+
+class AllowedPaths:
+    """Prefixes, whole segments of them; none: everything may be called."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = tuple(path.strip().encode() for path in paths if path.strip())
+
+    def check_target(self, target: bytes) -> None:
+        """Raises RefusedError where *target* is not below one of the paths, however it is read."""
+        if self._paths and not self._has(target):
+            raise RefusedError(403, "Forbidden", "this path is not in OBSERVER_PROXY_PATHS")
+
+    def check_headers(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Raises RefusedError where one of *headers* names a path beside the target."""
+        if self._paths:
+            for name, _ in headers:
+                if name.lower() in _OTHER_PATHS:
+                    raise RefusedError(403, "Forbidden", "with OBSERVER_PROXY_PATHS set no header may name a path")
+
+    def _has(self, target: bytes) -> bool:
+        path = target.split(b"?", 1)[0]
+        plain = unquote_to_bytes(unquote_to_bytes(path)).replace(b"\\", b"/")
+        if unquote_to_bytes(plain) != plain or _leads_out(plain):
+            return False
+        return any(_has_prefix(path, prefix) and _has_prefix(plain, prefix) for prefix in self._paths)
+
+
+def _leads_out(plain: bytes) -> bool:
+    try:
+        text = unicodedata.normalize("NFKC", plain.decode())  # some servers do, and full-width dots are dots then
+    except UnicodeDecodeError:  # overlong forms of a dot among them
+        return True
+    if any(odd in text for odd in _ODD):  # who knows how the gateway reads these
+        return True
+    return any(segment.split(";")[0].strip() in (".", "..") for segment in text.split("/"))  # some cut at the `;`
+
+
+def _has_prefix(path: bytes, prefix: bytes) -> bool:
+    return path == prefix or path.startswith(prefix if prefix.endswith(b"/") else prefix + b"/")
