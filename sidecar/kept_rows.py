@@ -80,14 +80,19 @@ class KeptRows(Generic[T]):
         self._make_room()
 
     def remove(self, key: str) -> T | None:
-        """Take the row of *key* out; it is another's now."""
+        """Take the row of *key* out; None if there is none."""
         row = self._rows.pop(key, None)
         if row is not None:
             del self._places[key]
             self._encoded.pop(key, None)
             self._forget(key)
-            self._newest = next(reversed(self._rows), None)  # as after a restart
+            self._newest = next(reversed(self._rows), None)  # as after a restart, which counts places alike
+            self._last_place = self._places[self._newest] if self._newest is not None else 0
         return row
+
+    def items(self) -> list[tuple[str, T]]:
+        """A copy with keys, least recent first."""
+        return list(self._rows.items())
 
     def rows(self) -> list[T]:
         """A copy, least recent first."""
@@ -169,6 +174,7 @@ class KeptRows(Generic[T]):
             self._forget(key)
 
     def _forget(self, key: str) -> None:
+        """The row of *key* is gone: what was saved of it is to go too."""
         if key in self._saved:
             self._dirty.add(key)
         else:

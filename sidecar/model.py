@@ -254,8 +254,9 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LangfuseTold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one request told, or one page that was pulled: written down before it is acknowledged."""
+    """What one request told, or one page that was pulled, *taken_ns*: written down before it is acknowledged."""
 
+    taken_ns: int = 0
     fragments: list[Fragment] = []
     scores: list[Score] = []
 

@@ -16,6 +16,7 @@ from sidecar.analysis.life_cycle import decided
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.analysis.playbook_consolidator import kept
 from sidecar.analysis.success_book import SuccessBook
+from sidecar.langfuse.book import DONE, TOLD, LangfuseBook
 from sidecar.protocols import Clock
 from sidecar.store.checkpoint import Derived
 from sidecar.store.decisions import DecisionHandlers
@@ -33,15 +34,19 @@ class Books:
         self.incidents = IncidentBook()
         self.successes = SuccessBook()
         self.duplicates = Duplicates(clock)
+        self.langfuse = LangfuseBook()
         self.derived: dict[str, Derived] = {
             "incidents": self.incidents,
             "successes": self.successes,
             "seen_ids": self.duplicates,
+            "langfuse": self.langfuse,
         }
         self.decided = DecisionHandlers()
         self._on(DIAGNOSIS, lambda body: marked(self.incidents, body))
         self._on(INCIDENTS, lambda body: decided(self.incidents, body))
         self._on(PLAYBOOK, lambda body: kept(self.successes, body))
+        self._on(TOLD, self.langfuse.apply_told)
+        self._on(DONE, self.langfuse.apply_done)
 
     def _on(self, kind: str, apply: Callable[[bytes], Any]) -> None:
         def applied(body: bytes) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.export.cursor_file import CursorFile
-from sidecar.export.frames import SpoolRecord, framed
 from sidecar.export.journal_export import JournalSource
 from sidecar.export.lane import ExportLane
 from sidecar.export.metric_export import MetricExport
@@ -29,6 +27,7 @@ from sidecar.export.spool import Spool
 from sidecar.export.spool_door import SpoolDoor
 from sidecar.metrics import OwnMetrics
 from sidecar.model import ObservedOp
+from sidecar.pipeline_spool import spool_log
 from sidecar.protocols import Clock, Stage
 from sidecar.settings import Settings
 from sidecar.spans.provider import our_version
@@ -36,7 +35,6 @@ from sidecar.spans.recorder import SCOPE_NAME
 from sidecar.store.commit_log import CommitLog
 from sidecar.store.journal_reader import JournalReader
 
-_SPOOL_PENDING_BYTES = 16 * 2**20  # what the spool holds in memory while the disk is slow
 _DRAIN_SHARE = 4  # of the grace: the rest is for the journals
 
 
@@ -85,19 +83,9 @@ class Export:
             encode=span_bytes,
             wrap=request_wrapper(resource, InstrumentationScope(SCOPE_NAME, our_version())),
         )
-        spool_bytes = min(settings.spool_max_bytes, settings.shares.spool)
+        spool_bytes = settings.spool_bytes
         self.spool = Spool(data_dir / "spool", clock, max_bytes=spool_bytes, max_age_s=settings.spool_max_age)
-        self.spool_log: CommitLog[SpoolRecord] = CommitLog(
-            "spool",
-            self.spool.open,
-            framed,
-            _Nobody(),
-            clock,
-            max_bytes=min(_SPOOL_PENDING_BYTES, spool_bytes // 2),
-            sync_every_s=settings.fsync_every_s,
-            commit_timeout_s=settings.commit_timeout,
-            seal=bytes,
-        )
+        self.spool_log = spool_log("spool", self.spool, settings, clock)
         self.door = SpoolDoor(self.spool_log)
         self.processor = SpanSpooler(self.door)
         patience: dict[str, Any] = {
@@ -163,10 +151,3 @@ class _Begins:
 
     async def stop(self) -> None:
         """Nothing: what is settled from here on is exported as well."""
-
-
-class _Nobody:
-    """The downstream of the spool's log: the lane reads the spool itself."""
-
-    def consume_all(self, ops: Sequence[SpoolRecord], lines: Sequence[bytes]) -> None:
-        """Nothing."""

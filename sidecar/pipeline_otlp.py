@@ -43,9 +43,12 @@ class OtlpDoors:
         self.sampling: TailSampling | None = None
         if export is not None and settings.export_success_ratio < 1:
             self.sampling = TailSampling(settings.export_success_ratio, observer.clock)
+        self.names = Templates()
+        self.conventions = SpanConventions(observer.normalizer, _gateways(settings), self.names)
+        self.witness = ReceivedRecorder(provider)
         self.intake = OtlpIntake(
-            SpanConventions(observer.normalizer, _gateways(settings), Templates()),
-            ReceivedRecorder(provider),
+            self.conventions,
+            self.witness,
             export.door if export is not None else None,
             self.sampling,
         )

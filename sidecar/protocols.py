@@ -112,6 +112,23 @@ class LangfuseForward(Protocol):
         ...
 
 
+class RelayedAnswer(NamedTuple):
+    """What Langfuse said; *error* tells why there is no answer of its own."""
+
+    status: int
+    media: str
+    body: bytes
+    error: str
+
+
+class LangfuseAnswers(Protocol):
+    """Answers what SDKs ask of Langfuse. Real one: `export.langfuse_relay`."""
+
+    async def ask(self, method: str, target: str, media: str, body: bytes) -> RelayedAnswer:
+        """Make one bounded attempt; *target* is path and query, *media* the content type of *body*. Never raises."""
+        ...
+
+
 class Promise(Protocol):
     """The promise that something is on disk: what a `Receipt` is, without saying of what."""
 

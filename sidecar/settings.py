@@ -203,6 +203,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return shares(self.data_max_bytes)
 
     @property
+    def spool_bytes(self) -> int:
+        """Bytes that one spool may hold; there are two where Langfuse is sent what came for it."""
+        share = self.shares.spool // 2 if self.langfuse_forward_url else self.shares.spool
+        return min(self.spool_max_bytes, share)
+
+    @property
     def retention_s(self) -> float | None:
         """Seconds that journals are kept, None = whatever their age."""
         return self.retention * 86_400 or None

@@ -11,13 +11,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from sidecar.export.answers import Answer
 from sidecar.export.batch import Batch, Source
-from sidecar.export.otlp_sender import OtlpSender
+
+if TYPE_CHECKING:  # gRPC alone takes 10 MiB
+    from sidecar.export.otlp_sender import OtlpSender
 
 log = structlog.get_logger(__name__)
 

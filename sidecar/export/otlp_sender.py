@@ -20,6 +20,7 @@ from google.rpc.status_pb2 import Status
 
 from sidecar.errors import StartError
 from sidecar.export.answers import Answer, delivered, grpc_answer, http_answer, unreachable
+from sidecar.export.http_client import read_bounded, tls_context
 from sidecar.export.otlp_target import OtlpTarget
 
 Signal = Literal["traces", "metrics"]
@@ -33,7 +34,6 @@ _RECONNECT: Final = (  # gRPC's own back-off goes to two minutes: a collector th
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
 _STATUS_KEY: Final = "grpc-status-details-bin"
-_MOST_ANSWER: Final = 64 * 1024  # bytes of an answer that are read
 _GZIP_LEVEL: Final = 1
 
 
@@ -105,7 +105,7 @@ class HttpSender:
             # As an iterator: httpx's objects refer to each other, and would keep a body until the collector comes by.
             once, length = iter([body]), {"Content-Length": str(len(body))}
             with self._client.stream("POST", self._url, content=once, headers=length, timeout=timeout_s) as response:
-                said = _read(response, deadline)
+                said = read_bounded(response, deadline)
                 retry_after = response.headers.get("retry-after", "")
                 return http_answer(response.status_code, said, retry_after, time.time_ns())
         except httpx.TransportError as exc:
@@ -116,16 +116,6 @@ class HttpSender:
     def close(self) -> None:
         """Give the connections back."""
         self._client.close()
-
-
-def _read(response: httpx.Response, deadline: float) -> bytes:
-    """The answer's first bytes; an endless or slow one is not waited for, its status has said enough."""
-    said = b""
-    for chunk in response.iter_bytes():
-        said += chunk
-        if len(said) > _MOST_ANSWER or time.monotonic() > deadline:
-            break
-    return said[:_MOST_ANSWER]
 
 
 def _grpc_failure(error: Any) -> Answer:
@@ -158,11 +148,7 @@ def _grpc_tls(target: OtlpTarget) -> grpc.ChannelCredentials:
 
 
 def _http_tls(target: OtlpTarget) -> ssl.SSLContext:
-    if not target.is_tls:
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used: the public authorities would take memory
-    context = (
-        ssl.create_default_context(cafile=target.certificate) if target.certificate else httpx.create_ssl_context()
-    )
+    context = tls_context(target.endpoint, target.certificate)
     if target.client_certificate:
         context.load_cert_chain(target.client_certificate, target.client_key or None)
     return context

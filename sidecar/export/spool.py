@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 _PARTS: Final = 16  # segments in a full spool, and in its longest time
 _MOST_SEGMENT: Final = 16 * 2**20
-_MOST_RECORDS: Final = 512  # of one batch
+_MOST_RECORDS: Final = 512
 
 
 class Spool:
@@ -37,11 +37,14 @@ class Spool:
     were exported; `damaged` records could not be read back.
     """
 
-    def __init__(self, folder: Path, clock: Clock, *, max_bytes: int, max_age_s: float) -> None:
+    def __init__(
+        self, folder: Path, clock: Clock, *, max_bytes: int, max_age_s: float, most_records: int = _MOST_RECORDS
+    ) -> None:
         self._folder = folder
         self._clock = clock
         self._max_bytes = max_bytes
         self._max_age_ns = round(max_age_s * 1e9)
+        self._most_records = most_records  # of one batch
         self._segment_bytes = min(_MOST_SEGMENT, max_bytes // _PARTS)
         self._cursor = CursorFile(folder / "cursor.json")
         self._lock = threading.Lock()
@@ -235,7 +238,7 @@ class Spool:
             taken.append(frame._replace(end=upto))
             size += frame.end - frame.start
             spans += frame.spans
-            if len(taken) == _MOST_RECORDS:
+            if len(taken) == self._most_records:
                 return _batch(start, upto, taken, full=upto < until)
         return _batch(start, until_here, taken, full=until_here < until)
 

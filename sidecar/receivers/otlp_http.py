@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from sidecar.receivers.bodies import BodyReader
 from sidecar.receivers.otlp_json import protobuf_request
-from sidecar.receivers.otlp_receiver import OtlpIntake
+from sidecar.receivers.otlp_receiver import OtlpIntake, Taken
 from sidecar.receivers.otlp_wire import Rejected
 from sidecar.receivers.rpc_status import status_of_http
 
@@ -30,8 +30,12 @@ class OtlpTracesResource:
     scope = "ingest"
 
     def __init__(self, intake: OtlpIntake, bodies: BodyReader) -> None:
-        self._intake = intake
+        self.intake = intake
         self._bodies = bodies
+
+    async def take(self, _req: falcon.asgi.Request, body: bytes, rejected: Rejected) -> Taken:
+        """What becomes of a request that was read."""
+        return await self.intake.take(body, rejected)
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """200 once the request is on disk; `partial_success` names the spans that were refused."""
@@ -44,7 +48,7 @@ class OtlpTracesResource:
             if media == JSON:
                 body = await asyncio.to_thread(protobuf_request, body, rejected)
                 lease.take(len(body))
-            taken = await self._intake.take(body, rejected)
+            taken = await self.take(req, body, rejected)
         resp.content_type, resp.data = _said(taken.response(), media)
 
     def say_error(self, req: falcon.asgi.Request, status: int, text: str) -> tuple[str, bytes]:

@@ -63,8 +63,12 @@ class OtlpIntake:
         self.rejected = 0
         self.repeats = 0  # requests sent again after they were acknowledged
 
-    async def take(self, request: bytes, rejected: Rejected | None = None) -> Taken:
+    async def take(
+        self, request: bytes, rejected: Rejected | None = None, also_to: RequestSpool | None = None
+    ) -> Taken:
         """Learn from *request* and pass it on; *rejected* spans were refused before. Returns once it is on disk.
+
+        *also_to* gets all of it, whatever is chosen of it for the collector.
 
         A request sent again, byte for byte, is the same one: what was done of it is not done anew. Raises
         MalformedError, TooLargeError, and RetryableError where it should be sent again.
@@ -77,7 +81,7 @@ class OtlpIntake:
         async with attempt.lock:
             if attempt.taken is None:
                 try:
-                    attempt.taken = await self._attempted(request, rejected or Rejected(), attempt)
+                    attempt.taken = await self._attempted(request, rejected or Rejected(), attempt, also_to)
                 except BaseException:
                     self._forget_some()
                     raise
@@ -100,7 +104,9 @@ class OtlpIntake:
         ):
             self._unfinished.popitem(last=False)
 
-    async def _attempted(self, request: bytes, rejected: Rejected, attempt: _Attempt) -> Taken:
+    async def _attempted(
+        self, request: bytes, rejected: Rejected, attempt: _Attempt, also_to: RequestSpool | None
+    ) -> Taken:
         """Do what is still to be done of *request*."""
         breath = _Breath()
         parts: list[bytes] = []
@@ -108,24 +114,31 @@ class OtlpIntake:
             if part:
                 parts.append(part)
             await breath.pause()
-        attempt.ops.begin()
-        attempt.spooled.begin()
+        for ledger in attempt.ledgers:
+            ledger.begin()
         refused_before = rejected.spans
         leaving: list[tuple[bytes, int]] = []
-        spans = 0
+        pieces: list[tuple[bytes, int]] = []
         for part in parts:
             piece = read_piece(part, rejected)
             failed = await self._learn(piece, attempt.ops, breath)
             leaving.append(self._leaving(piece, failed))
-            spans += piece.spans
+            pieces.append((piece.data, piece.spans))
             await breath.pause()
+        spans = sum(count for _, count in pieces)
         if not spans and rejected.unreadable:
             raise MalformedError("the body is not an OTLP request", rejected.why, "Send an ExportTraceServiceRequest")
-        if self._spool is not None:
-            whole = rejected.spans == refused_before and spans == sum(count for _, count in leaving)
-            self._pass_on([(request, spans)] if whole and len(request) <= _CHUNK_BYTES else leaving, attempt.spooled)
-        for receipt in (*attempt.ops.receipts, *attempt.spooled.receipts):
-            await receipt.wait()
+        is_whole = rejected.spans == refused_before and len(request) <= _CHUNK_BYTES
+        for spool, parts_of_it, ledger in (
+            (self._spool, leaving, attempt.spooled),
+            (also_to, pieces, attempt.also_spooled),
+        ):
+            if spool is not None:
+                as_it_is = is_whole and spans == sum(count for _, count in parts_of_it)
+                _pass_on(spool, [(request, spans)] if as_it_is else parts_of_it, ledger)
+        for ledger in attempt.ledgers:
+            for receipt in ledger.receipts:
+                await receipt.wait()
         return Taken(spans, rejected.spans, rejected.why)
 
     async def _learn(self, piece: Piece, ledger: _Ledger, breath: _Breath) -> set[bytes]:
@@ -148,11 +161,12 @@ class OtlpIntake:
         parts = [self._sampling.kept(each, frozenset(failed | failed_traces(each))) for each in piece.resource_spans]
         return b"".join(data for data, _ in parts), sum(count for _, count in parts)
 
-    def _pass_on(self, leaving: Iterable[tuple[bytes, int]], ledger: _Ledger) -> None:
-        """Into the spool, in requests that collectors take. Raises OverloadedError."""
-        for data, spans in _chunks(leaving):
-            if self._spool is not None and not ledger.has_next():
-                ledger.add(self._spool.put(data, spans), "the spool cannot keep up")
+
+def _pass_on(spool: RequestSpool, leaving: Iterable[tuple[bytes, int]], ledger: _Ledger) -> None:
+    """Into *spool*, in requests that collectors take. Raises OverloadedError."""
+    for data, spans in _chunks(leaving):
+        if not ledger.has_next():
+            ledger.add(spool.put(data, spans), "the spool cannot keep up")
 
 
 def _chunks(leaving: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
@@ -206,7 +220,13 @@ class _Attempt:
         self.lock = asyncio.Lock()
         self.ops = _Ledger()
         self.spooled = _Ledger()
+        self.also_spooled = _Ledger()
         self.taken: Taken | None = None
+
+    @property
+    def ledgers(self) -> tuple[_Ledger, ...]:
+        """All of them."""
+        return self.ops, self.spooled, self.also_spooled
 
 
 class _Breath:

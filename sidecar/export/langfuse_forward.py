@@ -1,0 +1,99 @@
+"""On to Langfuse: what its clients sent here, unchanged, from a spool of its own by a lane of its own.
+
+A record is one POST: a line of JSON with its path and headers, then its body. It is sent until Langfuse takes it or
+refuses it for what it is; in a batch of events some of which Langfuse could not store now, all come again: it knows
+them by their ids.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from sidecar.export.answers import Answer, http_answer, unreachable
+from sidecar.export.http_client import read_bounded, tls_context
+from sidecar.export.spool_door import SpoolDoor
+from sidecar.protocols import Promise
+
+_UNKNOWN_KEYS: Final = (401, 403)
+_MULTI_STATUS: Final = 207
+_MOST_TEXT: Final = 300
+_MOST_ANSWER: Final = 2**20  # it speaks of each event
+
+
+class ForwardDoor:
+    """A `LangfuseForward` over *spool*."""
+
+    def __init__(self, spool: SpoolDoor) -> None:
+        self._spool = spool
+
+    def put(self, path: str, headers: dict[str, str], body: bytes, items: int) -> Promise | None:
+        """See `LangfuseForward`."""
+        head = msgspec.json.encode({"path": path, "headers": headers})
+        return self._spool.put(head + b"\n" + body, items)
+
+
+class LangfuseSender:
+    """One Langfuse server, as `export.lane` sends to it. Used by one thread; `close` may come from another."""
+
+    def __init__(self, url: str, public_key: str, secret_key: str) -> None:
+        self._url = url.rstrip("/")
+        self._client = httpx.Client(verify=tls_context(url), headers=basic_auth(public_key, secret_key))
+
+    def send(self, request: bytes, timeout_s: float) -> Answer:
+        """Make one attempt of at most *timeout_s* seconds. Never raises for what the other side does."""
+        head, _, body = request.partition(b"\n")
+        said: dict[str, Any] = msgspec.json.decode(head)
+        headers = {**said["headers"], "Content-Length": str(len(body))}
+        deadline = time.monotonic() + timeout_s
+        try:
+            with self._client.stream(
+                "POST", self._url + said["path"], content=iter([body]), headers=headers, timeout=timeout_s
+            ) as response:
+                answered = read_bounded(response, deadline, _MOST_ANSWER)
+                return _meaning(response, answered)
+        except httpx.TransportError as exc:
+            return unreachable(f"{type(exc).__name__} {exc}".strip())
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            return Answer("refused", f"{type(exc).__name__} {exc}".strip())
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+
+def basic_auth(public_key: str, secret_key: str) -> dict[str, str]:
+    """The header by which Langfuse knows a project."""
+    pair = base64.b64encode(f"{public_key}:{secret_key}".encode()).decode()
+    return {"Authorization": f"Basic {pair}"}
+
+
+def _meaning(response: httpx.Response, body: bytes) -> Answer:
+    status = response.status_code
+    if status in _UNKNOWN_KEYS:  # a person will put it right: nothing need be lost until then
+        return Answer("retry", f"HTTP {status}: Langfuse does not know the keys of LANGFUSE_FORWARD_…")
+    if status == _MULTI_STATUS:
+        return _of_each(body)
+    if 200 <= status < 300 and "json" in response.headers.get("content-type", ""):
+        return Answer("delivered")
+    return http_answer(status, body, response.headers.get("retry-after", ""), time.time_ns())
+
+
+def _of_each(body: bytes) -> Answer:
+    """The meaning of an answer that speaks of each event or score."""
+    try:
+        said = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return Answer("delivered")
+    errors = [each for each in said.get("errors") or () if isinstance(each, dict)] if isinstance(said, dict) else []
+    if not errors:
+        return Answer("delivered")
+    statuses = [each.get("status") for each in errors]
+    why = msgspec.json.encode(errors[0]).decode()[:_MOST_TEXT]
+    if any(isinstance(status, int) and (status >= 500 or status == 429) for status in statuses):
+        return Answer("retry", why)
+    return Answer("delivered", why, rejected=len(errors))

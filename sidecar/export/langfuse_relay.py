@@ -1,0 +1,47 @@
+"""What Langfuse's SDKs ask of Langfuse itself, asked there with its own keys: prompts, projects, media.
+
+Nothing is kept: the agent waits for the answer, as it would without us. Without a Langfuse server behind us there is
+none, and what an SDK needs to go on is answered here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import httpx
+import structlog
+
+from sidecar.export.langfuse_forward import basic_auth
+from sidecar.protocols import RelayedAnswer
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT_S: Final = 15.0
+MOST_ANSWER: Final = 8 * 2**20
+
+
+class LangfuseRelay:
+    """A `LangfuseAnswers` that asks the server at *url* through *client*."""
+
+    def __init__(self, client: httpx.AsyncClient, url: str, public_key: str, secret_key: str) -> None:
+        self._client = client
+        self._url = url.rstrip("/")
+        self._auth = basic_auth(public_key, secret_key)
+
+    async def ask(self, method: str, target: str, media: str, body: bytes) -> RelayedAnswer:
+        """See `LangfuseAnswers`."""
+        headers = {**self._auth, **({"content-type": media} if media else {})}
+        try:
+            async with self._client.stream(
+                method, self._url + target, headers=headers, content=body or None, timeout=TIMEOUT_S
+            ) as response:
+                said = b""
+                async for chunk in response.aiter_bytes():
+                    said += chunk
+                    if len(said) > MOST_ANSWER:
+                        return RelayedAnswer(502, "", b"", f"Langfuse's answer is over {MOST_ANSWER} bytes")
+                return RelayedAnswer(response.status_code, response.headers.get("content-type", ""), said, "")
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            why = f"{type(exc).__name__} {exc}".strip()
+            log.warning("langfuse.relay_failed", method=method, error=why)
+            return RelayedAnswer(502, "", b"", f"Langfuse does not answer: {why}")

@@ -1,0 +1,208 @@
+"""What Langfuse's ingestion API and its scores have told and is no op yet: made of decisions alone.
+
+Each request is one decision, `langfuse_told`, written before its sender gets an answer; `langfuse_done` says what of it
+became ops, or never will. So a crash between the fragments of an observation forgets none, and a replay comes to the
+same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+from sidecar.errors import OverloadedError
+from sidecar.kept_rows import KeptRows
+from sidecar.model import Fragment, LangfuseTold, Score
+
+TOLD: Final = "langfuse_told"
+DONE: Final = "langfuse_done"
+SCORE_EVENT: Final = "langfuse-score:"
+"""How the `event_id` of an op begins that a score made."""
+
+MOST_OPEN: Final = 4096
+MOST_OPEN_BYTES: Final = 8 * 2**20
+MOST_SCORES: Final = 10_000
+_MOST_DONE: Final = 2048
+_MOST_TRACES: Final = 4096
+_NO_BOUND: Final = 2**31  # of rows that `check_room` bounds: none of them is ever evicted
+_ROW_BYTES: Final = 300
+
+
+class FragmentRow(msgspec.Struct, omit_defaults=True):
+    """An observation as far as it was told, since *since_ns*; *version* counts the tellings that changed it."""
+
+    fragment: Fragment
+    since_ns: int
+    version: int = 1
+
+
+class ScoreRow(msgspec.Struct):
+    """A score that judged nothing yet, taken *since_ns*."""
+
+    score: Score
+    since_ns: int
+
+
+class LangfuseDone(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Observations by key and version, and scores by key, with which nothing is left to do."""
+
+    observations: list[tuple[str, int]] = []
+    scores: list[str] = []
+
+
+class LangfuseBook:
+    """Open observations, the last 2048 that are done (a later update is merged into them), traces, waiting scores.
+
+    Used on the event loop's thread only.
+    """
+
+    def __init__(self) -> None:
+        self._open = KeptRows("open/", FragmentRow, _NO_BOUND)
+        self._done = KeptRows("done/", FragmentRow, _MOST_DONE)
+        self._traces = KeptRows("trace/", Fragment, _MOST_TRACES)
+        self._scores = KeptRows("score/", ScoreRow, _NO_BOUND)
+        self._tables = (self._open, self._done, self._traces, self._scores)
+        self._told = msgspec.json.Decoder(LangfuseTold).decode
+        self._finished = msgspec.json.Decoder(LangfuseDone).decode
+        self.open_bytes = 0
+
+    # --- what decisions do ---------------------------------------------------------------------------------------
+
+    def apply_told(self, body: bytes) -> None:
+        """Take in a `LangfuseTold`."""
+        told = self._told(body)
+        for fragment in told.fragments:
+            if fragment.span_id:
+                self._observation(fragment, told.taken_ns)
+            else:
+                known = self._traces.get(fragment.trace_id)
+                self._traces.add(fragment.trace_id, merged(known, fragment) if known is not None else fragment)
+        for score in told.scores:
+            key = score_key(score)
+            if self._scores.get(key) is None:
+                self._scores.add(key, ScoreRow(score, told.taken_ns))
+
+    def apply_done(self, body: bytes) -> None:
+        """Take in a `LangfuseDone`; an observation that was told more of since stays open."""
+        done = self._finished(body)
+        for key, version in done.observations:
+            row = self._open.get(key)
+            if row is not None and row.version == version:
+                self._open.remove(key)
+                self.open_bytes -= _size(row.fragment)
+                self._done.add(key, row)
+        for key in done.scores:
+            self._scores.remove(key)
+
+    def _observation(self, fragment: Fragment, taken_ns: int) -> None:
+        key = fragment.trace_id + fragment.span_id
+        row = self._open.get(key)
+        if row is not None:
+            self.open_bytes -= _size(row.fragment)
+            row.fragment = merged(row.fragment, fragment)
+            row.version += 1
+            self._open.changed(key)
+        else:
+            before = self._done.get(key)
+            whole = merged(before.fragment, fragment) if before is not None else fragment
+            if before is not None and whole == before.fragment:
+                return  # sent again
+            row = FragmentRow(whole, taken_ns, before.version + 1 if before is not None else 1)
+            self._done.remove(key)
+            self._open.add(key, row)
+        self.open_bytes += _size(row.fragment)
+
+    # --- what the desk asks --------------------------------------------------------------------------------------
+
+    def check_room(self, told: LangfuseTold) -> None:
+        """Raise OverloadedError where there is no room for *told*: nothing that is taken is dropped."""
+        if told.fragments and (len(self._open) >= MOST_OPEN or self.open_bytes >= MOST_OPEN_BYTES):
+            why = f"{len(self._open)} Langfuse observations wait for their end"
+            raise OverloadedError(why, "their clients have not ended them", "Send it again later")
+        if len(self._scores) + len(told.scores) > MOST_SCORES:
+            raise OverloadedError(f"{MOST_SCORES} Langfuse scores wait", "they are being recorded", "Send it later")
+
+    def open(self) -> list[tuple[str, FragmentRow]]:
+        """Observations that are no op yet, by key, those first that wait longest."""
+        return self._open.items()
+
+    def whole(self, row: FragmentRow) -> Fragment:
+        """All that is known of the observation, its trace's name, user and session too."""
+        trace = self._traces.get(row.fragment.trace_id)
+        if trace is None:
+            return row.fragment
+        return msgspec.structs.replace(row.fragment, attributes={**trace.attributes, **row.fragment.attributes})
+
+    def waiting(self) -> list[tuple[str, ScoreRow]]:
+        """Scores that judged nothing yet, by key, those first that wait longest."""
+        return self._scores.items()
+
+    @property
+    def open_count(self) -> int:
+        """How many observations are no op yet."""
+        return len(self._open)
+
+    @property
+    def waiting_count(self) -> int:
+        """How many scores judged nothing yet."""
+        return len(self._scores)
+
+    # --- saved rows ----------------------------------------------------------------------------------------------
+
+    @property
+    def unusable(self) -> int:
+        """Saved rows that could not be read, and rows that could not be saved."""
+        return sum(table.unusable for table in self._tables)
+
+    def consume(self, _op: object) -> None:
+        """Nothing: decisions alone make what is here."""
+
+    def load(self, rows: Mapping[str, bytes]) -> None:
+        """Restore what `take_dirty` gave, in whatever order."""
+        for table in self._tables:
+            table.load(rows)
+        self.open_bytes = sum(_size(row.fragment) for row in self._open.rows())
+
+    def prepare(self) -> Iterator[None]:
+        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
+        for table in self._tables:
+            yield from table.prepare()
+
+    def take_dirty(self) -> dict[str, bytes]:
+        """Rows changed since the last call, as JSON by key; removed ones as b""."""
+        return {key: row for table in self._tables for key, row in table.take_dirty().items()}
+
+    def put_back(self, keys: Iterable[str]) -> None:
+        """Saving *keys* failed: `take_dirty` gives them again."""
+        names = list(keys)
+        for table in self._tables:
+            table.put_back(names)
+
+
+def score_key(score: Score) -> str:
+    """Names what *score* says now: the same score sent again has the same, one that was changed another."""
+    said = msgspec.json.encode((score.name, score.data_type, score.value, score.comment, score.trace_id, score.span_id))
+    return f"{SCORE_EVENT}{score.score_id}:{blake2b(said, digest_size=6).hexdigest()}"
+
+
+def merged(known: Fragment, more: Fragment) -> Fragment:
+    """What both say; where both speak of one thing, what was told later."""
+    first, last = (known, more) if more.told_ns >= known.told_ns else (more, known)
+    return Fragment(
+        trace_id=known.trace_id,
+        told_ns=last.told_ns,
+        span_id=known.span_id,
+        parent_span_id=last.parent_span_id or first.parent_span_id,
+        name=last.name or first.name,
+        start_ns=last.start_ns or first.start_ns,
+        end_ns=last.end_ns or first.end_ns,
+        attributes={**first.attributes, **last.attributes},
+    )
+
+
+def _size(fragment: Fragment) -> int:
+    texts = (value for value in fragment.attributes.values() if isinstance(value, str))
+    return _ROW_BYTES + len(fragment.name) + sum(map(len, texts))

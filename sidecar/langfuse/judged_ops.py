@@ -1,0 +1,199 @@
+"""The last ops that a score may judge or a later telling change, and what scores have said of them so far.
+
+Fed every settled op; at start from the journal's tail. It finds an op by the ids of its span, whatever op amended it
+since, and makes the op that amends it next.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from sidecar.langfuse.book import SCORE_EVENT
+from sidecar.model import ObservedOp, Scalar
+from sidecar.normalize import Normalizer
+
+MOST_OPS: Final = 8192
+MOST_BYTES: Final = 12 * 2**20
+_RECEIVED: Final = frozenset(["langfuse", "otlp"])
+_PREFIX: Final = "evaluation."
+_COMMENT: Final = ".comment"
+_FAILED: Final = ".failed"
+_ERROR_TYPE: Final = "evaluation"
+_OUTPUT_CHARACTERS: Final = 100
+_ROW_BYTES: Final = 600
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(ObservedOp).decode
+
+
+class Judgement(NamedTuple):
+    """What one score said; *failed* is None where it said nothing of that."""
+
+    name: str
+    value: Scalar
+    comment: str
+    failed: bool | None
+
+
+class JudgedOp:
+    """One op: as it was told itself (`own`), which op amended it last, and the scores by name."""
+
+    __slots__ = ("_own", "aliases", "latest_id", "parent", "scores", "size", "span_id", "trace_id")
+
+    def __init__(self, op: ObservedOp) -> None:
+        self.trace_id = op.trace_id or ""
+        self.span_id = op.span_id or ""
+        self.parent = op.parent_span_id
+        self.latest_id = op.op_id or ""
+        self.aliases = [self.latest_id]
+        self.scores: dict[str, Judgement] = {}
+        self.tell(op)
+
+    @property
+    def own(self) -> ObservedOp:
+        """The op without what scores said."""
+        return _decode(self._own)
+
+    def tell(self, op: ObservedOp) -> None:
+        """*op* is what is known of it now, without scores."""
+        self._own = _encode(op)
+        self.size = len(self._own) + _ROW_BYTES
+
+
+class JudgedOps:
+    """At most 8192 ops and 12 MiB; the oldest go first. Used on the event loop's thread only."""
+
+    def __init__(self, normalizer: Normalizer) -> None:
+        self._normalizer = normalizer
+        self._rows: OrderedDict[str, JudgedOp] = OrderedDict()
+        self._by_id: dict[str, JudgedOp] = {}
+        self._by_trace: dict[str, list[JudgedOp]] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def consume(self, op: ObservedOp) -> None:
+        """Take in one settled op. O(1)."""
+        if op.trace_id is None or op.span_id is None:
+            return
+        if op.amends is not None:
+            for op_id in op.amends.split():
+                row = self._by_id.get(op_id)
+                if row is not None:
+                    self._amended(row, op)
+                    return
+        if op.source in _RECEIVED or op.amends is not None:
+            self._remember(op)
+
+    def find(self, trace_id: str, span_id: str) -> JudgedOp | None:
+        """The op of that span; without *trace_id* of the newest such span."""
+        if trace_id:
+            return self._rows.get(trace_id + span_id)
+        return next((row for key, row in reversed(self._rows.items()) if key.endswith(span_id)), None)
+
+    def root(self, trace_id: str, *, is_last_chance: bool) -> JudgedOp | None:
+        """The op that a trace as a whole is: its root; at last the only one whose parent is none of the trace's ops."""
+        rows = self._by_trace.get(trace_id, [])
+        roots = [row for row in rows if row.parent is None]
+        if not roots and is_last_chance:
+            roots = [row for row in rows if f"{trace_id}{row.parent}" not in self._rows]
+        return roots[0] if len(roots) == 1 else None
+
+    def amended(self, row: JudgedOp, own: ObservedOp, more: Judgement | None = None) -> ObservedOp:
+        """*own* with all that scores said of *row*, and with *more*, as the op that amends what is known."""
+        scores = {**row.scores, more.name: more} if more is not None else row.scores
+        op = judged(own, scores)
+        return self._normalizer.op(
+            msgspec.structs.replace(
+                op, amends=row.latest_id, trace_id=row.trace_id, parent_span_id=row.parent, span_id=None
+            )
+        )
+
+    def _remember(self, op: ObservedOp) -> None:
+        key = f"{op.trace_id}{op.span_id}"
+        known = self._rows.get(key)
+        if known is not None:  # the same span again: what it said first stays, as in every view
+            return
+        row = JudgedOp(op)
+        self._rows[key] = row
+        self._by_id[row.latest_id] = row
+        self._by_trace.setdefault(row.trace_id, []).append(row)
+        self._bytes += row.size
+        while len(self._rows) > MOST_OPS or self._bytes > MOST_BYTES:
+            self._forget(self._rows.popitem(last=False)[1])
+
+    def _amended(self, row: JudgedOp, op: ObservedOp) -> None:
+        if (op.event_id or "").startswith(SCORE_EVENT):
+            row.scores = scores_in(op.extra or {}, row.own.extra or {})
+        else:
+            self._bytes -= row.size
+            row.tell(without_scores(op, row.own))
+            self._bytes += row.size
+        row.latest_id = op.op_id or ""
+        row.aliases.append(row.latest_id)
+        self._by_id[row.latest_id] = row
+
+    def _forget(self, row: JudgedOp) -> None:
+        self._bytes -= row.size
+        for op_id in row.aliases:
+            self._by_id.pop(op_id, None)
+        rows = self._by_trace[row.trace_id]
+        rows.remove(row)
+        if not rows:
+            del self._by_trace[row.trace_id]
+
+
+def judged(own: ObservedOp, scores: Mapping[str, Judgement]) -> ObservedOp:
+    """*own* with what *scores* say: one that fails makes a success a failure; none takes a failure of its own away."""
+    extra: dict[str, Scalar] = dict(own.extra or {})
+    for each in scores.values():
+        name = _PREFIX + each.name
+        extra[name] = each.value
+        if each.comment:
+            extra[name + _COMMENT] = each.comment
+        if each.failed is not None:
+            extra[name + _FAILED] = each.failed
+    op = msgspec.structs.replace(own, extra=extra or None)
+    failing = next((each for each in scores.values() if each.failed), None)
+    if failing is None or not own.success:
+        return op
+    error = error_of(failing)
+    summary = f"ERROR: {error}"[:_OUTPUT_CHARACTERS]
+    return msgspec.structs.replace(op, success=False, error=error, error_type=_ERROR_TYPE, output_summary=summary)
+
+
+def error_of(failing: Judgement) -> str:
+    """What an op's error says of a score that fails it."""
+    value = str(failing.value).lower() if isinstance(failing.value, bool) else failing.value
+    return f"{failing.name}: {value}{f': {failing.comment}' if failing.comment else ''}"
+
+
+def scores_in(extra: Mapping[str, Scalar], own: Mapping[str, Scalar]) -> dict[str, Judgement]:
+    """The scores that `judged` wrote into *extra*, beside what the op had there of its *own*."""
+    found: dict[str, Judgement] = {}
+    for key, value in extra.items():
+        if not key.startswith(_PREFIX) or key in own or key.endswith((_COMMENT, _FAILED)):
+            continue
+        failed, comment = extra.get(key + _FAILED), extra.get(key + _COMMENT, "")
+        name = key.removeprefix(_PREFIX)
+        found[name] = Judgement(name, value, str(comment), failed if isinstance(failed, bool) else None)
+    return found
+
+
+def without_scores(op: ObservedOp, own: ObservedOp) -> ObservedOp:
+    """*op*, told anew, as it would be without the scores that it carries on from before."""
+    scores = scores_in(op.extra or {}, own.extra or {})
+    names = {_PREFIX + name + suffix for name in scores for suffix in ("", _COMMENT, _FAILED)}
+    extra = {key: value for key, value in (op.extra or {}).items() if key not in names}
+    plain = msgspec.structs.replace(op, extra=extra or None)
+    failing = next((each for each in scores.values() if each.failed), None)
+    if failing is not None and op.error_type == _ERROR_TYPE and op.error == error_of(failing):
+        plain = msgspec.structs.replace(
+            plain, success=True, error=None, error_type=None, output_summary=own.output_summary
+        )
+    return plain

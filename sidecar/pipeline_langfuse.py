@@ -1,0 +1,206 @@
+"""Builds what speaks Langfuse: its doors, the desk where its words become ops, the way on to a Langfuse server.
+
+Langfuse SDKs ──► doors ──► decisions ──► desk ──► span processor ──► ring, journal, analysis
+                    └─────► spool ──────► Langfuse
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sidecar.export.langfuse_forward import ForwardDoor, LangfuseSender
+from sidecar.export.langfuse_relay import LangfuseRelay
+from sidecar.export.lane import ExportLane
+from sidecar.export.spool import Spool
+from sidecar.export.spool_door import SpoolDoor
+from sidecar.langfuse.desk import LangfuseDesk
+from sidecar.langfuse.judged_ops import MOST_BYTES, MOST_OPS, JudgedOps
+from sidecar.langfuse.score_rules import ScoreRules
+from sidecar.langfuse.verdicts import Verdicts
+from sidecar.model import ObservedOp
+from sidecar.pipeline_spool import spool_log
+from sidecar.receivers.bodies import BodyReader
+from sidecar.receivers.correction_op import CorrectionReader
+from sidecar.receivers.langfuse_events import LangfuseReader
+from sidecar.receivers.langfuse_receiver import (
+    API,
+    MAX_BYTES,
+    IngestionResource,
+    LangfuseCounters,
+    LangfuseHealthResource,
+    LangfuseTracesResource,
+    ScoresResource,
+)
+from sidecar.receivers.langfuse_relayed import MediaResource, ProjectsResource, PromptsResource
+from sidecar.receivers.otlp_wire import MAX_REQUEST_BYTES
+from sidecar.spans.conventions_table import FAILING_LABELS
+from sidecar.spans.fragment_reader import FragmentReader
+from sidecar.spans.provider import our_version
+from sidecar.store.journal_reader import JournalReader
+
+if TYPE_CHECKING:
+    from sidecar.pipeline import Observer
+    from sidecar.protocols import Clock, Stage
+    from sidecar.settings import Settings
+
+_TIMEOUT_S = 10.0  # of one attempt to send
+_DRAIN_SHARE = 4  # of the grace: the rest is for the journals
+_TAIL_OPS = 4 * MOST_OPS  # of all kinds; what of them can be judged is remembered
+_SLICE = 100
+
+
+class Forward:
+    """What Langfuse clients sent, on its way to the server: `door` takes it, `log` and `lane` are stages."""
+
+    def __init__(self, settings: Settings, data_dir: Path, clock: Clock) -> None:
+        self.spool = Spool(
+            data_dir / "langfuse-spool",
+            clock,
+            max_bytes=settings.spool_bytes,
+            max_age_s=settings.spool_max_age,
+            most_records=1,  # each is a request of its own
+        )
+        self.log = spool_log("langfuse-spool", self.spool, settings, clock)
+        self.way_in = SpoolDoor(self.log)
+        self.door = ForwardDoor(self.way_in)
+        sender = LangfuseSender(
+            settings.langfuse_forward_url, settings.langfuse_forward_public_key, settings.langfuse_forward_secret_key
+        )
+        self.lane = ExportLane(
+            "langfuse-forward",
+            self.spool,
+            sender,
+            timeout_s=_TIMEOUT_S,
+            drain_s=settings.grace / _DRAIN_SHARE,
+            random=random.random,
+        )
+
+    def stats(self) -> dict[str, int]:
+        """For `/stats`: items (spans, events, scores), and bytes that wait on disk."""
+        return {
+            "accepted": self.way_in.accepted,
+            "delivered": self.lane.exported,
+            "failed": sum(self.lane.failed.values()),
+            "evicted": self.spool.evicted,
+            "retries": self.lane.retries,
+            "waiting_bytes": self.spool.waiting_bytes,
+        }
+
+
+class Langfuse:
+    """All of it: `routes` for the main door, `desk` and `memory` (stages), `forward` where it is set."""
+
+    def __init__(self, observer: Observer, settings: Settings, data_dir: Path) -> None:
+        clock, normalizer = observer.clock, observer.normalizer
+        self.judged = JudgedOps(normalizer)
+        self.memory: Stage = _Memory(self.judged, data_dir / "ops.jsonl")
+        self.counters = LangfuseCounters()
+        self.book = observer.books.langfuse
+        rules = ScoreRules(settings.langfuse_failing, FAILING_LABELS)
+        verdicts = Verdicts(
+            self.judged,
+            rules,
+            normalizer,
+            correction_op=CorrectionReader(normalizer, clock).op,
+            endpoint=observer.otlp.names.bounded,
+        )
+        self.desk = LangfuseDesk(
+            self.book,
+            self.judged,
+            verdicts,
+            reader=FragmentReader(observer.otlp.conventions),
+            witness=observer.otlp.witness,
+            recorder=observer.recorder,
+            decisions=observer.decisions,
+            known=observer.books.duplicates,
+            clock=clock,
+            window_s=settings.langfuse_window,
+        )
+        self.reader = LangfuseReader(normalizer)
+        self.forward = Forward(settings, data_dir, clock) if settings.langfuse_forward_url else None
+        self.routes = self._routes(observer, settings)
+
+    def _routes(self, observer: Observer, settings: Settings) -> dict[str, object]:
+        forward = self.forward.door if self.forward is not None else None
+        spans = BodyReader(observer.budget, max_bytes=MAX_REQUEST_BYTES)
+        bodies = BodyReader(observer.budget, max_bytes=MAX_BYTES)
+        shared: dict[str, Any] = {"counters": self.counters, "forward": forward}
+        relay = None
+        if self.forward is not None:
+            keys = settings.langfuse_forward_public_key, settings.langfuse_forward_secret_key
+            relay = LangfuseRelay(observer.own_client, settings.langfuse_forward_url, *keys)
+        prompts, media = PromptsResource(relay, bodies), MediaResource(relay, bodies)
+        return {
+            f"{API}/otel/v1/traces": LangfuseTracesResource(observer.otlp.intake, spans, forward),
+            f"{API}/ingestion": IngestionResource(self.reader, self.desk, bodies, observer.clock, **shared),
+            f"{API}/scores": ScoresResource(self.reader, self.desk, bodies, observer.clock, **shared),
+            f"{API}/health": LangfuseHealthResource(our_version()),
+            f"{API}/projects": ProjectsResource(relay, bodies),
+            f"{API}/v2/prompts": prompts,
+            f"{API}/v2/prompts/{{name:path}}": prompts,
+            f"{API}/media": media,
+            f"{API}/media/{{media_id}}": media,
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """For `/stats`."""
+        desk, counters = self.desk, self.counters
+        said: dict[str, Any] = {
+            "events": counters.events,
+            "scores": counters.scores,
+            "sdk_logs": counters.logs,
+            "invalid": counters.invalid,
+            "recorded": desk.recorded,
+            "amended": desk.amended,
+            "repeated": desk.repeated,
+            "unfinished": desk.unfinished,
+            "observations_open": self.book.open_count,
+            "scores_waiting": self.book.waiting_count,
+        }
+        if self.forward is not None:
+            said["forward"] = self.forward.stats()
+        return said
+
+
+def register(observer: Observer) -> None:
+    """The counters as metrics."""
+    count, level = observer.metrics.observe_count, observer.metrics.observe_level
+    langfuse = observer.langfuse
+    desk, counters = langfuse.desk, langfuse.counters
+    count("observer.langfuse.events", "{event}", "Of observations and traces, taken", lambda: counters.events)
+    count("observer.langfuse.scores", "{score}", "Taken", lambda: counters.scores)
+    count("observer.langfuse.invalid", "{item}", "Refused for what they are", lambda: counters.invalid)
+    count("observer.langfuse.ops", "{op}", "Recorded of fragments, pulled observations, scores", lambda: desk.recorded)
+    count("observer.langfuse.failures", "{round}", "That could not record all; made again", lambda: desk.failed)
+    level("observer.langfuse.open", "{observation}", "Without an end", lambda: langfuse.book.open_count)
+    level("observer.langfuse.waiting", "{score}", "That judged nothing yet", lambda: langfuse.book.waiting_count)
+    forward = langfuse.forward
+    if forward is None:
+        return
+    count("observer.langfuse.forwarded", "{item}", "That Langfuse took", lambda: forward.lane.exported)
+    count("observer.langfuse.forward.failed", "{item}", "By cause", lambda: forward.lane.failed, "cause")
+    count("observer.langfuse.forward.retries", "{request}", "To be sent again", lambda: forward.lane.retries)
+    level("observer.langfuse.forward.waiting", "By", "On disk, not sent yet", lambda: forward.spool.waiting_bytes)
+
+
+class _Memory:
+    """Fills the memory of ops that can be judged from the journal's tail, before anything new comes."""
+
+    name = "langfuse-memory"
+
+    def __init__(self, judged: JudgedOps, path: Path) -> None:
+        self._judged = judged
+        self._path = path
+
+    async def start(self, _tasks: asyncio.TaskGroup) -> None:
+        """Read the tail."""
+        for number, op in enumerate(JournalReader(self._path).tail(ObservedOp, _TAIL_OPS, MOST_BYTES), 1):
+            self._judged.consume(op)
+            if not number % _SLICE:
+                await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        """Nothing: it is read again."""

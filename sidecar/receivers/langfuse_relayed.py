@@ -1,0 +1,109 @@
+"""What Langfuse's SDKs ask for at start and on the way: passed on to Langfuse, or answered so that they can go on.
+
+Few paths, each by name: with a token for ingestion nobody reads the rest of a project through us.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any, Final
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from sidecar.protocols import LangfuseAnswers
+from sidecar.receivers.bodies import BodyReader
+
+_NAME: Final = "lakehouse-observer"
+_PROJECT: Final = {
+    "id": _NAME,
+    "name": _NAME,
+    "organization": {"id": _NAME, "name": _NAME},
+    "metadata": {},
+    "retentionDays": None,
+}
+_NOT_HERE: Final = (
+    "the observer keeps no {what}: set LANGFUSE_FORWARD_URL to have it ask your Langfuse server, or give a fallback"
+)
+
+
+class _Relayed:
+    """A path that is asked of Langfuse, if there is one; else *_otherwise* answers."""
+
+    scope = "ingest"
+
+    def __init__(self, answers: LangfuseAnswers | None, bodies: BodyReader) -> None:
+        self._answers = answers
+        self._bodies = bodies
+
+    async def _answer(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        with self._bodies.lease() as lease:
+            body = await self._bodies.read(req, lease)
+            if self._answers is None:
+                self._otherwise(req, resp, body)
+                return
+            raw: bytes = req.scope.get("raw_path") or req.path.encode()
+            target = raw.decode("latin-1").partition("?")[0]
+            query = f"?{req.query_string}" if req.query_string else ""
+            said = await self._answers.ask(req.method, target + query, req.content_type or "", body)
+        resp.status = said.status
+        if said.error:
+            raise falcon.HTTPError(said.status, description=said.error)
+        resp.content_type, resp.data = said.media or falcon.MEDIA_JSON, said.body
+
+    def _otherwise(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes) -> None:
+        raise NotImplementedError
+
+
+class ProjectsResource(_Relayed):
+    """`GET /api/public/projects`, by which SDKs check their keys: without Langfuse one project, the observer."""
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """The projects of the keys."""
+        await self._answer(req, resp)
+
+    def _otherwise(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, _body: bytes) -> None:
+        resp.media = {"data": [_PROJECT]}
+
+
+class PromptsResource(_Relayed):
+    """`GET /api/public/v2/prompts[/{name}]`: without Langfuse there are none, and an SDK's fallback is used."""
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **_name: str) -> None:
+        """The prompt, or a page of them."""
+        await self._answer(req, resp)
+
+    def _otherwise(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, _body: bytes) -> None:
+        text = _NOT_HERE.format(what="prompts")
+        resp.status = falcon.HTTP_404
+        resp.media = {"message": text, "error": "LangfuseNotFoundError"}
+
+
+class MediaResource(_Relayed):
+    """`/api/public/media[/{id}]`: without Langfuse an SDK is told that what it has is there already."""
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **_id: str) -> None:
+        """Where to upload, or nowhere."""
+        await self._answer(req, resp)
+
+    async def on_patch(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **_id: str) -> None:
+        """How the upload went."""
+        await self._answer(req, resp)
+
+    def _otherwise(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes) -> None:
+        if req.method == "POST":
+            resp.status = falcon.HTTP_201
+            resp.media = {"mediaId": _media_id(body), "uploadUrl": None}
+        else:
+            resp.media = {}
+
+
+def _media_id(body: bytes) -> str:
+    """As Langfuse makes it: the beginning of the content's hash, which the SDK sends."""
+    try:
+        said: Any = msgspec.json.decode(body)
+        text = str(said["sha256Hash"])
+    except (msgspec.MsgspecError, KeyError, TypeError, UnicodeDecodeError):
+        text = sha256(body).hexdigest()
+    return text.replace("+", "-").replace("/", "_")[:22]
