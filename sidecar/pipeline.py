@@ -39,6 +39,7 @@ from sidecar.normalize import Normalizer
 from sidecar.pipeline_books import Books
 from sidecar.pipeline_doors import health_routes, http_routes
 from sidecar.pipeline_journals import Journals
+from sidecar.pipeline_langfuse import Langfuse
 from sidecar.pipeline_otlp import OtlpDoors
 from sidecar.pipeline_proxy import gateway_proxy
 from sidecar.pipeline_stages import Closing, Together
@@ -305,6 +306,8 @@ class Observer:
         self.tokens = TokenStore(settings.token, settings.token_file, clock)
         self.guard = Guard(self.tokens, settings.allowed_hosts.split(","))
         self.otlp = OtlpDoors(self, settings, self._provider)
+        self.langfuse = Langfuse(self, settings, self._data_dir)
+        self.settled.add(self.langfuse.judged)
         pipeline_metrics.register(self)
         self._http = HttpReceiver(
             "http",
@@ -336,6 +339,7 @@ class Observer:
             self._http,
             *([self.proxy] if self.proxy is not None else ()),
             self.cycle,
+            *self.langfuse.stages,
             Closing("corrections", self.corrections.close),
             self.retention,
             self.outbox,
@@ -345,7 +349,8 @@ class Observer:
             self.decisions_log,
             Closing("client", self._close_clients),
             *([export.spool_log] if export is not None else ()),
-            Together("export", sent),
+            *self.langfuse.spools,
+            Together("export", [*sent, *self.langfuse.lanes]),
             self._health,
         ]
 

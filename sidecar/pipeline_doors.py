@@ -40,6 +40,7 @@ def http_routes(observer: Observer) -> dict[str, object]:
         "/metrics": TextResource(observer.metrics.content_type, observer.metrics.render, "read"),
         "/openapi.json": TextResource("application/json", lambda: description, None),
         **observer.otlp.routes,
+        **observer.langfuse.routes,
     }
 
 
@@ -55,5 +56,6 @@ def _more_stats(observer: Observer) -> dict[str, Any]:
         "incidents_by_state": observer.books.incidents.by_state,
         "playbooks": len(observer.consolidator.entries()),
         "ring_overwritten": observer.ring.overwritten,
+        "langfuse": observer.langfuse.stats(),
         "lost": losses(observer),
     }

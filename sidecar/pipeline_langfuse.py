@@ -11,9 +11,9 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sidecar.export.lane import ExportLane
 from sidecar.export.langfuse_forward import ForwardDoor, LangfuseSender
 from sidecar.export.langfuse_relay import LangfuseRelay
-from sidecar.export.lane import ExportLane
 from sidecar.export.spool import Spool
 from sidecar.export.spool_door import SpoolDoor
 from sidecar.langfuse.desk import LangfuseDesk
@@ -22,6 +22,7 @@ from sidecar.langfuse.score_rules import ScoreRules
 from sidecar.langfuse.verdicts import Verdicts
 from sidecar.model import ObservedOp
 from sidecar.pipeline_spool import spool_log
+from sidecar.pipeline_stages import Closing
 from sidecar.receivers.bodies import BodyReader
 from sidecar.receivers.correction_op import CorrectionReader
 from sidecar.receivers.langfuse_events import LangfuseReader
@@ -91,7 +92,7 @@ class Forward:
 
 
 class Langfuse:
-    """All of it: `routes` for the main door, `desk` and `memory` (stages), `forward` where it is set."""
+    """All of it: `routes` for the main door, stages, `forward` where it is set."""
 
     def __init__(self, observer: Observer, settings: Settings, data_dir: Path) -> None:
         clock, normalizer = observer.clock, observer.normalizer
@@ -121,7 +122,23 @@ class Langfuse:
         )
         self.reader = LangfuseReader(normalizer)
         self.forward = Forward(settings, data_dir, clock) if settings.langfuse_forward_url else None
+        self._closing: list[Stage] = []
         self.routes = self._routes(observer, settings)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """What comes before the journals, in flow order."""
+        return [*self._closing, self.desk, self.memory]
+
+    @property
+    def spools(self) -> list[Stage]:
+        """What comes behind them."""
+        return [self.forward.log] if self.forward is not None else []
+
+    @property
+    def lanes(self) -> list[Stage]:
+        """What leaves, last."""
+        return [self.forward.lane] if self.forward is not None else []
 
     def _routes(self, observer: Observer, settings: Settings) -> dict[str, object]:
         forward = self.forward.door if self.forward is not None else None
@@ -131,7 +148,8 @@ class Langfuse:
         relay = None
         if self.forward is not None:
             keys = settings.langfuse_forward_public_key, settings.langfuse_forward_secret_key
-            relay = LangfuseRelay(observer.own_client, settings.langfuse_forward_url, *keys)
+            relay = LangfuseRelay(settings.langfuse_forward_url, *keys)
+            self._closing.append(Closing("langfuse-relay", relay.close))
         prompts, media = PromptsResource(relay, bodies), MediaResource(relay, bodies)
         return {
             f"{API}/otel/v1/traces": LangfuseTracesResource(observer.otlp.intake, spans, forward),

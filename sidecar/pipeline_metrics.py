@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from sidecar import pipeline_otlp, pipeline_proxy
+from sidecar import pipeline_langfuse, pipeline_otlp, pipeline_proxy
 from sidecar.model import IncidentState
 
 SOURCES = ("mcp", "scenario", "langfuse", "overseer_correction", "otlp")
@@ -25,6 +25,7 @@ def register(observer: Observer) -> None:
     _register_analysis(observer)
     pipeline_proxy.register(observer)
     pipeline_otlp.register(observer)
+    pipeline_langfuse.register(observer)
 
 
 def _by_state(observer: Observer) -> dict[str, int]:

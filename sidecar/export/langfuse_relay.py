@@ -11,6 +11,7 @@ from typing import Final
 import httpx
 import structlog
 
+from sidecar.export.http_client import tls_context
 from sidecar.export.langfuse_forward import basic_auth
 from sidecar.protocols import RelayedAnswer
 
@@ -21,10 +22,10 @@ MOST_ANSWER: Final = 8 * 2**20
 
 
 class LangfuseRelay:
-    """A `LangfuseAnswers` that asks the server at *url* through *client*."""
+    """A `LangfuseAnswers` that asks the server at *url*."""
 
-    def __init__(self, client: httpx.AsyncClient, url: str, public_key: str, secret_key: str) -> None:
-        self._client = client
+    def __init__(self, url: str, public_key: str, secret_key: str) -> None:
+        self._client = httpx.AsyncClient(verify=tls_context(url), limits=httpx.Limits(max_connections=10))
         self._url = url.rstrip("/")
         self._auth = basic_auth(public_key, secret_key)
 
@@ -45,3 +46,7 @@ class LangfuseRelay:
             why = f"{type(exc).__name__} {exc}".strip()
             log.warning("langfuse.relay_failed", method=method, error=why)
             return RelayedAnswer(502, "", b"", f"Langfuse does not answer: {why}")
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._client.aclose()
