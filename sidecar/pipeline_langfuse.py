@@ -35,7 +35,7 @@ from sidecar.receivers.langfuse_receiver import (
     LangfuseTracesResource,
     ScoresResource,
 )
-from sidecar.receivers.langfuse_relayed import MediaResource, ProjectsResource, PromptsResource
+from sidecar.receivers.langfuse_relayed import MediaResource, MediaStatusResource, ProjectsResource, PromptsResource
 from sidecar.receivers.otlp_wire import MAX_REQUEST_BYTES
 from sidecar.spans.conventions_table import FAILING_LABELS
 from sidecar.spans.fragment_reader import FragmentReader
@@ -150,7 +150,7 @@ class Langfuse:
             keys = settings.langfuse_forward_public_key, settings.langfuse_forward_secret_key
             relay = LangfuseRelay(settings.langfuse_forward_url, *keys)
             self._closing.append(Closing("langfuse-relay", relay.close))
-        prompts, media = PromptsResource(relay, bodies), MediaResource(relay, bodies)
+        prompts = PromptsResource(relay, bodies)
         return {
             f"{API}/otel/v1/traces": LangfuseTracesResource(observer.otlp.intake, spans, forward),
             f"{API}/ingestion": IngestionResource(self.reader, self.desk, bodies, observer.clock, **shared),
@@ -159,8 +159,8 @@ class Langfuse:
             f"{API}/projects": ProjectsResource(relay, bodies),
             f"{API}/v2/prompts": prompts,
             f"{API}/v2/prompts/{{name:path}}": prompts,
-            f"{API}/media": media,
-            f"{API}/media/{{media_id}}": media,
+            f"{API}/media": MediaResource(relay, bodies),
+            f"{API}/media/{{media_id}}": MediaStatusResource(relay, bodies),
         }
 
     def stats(self) -> dict[str, Any]:

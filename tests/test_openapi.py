@@ -14,7 +14,8 @@ from tests.observers import observer
 async def test_every_route_is_described_and_every_description_is_a_route(tmp_path: Path) -> None:
     """Neither an undocumented door nor a documented one that is not there."""
     async with observer(tmp_path) as running:
-        assert set(json.loads(openapi("1"))["paths"]) == set(http_routes(running))
+        routes = {path.replace(":path}", "}") for path in http_routes(running)}
+        assert set(json.loads(openapi("1"))["paths"]) == routes
 
 
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:

@@ -81,22 +81,26 @@ class PromptsResource(_Relayed):
 
 
 class MediaResource(_Relayed):
-    """`/api/public/media[/{id}]`: without Langfuse an SDK is told that what it has is there already."""
+    """`POST /api/public/media`: without Langfuse an SDK is told that what it has is there already."""
 
-    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **_id: str) -> None:
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Where to upload, or nowhere."""
         await self._answer(req, resp)
+
+    def _otherwise(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes) -> None:
+        resp.status = falcon.HTTP_201
+        resp.media = {"mediaId": _media_id(body), "uploadUrl": None}
+
+
+class MediaStatusResource(_Relayed):
+    """`PATCH /api/public/media/{id}`: without Langfuse there was no upload."""
 
     async def on_patch(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **_id: str) -> None:
         """How the upload went."""
         await self._answer(req, resp)
 
-    def _otherwise(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes) -> None:
-        if req.method == "POST":
-            resp.status = falcon.HTTP_201
-            resp.media = {"mediaId": _media_id(body), "uploadUrl": None}
-        else:
-            resp.media = {}
+    def _otherwise(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, _body: bytes) -> None:
+        resp.media = {}
 
 
 def _media_id(body: bytes) -> str:

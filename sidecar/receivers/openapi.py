@@ -9,6 +9,7 @@ import msgspec
 from sidecar.model import Incident, IncidentState, ObservedOp, PlaybookEntry
 from sidecar.receivers.event_fields import FIELD_SCHEMAS
 from sidecar.receivers.op_filter import DEFAULT_LIMIT, EXACT, MAX_LIMIT
+from sidecar.receivers.openapi_langfuse import langfuse_paths
 
 _ERROR = {
     "type": "object",
@@ -26,6 +27,7 @@ _MEANINGS = {
     "415": "an encoding that is not read",
     "421": "the Host is not a name of this observer",
     "422": "readable, but a value is wrong; the text names it",
+    "502": "the server that is asked does not answer",
     "503": "not now: overloaded, or the journal cannot be written; see Retry-After",
 }
 
@@ -63,6 +65,7 @@ def openapi(version: str) -> bytes:
             "/metrics": {"get": _text("Own metrics, as Prometheus reads them", "text/plain")},
             "/v1/traces": {"post": _otlp()},
             **{f"/v1/{signal}": {"post": _not_taken(signal)} for signal in ("logs", "metrics")},
+            **langfuse_paths(_otlp(), _answer, _errors),
             "/openapi.json": {"get": _read("This description", {"type": "object"}, open_to_all=True)},
         },
         "components": {

@@ -9,7 +9,7 @@ Writes `<scenario>-<version>.json` beside this file: one OTLP/JSON request, with
 was made on (resource attributes other than a few, ports, stack traces).
 """
 
-# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-any-return, misc"
+# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-any-return, misc, attr-defined"
 # ^ what it records is installed in an environment of its own, never in the project's
 # ruff: noqa: PLC0415, T201 - each scenario imports what only its environment has; a program prints
 
