@@ -22,6 +22,8 @@ _RECEIVED: Final = frozenset(["langfuse", "otlp"])
 _PREFIX: Final = "evaluation."
 _COMMENT: Final = ".comment"
 _FAILED: Final = ".failed"
+_ANSWERED: Final = "evaluated_output"
+"""Where an op that a score fails keeps its own `output_summary`, which the error replaces."""
 _ERROR_TYPE: Final = "evaluation"
 _OUTPUT_CHARACTERS: Final = 100
 _ROW_BYTES: Final = 600
@@ -158,13 +160,18 @@ def judged(own: ObservedOp, scores: Mapping[str, Judgement]) -> ObservedOp:
             extra[name + _COMMENT] = each.comment
         if each.failed is not None:
             extra[name + _FAILED] = each.failed
-    op = msgspec.structs.replace(own, extra=extra or None)
     failing = next((each for each in scores.values() if each.failed), None)
     if failing is None or not own.success:
-        return op
+        return msgspec.structs.replace(own, extra=extra or None)
     error = error_of(failing)
-    summary = f"ERROR: {error}"[:_OUTPUT_CHARACTERS]
-    return msgspec.structs.replace(op, success=False, error=error, error_type=_ERROR_TYPE, output_summary=summary)
+    return msgspec.structs.replace(
+        own,
+        success=False,
+        error=error,
+        error_type=_ERROR_TYPE,
+        output_summary=f"ERROR: {error}"[:_OUTPUT_CHARACTERS],
+        extra={**extra, _ANSWERED: own.output_summary},
+    )
 
 
 def error_of(failing: Judgement) -> str:
@@ -190,10 +197,8 @@ def without_scores(op: ObservedOp, own: ObservedOp) -> ObservedOp:
     scores = scores_in(op.extra or {}, own.extra or {})
     names = {_PREFIX + name + suffix for name in scores for suffix in ("", _COMMENT, _FAILED)}
     extra = {key: value for key, value in (op.extra or {}).items() if key not in names}
+    answered = extra.pop(_ANSWERED, None)
     plain = msgspec.structs.replace(op, extra=extra or None)
-    failing = next((each for each in scores.values() if each.failed), None)
-    if failing is not None and op.error_type == _ERROR_TYPE and op.error == error_of(failing):
-        plain = msgspec.structs.replace(
-            plain, success=True, error=None, error_type=None, output_summary=own.output_summary
-        )
-    return plain
+    if answered is None:
+        return plain
+    return msgspec.structs.replace(plain, success=True, error=None, error_type=None, output_summary=str(answered))

@@ -1,0 +1,252 @@
+"""What scores say becomes the outcome of the ops they judge, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sidecar.errors import SettingsError
+from sidecar.langfuse.score_rules import ScoreRules
+from sidecar.model import Scalar, Score
+from sidecar.pipeline import Observer
+from sidecar.spans.conventions_table import FAILING_LABELS
+from tests.langfuse_batches import SCORES, TRACE, begun, ended, score, taken, whole
+from tests.observers import client, observer, settings, settled
+from tests.test_langfuse_doors import ops
+
+
+def rules(text: str = "") -> ScoreRules:
+    return ScoreRules(text, FAILING_LABELS)
+
+
+def a_score(value: Scalar, data_type: str, name: str = "accuracy") -> Score:
+    return Score(score_id="s", name=name, at="2026-01-31T08:15:00.000Z", data_type=data_type, value=value)
+
+
+async def posted(http: httpx.AsyncClient, *scores: dict[str, Any]) -> None:
+    """Scores as the newest SDKs send them."""
+    answer = await http.post(SCORES, json=list(scores))
+    assert (answer.status_code, answer.json()) == (202, {"message": "Accepted"})
+
+
+def judgement(name: str, value: Any, **more: Any) -> dict[str, Any]:
+    return {"id": f"score-{name}", "traceId": TRACE, "name": name, "value": value, **more}
+
+
+async def test_a_failing_score_amends_the_op_with_its_comment_as_evidence(tmp_path: Path) -> None:
+    """The op stays; a second one amends it, a failure whose error is the score, linked to the first one's span."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *whole("job", "generation", name="answer", model="small-chat", output="Ann can."))
+        of_it = {"observationId": "job", "dataType": "BOOLEAN", "comment": "Ann left in May"}
+        await posted(http, judgement("correct", 0, **of_it))
+    first, second = ops(tmp_path)
+    assert (first["success"], second["success"], second["amends"]) == (True, False, first["op_id"])
+    assert (second["error"], second["error_type"]) == ("correct: false: Ann left in May", "evaluation")
+    assert second["extra"]["evaluation.correct.comment"] == "Ann left in May"
+    same = ("endpoint", "timestamp", "duration_ms", "trace_id", "input_summary", "source")
+    assert [first[name] for name in same] == [second[name] for name in same]
+    assert [link["span_id"] for link in second["span"]["links"]] == [first["span_id"]]
+
+
+async def test_scores_of_several_kinds_of_one_op_are_kept_together(tmp_path: Path) -> None:
+    """Each amends what the one before made; the last op says all."""
+    async with observer(tmp_path, OBSERVER_LANGFUSE_FAILING="accuracy<0.5") as running, client(running) as http:
+        await taken(http, *whole("job", name="plan", output="done"))
+        await posted(
+            http,
+            *(
+                judgement(name, value, observationId="job", dataType=kind)
+                for name, value, kind in (
+                    ("accuracy", 0.75, "NUMERIC"),
+                    ("tone", "fine", "CATEGORICAL"),
+                    ("note", "a bit long", "TEXT"),
+                    ("helpful", 1, "BOOLEAN"),
+                )
+            ),
+        )
+        await posted(http, judgement("accuracy", 0.25, observationId="job"))
+    made = ops(tmp_path)
+    assert len(made) == 6
+    assert [op["amends"] for op in made[1:]] == [op["op_id"] for op in made[:-1]]
+    assert [op["success"] for op in made] == [True] * 5 + [False]
+    assert made[-1]["error"] == "accuracy: 0.25"
+    extra = made[-1]["extra"]
+    assert {name: extra[f"evaluation.{name}"] for name in ("accuracy", "tone", "note", "helpful")} == {
+        "accuracy": 0.25,
+        "tone": "fine",
+        "note": "a bit long",
+        "helpful": True,
+    }
+
+
+async def test_a_better_score_takes_back_a_worse_one_but_no_error(tmp_path: Path) -> None:
+    """Of one name the last counts; an exception stays one, however good the score."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *whole("job", name="plan"))
+        await taken(http, *whole("broken", name="load", level="ERROR", statusMessage="disk full"))
+        for value in (0, 1):
+            for observation in ("job", "broken"):
+                of_it = {"observationId": observation, "dataType": "BOOLEAN"}
+                await posted(http, {**judgement("correct", value, **of_it), "id": f"{observation}"})
+    latest = {op["endpoint"]: op for op in ops(tmp_path)}
+    assert (latest["step plan"]["success"], latest["step load"]["success"]) == (True, False)
+    assert (latest["step load"]["error"], latest["step load"]["extra"]["evaluation.correct"]) == ("disk full", True)
+
+
+async def test_the_same_score_again_says_nothing_new(tmp_path: Path) -> None:
+    """Sent twice, by both doors, and after a restart that forgot everything but the journal."""
+    single = judgement("correct", 0, observationId="job", dataType="BOOLEAN")
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *whole("job", name="plan"))
+        await posted(http, single, single)
+        await taken(http, score(**single))
+    (tmp_path / "data" / "state.db").unlink()
+    async with observer(tmp_path) as running, client(running) as http:
+        await posted(http, single)
+        alone = await http.post(SCORES, json=single)
+        assert (alone.status_code, alone.json()) == (200, {"id": "score-correct"})
+    assert [op["success"] for op in ops(tmp_path)] == [True, False]
+
+
+async def test_a_score_waits_for_the_op_it_judges(tmp_path: Path) -> None:
+    """Scores are sent each second, spans every five: the verdict comes when the op does, over a restart too."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await posted(http, judgement("correct", 0, observationId="job", dataType="BOOLEAN"))
+        assert (await http.get("/stats")).json()["langfuse"]["scores_waiting"] == 1
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *whole("job", name="plan"))
+        await settled(running, 2)
+    assert [op["success"] for op in ops(tmp_path)] == [True, False]
+
+
+async def test_a_score_of_a_trace_judges_its_root(tmp_path: Path) -> None:
+    """What lies inside has scores of its own."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, begun("root", name="plan"), *whole("inner", name="load", parentObservationId="root"))
+        await posted(http, judgement("correct", 0, dataType="BOOLEAN"))
+        await taken(http, ended("root"))
+        await settled(running, 3)
+    assert [(op["endpoint"], op["success"]) for op in ops(tmp_path)] == [
+        ("step load", True),
+        ("step plan", True),
+        ("step plan", False),
+    ]
+
+
+async def test_what_judges_no_op_is_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session's, a dataset run's at once; a trace's or span's that never came when its time is over."""
+    monkeypatch.setattr("sidecar.langfuse.desk.SCORE_WAIT_S", 0.5)
+    async with observer(tmp_path) as running, client(running) as http:
+        await posted(
+            http,
+            {"id": "1", "sessionId": "shift-7", "name": "csat", "value": "bad", "comment": "slow"},
+            {"id": "2", "datasetRunId": "run", "name": "overall", "value": 0.5},
+            judgement("correct", 0, observationId="gone", dataType="BOOLEAN"),
+        )
+        await settled(running, 3)
+    session, run, gone = sorted(ops(tmp_path), key=lambda op: op["event_id"])
+    assert (session["endpoint"], session["success"], session["task"]) == ("evaluate csat", False, "shift-7")
+    assert (session["error"], run["endpoint"], run["success"]) == ("csat: bad: slow", "evaluate overall", True)
+    assert (gone["endpoint"], gone["success"], gone["trace_id"]) == ("evaluate correct", False, TRACE)
+
+
+async def test_a_correction_becomes_an_overseers(tmp_path: Path) -> None:
+    """Under the judged op's endpoint as its task class, in its trace, linked to its span; the op itself stays."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *whole("job", "generation", name="answer", model="small-chat", output="Ann can."))
+        said = judgement("output", "Bo can.", observationId="job", dataType="CORRECTION", comment="Ann left")
+        await posted(http, said)
+        await posted(http, said)
+        assert (await http.get("/stats")).json()["by_source"] == {"langfuse": 1, "overseer_correction": 1}
+    answered, correction = ops(tmp_path)
+    assert (correction["source"], correction["correction"]) == ("overseer_correction", "Bo can.")
+    assert (correction["task_class"], correction["input_summary"]) == ("chat small-chat", "chat small-chat: Ann left")
+    assert (correction["trace_id"], correction["parent_span_id"]) == (TRACE, answered["span_id"])
+    assert [link["span_id"] for link in correction["span"]["links"]] == [answered["span_id"]]
+
+
+async def test_scores_that_are_wrong_are_named(tmp_path: Path) -> None:
+    """Of a list the others stay; the one alone is 422."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *whole("job", name="plan"))
+        answer = await http.post(
+            SCORES, json=[judgement("correct", 0, observationId="job", dataType="BOOLEAN"), {"name": "x"}, 7]
+        )
+        assert (answer.status_code, answer.json()["accepted"], answer.json()["rejected"]) == (207, 1, 2)
+        assert (await http.post(SCORES, json={"name": "x", "traceId": TRACE})).status_code == 422
+    assert len(ops(tmp_path)) == 2
+
+
+async def test_a_score_after_a_restart_finds_the_op_in_the_journal(tmp_path: Path) -> None:
+    """Judgements come late: the memory of ops is made again from the journal's tail, scores among them."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *whole("job", name="plan"))
+        await posted(http, judgement("helpful", 0, observationId="job", dataType="BOOLEAN"))
+    async with observer(tmp_path) as running, client(running) as http:
+        await posted(http, judgement("tone", "rude", observationId="job"))
+    first, second, third = ops(tmp_path)
+    assert [second["amends"], third["amends"]] == [first["op_id"], second["op_id"]]
+    assert (third["success"], third["extra"]["evaluation.helpful"], third["extra"]["evaluation.tone"]) == (
+        False,
+        False,
+        "rude",
+    )
+
+
+async def test_a_late_update_keeps_what_scores_said(tmp_path: Path) -> None:
+    """The observation is told anew, and is judged as before."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *whole("job", name="plan", output="early"))
+        await posted(http, judgement("correct", 0, observationId="job", dataType="BOOLEAN"))
+        await taken(http, ended("job", output="late", seconds=2.0))
+        await posted(http, judgement("correct", 1, observationId="job", dataType="BOOLEAN"))
+    made = ops(tmp_path)
+    assert [(op["success"], op["output_summary"]) for op in made] == [
+        (True, "early"),
+        (False, "ERROR: correct: false"),
+        (False, "ERROR: correct: false"),
+        (True, "late"),
+    ]
+    assert (made[2]["duration_ms"], made[3]["duration_ms"]) == (2000, 2000)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "data_type", "failed"),
+    [
+        ("", 0.0, "NUMERIC", None),
+        ("", False, "BOOLEAN", True),
+        ("", True, "BOOLEAN", False),
+        ("", "Incorrect", "CATEGORICAL", True),
+        ("", "lukewarm", "CATEGORICAL", None),
+        ("", "fail", "TEXT", None),
+        ("accuracy<0.5", 0.49, "NUMERIC", True),
+        ("accuracy<0.5", 0.5, "NUMERIC", False),
+        ("accuracy<=0.5", 0.5, "NUMERIC", True),
+        ("Accuracy > 0.5", 0.6, "NUMERIC", True),
+        ("accuracy>=0.5", 0.4, "NUMERIC", False),
+        ("accuracy=rude, accuracy=cold", "Cold", "CATEGORICAL", True),
+        ("accuracy=rude", "bad", "CATEGORICAL", False),
+        ("accuracy=true", True, "BOOLEAN", True),
+        ("accuracy=1", True, "BOOLEAN", True),
+        ("accuracy=true", False, "BOOLEAN", False),
+        ("accuracy=", False, "BOOLEAN", False),
+        ("accuracy=3", 3, "NUMERIC", True),
+        ("*<0.2", 0.1, "NUMERIC", True),
+        ("*<0.2", False, "BOOLEAN", True),
+        ("*<0.2,accuracy<0.05", 0.1, "NUMERIC", False),
+        ("accuracy=fail", "fail", "CORRECTION", None),
+    ],
+)
+def test_rules_say_which_scores_fail(text: str, value: Scalar, data_type: str, failed: bool | None) -> None:
+    """The user's rule for the name, else what the type tells; a number alone tells nothing."""
+    assert rules(text).failed(a_score(value, data_type)) is failed
+
+
+@pytest.mark.parametrize("text", ["accuracy", "<0.5", "accuracy<half", "a<1<2", "accuracy=<3"])
+def test_a_rule_that_cannot_be_read_stops_the_start(tmp_path: Path, text: str) -> None:
+    """It says which, and what a rule looks like."""
+    with pytest.raises(SettingsError, match="OBSERVER_LANGFUSE_FAILING"):
+        Observer(settings(tmp_path, OBSERVER_LANGFUSE_FAILING=text), env={})
