@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from sidecar import cli
 from sidecar.receivers.langfuse_events import span_id_of, trace_id_of
+from sidecar.store.checkpoint_copy import dumped
 from tests.crash.journal import read
 from tests.langfuse_batches import INGESTION, SCORES, TRACE, at, begun, ended, event, post, score, taken, whole
 from tests.observers import client, observer, settled
@@ -239,3 +243,25 @@ def test_ids_of_any_form_have_one_of_w3c() -> None:
     assert span_id_of("0123456789abcdef") == "0123456789abcdef"
     assert span_id_of("order 7") == sha256(b"order 7").hexdigest()[:16]
     assert trace_id_of("0" * 32) != "0" * 32
+
+
+async def test_a_replay_comes_to_the_same_open_observations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What waits, what is done and what scores wait follows from the journals, byte for byte; nothing is recorded."""
+    for life in range(3):
+        async with observer(tmp_path) as running, client(running) as http:
+            for number in range(8):
+                name = f"{life}-{number}"
+                await taken(http, event("trace-create", id=TRACE, name=f"life {life}"), begun(name, name="load"))
+                if number % 2:
+                    await taken(http, ended(name), score(name="ok", value=0, dataType="BOOLEAN", observationId=name))
+                if number % 3 == 0:
+                    await taken(http, score(name="later", value=1, observationId=f"never {name}"))
+                await running.cycle.run_once()
+    before, lines = dumped(tmp_path / "data" / "state.db"), len(ops(tmp_path))
+    dump = tmp_path / "dump.json"
+    arguments = ["replay", "--data-dir", str(tmp_path / "data"), "--dump", str(dump)]
+    assert await asyncio.to_thread(cli.main, arguments) == 0
+    capsys.readouterr()
+    assert (dump.read_bytes(), len(ops(tmp_path))) == (before, lines)
+    kinds = Counter(key.partition("/")[0] for key in json.loads(before)["langfuse"])
+    assert kinds == {"open": 12, "done": 12, "trace": 1, "score": 9}
