@@ -7,7 +7,8 @@ ObserverError                 retryable = False
 ├── InvalidInputError         the sender must change the request (HTTP 422)
 │   ├── MalformedError        it could not be read at all (HTTP 400)
 │   ├── TooLargeError         it is over a size bound (HTTP 413)
-│   └── ConflictError         its id is taken by another event (HTTP 409)
+│   ├── ConflictError         its id is taken by another event (HTTP 409)
+│   └── NotKnownError         what it names is not here (HTTP 404)
 └── RetryableError            retryable = True: the same request may succeed later (HTTP 503)
     ├── OverloadedError       a bound on memory or queue length was reached
     ├── JournalError          the journal did not confirm the write
@@ -56,6 +57,10 @@ class PostRefusedError(ObserverError):
 
 class ConflictError(InvalidInputError):
     """The id is known, and what came with it first was something else."""
+
+
+class NotKnownError(InvalidInputError):
+    """What the request names is not here."""
 
 
 class RetryableError(ObserverError):

@@ -94,6 +94,14 @@ class KeptRows(Generic[T]):
         """A copy with keys, least recent first."""
         return list(self._rows.items())
 
+    def evict(self) -> T | None:
+        """Let the least recent go now if the next `add` would; it, for whoever has to settle what it leaves."""
+        if len(self._rows) < self._most:
+            return None
+        row = next(iter(self._rows.values()))
+        self._evict()
+        return row
+
     def rows(self) -> list[T]:
         """A copy, least recent first."""
         return list(self._rows.values())
@@ -168,10 +176,13 @@ class KeptRows(Generic[T]):
 
     def _make_room(self) -> None:
         while len(self._rows) > self._most:
-            key, _ = self._rows.popitem(last=False)
-            del self._places[key]
-            self.evicted += 1
-            self._forget(key)
+            self._evict()
+
+    def _evict(self) -> None:
+        key, _ = self._rows.popitem(last=False)
+        del self._places[key]
+        self.evicted += 1
+        self._forget(key)
 
     def _forget(self, key: str) -> None:
         """The row of *key* is gone: what was saved of it is to go too."""

@@ -161,20 +161,6 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     versions: dict[str, int] = {}
 
 
-class PlaybookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What works at an endpoint. Append-only: a material change is a new *version* under the same id."""
-
-    playbook_id: str
-    version: int
-    at: str
-    kind: str
-    endpoint: str
-    text: str
-    successes: int
-    avg_duration_ms: float
-    evidence: list[SpanRef] = []
-
-
 class Post(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be told to someone: JSON *body* for *url*, a path at the gateway (later: a whole URL).
 
@@ -262,10 +248,15 @@ class LangfuseTold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of `decisions.jsonl`: what was decided, and the op (its id) that it follows."""
+    """One line of `decisions.jsonl`: what was decided, and the op (its id) that it follows.
+
+    *after* is how far the operations journal had gone by then, in logical bytes: ids alone sort by the time at which
+    an op ended, which is not the order in which ops came.
+    """
 
     decision_id: str
     at: str
     kind: str
     body: msgspec.Raw
     follows: str | None = None
+    after: int | None = None

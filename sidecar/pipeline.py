@@ -36,13 +36,14 @@ from sidecar.lifecycle import serve
 from sidecar.logs import configure_if_unset
 from sidecar.metrics import OwnMetrics
 from sidecar.normalize import Normalizer
+from sidecar.pipeline_advice import LearningLoop
 from sidecar.pipeline_books import Books
 from sidecar.pipeline_doors import health_routes, http_routes
 from sidecar.pipeline_journals import Journals
 from sidecar.pipeline_langfuse import Langfuse
 from sidecar.pipeline_otlp import OtlpDoors
 from sidecar.pipeline_proxy import gateway_proxy
-from sidecar.pipeline_stages import Closing, Together
+from sidecar.pipeline_stages import Closing, Opening, Together
 from sidecar.protocols import Clock, Stage
 from sidecar.receivers.bodies import ByteBudget
 from sidecar.receivers.corrections_tailer import CorrectionsTailer
@@ -240,7 +241,15 @@ class Observer:
             clock=clock,
             model_name=settings.model,
         )
-        self.consolidator = PlaybookConsolidator(self.books.successes, self.decisions, self.outbox, self._tracer, clock)
+        self.consolidator = PlaybookConsolidator(
+            self.books.successes,
+            self.books.learning.playbook,
+            self.books.in_order,
+            outbox=self.outbox,
+            tracer=self._tracer,
+            clock=clock,
+        )
+        self.learning = LearningLoop(settings, self.books.learning, self.books.in_order, clock)
         self.corrections = CorrectionsTailer(
             Path(settings.overseer_corrections_path),
             self.recorder,
@@ -263,6 +272,7 @@ class Observer:
             corrections=self.corrections,
             correction_source=CORRECTION,
             before_save=self.outbox.catch_up,  # behind a checkpoint, the journal brings no post back
+            quiet=self.books.in_order.quiet,
         )
         self.retention = Retention(
             state,
@@ -278,6 +288,7 @@ class Observer:
             Step("tail", 1, self._tail, _STEP_TIMEOUT_S),
             Step("incidents", 1, self.life_cycle.look, _STEP_TIMEOUT_S),
             Step("analyse", 1, self.analyzer.analyze, settings.model_timeout + _STEP_TIMEOUT_S),
+            Step("learn", 1, self.learning.learn, _STEP_TIMEOUT_S),
             Step("consolidate", _CONSOLIDATE_EVERY, self.consolidator.consolidate, _STEP_TIMEOUT_S),
             Step("save", 1, self.checkpoint.save, _STEP_TIMEOUT_S),
         ]
@@ -343,6 +354,7 @@ class Observer:
             Closing("corrections", self.corrections.close),
             self.retention,
             self.outbox,
+            Opening("learning", lambda: self.books.in_order.begin(self.decisions)),
             self.checkpoint,
             *([export.begins] if export is not None else ()),
             self.ops_log,

@@ -6,6 +6,7 @@ The running observer and a replay build the same, so that both come to the same 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sidecar.analysis.error_analyzer import DECISION_KIND as DIAGNOSIS
@@ -13,21 +14,22 @@ from sidecar.analysis.error_analyzer import marked
 from sidecar.analysis.incidents import IncidentBook
 from sidecar.analysis.life_cycle import DECISION_KIND as INCIDENTS
 from sidecar.analysis.life_cycle import decided
-from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
-from sidecar.analysis.playbook_consolidator import kept
 from sidecar.analysis.success_book import SuccessBook
 from sidecar.langfuse.book import DONE, TOLD, LangfuseBook
+from sidecar.pipeline_learning import KINDS, Learning
 from sidecar.protocols import Clock
 from sidecar.store.checkpoint import Derived
 from sidecar.store.decisions import DecisionHandlers
 from sidecar.store.duplicates import Duplicates
+from sidecar.store.in_order import InOrder
 
 
 class Books:
     """A new book belongs here alone: it is then fed, saved, restored, replayed, forgotten from.
 
     `derived` names each book as its table in `state.db` is named; `decided` has what every kind of decision does to
-    them. Whoever also acts on a decision, in the running observer only, adds to it.
+    them. Whoever also acts on a decision, in the running observer only, adds to it. What learns depends on the order
+    of ops and decisions, and is reached through `in_order`.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -35,18 +37,22 @@ class Books:
         self.successes = SuccessBook()
         self.duplicates = Duplicates(clock)
         self.langfuse = LangfuseBook()
+        self.learning = Learning()
+        self.in_order = InOrder(self.learning)
         self.derived: dict[str, Derived] = {
             "incidents": self.incidents,
             "successes": self.successes,
+            "learning": self.in_order,
             "seen_ids": self.duplicates,
             "langfuse": self.langfuse,
         }
         self.decided = DecisionHandlers()
         self._on(DIAGNOSIS, lambda body: marked(self.incidents, body))
         self._on(INCIDENTS, lambda body: decided(self.incidents, body))
-        self._on(PLAYBOOK, lambda body: kept(self.successes, body))
         self._on(TOLD, self.langfuse.apply_told)
         self._on(DONE, self.langfuse.apply_done)
+        for kind in KINDS:
+            self._on(kind, partial(self.in_order.apply, kind))
 
     def _on(self, kind: str, apply: Callable[[bytes], Any]) -> None:
         def applied(body: bytes) -> None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sidecar.model_learning import EntryAction
 from sidecar.pipeline_incidents import incident_routes
 from sidecar.pipeline_metrics import losses
+from sidecar.receivers.advice_resource import MAX_OUTCOME_BYTES, AdviceResource, OutcomeResource
 from sidecar.receivers.bodies import BodyReader
 from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_EVENT_BYTES, EventResource, EventsResource
 from sidecar.receivers.health_resource import HealthResource, LivezResource, ReadyzResource
 from sidecar.receivers.openapi import openapi
+from sidecar.receivers.playbook_resource import (
+    MAX_CHANGE_BYTES,
+    EntryActionResource,
+    PlaybookResource,
+    PlaybooksResource,
+)
 from sidecar.receivers.read_resources import (
-    ListResource,
     OpsResource,
     OpsStreamResource,
     StatsResource,
@@ -36,11 +43,26 @@ def http_routes(observer: Observer) -> dict[str, object]:
         "/ops": OpsResource(observer.ring),
         "/ops/stream": OpsStreamResource(observer.feed),
         **incident_routes(observer),
-        "/playbooks": ListResource("playbooks", observer.consolidator.entries, "playbook_id"),
+        **_learning_routes(observer),
         "/metrics": TextResource(observer.metrics.content_type, observer.metrics.render, "read"),
         "/openapi.json": TextResource("application/json", lambda: description, None),
         **observer.otlp.routes,
         **observer.langfuse.routes,
+    }
+
+
+def _learning_routes(observer: Observer) -> dict[str, object]:
+    playbook, advisor, clean = observer.learning, observer.learning.advisor, observer.normalizer.text
+    bodies = BodyReader(observer.budget, max_bytes=MAX_CHANGE_BYTES)
+    actions: tuple[EntryAction, ...] = ("approve", "retire", "restore")
+    return {
+        "/playbooks": PlaybooksResource(playbook, advisor),
+        "/playbooks/{playbook_id}": PlaybookResource(playbook, advisor),
+        **{f"/playbooks/{{playbook_id}}/{action}": EntryActionResource(playbook, bodies, action) for action in actions},
+        "/advice": AdviceResource(advisor, clean),
+        "/advice/{exposure_id}/outcome": OutcomeResource(
+            advisor, BodyReader(observer.budget, max_bytes=MAX_OUTCOME_BYTES)
+        ),
     }
 
 
@@ -54,7 +76,9 @@ def _more_stats(observer: Observer) -> dict[str, Any]:
         "cycle": observer.cycle.cycles,
         "incidents": len(observer.books.incidents),
         "incidents_by_state": observer.books.incidents.by_state,
-        "playbooks": len(observer.consolidator.entries()),
+        "playbooks": len(observer.books.learning.playbook),
+        "rules": observer.learning.rule_stats(),
+        "advice": observer.learning.advice_stats(),
         "ring_overwritten": observer.ring.overwritten,
         "langfuse": observer.langfuse.stats(),
         "lost": losses(observer),

@@ -41,7 +41,7 @@ class Journals:
         self._open_file = open_file
         self.ops: CommitLog[ObservedOp] = self._journal("ops", settled)
         self.decisions: CommitLog[Decision] = self._journal("decisions", decided)
-        self.decide = Decisions(self.decisions, clock)
+        self.decide = Decisions(self.decisions, clock, self.ops)
 
     def path(self, journal: CommitLog[Any]) -> Path:
         """The journal's active file."""

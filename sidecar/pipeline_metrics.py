@@ -201,7 +201,7 @@ def _register_analysis(observer: Observer) -> None:
     count("observer.model.failures", "{call}", "That gave nothing usable", lambda: model.failures)
     _register_posts(observer)
     level("observer.incidents", "{incident}", "Known, by state", lambda: _by_state(observer), "state")
-    level("observer.playbooks", "{entry}", "Known", lambda: len(observer.consolidator.entries()))
+    level("observer.playbooks", "{entry}", "Known", lambda: len(observer.books.learning.playbook))
 
 
 def _register_posts(observer: Observer) -> None:

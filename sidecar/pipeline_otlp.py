@@ -110,10 +110,17 @@ class GrpcDoor:
         from sidecar.receivers.observer_service import Memory, ObserverService  # noqa: PLC0415 - likewise
 
         observer, settings = self._observer, self._settings
-        memory = Memory(observer.books.incidents.incidents, observer.consolidator.entries)
+        memory = Memory(observer.books.incidents.incidents, observer.learning.views)
         self._receiver = GrpcReceiver(
             self._intake,
-            ObserverService(observer.intake, observer.ring, observer.feed, memory),
+            ObserverService(
+                observer.intake,
+                observer.ring,
+                observer.feed,
+                memory,
+                advisor=observer.learning.advisor,
+                clean=observer.normalizer.text,
+            ),
             observer.tokens,
             observer.budget,
             host=settings.host,

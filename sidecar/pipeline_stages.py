@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sidecar.protocols import Stage
+
+
+class Opening:
+    """A stage that only opens something at start."""
+
+    def __init__(self, name: str, open_it: Callable[[], None]) -> None:
+        self.name = name
+        self._open = open_it
+
+    async def start(self, _tasks: asyncio.TaskGroup) -> None:
+        """Open it."""
+        self._open()
+
+    async def stop(self) -> None:
+        """Nothing to close."""
 
 
 class Closing:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sidecar.model import Fragment, LangfuseTold, ObservedOp, OutboxLook, Post, PostOutcome, SpanRef
+from sidecar.model_learning import Advice, AdviceQuery, EntryAction, PlaybookHistory, PlaybookView
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
@@ -280,4 +281,36 @@ class DecisionLog(Protocol):
 
     async def decide(self, kind: str, body: object, follows: str | None) -> None:
         """Write one decision and wait until it is in the file. Raises `JournalError`."""
+        ...
+
+
+class AdviceSource(Protocol):
+    """Tells agents what to do or avoid. Real one: `advice.advisor`."""
+
+    async def advise(self, query: AdviceQuery) -> Advice:
+        """What is told, once it is written down. Raises RetryableError: nothing is told then."""
+        ...
+
+    async def report(self, exposure_id: str, *, success: bool) -> None:
+        """An agent says how it went. Raises NotKnownError, RetryableError."""
+        ...
+
+    async def inform(self, task: str) -> None:
+        """*task* reads the playbook by itself. Raises RetryableError."""
+        ...
+
+
+class PlaybookKeeper(Protocol):
+    """The playbook, as people see it and lay hands on it. Real one: `pipeline_advice.LearningLoop`."""
+
+    def views(self, as_of: str | None = None) -> list[PlaybookView]:
+        """All entries, the most recently changed first; as they were at the moment *as_of* (RFC 3339)."""
+        ...
+
+    def history(self, playbook_id: str) -> PlaybookHistory:
+        """One entry with all that was. Raises NotKnownError."""
+        ...
+
+    async def change(self, playbook_id: str, action: EntryAction, why: str) -> PlaybookHistory:
+        """A person's decision on an entry, taken when this returns. Raises NotKnownError, RetryableError."""
         ...

@@ -110,6 +110,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, _doc("Seconds that each reading goes back behind the one before: Langfuse shows some things late", ge=0)
     ] = 1200.0
     langfuse_pull_timeout: Annotated[float, _doc("Seconds the reading may take in one cycle", ge=0.1, le=600)] = 20.0
+    holdout: Annotated[
+        float, _doc("Share of tasks that active entries are withheld from, to see whether they help", ge=0.01, le=0.9)
+    ] = 0.1
+    outcome_window: Annotated[
+        float, _doc("Seconds after advice within which a task's next call counts as its outcome", ge=1, le=604_800)
+    ] = 3600.0
+    advice_timeout: Annotated[
+        float, _doc("Seconds the journal may take to write an exposure before no advice is given (503)", gt=0)
+    ] = 2.0
     model: Annotated[str, _doc("Model name sent to the model's server")] = "qwen2.5"
     model_api: Annotated[
         Literal["lakehouse", "openai"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 from opentelemetry.trace import StatusCode
 from structlog.testing import capture_logs
@@ -12,8 +13,10 @@ from structlog.testing import capture_logs
 from sidecar.analysis.cycle import CycleLoop, Step
 from sidecar.analysis.error_analyzer import ErrorAnalyzer, marked
 from sidecar.analysis.incidents import IncidentBook
-from sidecar.analysis.playbook_consolidator import PlaybookConsolidator, kept
+from sidecar.analysis.playbook_book import PlaybookBook
+from sidecar.analysis.playbook_consolidator import PlaybookConsolidator
 from sidecar.analysis.success_book import SuccessBook
+from sidecar.model_learning import PlaybookEntry
 from tests.fakes import KeptDecisions, KeptPosts, KeptSpans, ManualClock, an_op
 
 STATS = {
@@ -194,9 +197,14 @@ async def test_hostile_ops_do_not_end_the_learning() -> None:
     analyzer = ErrorAnalyzer(
         incidents, None, decisions, outbox=gateway, tracer=spans.tracer, clock=clock, model_name=""
     )
-    consolidator = PlaybookConsolidator(successes, decisions, gateway, spans.tracer, clock)
+    playbook = PlaybookBook()
+    consolidator = PlaybookConsolidator(
+        successes, playbook, decisions, outbox=gateway, tracer=spans.tracer, clock=clock
+    )
     decisions.on("diagnosis", lambda body: marked(incidents, body), analyzer.tell)
-    decisions.on("playbook", lambda body: kept(successes, body), consolidator.tell)
+    decisions.on(
+        "playbook", lambda body: playbook.keep(msgspec.json.decode(body, type=PlaybookEntry)), consolidator.tell
+    )
     cycle = CycleLoop(
         [Step("analyse", 1, analyzer.analyze, 30.0), Step("consolidate", 1, consolidator.consolidate, 30.0)],
         STATS.copy,

@@ -22,7 +22,8 @@ from sidecar.demo.overseer import Overseer
 from sidecar.demo.plain_lines import PlainLines
 from sidecar.demo.screen import LiveScreen
 from sidecar.demo.wording import RunInfo
-from sidecar.model import Incident, ObservedOp, PlaybookEntry
+from sidecar.model import Incident, ObservedOp
+from sidecar.model_learning import PlaybookEntry
 
 _JOB = Job("t-1", "STF-anna", "recurring", "picker", "Reno", "NV", 2, certified=False)
 _WHOLE_RUN = """

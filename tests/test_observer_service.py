@@ -25,7 +25,8 @@ from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]  # it has 
 from hypothesis import given
 
 from sidecar.errors import StartError
-from sidecar.model import Incident, ObservedOp, PlaybookEntry
+from sidecar.model import Incident, ObservedOp
+from sidecar.model_learning import PlaybookEntry
 from sidecar.normalize import Normalizer
 from sidecar.pb.v1 import observer_pb2 as pb
 from sidecar.pb.v1.observer_pb2_grpc import ObserverServiceStub

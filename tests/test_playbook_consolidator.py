@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.analysis.playbook_consolidator import MAX_WRITTEN, PlaybookConsolidator, kept, playbook_id
+from sidecar.analysis.playbook_book import MAX_ENTRIES, PlaybookBook
+from sidecar.analysis.playbook_consolidator import MAX_WRITTEN, PlaybookConsolidator, playbook_id
 from sidecar.analysis.success_book import MAX_ENDPOINTS, SuccessBook
 from sidecar.errors import JournalError
-from sidecar.model import ObservedOp, PlaybookEntry
+from sidecar.model import ObservedOp
+from sidecar.model_learning import PlaybookEntry
 from tests.fakes import KeptDecisions, KeptPosts, KeptSpans, ManualClock, an_op
 
 
@@ -35,12 +37,23 @@ class Bench:
     """A consolidator with everything it needs."""
 
     def __init__(self) -> None:
-        self.book = SuccessBook()
+        self.book, self.playbook = SuccessBook(), PlaybookBook()
         self.decisions, self.gateway, self.spans = KeptDecisions(), KeptPosts(), KeptSpans()
         self.consolidator = PlaybookConsolidator(
-            self.book, self.decisions, self.gateway, self.spans.tracer, ManualClock()
+            self.book,
+            self.playbook,
+            self.decisions,
+            outbox=self.gateway,
+            tracer=self.spans.tracer,
+            clock=ManualClock(),
         )
-        self.decisions.on("playbook", lambda body: kept(self.book, body), self.consolidator.tell)
+        self.decisions.on("playbook", self._keep, self.consolidator.tell)
+
+    def _keep(self, body: bytes) -> None:
+        self.playbook.keep(msgspec.json.decode(body, type=PlaybookEntry))
+
+    def entries(self) -> list[PlaybookEntry]:
+        return [row.latest for row in self.playbook.rows()]
 
     async def cycle(self, *ops: ObservedOp) -> None:
         for op in ops:
@@ -80,7 +93,7 @@ async def test_an_entry_is_written_posted_and_a_span(bench: Bench) -> None:
         "observer.playbook.version": 1,
         "observer.playbook.text": "common pattern: try 3; try 4; try 5",
     }
-    assert bench.consolidator.entries() == [entry]
+    assert bench.entries() == [entry]
 
 
 async def test_too_few_successes_are_no_pattern(bench: Bench) -> None:
@@ -99,7 +112,7 @@ async def test_only_a_doubling_is_news(bench: Bench) -> None:
         await bench.cycle(*successes(1))
         counts = [entry.successes for _, entry, _ in bench.decisions.decided]
     assert counts == [5, 10, 20, 40]
-    (entry,) = bench.consolidator.entries()
+    (entry,) = bench.entries()
     assert entry.version == 4
     assert len({entry["operation"] for entry in bench.posted}) == 4
 
@@ -109,25 +122,26 @@ async def test_restored_entries_are_not_written_again(bench: Bench, saved: bool)
     """Saved rows tell of them, and so do decisions in any order; only more successes make another version."""
     await bench.cycle(*successes(5))
     await bench.cycle(*successes(5))
-    rows = bench.book.take_dirty()
     again = Bench()
-    again.book.load({key: data for key, data in rows.items() if saved or key.startswith("success/")})
-    if not saved:
+    again.book.load(bench.book.take_dirty())
+    if saved:
+        again.playbook.load(bench.playbook.take_dirty())
+    else:
         for _, body, _ in reversed(bench.decisions.decided):
             again.decisions.apply("playbook", msgspec.json.encode(body))
     await again.cycle()
     assert again.decisions.decided == []
     assert len(again.gateway.again) == (0 if saved else 2)  # the outbox knows them or not
-    assert again.consolidator.entries() == bench.consolidator.entries()
+    assert again.entries() == bench.entries()
     await again.cycle(*successes(10))
-    assert again.consolidator.entries()[0].version == 3
+    assert again.entries()[0].version == 3
 
 
 async def test_a_journal_that_fails_leaves_it_for_the_next_time(bench: Bench) -> None:
     """No entry, no post; then both."""
     bench.decisions.failing = JournalError("the journal did not take it", "disk full", "Make room")
     await bench.cycle(*successes(5), *successes(5, "/b"))
-    assert (bench.consolidator.entries(), bench.posted, bench.consolidator.failed) == ([], [], 1)
+    assert (bench.entries(), bench.posted, bench.consolidator.failed) == ([], [], 1)
     bench.decisions.failing = None
     await bench.cycle()
     assert len(bench.posted) == 2
@@ -139,7 +153,7 @@ async def test_a_post_that_cannot_be_made_costs_itself(bench: Bench) -> None:
     await bench.cycle(*successes(5))
     bench.gateway.failing = None
     await bench.cycle(*successes(5, "/b"))
-    assert ([entry["context"] for entry in bench.posted], len(bench.consolidator.entries())) == (["endpoint=/b"], 2)
+    assert ([entry["context"] for entry in bench.posted], len(bench.entries())) == (["endpoint=/b"], 2)
 
 
 async def test_a_poison_endpoint_costs_itself(bench: Bench) -> None:
@@ -190,8 +204,8 @@ def test_endpoints_and_entries_are_bounded(bench: Bench) -> None:
             avg_duration_ms=1.0,
         )
         bench.decisions.apply("playbook", msgspec.json.encode(entry))
-    assert (len(bench.book.endpoints()), bench.book.evicted) == (MAX_ENDPOINTS, 10)
-    assert len(bench.consolidator.entries()) == MAX_ENDPOINTS
+    assert (len(bench.book.endpoints()), bench.book.evicted) == (MAX_ENDPOINTS, 5)
+    assert (len(bench.entries()), bench.playbook.evicted) == (MAX_ENTRIES, 5)
 
 
 def test_an_op_that_cannot_be_read_costs_itself(bench: Bench) -> None:

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proto.generate import PACKAGE, PROTO, REPOSITORY, generate, out_of_date
-from sidecar.model import Diagnosis, Incident, ObservedOp, PlaybookEntry
+from sidecar.model import Diagnosis, Incident, ObservedOp
+from sidecar.model_learning import PlaybookEntry
 from sidecar.normalize import INT64_MAX, INT64_MIN
 from sidecar.pb.v1 import observer_pb2
 

@@ -99,7 +99,7 @@ async def test_the_state_is_that_of_the_live_run(tmp_path: Path, capsys: pytest.
     state = json.loads(before)
     assert len(posts) > 10
     assert any("diagnosis" in row["row"]["incident"] for key, row in state["incidents"].items() if key[0] == "i")
-    assert any(key.startswith("entry/") for key in state["successes"])
+    assert any(key.startswith("entry/") for key in state["learning"])
     after, said = await in_thread(replay, tmp_path, capsys)
     assert after == before
     assert (rows(tmp_path, "outbox"), "from the journals alone" in said, "damaged records: 0" in said) == (

@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 SIDECAR = Path(__file__).resolve().parents[1] / "sidecar"
-GROUND = {"model", "protocols", "errors", "settings", "settings_checks", "clock", "normalize", "redaction", "ids"}
+GROUND = {
+    "model",
+    "model_learning",
+    "protocols",
+    "errors",
+    "settings",
+    "settings_checks",
+    "clock",
+    "normalize",
+    "redaction",
+    "ids",
+}
 GROUND |= {"kept_rows"}
 SPAN_CONTRACT = {"spans.attributes", "spans.op_span"}
 EDGE = {"cli.py", "__main__.py", "commands", "demo"}

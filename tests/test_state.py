@@ -20,7 +20,7 @@ from sidecar.errors import RetryableError, StartError
 from sidecar.store.state import StateStore
 from tests.fakes import ManualClock
 
-_TABLES = ("cursors", "incidents", "successes", "playbook")
+_TABLES = ("cursors", "incidents", "successes", "learning")
 _keys = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 _changes = st.dictionaries(st.sampled_from(_TABLES), st.dictionaries(_keys, st.binary(), max_size=4))
 

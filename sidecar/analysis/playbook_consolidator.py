@@ -1,6 +1,7 @@
 """What works: endpoints that keep succeeding become playbook entries, a new version whenever they have doubled.
 
-Successes come from the book; an entry goes to the decision journal first, with a span that links to its evidence.
+Successes come from their book, and what was written already from the playbook, which says which successes are no news
+any more. An entry goes to the decision journal first, with a span that links to its evidence.
 When it is there, `apply` puts it into the book and has it posted to the gateway's log, as in a replay.
 """
 
@@ -16,10 +17,11 @@ from opentelemetry.trace import Tracer
 
 from sidecar.analysis.evidence import links_to
 from sidecar.analysis.fingerprint import one_line
+from sidecar.analysis.playbook_book import PlaybookBook
 from sidecar.analysis.success_book import MAX_INPUT, EndpointSuccesses, SuccessBook
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import ObserverError
-from sidecar.model import PlaybookEntry
+from sidecar.model_learning import PlaybookEntry
 from sidecar.protocols import Clock, DecisionLog, PostSink
 from sidecar.spans.attributes import PLAYBOOK_ID, PLAYBOOK_TEXT, PLAYBOOK_VERSION
 
@@ -37,19 +39,23 @@ class PlaybookConsolidator:
     """Writes at most 100 entries a call, one version for each doubling of an endpoint's successes."""
 
     def __init__(
-        self, book: SuccessBook, decisions: DecisionLog, outbox: PostSink, tracer: Tracer, clock: Clock
+        self,
+        book: SuccessBook,
+        playbook: PlaybookBook,
+        decisions: DecisionLog,
+        *,
+        outbox: PostSink,
+        tracer: Tracer,
+        clock: Clock,
     ) -> None:
         self._book = book
+        self._playbook = playbook
         self._decisions = decisions
         self._tracer = tracer
         self._clock = clock
         self._outbox = outbox
         self.written = 0
         self.failed = 0  # entries that could not be written
-
-    def entries(self) -> list[PlaybookEntry]:
-        """The latest version of each entry, the most recently written first."""
-        return self._book.entries()
 
     async def consolidate(self) -> None:
         """Write an entry for each endpoint that has enough new successes."""
@@ -61,6 +67,8 @@ class PlaybookConsolidator:
     def tell(self, decision_body: bytes | msgspec.Raw) -> None:
         """Have an entry that is in the journal told to the gateway. Raises msgspec.MsgspecError."""
         entry = msgspec.json.decode(decision_body, type=PlaybookEntry)
+        if entry.author != "successes":
+            return
         try:
             self._outbox.put_again(DECISION_KIND, _post(entry), entry.at)
         except Exception:  # a poison post costs itself
@@ -92,12 +100,12 @@ class PlaybookConsolidator:
             await self._decisions.decide(DECISION_KIND, entry, self._book.last_op_id)
 
     def _is_due(self, row: EndpointSuccesses) -> bool:
-        last = self._book.entry(playbook_id(KIND_DO, row.endpoint))
+        last = self._playbook.entry(playbook_id(KIND_DO, row.endpoint))
         return row.successes >= (2 * last.successes if last is not None else LEAST_OF_ENDPOINT)
 
     def _entry(self, row: EndpointSuccesses) -> PlaybookEntry:
         entry_id = playbook_id(KIND_DO, row.endpoint)
-        last = self._book.entry(entry_id)
+        last = self._playbook.entry(entry_id)
         pattern = "; ".join(one_line(each, MAX_INPUT) for each in row.inputs)
         return PlaybookEntry(
             playbook_id=entry_id,
@@ -112,19 +120,9 @@ class PlaybookConsolidator:
         )
 
 
-def kept(book: SuccessBook, decision_body: bytes | msgspec.Raw) -> PlaybookEntry:
-    """The entry in *decision_body* (JSON), in *book* now; of several versions the latest stays.
-
-    Raises msgspec.MsgspecError.
-    """
-    entry = msgspec.json.decode(decision_body, type=PlaybookEntry)
-    book.keep(entry)
-    return entry
-
-
-def playbook_id(kind: str, endpoint: str) -> str:
-    """The id of the entry of this *kind* for *endpoint*: the same wherever and whenever it is written."""
-    content = msgspec.json.encode([kind, endpoint])
+def playbook_id(kind: str, endpoint: str, *conditions: str) -> str:
+    """The id of the entry of this *kind* for this scope: the same wherever and whenever it is written."""
+    content = msgspec.json.encode([kind, endpoint, *conditions])
     return "pb-" + hashlib.sha256(content).hexdigest()[:12]
 
 

@@ -12,11 +12,12 @@ from itertools import pairwise
 from math import isfinite
 from operator import attrgetter
 from typing import Final, Literal
+from zlib import crc32
 
 import msgspec
 
 from sidecar.analysis.e_values import MAX_OPS
-from sidecar.model import ObservedOp, Scalar
+from sidecar.model import ObservedOp, Scalar, SpanRef
 from sidecar.normalize import clean_text
 
 FIELDS: Final = ("source", "role", "city", "state", "event_kind", "staffer_id", "sig_hash", "task_class", "count")
@@ -30,6 +31,7 @@ MAX_LENGTH: Final = 60  # characters of a field's name, and of a value
 _TO_LEARN = 64  # numbers before their cut points are chosen
 _FEW = 10  # different numbers that are each told apart
 _ROOM = 16  # bytes a column grows by
+_REFS = 32  # spans remembered
 _PARTS = 10  # else: as many parts with the same number of ops
 
 
@@ -85,6 +87,8 @@ class Sheet(msgspec.Struct, omit_defaults=True):
     succeeded: bytearray = msgspec.field(default_factory=bytearray)
     fields: dict[str, Column] = {}
     columns: int = 0
+    tasks: bytearray = msgspec.field(default_factory=bytearray)  # four bytes an op: a checksum of its task's name
+    refs: list[tuple[int, SpanRef]] = []  # of the last ops: which one, and its span
 
     @property
     def is_full(self) -> bool:
@@ -97,6 +101,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
         if op.success:
             set_bit(self.succeeded, at)
         self.ops = at + 1
+        self._remember(op, at)
         fields = self.fields
         for name, value in zip(FIELDS, _field_values(op), strict=True):
             if value is not None and value != "":
@@ -106,6 +111,16 @@ class Sheet(msgspec.Struct, omit_defaults=True):
                     self._count(name, value, at, most_columns)
         if op.features:
             self._add_features(op.features, at, most_columns)
+
+    def _remember(self, op: ObservedOp, at: int) -> None:
+        """Whose op it was: its task's, else its trace's, else nobody else's."""
+        task, trace_id, span_id = op.task, op.trace_id, op.span_id
+        name = task or trace_id or str(at)
+        self.tasks += crc32(name.encode("utf-8", "surrogatepass")).to_bytes(4, "little")
+        if trace_id is not None and span_id is not None:
+            self.refs.append((at, (trace_id, span_id)))
+            if len(self.refs) > 2 * _REFS:
+                del self.refs[:-_REFS]
 
     def _add_features(self, features: dict[str, Scalar], at: int, most_columns: int) -> None:
         fields, byte, bit = self.fields, at >> 3, 1 << (at & 7)

@@ -89,9 +89,11 @@ class EndpointRules(msgspec.Struct, omit_defaults=True):
     restart: int = 0
     looked: int = 0  # ops of the sheet at the last look
     checked: int = 0  # ops of the sheet that the rules were last held against
+    learned: int = 0  # ops of the sheet when it was last come by
     passed: list[Proven] = []  # conjunctions once proven in this sheet
     earlier: list[Standing] = []
     found: list[Standing] = []
+    fallen: list[tuple[Condition, ...]] = []  # conjunctions that once made a rule and were contradicted, the last ones
 
 
 def begin_anew(row: EndpointRules) -> None:
@@ -101,7 +103,7 @@ def begin_anew(row: EndpointRules) -> None:
         rule = each.rule
         each.before = (rule.n, rule.successes, rule.others, rule.other_successes)
     row.found, row.passed = [], []
-    row.looked = row.checked = 0
+    row.looked = row.checked = row.learned = 0
     row.sheet = row.sheet.begin(each for standing in row.earlier for each in standing.rule.conditions)
     row.restart += 1
 
@@ -112,11 +114,12 @@ def drop_contradicted(row: EndpointRules) -> int:
     if not (row.earlier or row.found) or (ops - row.checked < _CHECK_AGAIN and not row.sheet.is_full):
         return 0
     world = snapshot(row.sheet, ops)
-    before = len(row.earlier) + len(row.found)
-    row.earlier = [each for each in row.earlier if _holds(each, world, row)]
-    row.found = [each for each in row.found if _holds(each, world, row)]
+    gone = [each for each in (*row.earlier, *row.found) if not _holds(each, world, row)]
+    row.earlier = [each for each in row.earlier if each not in gone]
+    row.found = [each for each in row.found if each not in gone]
+    row.fallen = [*row.fallen, *(each.rule.conditions for each in gone)][-MAX_RULES:]
     row.checked = ops
-    return before - len(row.earlier) - len(row.found)
+    return len(gone)
 
 
 def find(row: EndpointRules, world: Snapshot, log_alpha: float) -> Generator[None, None, None]:

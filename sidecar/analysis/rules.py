@@ -25,7 +25,8 @@ import structlog
 from sidecar.analysis.e_values import ALPHA, complete, log_restart_share, log_share
 from sidecar.analysis.fingerprint import MAX_ENDPOINT
 from sidecar.analysis.incidents import CORRECTION
-from sidecar.analysis.rule_counts import MAX_COLUMNS, Sheet
+from sidecar.analysis.rule_counts import MAX_COLUMNS, Condition, Sheet
+from sidecar.analysis.rule_findings import Finding, finding
 from sidecar.analysis.rule_search import snapshot
 from sidecar.analysis.rule_standing import EndpointRules, Rule, begin_anew, drop_contradicted, drop_unseen, find
 from sidecar.kept_rows import KeptRows
@@ -112,11 +113,25 @@ class RuleBook:
             evicted=self._rows.evicted,
         )
 
+    def finding(self, rule: Rule) -> Finding:
+        """What the ops of the endpoint say of *rule* besides its counts."""
+        row = self._rows.get(rule.endpoint)
+        return finding(row.sheet if row is not None else Sheet(), rule)
+
+    def fallen(self) -> Iterator[tuple[str, tuple[Condition, ...]]]:
+        """Endpoint and conditions of rules that were contradicted lately."""
+        for row in self._rows.rows():
+            for together in row.fallen:
+                yield row.endpoint, together
+
     def learn(self) -> Iterator[None]:
         """Look at every endpoint with enough new ops, a little at each step. Once a cycle, to its end."""
         rows = self._rows.rows()
         self._columns = sum(row.sheet.columns for row in rows)
         for row in rows:
+            if row.sheet.ops == row.learned:  # nothing new: looking again would find nothing else
+                continue
+            row.learned = row.sheet.ops
             try:
                 yield from self._look(row)
             except Exception:  # a poison endpoint costs itself

@@ -1,7 +1,6 @@
-"""Lifetime successes by endpoint, and the playbook entries made of them.
+"""Lifetime successes by endpoint.
 
-Fed every settled op on the event loop's thread; read by the playbook consolidator, which puts its entries here so
-that both are saved together: an entry says which successes are no news any more.
+Fed every settled op on the event loop's thread; read by the playbook consolidator.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from sidecar.analysis.evidence import span_ref
 from sidecar.analysis.fingerprint import MAX_ENDPOINT
 from sidecar.analysis.incidents import CORRECTION
 from sidecar.kept_rows import KeptRows
-from sidecar.model import ObservedOp, PlaybookEntry, SpanRef
+from sidecar.model import ObservedOp, SpanRef
 from sidecar.normalize import clean_text
 
 log = structlog.get_logger(__name__)
@@ -44,11 +43,10 @@ class EndpointSuccesses(msgspec.Struct, omit_defaults=True):
 
 
 class SuccessBook:
-    """At most 1000 endpoints and 1000 entries; the least recent goes out, counted. For the event loop's thread only."""
+    """At most 1000 endpoints; the least recent goes out, counted. For the event loop's thread only."""
 
     def __init__(self) -> None:
         self._rows = KeptRows("success/", EndpointSuccesses, MAX_ENDPOINTS)
-        self._entries = KeptRows("entry/", PlaybookEntry, MAX_ENDPOINTS)
         self.last_op_id: str | None = None
         self.not_counted = 0  # ops that could not be taken in
 
@@ -65,51 +63,33 @@ class SuccessBook:
 
     @property
     def evicted(self) -> int:
-        """Endpoints and entries that had to make room."""
-        return self._rows.evicted + self._entries.evicted
+        """Endpoints that had to make room."""
+        return self._rows.evicted
 
     @property
     def unusable(self) -> int:
         """Saved rows that could not be read, and rows that could not be saved."""
-        return self._rows.unusable + self._entries.unusable
+        return self._rows.unusable
 
     def endpoints(self) -> list[EndpointSuccesses]:
         """All of them, the least recent first."""
         return self._rows.rows()
 
-    def entry(self, playbook_id: str) -> PlaybookEntry | None:
-        """The latest version of the entry."""
-        return self._entries.get(playbook_id)
-
-    def entries(self) -> list[PlaybookEntry]:
-        """The latest version of each, the most recently written first."""
-        return self._entries.rows()[::-1]
-
-    def keep(self, entry: PlaybookEntry) -> None:
-        """Take *entry* over, unless this version or a later one is here."""
-        last = self._entries.get(entry.playbook_id)
-        if last is None or last.version < entry.version:
-            self._entries.add(entry.playbook_id, entry)
-
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore what `take_dirty` gave, in whatever order."""
         self._rows.load(rows)
-        self._entries.load(rows)
 
     def prepare(self) -> Iterator[None]:
         """Do most of `take_dirty`'s work ahead of it, a little at each step."""
         yield from self._rows.prepare()
-        yield from self._entries.prepare()
 
     def take_dirty(self) -> dict[str, bytes]:
         """Rows changed since the last call, as JSON by key; removed ones as b""."""
-        return self._rows.take_dirty() | self._entries.take_dirty()
+        return self._rows.take_dirty()
 
     def put_back(self, keys: Iterable[str]) -> None:
         """Saving *keys* failed: `take_dirty` gives them again."""
-        names = list(keys)
-        self._rows.put_back(names)
-        self._entries.put_back(names)
+        self._rows.put_back(keys)
 
     def _count(self, op: ObservedOp) -> None:
         key = clean_text(op.endpoint[:MAX_ENDPOINT])

@@ -12,7 +12,8 @@ import msgspec
 import structlog
 
 from sidecar.demo.findings import Findings
-from sidecar.model import Incident, ObservedOp, PlaybookEntry
+from sidecar.model import Incident, ObservedOp
+from sidecar.model_learning import PlaybookEntry
 
 log = structlog.get_logger(__name__)
 

@@ -42,6 +42,8 @@ _ACCESS = {
     f"/{OBSERVER}/": Access("read", MAX_EVENT_BYTES),
     f"/{OBSERVER}/Record": Access("ingest", MAX_EVENT_BYTES),
     f"/{OBSERVER}/RecordStream": Access("ingest", MAX_EVENT_BYTES),
+    f"/{OBSERVER}/GetAdvice": Access("advice", _SMALL),
+    f"/{OBSERVER}/ReportOutcome": Access("advice", _SMALL),
     f"/{HEALTH}/": Access(None, _SMALL),
     f"/{reflection.SERVICE_NAME}/": Access(None, _SMALL),
     **{f"/{service}/": Access("ingest", _SMALL) for service in _OTHERS},

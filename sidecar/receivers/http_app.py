@@ -6,7 +6,7 @@ An error body is JSON with `error`, but where a resource says it itself (`say_er
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import falcon
 import falcon.asgi
@@ -17,6 +17,7 @@ from sidecar.errors import (
     ConflictError,
     InvalidInputError,
     MalformedError,
+    NotKnownError,
     ObserverError,
     RetryableError,
     TooLargeError,
@@ -79,16 +80,15 @@ class _Errors:
             resp.data = msgspec.json.encode({"error": text})
 
 
+_STATUS: Final[tuple[tuple[type[ObserverError], str], ...]] = (  # the more special before the more general
+    (MalformedError, falcon.HTTP_400),
+    (TooLargeError, falcon.HTTP_413),
+    (ConflictError, falcon.HTTP_409),
+    (NotKnownError, falcon.HTTP_404),
+    (InvalidInputError, falcon.HTTP_422),
+    (RetryableError, falcon.HTTP_503),
+)
+
+
 def _status(exc: ObserverError) -> str:
-    match exc:
-        case MalformedError():
-            return falcon.HTTP_400
-        case TooLargeError():
-            return falcon.HTTP_413
-        case ConflictError():
-            return falcon.HTTP_409
-        case InvalidInputError():
-            return falcon.HTTP_422
-        case RetryableError():
-            return falcon.HTTP_503
-    return falcon.HTTP_500
+    return next((status for kind, status in _STATUS if isinstance(exc, kind)), falcon.HTTP_500)

@@ -8,13 +8,22 @@ from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar, get_args
 
 from sidecar.errors import InvalidInputError, ObserverError
-from sidecar.model import Incident, IncidentState, ObservedOp, PlaybookEntry
+from sidecar.model import Incident, IncidentState, ObservedOp
+from sidecar.model_learning import PlaybookEntry
+from sidecar.normalize import MAX_ENTRIES
 from sidecar.pb.v1 import observer_pb2 as pb
 from sidecar.pb.v1.observer_pb2_grpc import ObserverServiceServicer
-from sidecar.protocols import Receipt
+from sidecar.protocols import AdviceSource, Receipt
 from sidecar.receivers.event_resource import EventIntake
-from sidecar.receivers.op_filter import EXACT, OpQuery
-from sidecar.receivers.op_messages import event_of, incident_message, op_message, playbook_message
+from sidecar.receivers.op_filter import ADVICE_LIMIT, EXACT, MAX_ADVICE, MAX_TASK, OpQuery
+from sidecar.receivers.op_messages import (
+    advice_message,
+    advice_query_of,
+    event_of,
+    incident_message,
+    op_message,
+    playbook_message,
+)
 from sidecar.receivers.read_resources import STREAM_IDLE_S, FeedView, RingView
 from sidecar.receivers.rpc_status import status_of
 
@@ -36,8 +45,19 @@ class Memory(NamedTuple):
 class ObserverService(ObserverServiceServicer):
     """The servicer. Errors are raised as they are; `grpc_guard` tells them to the caller."""
 
-    def __init__(self, intake: EventIntake, ring: RingView, feed: FeedView, memory: Memory) -> None:
+    def __init__(
+        self,
+        intake: EventIntake,
+        ring: RingView,
+        feed: FeedView,
+        memory: Memory,
+        *,
+        advisor: AdviceSource,
+        clean: Callable[[str], str],
+    ) -> None:
         self._intake = intake
+        self._advisor = advisor
+        self._clean = clean
         self._ring = ring
         self._feed = feed
         self._memory = memory
@@ -150,10 +170,40 @@ class ObserverService(ObserverServiceServicer):
         )
         return pb.ListPlaybooksResponse(playbooks=map(playbook_message, page), next_page_token=token)
 
+    async def GetAdvice(  # noqa: N802 - the protocol's
+        self, request: pb.GetAdviceRequest, _context: Any
+    ) -> pb.GetAdviceResponse:
+        """What to do or avoid now, as `GET /advice`."""
+        _check_advice(request)
+        query = advice_query_of(request, self._clean, MAX_ADVICE, ADVICE_LIMIT)
+        return advice_message(await self._advisor.advise(query))
+
+    async def ReportOutcome(  # noqa: N802 - the protocol's
+        self, request: pb.ReportOutcomeRequest, _context: Any
+    ) -> pb.ReportOutcomeResponse:
+        """How it went, as `POST /advice/{exposure_id}/outcome`."""
+        await self._advisor.report(request.exposure_id, success=request.success)
+        return pb.ReportOutcomeResponse()
+
     def _recorded(self, op: ObservedOp) -> pb.RecordResponse:
         return pb.RecordResponse(
             trace_id=op.trace_id or "", span_id=op.span_id or "", ring_size=self._intake.ring_size()
         )
+
+
+def _check_advice(request: pb.GetAdviceRequest) -> None:
+    """Refuse what `GET /advice` would. Raises InvalidInputError."""
+    wrong = None
+    if not request.endpoint:
+        wrong = "endpoint is missing"
+    elif request.HasField("task") and not 0 < len(request.task) <= MAX_TASK:
+        wrong = f"task is not 1 to {MAX_TASK} characters long"
+    elif len(request.facts) > MAX_ENTRIES:
+        wrong = f"there are more than {MAX_ENTRIES} facts"
+    elif request.limit < 0:
+        wrong = f"limit is {request.limit}"
+    if wrong is not None:
+        raise InvalidInputError(wrong, "no advice can be given for that", "See observer.proto")
 
 
 def _query(request: pb.WatchRequest) -> OpQuery:

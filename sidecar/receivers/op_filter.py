@@ -1,4 +1,4 @@
-"""Which ops a reader wants: the query of `/ops` and `/ops/stream`; and the page of any list."""
+"""What a reader wants: the query of `/ops` and `/ops/stream`, of `/advice`, and the page of any list."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import msgspec
 
 from sidecar.errors import InvalidInputError
 from sidecar.model import ObservedOp
+from sidecar.model_learning import AdviceQuery
+from sidecar.normalize import MAX_ENTRIES
 from sidecar.receivers.event_fields import utc_ms
 
 EXACT = (
@@ -33,6 +35,8 @@ EXACT = (
 """Fields that a query may ask to equal a text."""
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
+ADVICE_LIMIT, MAX_ADVICE = 3, 10
+MAX_TASK = 256  # characters of a task's name
 
 
 class OpQuery(msgspec.Struct, frozen=True):
@@ -77,6 +81,51 @@ def page_query(req: falcon.asgi.Request, *others: str) -> tuple[int, str | None]
     cursor = params.pop("cursor", None)
     _refuse(params.keys() - set(others))
     return limit, cursor
+
+
+class ListQuery(msgspec.Struct, frozen=True):
+    """A checked query of the playbook. *as_of* is RFC 3339; *task* is that of the agent who reads."""
+
+    limit: int
+    cursor: str | None
+    as_of: str | None
+    task: str | None
+
+
+def playbook_query(req: falcon.asgi.Request) -> ListQuery:
+    """The query of *req*. Raises InvalidInputError."""
+    limit, cursor = page_query(req, "as_of", "task")
+    params = _params(req)
+    return ListQuery(limit, cursor, _taken(params, "as_of", utc_ms), _taken(params, "task", _task))
+
+
+def advice_query(req: falcon.asgi.Request, clean: Callable[[str], str]) -> AdviceQuery:
+    """What an agent is about to do, in the form of ops (*clean* is what is done to their texts).
+
+    Raises InvalidInputError.
+    """
+    params = _params(req)
+    endpoint = params.pop("endpoint", "")
+    if not endpoint:
+        raise InvalidInputError("endpoint is missing", "advice is given for one", "Name it: /advice?endpoint=/tools/x")
+    limit = _taken(params, "limit", _limit) or ADVICE_LIMIT
+    task = _taken(params, "task", _task)
+    given = params.pop("given", "")
+    if len(params) > MAX_ENTRIES:
+        raise InvalidInputError(f"{len(params)} features", f"at most {MAX_ENTRIES} are read", "Leave some out")
+    return AdviceQuery(
+        endpoint=clean(endpoint),
+        facts={clean(name): clean(value) for name, value in params.items()},
+        task=clean(task) if task is not None else None,
+        given=frozenset(clean(name.strip()) for name in given.split(",") if name.strip()),
+        limit=min(limit, MAX_ADVICE),
+    )
+
+
+def _task(name: str, text: str) -> str:
+    if not 0 < len(text) <= MAX_TASK:
+        raise _wrong(name, text, f"1 to {MAX_TASK} characters")
+    return text
 
 
 def _params(req: falcon.asgi.Request) -> dict[str, Any]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from sidecar.model import Incident, ObservedOp, PlaybookEntry, Scalar
+from sidecar.model import Incident, ObservedOp, Scalar
+from sidecar.model_learning import Advice, AdviceItem, AdviceQuery, PlaybookEntry, Range, Term
 from sidecar.pb.v1 import observer_pb2 as pb
 
 _GIVEN = frozenset({"op_id", "span_id", "v"})  # by the observer, whatever a sender says
 _NUMBERS = frozenset({"duration_ms", "count", "applied_at_turn"})
 _MAPS = frozenset({"features", "extra"})
+_TERMS = frozenset({"when", "set"})
 _KINDS: dict[type, str] = {str: "string_value", bool: "bool_value", int: "int_value", float: "double_value"}
 
 
@@ -65,6 +68,27 @@ def playbook_message(entry: PlaybookEntry) -> pb.PlaybookEntry:
     return message
 
 
+def advice_query_of(message: pb.GetAdviceRequest, clean: Callable[[str], str], most: int, default: int) -> AdviceQuery:
+    """What *message* asks, in the form of ops (*clean* is what is done to their texts)."""
+    facts = {clean(key): _scalar(each) for key, each in message.facts.items()}
+    return AdviceQuery(
+        endpoint=clean(message.endpoint),
+        facts={key: clean(each) if isinstance(each, str) else each for key, each in facts.items() if each is not None},
+        task=clean(message.task) if message.HasField("task") else None,
+        given=frozenset(map(clean, message.given)),
+        limit=min(message.limit or default, most),
+        door="grpc",
+    )
+
+
+def advice_message(advice: Advice) -> pb.GetAdviceResponse:
+    """*advice* as a message."""
+    message = pb.GetAdviceResponse(exposure_id=advice.exposure_id)
+    for item in advice.advice:
+        _fill(message.advice.add(), item)
+    return message
+
+
 def _fill(message: Any, struct: msgspec.Struct) -> None:
     """*struct*'s fields into *message*; those it does not know are newer than it, and left out."""
     known = message.DESCRIPTOR.fields_by_name
@@ -72,7 +96,10 @@ def _fill(message: Any, struct: msgspec.Struct) -> None:
         value = getattr(struct, name)
         if value is None or name not in known or isinstance(value, msgspec.Struct):
             continue
-        if name == "evidence":
+        if name in _TERMS and isinstance(struct, PlaybookEntry | AdviceItem):
+            for key, each in value.items():
+                _set_term(getattr(message, name)[key], each)
+        elif name == "evidence" and isinstance(value, list):
             message.evidence.extend(pb.SpanRef(trace_id=ref[0], span_id=ref[1]) for ref in value)
         elif isinstance(value, dict):
             getattr(message, name).update(value)
@@ -80,6 +107,16 @@ def _fill(message: Any, struct: msgspec.Struct) -> None:
             getattr(message, name).extend(value)
         else:
             setattr(message, name, value)
+
+
+def _set_term(message: Any, term: Term) -> None:
+    if term is None:
+        message.left_out = True
+    elif isinstance(term, Range):
+        message.range.SetInParent()
+        _fill(message.range, term)
+    else:
+        _set(message, term)
 
 
 def _scalar(message: Any) -> Scalar | None:

@@ -6,9 +6,10 @@ from typing import Any, get_args
 
 import msgspec
 
-from sidecar.model import Incident, IncidentState, ObservedOp, PlaybookEntry
+from sidecar.model import Incident, IncidentState, ObservedOp
+from sidecar.model_learning import Advice, PlaybookHistory, PlaybookView
 from sidecar.receivers.event_fields import FIELD_SCHEMAS
-from sidecar.receivers.op_filter import DEFAULT_LIMIT, EXACT, MAX_LIMIT
+from sidecar.receivers.op_filter import ADVICE_LIMIT, DEFAULT_LIMIT, EXACT, MAX_ADVICE, MAX_LIMIT, MAX_TASK
 from sidecar.receivers.openapi_langfuse import langfuse_paths
 
 _ERROR = {
@@ -35,9 +36,9 @@ _MEANINGS = {
 def openapi(version: str) -> bytes:
     """The whole description as JSON."""
     schemas, components = msgspec.json.schema_components(
-        [ObservedOp, Incident, PlaybookEntry], ref_template="#/components/schemas/{name}"
+        [ObservedOp, Incident, PlaybookView, PlaybookHistory, Advice], ref_template="#/components/schemas/{name}"
     )
-    op, incident, entry = schemas
+    op, incident, entry, history, advice = schemas
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -61,7 +62,7 @@ def openapi(version: str) -> bytes:
             },
             "/ops/stream": {"get": _stream()},
             **_incidents(incident),
-            "/playbooks": _list("What works, the most recently written first", "playbooks", entry),
+            **_learning(entry, history, advice),
             "/metrics": {"get": _text("Own metrics, as Prometheus reads them", "text/plain")},
             "/v1/traces": {"post": _otlp()},
             **{f"/v1/{signal}": {"post": _not_taken(signal)} for signal in ("logs", "metrics")},
@@ -104,6 +105,72 @@ def _incidents(incident: dict[str, Any]) -> dict[str, Any]:
                 ("ignore", "It is counted and no more"),
                 ("reopen", "It is `ongoing` again"),
             )
+        },
+    }
+
+
+def _learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, Any]) -> dict[str, Any]:
+    text = {"type": "string"}
+    task = _query("task", {**text, "minLength": 1, "maxLength": MAX_TASK}, "the task of the agent that reads")
+    entry_id = {"name": "playbook_id", "in": "path", "required": True, "schema": text}
+    exposure_id = {"name": "exposure_id", "in": "path", "required": True, "schema": text}
+    as_of = _query("as_of", {**text, "format": "date-time"}, "as they were then")
+    entries = _list("What works and what does not, the most recently changed first", "playbooks", entry)
+    entries["get"]["parameters"] += [as_of, task]
+    entries["get"]["responses"] |= _errors("503")
+    why = {"type": "object", "properties": {"why": {**text, "maxLength": 500}}, "additionalProperties": False}
+    said = {**_object(success={"type": "boolean"}), "additionalProperties": False}
+    return {
+        "/playbooks": entries,
+        "/playbooks/{playbook_id}": {
+            "parameters": [entry_id],
+            "get": _read(
+                "One entry with its versions and what was decided on it",
+                history,
+                "404",
+                "422",
+                "503",
+                parameters=[task],
+            ),
+        },
+        **{
+            f"/playbooks/{{playbook_id}}/{action}": {
+                "parameters": [entry_id],
+                "post": _write(f"A person decides: {action}", why, "The entry as it is now", history, required=False),
+            }
+            for action in ("approve", "retire", "restore")
+        },
+        "/advice": {"get": _read("What to do or avoid now", advice, "422", "503", parameters=_advice_query())},
+        "/advice/{exposure_id}/outcome": {
+            "parameters": [exposure_id],
+            "post": _write("How it went", said, "It is in the journal", _object(accepted={"const": True})),
+        },
+    }
+
+
+def _advice_query() -> list[dict[str, Any]]:
+    text = {"type": "string"}
+    limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": ADVICE_LIMIT}
+    features = {"type": "object", "additionalProperties": text, "maxProperties": 64}
+    return [
+        {**_query("endpoint", {**text, "minLength": 1}, "what is about to be called"), "required": True},
+        _query("task", {**text, "minLength": 1, "maxLength": MAX_TASK}, "the agent's task: it keeps its coins"),
+        _query("given", text, "comma-separated names of what the agent cannot change"),
+        _query("limit", limit, f"at most this many, and never more than {MAX_ADVICE}"),
+        {**_query("features", features, "every other name is a field or feature of the call"), "style": "form",
+         "explode": True},
+    ]  # fmt: skip
+
+
+def _write(
+    summary: str, body: dict[str, Any], done: str, answer: dict[str, Any], *, required: bool = True
+) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "requestBody": {**_body({"application/json": body}), "required": required},
+        "responses": {
+            "200": _answer(done, answer),
+            **_errors("400", "401", "403", "404", "413", "415", "421", "422", "503"),
         },
     }
 

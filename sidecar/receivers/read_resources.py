@@ -11,7 +11,7 @@ import falcon.asgi
 import msgspec
 
 from sidecar.model import ObservedOp
-from sidecar.receivers.op_filter import OpQuery, op_query, page_query
+from sidecar.receivers.op_filter import OpQuery, op_query
 
 STREAM_IDLE_S = 10.0
 _PAGE_BYTES = 2**20  # where a page ends early: a reader that does not read holds no more than that
@@ -162,23 +162,6 @@ async def _events(watching: AbstractContextManager[Watch], watch: Watch) -> Asyn
                 yield falcon.asgi.SSEvent(data=msgspec.json.encode(op), event="op", event_id=op.op_id)
     finally:
         watching.__exit__(None, None, None)
-
-
-class ListResource:
-    """`GET` of another room's list, a page at a time: `{name: […], "next_cursor"}`; *key* is an item's id."""
-
-    scope = "read"
-
-    def __init__(self, name: str, items: Callable[[], list[Any]], key: str) -> None:
-        self._name = name
-        self._items = items
-        self._key = key
-
-    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Items in their keeper's order, from behind the cursor's on; the cursor is missing on the last page."""
-        limit, cursor = page_query(req)
-        resp.content_type = falcon.MEDIA_JSON
-        resp.data = page_of(self._name, self._items(), self._key, limit, cursor)
 
 
 def page_of(name: str, items: Iterable[Any], key: str, limit: int, cursor: str | None) -> bytes:

@@ -7,7 +7,7 @@ from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from sidecar.errors import ConflictError, InvalidInputError, ObserverError, RetryableError
+from sidecar.errors import ConflictError, InvalidInputError, NotKnownError, ObserverError, RetryableError
 from sidecar.model import ObservedOp
 
 RETRY_S = 1
@@ -57,6 +57,8 @@ def _code(exc: ObserverError) -> int:
     match exc:
         case ConflictError():
             code = code_pb2.ALREADY_EXISTS
+        case NotKnownError():
+            code = code_pb2.NOT_FOUND
         case InvalidInputError():
             code = code_pb2.INVALID_ARGUMENT
         case RetryableError():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,7 +82,8 @@ class JournalPosition(Protocol):
 class Checkpoint:
     """A stage: restores at start, saves when told and at stop.
 
-    *before_save* makes sure of what the journals would not bring back behind a save.
+    *before_save* makes sure of what the journals would not bring back behind a save; within *quiet* nothing that has
+    settled is still on its way into what is derived.
     """
 
     name = "checkpoint"
@@ -100,6 +102,7 @@ class Checkpoint:
         corrections: SourceCursor,
         correction_source: str,
         before_save: Callable[[], Awaitable[None]],
+        quiet: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
         self._state = state
         self._ring = ring
@@ -113,6 +116,7 @@ class Checkpoint:
         self._corrections = corrections
         self._correction_source = correction_source
         self._before_save = before_save
+        self._quiet = quiet
         self._saving = asyncio.Lock()
         self._started = False
         self.damaged = 0  # journal lines that could not be read back
@@ -160,12 +164,13 @@ class Checkpoint:
             for derived in self._derived.values():
                 for _ in derived.prepare():
                     await asyncio.sleep(0)
-            rows = {table: derived.take_dirty() for table, derived in self._derived.items()}
-            cursors = {
-                "ops": msgspec.json.encode(self._ops_position.settled_offset),
-                "decisions": msgspec.json.encode(self._decisions_position.settled_offset),
-                "corrections": msgspec.json.encode(self._corrections.cursor()),
-            }
+            async with self._quiet():
+                rows = {table: derived.take_dirty() for table, derived in self._derived.items()}
+                cursors = {
+                    "ops": msgspec.json.encode(self._ops_position.settled_offset),
+                    "decisions": msgspec.json.encode(self._decisions_position.settled_offset),
+                    "corrections": msgspec.json.encode(self._corrections.cursor()),
+                }
             try:
                 await self._state.save_soon({**rows, "cursors": cursors})
             except BaseException:  # a time-out's cancellation too: the rows must not be lost

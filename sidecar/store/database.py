@@ -14,7 +14,7 @@ from sidecar.store import outbox_rows
 Changes = Mapping[str, Mapping[str, bytes]]
 """Table → key → body; an empty body deletes the row."""
 
-DERIVED: Final = ("incidents", "successes", "playbook", "seen_ids", "langfuse")
+DERIVED: Final = ("incidents", "successes", "learning", "seen_ids", "langfuse")
 """What follows from the journals. The outbox and most cursors do not."""
 
 _KEY_COLUMNS: Final = {"cursors": "name", **dict.fromkeys(DERIVED, "key")}
@@ -48,6 +48,15 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
     ),
     ("CREATE TABLE langfuse (key TEXT PRIMARY KEY, body BLOB NOT NULL)",),
+    (
+        # What learns has a table of its own; entries were among the successes. Once more all is read again.
+        "ALTER TABLE playbook RENAME TO learning",
+        "DELETE FROM incidents",
+        "DELETE FROM successes",
+        "DELETE FROM seen_ids",
+        "DELETE FROM langfuse",
+        "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
+    ),
 )
 """Step n brings schema version n to n + 1 (`PRAGMA user_version`). Steps are only ever added."""
 

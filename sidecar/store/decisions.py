@@ -7,6 +7,7 @@ they make of it follows from the file alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import structlog
@@ -24,9 +25,10 @@ log = structlog.get_logger(__name__)
 class Decisions:
     """Writes decisions and waits until they are in the file."""
 
-    def __init__(self, log: CommitLog[Decision], clock: Clock) -> None:
+    def __init__(self, log: CommitLog[Decision], clock: Clock, ops: CommitLog[Any]) -> None:
         self._log = log
         self._clock = clock
+        self._ops = ops
 
     async def decide(self, kind: str, body: object, follows: str | None) -> None:
         """Write *body* (any message) as a decision of *kind* that came after the op *follows*.
@@ -39,6 +41,7 @@ class Decisions:
             kind=kind,
             body=msgspec.Raw(msgspec.json.encode(body)),
             follows=follows,
+            after=self._ops.settled_offset,
         )
         receipt = self._log.append(decision, awaited=True)
         if receipt is None:

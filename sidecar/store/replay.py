@@ -57,19 +57,21 @@ class Replay:
         source, restore = (handed_on[0], handed_on[1].consume) if handed_on is not None else (None, None)
         decisions = self._decisions.scan(Decision, since.decisions)
         waiting = next(decisions, None)
-        follows = _follows(waiting)
         for op, offset in self._ops.scan(ObservedOp, since.ops):
+            while waiting is not None and waiting[0].after is not None and waiting[0].after <= self.offset:
+                self._take(waiting)
+                waiting = next(decisions, None)
             self.offset = offset
             for consume in consumers:
                 consume(op)
             if restore is not None and op.source == source and offset > corrections_since:
                 restore(op)
             self.ops += 1
-            # Ids sort by time: a decision whose op is in a segment that is gone does not hold up the others.
-            while waiting is not None and op.op_id is not None and follows <= op.op_id:
+            # Older decisions tell the op that they follow by its id alone, and ids sort by time: one whose op is in a
+            # segment that is gone does not hold up the others.
+            while waiting is not None and waiting[0].after is None and (waiting[0].follows or "") <= (op.op_id or ""):
                 self._take(waiting)
                 waiting = next(decisions, None)
-                follows = _follows(waiting)
             if not self.ops % TURN:
                 yield
         while waiting is not None:
@@ -82,7 +84,3 @@ class Replay:
         decision, self.decisions_offset = found
         self._decided.consume(decision)
         self.decisions += 1
-
-
-def _follows(found: tuple[Decision, int] | None) -> str:
-    return (found[0].follows or "") if found is not None else ""

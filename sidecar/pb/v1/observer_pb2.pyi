@@ -405,7 +405,21 @@ class Diagnosis(_message.Message):
     def __init__(self, diagnosis_id: _Optional[str] = ..., at: _Optional[str] = ..., by: _Optional[str] = ..., text: _Optional[str] = ..., failures: _Optional[int] = ..., incidents: _Optional[_Mapping[str, int]] = ..., context: _Optional[str] = ..., evidence: _Optional[_Iterable[_Union[SpanRef, _Mapping]]] = ..., findings: _Optional[_Mapping[str, Finding]] = ..., versions: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class PlaybookEntry(_message.Message):
-    __slots__ = ("playbook_id", "version", "at", "kind", "endpoint", "text", "successes", "avg_duration_ms", "evidence")
+    __slots__ = ("playbook_id", "version", "at", "kind", "endpoint", "text", "successes", "avg_duration_ms", "evidence", "when", "set", "rate", "other_rate", "calls", "other_calls", "plain", "author", "scope", "came_from")
+    class WhenEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Term
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Term, _Mapping]] = ...) -> None: ...
+    class SetEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Term
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Term, _Mapping]] = ...) -> None: ...
     PLAYBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
@@ -415,6 +429,16 @@ class PlaybookEntry(_message.Message):
     SUCCESSES_FIELD_NUMBER: _ClassVar[int]
     AVG_DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    WHEN_FIELD_NUMBER: _ClassVar[int]
+    SET_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    OTHER_RATE_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    OTHER_CALLS_FIELD_NUMBER: _ClassVar[int]
+    PLAIN_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    CAME_FROM_FIELD_NUMBER: _ClassVar[int]
     playbook_id: str
     version: int
     at: str
@@ -424,4 +448,115 @@ class PlaybookEntry(_message.Message):
     successes: int
     avg_duration_ms: float
     evidence: _containers.RepeatedCompositeFieldContainer[SpanRef]
-    def __init__(self, playbook_id: _Optional[str] = ..., version: _Optional[int] = ..., at: _Optional[str] = ..., kind: _Optional[str] = ..., endpoint: _Optional[str] = ..., text: _Optional[str] = ..., successes: _Optional[int] = ..., avg_duration_ms: _Optional[float] = ..., evidence: _Optional[_Iterable[_Union[SpanRef, _Mapping]]] = ...) -> None: ...
+    when: _containers.MessageMap[str, Term]
+    set: _containers.MessageMap[str, Term]
+    rate: float
+    other_rate: float
+    calls: int
+    other_calls: int
+    plain: bool
+    author: str
+    scope: _containers.RepeatedScalarFieldContainer[str]
+    came_from: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, playbook_id: _Optional[str] = ..., version: _Optional[int] = ..., at: _Optional[str] = ..., kind: _Optional[str] = ..., endpoint: _Optional[str] = ..., text: _Optional[str] = ..., successes: _Optional[int] = ..., avg_duration_ms: _Optional[float] = ..., evidence: _Optional[_Iterable[_Union[SpanRef, _Mapping]]] = ..., when: _Optional[_Mapping[str, Term]] = ..., set: _Optional[_Mapping[str, Term]] = ..., rate: _Optional[float] = ..., other_rate: _Optional[float] = ..., calls: _Optional[int] = ..., other_calls: _Optional[int] = ..., plain: _Optional[bool] = ..., author: _Optional[str] = ..., scope: _Optional[_Iterable[str]] = ..., came_from: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Term(_message.Message):
+    __slots__ = ("string_value", "bool_value", "int_value", "double_value", "range", "left_out")
+    STRING_VALUE_FIELD_NUMBER: _ClassVar[int]
+    BOOL_VALUE_FIELD_NUMBER: _ClassVar[int]
+    INT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    DOUBLE_VALUE_FIELD_NUMBER: _ClassVar[int]
+    RANGE_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    string_value: str
+    bool_value: bool
+    int_value: int
+    double_value: float
+    range: Range
+    left_out: bool
+    def __init__(self, string_value: _Optional[str] = ..., bool_value: _Optional[bool] = ..., int_value: _Optional[int] = ..., double_value: _Optional[float] = ..., range: _Optional[_Union[Range, _Mapping]] = ..., left_out: _Optional[bool] = ...) -> None: ...
+
+class Range(_message.Message):
+    __slots__ = ("above", "up_to")
+    ABOVE_FIELD_NUMBER: _ClassVar[int]
+    UP_TO_FIELD_NUMBER: _ClassVar[int]
+    above: float
+    up_to: float
+    def __init__(self, above: _Optional[float] = ..., up_to: _Optional[float] = ...) -> None: ...
+
+class GetAdviceRequest(_message.Message):
+    __slots__ = ("endpoint", "task", "facts", "given", "limit")
+    class FactsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Scalar
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Scalar, _Mapping]] = ...) -> None: ...
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    endpoint: str
+    task: str
+    facts: _containers.MessageMap[str, Scalar]
+    given: _containers.RepeatedScalarFieldContainer[str]
+    limit: int
+    def __init__(self, endpoint: _Optional[str] = ..., task: _Optional[str] = ..., facts: _Optional[_Mapping[str, Scalar]] = ..., given: _Optional[_Iterable[str]] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class GetAdviceResponse(_message.Message):
+    __slots__ = ("exposure_id", "advice")
+    EXPOSURE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADVICE_FIELD_NUMBER: _ClassVar[int]
+    exposure_id: str
+    advice: _containers.RepeatedCompositeFieldContainer[AdviceItem]
+    def __init__(self, exposure_id: _Optional[str] = ..., advice: _Optional[_Iterable[_Union[AdviceItem, _Mapping]]] = ...) -> None: ...
+
+class AdviceItem(_message.Message):
+    __slots__ = ("id", "version", "kind", "state", "text", "when", "set", "evidence", "effect")
+    class WhenEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Term
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Term, _Mapping]] = ...) -> None: ...
+    class SetEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Term
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Term, _Mapping]] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    WHEN_FIELD_NUMBER: _ClassVar[int]
+    SET_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    version: int
+    kind: str
+    state: str
+    text: str
+    when: _containers.MessageMap[str, Term]
+    set: _containers.MessageMap[str, Term]
+    evidence: int
+    effect: float
+    def __init__(self, id: _Optional[str] = ..., version: _Optional[int] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., text: _Optional[str] = ..., when: _Optional[_Mapping[str, Term]] = ..., set: _Optional[_Mapping[str, Term]] = ..., evidence: _Optional[int] = ..., effect: _Optional[float] = ...) -> None: ...
+
+class ReportOutcomeRequest(_message.Message):
+    __slots__ = ("exposure_id", "success")
+    EXPOSURE_ID_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    exposure_id: str
+    success: bool
+    def __init__(self, exposure_id: _Optional[str] = ..., success: _Optional[bool] = ...) -> None: ...
+
+class ReportOutcomeResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

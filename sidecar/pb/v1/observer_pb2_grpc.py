@@ -66,6 +66,16 @@ class ObserverServiceStub:
                 request_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ListPlaybooksRequest.SerializeToString,
                 response_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ListPlaybooksResponse.FromString,
                 _registered_method=True)
+        self.GetAdvice = channel.unary_unary(
+                '/sidecar.pb.v1.ObserverService/GetAdvice',
+                request_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.GetAdviceRequest.SerializeToString,
+                response_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.GetAdviceResponse.FromString,
+                _registered_method=True)
+        self.ReportOutcome = channel.unary_unary(
+                '/sidecar.pb.v1.ObserverService/ReportOutcome',
+                request_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ReportOutcomeRequest.SerializeToString,
+                response_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ReportOutcomeResponse.FromString,
+                _registered_method=True)
 
 
 class ObserverServiceServicer:
@@ -117,6 +127,20 @@ class ObserverServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAdvice(self, request, context):
+        """Tells what to do or avoid now, once it is written down who was told what; UNAVAILABLE where that took too long.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportOutcome(self, request, context):
+        """Takes an agent's word on how it went, where its operations do not pass through the observer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ObserverServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -149,6 +173,16 @@ def add_ObserverServiceServicer_to_server(servicer, server):
                     servicer.ListPlaybooks,
                     request_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ListPlaybooksRequest.FromString,
                     response_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ListPlaybooksResponse.SerializeToString,
+            ),
+            'GetAdvice': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAdvice,
+                    request_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.GetAdviceRequest.FromString,
+                    response_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.GetAdviceResponse.SerializeToString,
+            ),
+            'ReportOutcome': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportOutcome,
+                    request_deserializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ReportOutcomeRequest.FromString,
+                    response_serializer=sidecar_dot_pb_dot_v1_dot_observer__pb2.ReportOutcomeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -315,6 +349,60 @@ class ObserverService:
             '/sidecar.pb.v1.ObserverService/ListPlaybooks',
             sidecar_dot_pb_dot_v1_dot_observer__pb2.ListPlaybooksRequest.SerializeToString,
             sidecar_dot_pb_dot_v1_dot_observer__pb2.ListPlaybooksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAdvice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.pb.v1.ObserverService/GetAdvice',
+            sidecar_dot_pb_dot_v1_dot_observer__pb2.GetAdviceRequest.SerializeToString,
+            sidecar_dot_pb_dot_v1_dot_observer__pb2.GetAdviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportOutcome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.pb.v1.ObserverService/ReportOutcome',
+            sidecar_dot_pb_dot_v1_dot_observer__pb2.ReportOutcomeRequest.SerializeToString,
+            sidecar_dot_pb_dot_v1_dot_observer__pb2.ReportOutcomeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,70 @@
+"""Whether an entry has something to say to a call, and what.
+
+Pure. An entry's `when` must be met by what is known of the call; what it says is the part of its `set` that the call
+does not have yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from sidecar.model import Scalar
+from sidecar.model_learning import AdviceQuery, EntryRow, PlaybookEntry, Range, Term
+
+_FEATURE = "features."  # may stand before a feature's name
+
+
+class Fit(NamedTuple):
+    """An entry that has something to say: the version to tell, and what of its `set` is to be told."""
+
+    row: EntryRow
+    entry: PlaybookEntry
+    to_set: dict[str, Term]
+
+
+def fit(row: EntryRow, query: AdviceQuery) -> Fit | None:
+    """What *row* has to say to *query*; None where it has nothing, or nobody may be told."""
+    entry = row.told
+    if entry is None or row.state == "retired" or entry.endpoint != query.endpoint:
+        return None
+    if not all(is_met(term, fact_of(query.facts, name)) for name, term in entry.when.items()):
+        return None
+    missing = {name: term for name, term in entry.set.items() if not is_met(term, fact_of(query.facts, name))}
+    cannot = query.given.intersection(missing)
+    if entry.kind == "avoid":
+        return Fit(row, entry, {} if cannot else missing)
+    if cannot or (entry.set and not missing):
+        return None
+    return Fit(row, entry, missing)
+
+
+def fact_of(facts: Mapping[str, Scalar], name: str) -> Scalar | None:
+    """What is known of the field or feature *name*."""
+    found = facts.get(name)
+    return found if found is not None else facts.get(_FEATURE + name)
+
+
+def is_met(term: Term, fact: Scalar | None) -> bool:
+    """Whether a field that is *fact* (None: it is not there) is as *term* says. `"true"` and true are one."""
+    if term is None or fact is None:
+        return term is fact
+    if not isinstance(term, Range):
+        return _word(term) == _word(fact)
+    number = _number(fact)
+    if number is None:
+        return False
+    return (term.above is None or number > term.above) and (term.up_to is None or number <= term.up_to)
+
+
+def _word(value: Scalar) -> str:
+    return ("true" if value else "false") if isinstance(value, bool) else str(value)
+
+
+def _number(fact: Scalar) -> float | None:
+    if isinstance(fact, bool):
+        return None
+    try:
+        return float(fact)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,137 @@
+"""What a call is offered: the entries that fit, in order of what they are worth, and a coin for each.
+
+Pure but for the dice, which are handed in. An offer becomes an exposure once it is in the decision journal; nothing of
+it may be told before. A task keeps the coin that it has for an entry, also while that coin is being written.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from sidecar.advice.exposures import ExposureBook
+from sidecar.advice.fit import Fit, fit
+from sidecar.advice.standing import CANDIDATE_PROPENSITY
+from sidecar.advice.uplift import uplift
+from sidecar.clock import rfc3339_ms
+from sidecar.model_learning import Advice, AdviceItem, AdviceQuery, Assignment, EntryRow, Exposure
+
+MAX_DRAWN: Final = 5000  # tasks whose coins are remembered beside the book
+MAX_TEXT: Final = 500  # characters of an item
+_TRUST_AT = 20  # tasks of the smaller arm that weigh as much as what the rule itself says
+_UNMEASURED = 0.05  # effect of an entry that nothing is known of
+_PER_CONDITION = 0.1  # by so much more specific entries go first
+
+
+class EntrySource(Protocol):
+    """Where entries come from. Real one: `analysis.playbook_book`."""
+
+    def at(self, endpoint: str) -> Sequence[EntryRow]:
+        """The entries for *endpoint*."""
+        ...
+
+
+class Offer(NamedTuple):
+    """What is to be decided (None: nothing fits), and what is to be told once it is."""
+
+    exposure: Exposure | None
+    advice: Advice
+
+
+class _Coin(NamedTuple):
+    propensity: float
+    shown: bool
+
+
+class Offers:
+    """*holdout* is the share of tasks that active entries are withheld from; *draw* gives numbers from 0 to 1."""
+
+    def __init__(
+        self, entries: EntrySource, book: ExposureBook, *, holdout: float, window_s: float, draw: Callable[[], float]
+    ) -> None:
+        self._entries = entries
+        self._book = book
+        self._holdout = holdout
+        self._window_ns = int(window_s * 1e9)
+        self._draw = draw
+        self._drawn: OrderedDict[str, dict[str, _Coin]] = OrderedDict()
+
+    def offer(self, query: AdviceQuery, now_ns: int, exposure_id: str) -> Offer:
+        """What *query* is offered at *now_ns* (ns since the Unix epoch)."""
+        found = [each for row in self._entries.at(query.endpoint) if (each := fit(row, query)) is not None]
+        found.sort(key=lambda each: (-self._worth(each), each.entry.playbook_id))
+        found = found[: query.limit]
+        if not found:
+            return Offer(None, Advice(exposure_id=None, advice=[]))
+        coins = [self._coin(query.task, each) for each in found]
+        exposure = Exposure(
+            exposure_id=exposure_id,
+            at=rfc3339_ms(now_ns),
+            until=rfc3339_ms(now_ns + self._window_ns),
+            endpoint=query.endpoint,
+            task=query.task,
+            door=query.door,
+            assignments=[
+                Assignment(
+                    playbook_id=each.entry.playbook_id,
+                    version=each.entry.version,
+                    propensity=coin.propensity,
+                    shown=coin.shown,
+                )
+                for each, coin in zip(found, coins, strict=True)
+            ],
+        )
+        shown = [self._item(each) for each, coin in zip(found, coins, strict=True) if coin.shown]
+        return Offer(exposure, Advice(exposure_id=exposure_id, advice=shown))
+
+    def effect(self, entry_id: str) -> float | None:
+        """The uplift of an entry as measured so far."""
+        tally = self._book.tally(entry_id)
+        return uplift(tally.strata).estimate if tally is not None else None
+
+    def _coin(self, task: str | None, each: Fit) -> _Coin:
+        entry_id = each.entry.playbook_id
+        if task is not None:
+            known = self._book.coins(task).get(entry_id)
+            if known is not None:
+                return _Coin(known.propensity, known.shown)
+            drawn = self._drawn.setdefault(task, {})
+            self._drawn.move_to_end(task)
+            if entry_id in drawn:
+                return drawn[entry_id]
+        propensity = 1 - self._holdout if each.row.state == "active" else CANDIDATE_PROPENSITY
+        coin = _Coin(propensity, self._draw() < propensity)
+        if task is not None:
+            drawn[entry_id] = coin
+            if len(self._drawn) > MAX_DRAWN:
+                self._drawn.popitem(last=False)
+        return coin
+
+    def _worth(self, each: Fit) -> float:
+        """Fit times effect: what the rule says, and, as tasks come in, what was measured."""
+        entry = each.entry
+        said = _UNMEASURED
+        if entry.rate is not None and entry.other_rate is not None:
+            said = abs(entry.rate - entry.other_rate) / 2
+        tally = self._book.tally(entry.playbook_id)
+        if tally is not None:
+            measured = uplift(tally.strata)
+            tasks = min(measured.shown.tasks, measured.withheld.tasks)
+            if measured.estimate is not None:
+                said += (measured.estimate - said) * tasks / (tasks + _TRUST_AT)
+        return said * (1 + _PER_CONDITION * len(entry.when))
+
+    def _item(self, each: Fit) -> AdviceItem:
+        entry = each.entry
+        return AdviceItem(
+            id=entry.playbook_id,
+            version=entry.version,
+            kind=entry.kind,
+            state=each.row.state,
+            text=entry.text[:MAX_TEXT],
+            when=entry.when,
+            set=each.to_set,
+            evidence=entry.calls or entry.successes,
+            effect=self.effect(entry.playbook_id),
+        )

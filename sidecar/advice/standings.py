@@ -1,0 +1,63 @@
+"""Which entries rise and which go, by the numbers: proposed once a cycle, decided by the pipeline.
+
+Pure. Agents' own reports cannot promote an entry, but they can end it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from sidecar.advice.exposures import ExposureBook
+from sidecar.advice.standing import STANDING_ALPHA, standing
+from sidecar.advice.uplift import Uplift, uplift
+from sidecar.model_learning import EntryChange, EntryRow
+
+
+class Standings:
+    """Looks at entries whose tallies have grown since the last time."""
+
+    def __init__(self, book: ExposureBook) -> None:
+        self._book = book
+        self._looked: dict[str, tuple[int, str]] = {}
+
+    def proposals(self, rows: Iterable[EntryRow], at: str) -> Iterator[EntryChange]:
+        """The changes that are due at the moment *at*."""
+        looked: dict[str, tuple[int, str]] = {}
+        for row in rows:
+            entry = row.latest
+            tally = self._book.tally(entry.playbook_id)
+            if tally is None or row.state == "retired":
+                continue
+            measured, with_reports = uplift(tally.strata, STANDING_ALPHA), tally.all_strata
+            size = sum(each.shown.tasks + each.withheld.tasks for each in with_reports)
+            looked[entry.playbook_id] = (size, row.state)
+            if looked[entry.playbook_id] == self._looked.get(entry.playbook_id):
+                continue
+            change = _due(row, measured, uplift(with_reports, STANDING_ALPHA), at)
+            if change is not None:
+                yield change
+        self._looked = looked
+
+
+def _due(row: EntryRow, seen: Uplift, said: Uplift, at: str) -> EntryChange | None:
+    entry = row.latest
+    if "retired" in (standing(row.state, seen), standing(row.state, said)):
+        worst = seen if standing(row.state, seen) == "retired" else said
+        return EntryChange(
+            playbook_id=entry.playbook_id, at=at, action="retire", by="numbers", version=entry.version, why=_why(worst)
+        )
+    if row.state == "candidate" and standing(row.state, seen) == "active":
+        return EntryChange(
+            playbook_id=entry.playbook_id, at=at, action="promote", by="numbers", version=entry.version, why=_why(seen)
+        )
+    return None
+
+
+def _why(measured: Uplift) -> str:
+    """`uplift -21 points (-38 to -4), 96 shown, 104 withheld`."""
+    points = [round(100 * each) for each in (measured.estimate, measured.low, measured.high) if each is not None]
+    middle, low, high = points
+    return (
+        f"uplift {middle:+d} points ({low:+d} to {high:+d}), "
+        f"{measured.shown.tasks} shown, {measured.withheld.tasks} withheld"
+    )

@@ -1,0 +1,90 @@
+"""What came of an entry's coins, in numbers: one tally an entry, by whether it was shown and how likely that was.
+
+Pure. Written by the exposure book; read by the doors, the ranking and the standing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from sidecar.advice.uplift import Arm, Stratum
+
+MAX_STRATA: Final = 8
+
+
+class PerArm(msgspec.Struct):
+    """A count for each arm."""
+
+    shown: int = 0
+    withheld: int = 0
+
+    def __getitem__(self, shown: bool) -> int:
+        return self.shown if shown else self.withheld
+
+    def __setitem__(self, shown: bool, count: int) -> None:
+        if shown:
+            self.shown = count
+        else:
+            self.withheld = count
+
+
+class Tally(msgspec.Struct, omit_defaults=True):
+    """One entry's. *strata* count calls that were seen, *reported* what agents said, *past* what was measured before.
+
+    *assigned* counts tasks whose coin fell, *missing* those of which no outcome came in time, *informed* those that
+    read the playbook by themselves.
+    """
+
+    playbook_id: str
+    strata: list[Stratum] = []
+    reported: list[Stratum] = []
+    past: list[Stratum] = []
+    assigned: PerArm = msgspec.field(default_factory=PerArm)
+    missing: PerArm = msgspec.field(default_factory=PerArm)
+    informed: PerArm = msgspec.field(default_factory=PerArm)
+
+    def count(self, propensity: float, shown: bool, *, success: bool, reported: bool) -> None:
+        """One more outcome."""
+        _add(self.reported if reported else self.strata, propensity, shown, 1, int(success))
+
+    def withdraw_report(self, propensity: float, shown: bool, *, success: bool) -> None:
+        """What an agent reported is now known better."""
+        _add(self.reported, propensity, shown, -1, -int(success))
+
+    def amend(self, propensity: float, shown: bool, *, success: bool) -> None:
+        """An outcome that was counted turned out to be a *success*, or not to be one."""
+        _add(self.strata, propensity, shown, 0, 1 if success else -1)
+
+    def begin_anew(self) -> None:
+        """Measure from here; what was measured is kept apart."""
+        _merge(self.past, self.strata)
+        self.strata, self.reported = [], []
+
+    @property
+    def all_strata(self) -> list[Stratum]:
+        """With what agents reported."""
+        merged: list[Stratum] = []
+        _merge(merged, self.strata)
+        _merge(merged, self.reported)
+        return merged
+
+
+def _merge(into: list[Stratum], strata: list[Stratum]) -> None:
+    for each in strata:
+        _add(into, each.propensity, True, each.shown.tasks, each.shown.successes)
+        _add(into, each.propensity, False, each.withheld.tasks, each.withheld.successes)
+
+
+def _add(strata: list[Stratum], propensity: float, shown: bool, tasks: int, successes: int) -> None:
+    found = next((each for each in strata if each.propensity == propensity), None)
+    if found is None:
+        if len(strata) >= MAX_STRATA:  # the hold-out was set anew again and again: the nearest will do
+            found = min(strata, key=lambda each: abs(each.propensity - propensity))
+        else:
+            found = Stratum(propensity, Arm(), Arm())
+            strata.append(found)
+    arm = found.shown if shown else found.withheld
+    arm.tasks = max(0, arm.tasks + tasks)
+    arm.successes = max(0, min(arm.successes + successes, arm.tasks))

@@ -1,0 +1,151 @@
+"""A rule as a playbook entry: where it holds, what to set, and the words for it.
+
+Pure. The words come from templates over names and values, quoted as JSON; whether those are harmless by their form
+(`plain`) decides whether an agent may be told before a person has read them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from sidecar.analysis.playbook_consolidator import playbook_id
+from sidecar.analysis.rule_counts import FEATURE, Condition
+from sidecar.analysis.rule_findings import Finding, is_settable
+from sidecar.analysis.rule_standing import Rule
+from sidecar.model_learning import EntryKind, PlaybookEntry, Range, Term
+
+MAX_WORD: Final = 32  # characters of a name or value that is plain
+_PLAIN = re.compile(rf"[A-Za-z0-9_.:/+@-]{{1,{MAX_WORD}}}")
+_LETTERS = re.compile(r"[A-Za-z]+")
+_MOST_WORDS = 3  # of letters, in a plain name or value: more could be a sentence
+
+
+def rule_entry_id(rule: Rule) -> str:
+    """The id of the entry that *rule* makes: its kind and scope."""
+    return _entry_id(_kind(rule), rule.endpoint, rule.conditions)
+
+
+def entry_ids(endpoint: str, conditions: Iterable[Condition]) -> tuple[str, str]:
+    """The ids of the entries that rules with these *conditions* make, in either direction."""
+    together = tuple(conditions)
+    return _entry_id("do", endpoint, together), _entry_id("avoid", endpoint, together)
+
+
+def rule_entry(
+    rule: Rule, finding: Finding, at: str, before: PlaybookEntry | None, came_from: list[str]
+) -> PlaybookEntry:
+    """The version of *rule*'s entry that comes after *before*."""
+    kind = _kind(rule)
+    when, to_set = _avoided(rule, finding) if kind == "avoid" else _to_do(rule, finding)
+    conditions = [*rule.conditions, *to_set]
+    return PlaybookEntry(
+        playbook_id=rule_entry_id(rule),
+        version=before.version + 1 if before is not None else 1,
+        at=at,
+        kind=kind,
+        endpoint=rule.endpoint,
+        text=_text(rule, kind, terms(when), terms(to_set)),
+        successes=rule.successes if kind == "do" else rule.other_successes,
+        avg_duration_ms=0.0,
+        evidence=finding.evidence,
+        when=terms(when),
+        set=terms(to_set),
+        rate=rule.rate,
+        other_rate=rule.other_rate,
+        calls=rule.n,
+        other_calls=rule.others,
+        plain=all(each in finding.seen and _is_plain(each) for each in conditions),
+        author="rule",
+        scope=[each.text() for each in rule.conditions],
+        came_from=before.came_from if before is not None else came_from,
+    )
+
+
+def is_plain(word: str) -> bool:
+    """Whether *word* is harmless by its form: short, without spaces and markup, and no sentence."""
+    return _PLAIN.fullmatch(word) is not None and len(_LETTERS.findall(word)) <= _MOST_WORDS
+
+
+def terms(conditions: Iterable[Condition]) -> dict[str, Term]:
+    """*conditions* as field → what it is, or is to be."""
+    found: dict[str, Term] = {}
+    for each in conditions:
+        name = each.field.removeprefix(FEATURE)
+        if each.kind == "missing":
+            found[name] = None
+        elif each.kind == "is":
+            found[name] = each.value == "true" if each.value in ("true", "false") else each.value
+        else:
+            known = found.get(name)
+            low, high = (known.above, known.up_to) if isinstance(known, Range) else (None, None)
+            found[name] = Range(above=_higher(low, each.low), up_to=_lower(high, each.high))
+    return found
+
+
+def words(when: Mapping[str, Term]) -> str:
+    """`state="NV", amount above 10 and at most 37.5, city left out`."""
+    return ", ".join(_word(name, term) for name, term in when.items())
+
+
+def _kind(rule: Rule) -> EntryKind:
+    return "do" if rule.rate > rule.other_rate else "avoid"
+
+
+def _entry_id(kind: EntryKind, endpoint: str, conditions: Iterable[Condition]) -> str:
+    return playbook_id(kind, endpoint, *sorted(each.text() for each in conditions))
+
+
+def _avoided(rule: Rule, finding: Finding) -> tuple[list[Condition], list[Condition]]:
+    """All conditions, and the one thing to change: rather what agents vary, and in the rule's own order."""
+    choices = sorted(
+        (each.field not in finding.varied, number, finding.instead[each])
+        for number, each in enumerate(rule.conditions)
+        if each in finding.instead
+    )
+    return list(rule.conditions), [choices[0][2]] if choices else []
+
+
+def _to_do(rule: Rule, finding: Finding) -> tuple[list[Condition], list[Condition]]:
+    """What is given, and what to set: what agents vary is theirs to choose; where they vary nothing, any feature is."""
+    settable = [each for each in rule.conditions if is_settable(each.field)]
+    varied = [each for each in settable if each.field in finding.varied]
+    to_set = varied or settable
+    return [each for each in rule.conditions if each not in to_set], to_set
+
+
+def _text(rule: Rule, kind: EntryKind, when: dict[str, Term], to_set: dict[str, Term]) -> str:
+    rates = (
+        f"{100 * rule.rate:.0f} % of {rule.n} such calls succeeded, "
+        f"{100 * rule.other_rate:.0f} % of {rule.others} others."
+    )
+    if kind == "avoid":
+        return f"Avoid {words(when)}: {rates}" + (f" Rather set {words(to_set)}." if to_set else "")
+    if not to_set:
+        return f"Better with {words(when)}: {rates}"
+    return f"Set {words(to_set)}" + (f" where {words(when)}" if when else "") + f": {rates}"
+
+
+def _word(name: str, term: Term) -> str:
+    if term is None:
+        return f"{name} left out"
+    if not isinstance(term, Range):
+        return f"{name}={msgspec.json.encode(term).decode()}"
+    low = f"above {term.above:g}" if term.above is not None else ""
+    high = f"at most {term.up_to:g}" if term.up_to is not None else ""
+    return f"{name} {' and '.join(filter(None, (low, high)))}"
+
+
+def _is_plain(condition: Condition) -> bool:
+    return is_plain(condition.field) and (condition.kind != "is" or is_plain(condition.value))
+
+
+def _higher(one: float | None, other: float | None) -> float | None:
+    return one if other is None else other if one is None else max(one, other)
+
+
+def _lower(one: float | None, other: float | None) -> float | None:
+    return one if other is None else other if one is None else min(one, other)

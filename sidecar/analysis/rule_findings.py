@@ -1,0 +1,124 @@
+"""What else the ops of an endpoint say of a rule: what to do instead, what agents vary, whose ops they were.
+
+Pure. From a sheet of ops; read by whoever makes playbook entries of rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import sqrt
+from typing import Final, NamedTuple
+
+from sidecar.analysis.rule_counts import FIELDS, Condition, Sheet, conditions_of
+from sidecar.analysis.rule_search import Snapshot, snapshot, table
+from sidecar.analysis.rule_standing import Rule
+from sidecar.model import SpanRef
+
+SEEN_IN_TASKS: Final = 3
+"""In so many tasks (or traces, where there is no task) a value must have been met to count as seen."""
+
+_LEAST_CALLS = 8  # with a value, for it to be recommended
+_LEAST_TASKS = 10  # of several calls each, for a field that none of them changed to count as given
+_MOST_EVIDENCE = 12
+
+
+class Finding(NamedTuple):
+    """Of one rule: the *instead* of each condition that has one, the fields that agents *vary*, what was *seen*.
+
+    *instead* has the best alternative to a condition, other things being as the rule says. *seen* are the conditions,
+    among these and the rule's own, that were met in enough tasks.
+    """
+
+    instead: dict[Condition, Condition]
+    varied: frozenset[str]
+    seen: frozenset[Condition]
+    evidence: list[SpanRef]
+
+
+def finding(sheet: Sheet, rule: Rule) -> Finding:
+    """All of it. O(ops × values of the fields in question)."""
+    world = snapshot(sheet, sheet.ops)
+    instead = {}
+    for condition in rule.conditions:
+        best = _instead(sheet, world, rule, condition)
+        if best is not None:
+            instead[condition] = best
+    seen = {each for each in (*rule.conditions, *instead.values()) if _is_seen(sheet, world.bits.get(each, 0))}
+    varied = frozenset(each.field for each in rule.conditions if _is_varied(sheet, each.field))
+    return Finding(instead, varied, frozenset(seen), _evidence(sheet, world.of(rule.conditions) or 0))
+
+
+def is_settable(field: str) -> bool:
+    """Whether an agent may choose what *field* is: features are inputs of the call, other fields describe the job."""
+    return field not in FIELDS
+
+
+def _instead(sheet: Sheet, world: Snapshot, rule: Rule, condition: Condition) -> Condition | None:
+    """The alternative to *condition* with the best rate, as far as it can be trusted, if better than the rule's."""
+    column = sheet.fields.get(condition.field)
+    bits = world.bits.get(condition)
+    rest = world.of(each for each in rule.conditions if each is not condition)
+    if column is None or bits is None or rest is None or not is_settable(condition.field):
+        return None
+    best, best_rate = None, rule.rate
+    for other, found in conditions_of(condition.field, column, (1 << world.ops) - 1):
+        if found & bits:
+            continue
+        counted = table(world, found & rest)
+        if counted.n < _LEAST_CALLS or not _is_seen(sheet, found):
+            continue
+        rate = _least_rate(counted.successes, counted.n)
+        if rate > best_rate:
+            best, best_rate = other, rate
+    return best
+
+
+def _least_rate(successes: int, calls: int) -> float:
+    """A rate that the true one is not far below: one standard error under the smoothed one."""
+    rate = (successes + 1) / (calls + 2)
+    return rate - sqrt(rate * (1 - rate) / (calls + 2))
+
+
+def _is_seen(sheet: Sheet, bits: int) -> bool:
+    tasks: set[bytes] = set()
+    for at in _ones(bits):
+        tasks.add(_task(sheet, at))
+        if len(tasks) == SEEN_IN_TASKS:
+            return True
+    return False
+
+
+def _is_varied(sheet: Sheet, field: str) -> bool:
+    """Whether the field changed within a task, or there were too few tasks of several calls to tell."""
+    column = sheet.fields.get(field)
+    if column is None:
+        return True
+    values: dict[int, object] = dict(column.early)
+    parts = [*column.values.items(), *enumerate(column.parts)]
+    for value, bits in parts:
+        values |= dict.fromkeys(_ones(int.from_bytes(bits, "little")), value)
+    first: dict[bytes, object] = {}
+    several: set[bytes] = set()
+    for at, value in sorted(values.items()):
+        task = _task(sheet, at)
+        if task not in first:
+            first[task] = value
+        elif first[task] != value:
+            return True
+        else:
+            several.add(task)
+    return len(several) < _LEAST_TASKS
+
+
+def _evidence(sheet: Sheet, bits: int) -> list[SpanRef]:
+    return [ref for at, ref in sheet.refs if bits >> at & 1][-_MOST_EVIDENCE:]
+
+
+def _task(sheet: Sheet, at: int) -> bytes:
+    return bytes(sheet.tasks[4 * at : 4 * at + 4])
+
+
+def _ones(bits: int) -> Iterator[int]:
+    for at, digit in enumerate(reversed(f"{bits:b}")):
+        if digit == "1":
+            yield at

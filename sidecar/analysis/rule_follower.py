@@ -1,0 +1,102 @@
+"""Keeps the playbook in step with the rules: what holds has an entry, what no longer holds is retired.
+
+Pure. Reads both books once a cycle and proposes; the pipeline decides, and what was decided changes the playbook.
+Entries that a person or the numbers retired stay so, whatever their rule does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import structlog
+
+from sidecar.analysis.playbook_book import PlaybookBook
+from sidecar.analysis.rule_entries import entry_ids, rule_entry, rule_entry_id
+from sidecar.analysis.rule_standing import Rule
+from sidecar.analysis.rules import RuleBook
+from sidecar.model_learning import EntryAction, EntryChange, EntryRow, PlaybookEntry
+
+log = structlog.get_logger(__name__)
+
+MISSING_CYCLES: Final = 3  # a rule may be passed over once where another tells nearly the same
+_MATERIAL_RATE = 0.15
+MOST_A_CYCLE: Final = 100
+
+
+class RuleFollower:
+    """Proposes at most 100 new versions and changes a cycle."""
+
+    def __init__(self, rules: RuleBook, playbook: PlaybookBook) -> None:
+        self._rules = rules
+        self._playbook = playbook
+        self._missing: dict[str, int] = {}
+        self.failures = 0  # rules that no entry could be made of
+
+    def proposals(self, at: str) -> Iterator[PlaybookEntry | EntryChange]:
+        """What is to be decided at the moment *at*. To be taken one by one, each decided before the next."""
+        rules = self._rules.report().rules
+        standing = {rule_entry_id(rule) for rule in rules}
+        gone = list(self._gone(standing))
+        left = MOST_A_CYCLE
+        for rule in rules:
+            for proposal in self._of_rule(rule, gone, at):
+                yield proposal
+                left -= 1
+                if not left:
+                    return
+        for row, why in gone[:left]:
+            yield _change(row, "retire", at, why)
+
+    def _gone(self, standing: set[str]) -> Iterator[tuple[EntryRow, str]]:
+        """Entries whose rule holds no longer, and why they are to be retired."""
+        fallen = {each for endpoint, together in self._rules.fallen() for each in entry_ids(endpoint, together)}
+        missing: dict[str, int] = {}
+        for row in self._playbook.rows():
+            entry = row.latest
+            if entry.author != "rule" or row.state == "retired" or entry.playbook_id in standing:
+                continue
+            count = missing[entry.playbook_id] = self._missing.get(entry.playbook_id, 0) + 1
+            if entry.playbook_id in fallen:
+                yield row, "what happened since speaks against its rule"
+            elif count >= MISSING_CYCLES:
+                yield row, "its rule was not found again"
+        self._missing = missing
+
+    def _of_rule(
+        self, rule: Rule, gone: Sequence[tuple[EntryRow, str]], at: str
+    ) -> Iterator[PlaybookEntry | EntryChange]:
+        try:
+            row = self._playbook.get(rule_entry_id(rule))
+            if row is None or _is_due(row.latest, rule):
+                before = row.latest if row is not None else None
+                came_from = _came_from(rule, gone) if before is None else []
+                yield rule_entry(rule, self._rules.finding(rule), at, before, came_from)
+            if row is not None and row.state == "retired" and row.changes[-1].by == "rule":
+                yield _change(row, "restore", at, "its rule was found again")
+        except Exception:  # a poison rule costs itself
+            self.failures += 1
+            log.exception("rule.no_entry", endpoint=rule.endpoint, failures=self.failures)
+
+
+def _is_due(entry: PlaybookEntry, rule: Rule) -> bool:
+    """Whether so much more is known that it should be told anew."""
+    moved = max(abs(rule.rate - (entry.rate or 0.0)), abs(rule.other_rate - (entry.other_rate or 0.0)))
+    return rule.n >= 2 * entry.calls or rule.others >= 4 * entry.other_calls or moved >= _MATERIAL_RATE
+
+
+def _came_from(rule: Rule, gone: Sequence[tuple[EntryRow, str]]) -> list[str]:
+    """Entries that fade as *rule* comes, and say more or less than it does: it splits them, or merges them."""
+    own = {each.text() for each in rule.conditions}
+    found = []
+    for row, _ in gone:
+        entry = row.latest
+        theirs = set(entry.scope)
+        if entry.endpoint == rule.endpoint and theirs and (theirs < own or own < theirs):
+            found.append(entry.playbook_id)
+    return found
+
+
+def _change(row: EntryRow, action: EntryAction, at: str, why: str) -> EntryChange:
+    entry = row.latest
+    return EntryChange(playbook_id=entry.playbook_id, at=at, action=action, by="rule", version=entry.version, why=why)

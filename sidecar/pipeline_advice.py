@@ -1,0 +1,152 @@
+"""Advice and its doors' views, joined to what learns. Part of the pipeline."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+from msgspec.structs import asdict
+
+from sidecar.advice.advisor import Advisor
+from sidecar.advice.tallies import Tally
+from sidecar.advice.uplift import Arm, Uplift, uplift
+from sidecar.clock import rfc3339_ms
+from sidecar.errors import NotKnownError, ObserverError
+from sidecar.model_learning import (
+    ArmResult,
+    CycleMark,
+    EntryAction,
+    EntryChange,
+    EntryRow,
+    Measured,
+    PlaybookHistory,
+    PlaybookView,
+)
+from sidecar.pipeline_learning import CYCLE, PLAYBOOK_CHANGE, Learning
+
+if TYPE_CHECKING:
+    from sidecar.protocols import Clock
+    from sidecar.settings import Settings
+    from sidecar.store.in_order import InOrder
+
+log = structlog.get_logger(__name__)
+
+_RULES_TOLD = 20
+
+
+class LearningLoop:
+    """The running observer's way from rules to advice: each cycle's step, the advisor, people's hand, the views."""
+
+    def __init__(self, settings: Settings, learning: Learning, in_order: InOrder, clock: Clock) -> None:
+        self._learning = learning
+        self._order = in_order
+        self._clock = clock
+        self.undecided = 0  # times the decision journal did not take what a cycle found
+        dice = random.SystemRandom()
+        offers = learning.offers(holdout=settings.holdout, window_s=settings.outcome_window, draw=dice.random)
+        self.advisor = Advisor(offers, learning.exposures, in_order, clock, within_s=settings.advice_timeout)
+
+    async def learn(self) -> None:
+        """A cycle's step: mark it, look for rules in slices, decide what follows, as far as the journal takes it."""
+        try:
+            await self._order.decide(CYCLE, CycleMark(at=self._now()))
+            await self._order.caught_up()
+            for kind, body in self._learning.proposals(self._now()):
+                await self._order.decide(kind, body)
+                await self._order.caught_up()
+        except ObserverError as exc:
+            self.undecided += 1
+            log.warning("learning.not_written", error=str(exc))
+
+    async def change(self, playbook_id: str, action: EntryAction, why: str) -> PlaybookHistory:
+        """A person's hand on an entry. Raises NotKnownError, JournalError."""
+        entry = self._row(playbook_id).latest
+        change = EntryChange(
+            playbook_id=playbook_id, at=self._now(), action=action, by="person", version=entry.version, why=why
+        )
+        await self._order.decide(PLAYBOOK_CHANGE, change)
+        await self._order.caught_up()
+        return self.history(playbook_id)
+
+    def views(self, as_of: str | None = None) -> list[PlaybookView]:
+        """All entries, the most recently changed first; as they were at the moment *as_of*."""
+        book = self._learning.playbook
+        if as_of is not None:
+            return [_view(row, None) for row in book.as_of(as_of)]
+        return [_view(row, self._learning.exposures.tally(row.latest.playbook_id)) for row in book.rows()]
+
+    def history(self, playbook_id: str) -> PlaybookHistory:
+        """One entry with all that was. Raises NotKnownError."""
+        row = self._row(playbook_id)
+        view = _view(row, self._learning.exposures.tally(playbook_id))
+        return PlaybookHistory(
+            **_fields(view), versions=list(row.versions), changes=list(row.changes), forgotten=row.forgotten
+        )
+
+    def rule_stats(self) -> dict[str, Any]:
+        """The rules, for `/stats`."""
+        report = self._learning.rules.report()
+        counts = {name: getattr(report, name) for name in ("endpoints", "ops", "left_out", "skipped", "evicted")}
+        told = [f"{rule.endpoint}: {rule.text()}" for rule in report.rules[:_RULES_TOLD]]
+        return {"found": len(report.rules), "dropped": self._learning.rules.dropped, **counts, "best": told}
+
+    def advice_stats(self) -> dict[str, Any]:
+        """Advice and whether it helped, for `/stats`."""
+        exposures, advisor = self._learning.exposures, self.advisor
+        tallies = exposures.tallies()
+        states = [row.state for row in self._learning.playbook.rows()]
+        overall = uplift([stratum for tally in tallies for stratum in tally.strata])
+        return {
+            "asked": advisor.asked,
+            "told": advisor.told,
+            "undecided": advisor.undecided,
+            "tasks": len(exposures),
+            "open": exposures.open,
+            "unknown_reports": exposures.unknown_reports,
+            "entries": {state: states.count(state) for state in ("candidate", "active", "retired")},
+            "measured": _measured(overall, tallies),
+        }
+
+    def _row(self, playbook_id: str) -> EntryRow:
+        row = self._learning.playbook.get(playbook_id)
+        if row is None:
+            raise NotKnownError(
+                f"playbook entry {playbook_id[:80]!r} is not known", "none has this id", "See GET /playbooks"
+            )
+        return row
+
+    def _now(self) -> str:
+        return rfc3339_ms(self._clock.time_ns())
+
+
+def _view(row: EntryRow, tally: Tally | None) -> PlaybookView:
+    measured = _measured(uplift(tally.strata), [tally]) if tally is not None else None
+    return PlaybookView(**_fields(row.latest), state=row.state, approved=row.approved, measured=measured)
+
+
+def _fields(entry: msgspec.Struct) -> dict[str, Any]:
+    return asdict(entry)
+
+
+def _measured(found: Uplift, tallies: list[Tally]) -> Measured:
+    return Measured(
+        shown=_arm(found.shown, tallies, shown=True),
+        withheld=_arm(found.withheld, tallies, shown=False),
+        effect=found.estimate,
+        low=found.low,
+        high=found.high,
+    )
+
+
+def _arm(arm: Arm, tallies: list[Tally], *, shown: bool) -> ArmResult:
+    reported = [each.shown if shown else each.withheld for tally in tallies for each in tally.reported]
+    return ArmResult(
+        tasks=arm.tasks,
+        successes=arm.successes,
+        assigned=sum(tally.assigned[shown] for tally in tallies),
+        reported=sum(each.tasks for each in reported),
+        missing=sum(tally.missing[shown] for tally in tallies),
+        informed=sum(tally.informed[shown] for tally in tallies),
+    )

@@ -1,0 +1,128 @@
+"""What learns, joined: ops → rules → playbook entries → advice with coins → outcomes → standing. Part of the pipeline.
+
+No I/O and no clock in here: ops and decisions go in, in their order, and the same of them give the same state. The
+running observer puts `store.in_order` and the decision journal in front; a replay feeds it from the journals; a
+simulation can call it directly: `consume` ops, `decide_now` what `proposals` and `offers` give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from sidecar.advice.advisor import EXPOSURE, INFORMED, OUTCOME
+from sidecar.advice.exposures import ExposureBook
+from sidecar.advice.offers import Offers
+from sidecar.advice.standings import Standings
+from sidecar.analysis.playbook_book import PlaybookBook
+from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
+from sidecar.analysis.rule_follower import RuleFollower
+from sidecar.analysis.rules import RuleBook
+from sidecar.model import ObservedOp
+from sidecar.model_learning import CycleMark, EntryChange, Exposure, InformedTask, PlaybookEntry, ReportedOutcome
+
+CYCLE: Final = "cycle"
+PLAYBOOK_CHANGE: Final = "playbook_change"
+KINDS: Final = (CYCLE, PLAYBOOK, PLAYBOOK_CHANGE, EXPOSURE, OUTCOME, INFORMED)
+
+
+class Learning:
+    """A `Learner`: the three books that learn from each other. For one thread."""
+
+    def __init__(self) -> None:
+        self.rules = RuleBook()
+        self.playbook = PlaybookBook()
+        self.exposures = ExposureBook()
+        self._follower = RuleFollower(self.rules, self.playbook)
+        self._standings = Standings(self.exposures)
+        self._books = (self.rules, self.playbook, self.exposures)
+
+    def consume(self, op: ObservedOp) -> None:
+        """Take one settled op in: as an outcome first, then, unless its agent was advised, for the rules."""
+        shown = self.exposures.consume(op)
+        self.rules.consume(op, shown)
+
+    def apply(self, kind: str, body: bytes) -> Iterator[None] | None:
+        """Let a decision take effect; a cycle's work is what comes back, to be done before the next op or decision."""
+        if kind == CYCLE:
+            return self._cycle(msgspec.json.decode(body, type=CycleMark))
+        if kind == PLAYBOOK:
+            self._keep(msgspec.json.decode(body, type=PlaybookEntry))
+        elif kind == PLAYBOOK_CHANGE:
+            self._change(msgspec.json.decode(body, type=EntryChange))
+        elif kind == EXPOSURE:
+            self.exposures.expose(msgspec.json.decode(body, type=Exposure))
+        elif kind == OUTCOME:
+            self.exposures.report(msgspec.json.decode(body, type=ReportedOutcome))
+        elif kind == INFORMED:
+            self.exposures.inform(msgspec.json.decode(body, type=InformedTask))
+        return None
+
+    def proposals(self, at: str) -> Iterator[tuple[str, EntryChange | PlaybookEntry]]:
+        """(kind, body) of what is to be decided after a cycle's work; each to be decided before the next is taken."""
+        for each in self._follower.proposals(at):
+            yield PLAYBOOK if isinstance(each, PlaybookEntry) else PLAYBOOK_CHANGE, each
+        for change in self._standings.proposals(self.playbook.rows(), at):
+            yield PLAYBOOK_CHANGE, change
+
+    def offers(self, *, holdout: float, window_s: float, draw: Callable[[], float]) -> Offers:
+        """What calls are offered, with these coins."""
+        return Offers(self.playbook, self.exposures, holdout=holdout, window_s=window_s, draw=draw)
+
+    def decide_now(self, kind: str, body: object) -> None:
+        """Let a decision take effect at once, its work included: where there is no journal."""
+        for _ in self.apply(kind, msgspec.json.encode(body)) or ():
+            pass
+
+    def cycle_now(self, at: str) -> None:
+        """A whole cycle at once: look for rules, and decide what follows."""
+        self.decide_now(CYCLE, CycleMark(at=at))
+        for kind, body in self.proposals(at):
+            self.decide_now(kind, body)
+
+    def load(self, rows: Mapping[str, bytes]) -> None:
+        """Restore what `take_dirty` gave, in whatever order."""
+        for book in self._books:
+            book.load(rows)
+
+    def prepare(self) -> Iterator[None]:
+        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
+        for book in self._books:
+            yield from book.prepare()
+
+    def take_dirty(self) -> dict[str, bytes]:
+        """Rows changed since the last call, as JSON by key; removed ones as b""."""
+        return {key: row for book in self._books for key, row in book.take_dirty().items()}
+
+    def put_back(self, keys: Iterable[str]) -> None:
+        """Saving *keys* failed: `take_dirty` gives them again."""
+        names = list(keys)
+        for book in self._books:
+            book.put_back(names)
+
+    @property
+    def unusable(self) -> int:
+        """Saved rows that could not be read, and rows that could not be saved."""
+        return sum(book.unusable for book in self._books)
+
+    @property
+    def not_counted(self) -> int:
+        """Ops that could not be taken in."""
+        return self.rules.not_counted + self.exposures.not_counted
+
+    def _cycle(self, mark: CycleMark) -> Iterator[None]:
+        yield from self.rules.learn()
+        yield from self.exposures.close_overdue(mark.at)
+
+    def _keep(self, entry: PlaybookEntry) -> None:
+        before = self.playbook.entry(entry.playbook_id)
+        self.playbook.keep(entry)
+        if before is not None and (before.when, before.set) != (entry.when, entry.set):
+            self.exposures.begin_anew(entry.playbook_id)
+
+    def _change(self, change: EntryChange) -> None:
+        self.playbook.change(change)
+        if change.action == "restore":
+            self.exposures.begin_anew(change.playbook_id)

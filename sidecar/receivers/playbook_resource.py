@@ -1,0 +1,88 @@
+"""`GET /playbooks`, `/playbooks/{id}`, and a person's hand on an entry: approve, retire, restore."""
+
+from __future__ import annotations
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from sidecar.errors import InvalidInputError
+from sidecar.model_learning import EntryAction
+from sidecar.protocols import AdviceSource, PlaybookKeeper
+from sidecar.receivers.bodies import BodyReader, parse_json
+from sidecar.receivers.op_filter import playbook_query
+from sidecar.receivers.read_resources import page_of
+
+MAX_CHANGE_BYTES = 4096
+_MAX_WHY = 500  # characters
+
+
+class PlaybooksResource:
+    """`GET /playbooks?as_of=…`: what works and what does not. An agent that reads it names its `task`."""
+
+    scope = "read"
+
+    def __init__(self, playbook: PlaybookKeeper, advisor: AdviceSource) -> None:
+        self._playbook = playbook
+        self._advisor = advisor
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """A page of entries, the most recently changed first; as they were at *as_of*."""
+        query = playbook_query(req)
+        if query.task is not None:
+            await self._advisor.inform(query.task)
+        resp.content_type = falcon.MEDIA_JSON
+        views = self._playbook.views(query.as_of)
+        resp.data = page_of("playbooks", views, "playbook_id", query.limit, query.cursor)
+
+
+class PlaybookResource:
+    """`GET /playbooks/{id}`: one entry with its versions and what was decided on it."""
+
+    scope = "read"
+
+    def __init__(self, playbook: PlaybookKeeper, advisor: AdviceSource) -> None:
+        self._playbook = playbook
+        self._advisor = advisor
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, playbook_id: str) -> None:
+        """The entry; 404 where there is none."""
+        task = playbook_query(req).task
+        found = self._playbook.history(playbook_id)
+        if task is not None:
+            await self._advisor.inform(task)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode(found)
+
+
+class EntryActionResource:
+    """`POST /playbooks/{id}/<action>`: a person decides. The body may say why."""
+
+    scope = "admin"
+
+    def __init__(self, playbook: PlaybookKeeper, bodies: BodyReader, action: EntryAction) -> None:
+        self._playbook = playbook
+        self._bodies = bodies
+        self._action = action
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, playbook_id: str) -> None:
+        """The entry as it is now, once the decision is in the journal; 404 where there is none."""
+        with self._bodies.lease() as lease:
+            why = _why(await self._bodies.read(req, lease))
+        found = await self._playbook.change(playbook_id, self._action, why)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode(found)
+
+
+def _why(body: bytes) -> str:
+    if not body.strip():
+        return ""
+    said = parse_json(body)
+    why = said.get("why", "") if isinstance(said, dict) else None
+    if not isinstance(why, str) or len(why) > _MAX_WHY or set(said) - {"why"}:
+        raise InvalidInputError(
+            "the body is not usable",
+            f"expected nothing, or an object with `why` of at most {_MAX_WHY} characters",
+            'Send {"why": "…"}, or no body',
+        )
+    return why

@@ -1,0 +1,248 @@
+"""What learns sees ops and decisions in one order, the same live and in a replay.
+
+A replay hands a decision on behind the ops that were settled when it was made. Live, more ops settle while it is being
+written: those wait here until it has taken effect. Between the two journals and the learner; in a replay nothing
+waits, and all goes straight through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from sidecar.errors import RetryableError
+from sidecar.model import ObservedOp
+from sidecar.protocols import DecisionLog
+
+log = structlog.get_logger(__name__)
+
+MOST_WAITING = 20_000  # ops; past them the order is given up rather than memory
+_AT_ONCE = 50  # items in a row, half a millisecond of them
+_CATCH_UP = 3  # items for each op that comes, while others wait
+
+
+class Learner(Protocol):
+    """State that follows from ops and decisions in their order."""
+
+    def consume(self, op: ObservedOp) -> None:
+        """Take one op in."""
+        ...
+
+    def apply(self, kind: str, body: bytes) -> Iterator[None] | None:
+        """Let a decision take effect. What it gives is work to be done before anything else is handed on."""
+        ...
+
+    def load(self, rows: Mapping[str, bytes]) -> None:
+        """Restore rows of a checkpoint."""
+        ...
+
+    def prepare(self) -> Iterator[None]:
+        """Do most of `take_dirty`'s work ahead of it."""
+        ...
+
+    def take_dirty(self) -> dict[str, bytes]:
+        """Rows that changed."""
+        ...
+
+    def put_back(self, keys: Iterable[str]) -> None:
+        """Saving them failed."""
+        ...
+
+    @property
+    def unusable(self) -> int:
+        """Rows that could not be read or saved."""
+        ...
+
+
+class _Promised:
+    """A decision on its way into the journal; *taken* once it is there, *failed* if it will not be."""
+
+    __slots__ = ("body", "failed", "kind", "taken")
+
+    def __init__(self, kind: str, body: bytes, *, taken: bool = False) -> None:
+        self.kind, self.body, self.taken, self.failed = kind, body, taken, False
+
+
+class InOrder:
+    """A `Derived` in front of *learner*, and a `DecisionLog` in front of another; goes straight through until `begin`.
+
+    `unordered` counts the ops that were handed on before a decision that a replay will put in front of them: the
+    disk hung. All methods belong to the event loop's thread.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self._log: DecisionLog | None = None
+        self._waiting: deque[ObservedOp | _Promised] = deque()
+        self._promised: deque[_Promised] = deque()  # those of them that are not in the journal yet
+        self._work: Iterator[None] | None = None
+        self._deciding = 0
+        self._settled = asyncio.Event()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._last_op_id: str | None = None
+        self.failures = 0  # decisions that could not take effect
+        self.unordered = 0
+
+    def begin(self, decisions: DecisionLog) -> None:
+        """The journals are read: write to *decisions*, and let what settles meanwhile wait."""
+        self._log = decisions
+
+    def consume(self, op: ObservedOp) -> None:
+        """Hand *op* on, or keep it behind what it has to wait for."""
+        if op.op_id is not None:
+            self._last_op_id = op.op_id
+        if not self._waiting and self._work is None:
+            self._learner.consume(op)
+            return
+        self._waiting.append(op)
+        if len(self._waiting) > MOST_WAITING:
+            self._give_up()
+        self._hand_on(_CATCH_UP)
+
+    async def decide(self, kind: str, body: object, _follows: str | None = None) -> None:
+        """Write a decision that follows the ops settled so far. Raises JournalError if it is not in the file.
+
+        It takes effect before any op that settled later.
+        """
+        if self._log is None:
+            raise RetryableError("nothing is decided now", "the observer is starting or stopping", "Try again later")
+        await self._open.wait()
+        encoded = msgspec.json.encode(body)
+        promised = _Promised(kind, encoded)
+        self._waiting.append(promised)
+        self._promised.append(promised)
+        self._deciding += 1
+        self._settled.clear()
+        try:
+            await self._log.decide(kind, msgspec.Raw(encoded), self._last_op_id)
+        except BaseException:
+            if not promised.taken and promised in self._promised:
+                self._promised.remove(promised)  # should it be written yet, it comes unannounced
+                promised.failed = True
+            raise
+        finally:
+            self._deciding -= 1
+            if not self._deciding:
+                self._settled.set()
+            self._hand_on(_AT_ONCE)
+
+    def apply(self, kind: str, body: bytes) -> None:
+        """A decision is in the journal: it takes effect at its place."""
+        found = next((each for each in self._promised if each.kind == kind and each.body == body), None)
+        if found is not None:
+            self._promised.remove(found)
+            found.taken = True
+        else:
+            self._waiting.append(_Promised(kind, body, taken=True))
+        if self._log is None:  # a replay: nothing is in between
+            for _ in self.steps():
+                pass
+        else:
+            self._hand_on(_AT_ONCE)
+
+    def steps(self) -> Iterator[None]:
+        """Do all that can be done, a little at each step."""
+        while True:
+            if self._work is not None:
+                self._work_on()
+            elif not self._hand_on(_AT_ONCE):
+                return
+            yield
+
+    async def caught_up(self) -> None:
+        """Return once everything that was decided has taken effect."""
+        for _ in self.steps():
+            await asyncio.sleep(0)
+
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """A block in which nothing is under way: all that has settled, and nothing else, was learnt.
+
+        The block must not wait for anything.
+        """
+        self._open.clear()
+        try:
+            while self._deciding:
+                await self._settled.wait()
+            await self.caught_up()
+            yield
+        finally:
+            self._open.set()
+
+    def load(self, rows: Mapping[str, bytes]) -> None:
+        """Restore rows of a checkpoint."""
+        self._learner.load(rows)
+
+    def prepare(self) -> Iterator[None]:
+        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
+        yield from self._learner.prepare()
+
+    def take_dirty(self) -> dict[str, bytes]:
+        """Rows that changed since the last call."""
+        return self._learner.take_dirty()
+
+    def put_back(self, keys: Iterable[str]) -> None:
+        """Saving *keys* failed."""
+        self._learner.put_back(keys)
+
+    @property
+    def unusable(self) -> int:
+        """Rows that could not be read or saved."""
+        return self._learner.unusable
+
+    @property
+    def waiting(self) -> int:
+        """Ops and decisions that wait."""
+        return len(self._waiting)
+
+    def _hand_on(self, most: int) -> int:
+        """Hand on what may go, at most *most* items; how many went."""
+        done = 0
+        while self._waiting and self._work is None and done < most:
+            item = self._waiting[0]
+            if type(item) is not _Promised:
+                self._waiting.popleft()
+                self._learner.consume(item)  # type: ignore[arg-type]  # nothing else is in there
+            elif item.taken or item.failed:
+                self._waiting.popleft()
+                if item.taken:
+                    self._take(item)
+            else:
+                break
+            done += 1
+        return done
+
+    def _take(self, item: _Promised) -> None:
+        try:
+            self._work = self._learner.apply(item.kind, item.body)
+        except Exception:
+            self.failures += 1
+            log.exception("decision.not_applied", kind=item.kind)
+
+    def _work_on(self) -> None:
+        try:
+            next(self._work)  # type: ignore[arg-type]  # the caller has looked
+        except StopIteration:
+            self._work = None
+        except Exception:
+            self._work = None
+            self.failures += 1
+            log.exception("learning.step_failed")
+
+    def _give_up(self) -> None:
+        """Too much waits: finish the work, and let what waits for the disk wait no longer."""
+        while self._work is not None:
+            self._work_on()
+        promised, self._promised = self._promised, deque()
+        for item in promised:
+            item.failed = True
+        if promised:
+            self.unordered += len(self._waiting)
+            log.error("learning.order_given_up", ops=len(self._waiting), decisions=len(promised))

@@ -1,0 +1,167 @@
+"""Advice over HTTP: from failures to a rule, an entry, a coin in the journal, and what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from sidecar.pb.v1 import observer_pb2 as pb
+from sidecar.pipeline import Observer
+from tests.observers import client, cycle, journal, observer
+from tests.test_observer_service import service
+
+ENDPOINT = "/tools/fill"
+ASK = {"endpoint": ENDPOINT, "certified": "false", "task": "t-1"}
+
+
+def calls(count: int, seed: int = 1, **more: Any) -> list[dict[str, Any]]:
+    """Calls that mostly fail where `certified` is false."""
+    dice = Random(seed)
+    found = []
+    for number in range(count):
+        certified = dice.random() < 0.5
+        success = dice.random() < (0.95 if certified else 0.2)
+        features = {"certified": certified, "shift": dice.choice(["day", "night"])}
+        call = {"endpoint": ENDPOINT, "success": success, "features": features, "task": f"w-{seed}-{number}"}
+        found.append({**call, "error": "" if success else "refused", **more})
+    return found
+
+
+async def learnt(running: Observer, http: httpx.AsyncClient, **more: Any) -> list[dict[str, Any]]:
+    """The entries that agents may be told of, after two hundred calls and a cycle."""
+    assert (await http.post("/events", json=calls(200, **more))).json()["accepted"] == 200
+    await cycle(running)
+    entries = (await http.get("/playbooks")).json()["playbooks"]
+    return [entry for entry in entries if entry.get("author") == "rule"]
+
+
+async def shown(http: httpx.AsyncClient, tasks: int = 100) -> tuple[str, dict[str, Any]]:
+    """(task, answer) of the first of *tasks* tasks whose coin fell on telling."""
+    for number in range(tasks):
+        task = f"t-{number}"
+        answer = (await http.get("/advice", params={**ASK, "task": task})).json()
+        if answer["advice"]:
+            return task, answer
+    raise AssertionError("no coin fell on telling")
+
+
+async def test_what_fails_becomes_advice_with_a_coin_in_the_journal(tmp_path: Path) -> None:
+    """The entry says what to set; the exposure, its eligible entries and coins are written before the answer."""
+    async with observer(tmp_path) as running, client(running) as http:
+        (entry,) = await learnt(running, http)
+        assert (entry["state"], entry["plain"], entry["set"]) == ("candidate", True, {"certified": True})
+        task, answer = await shown(http)
+        (item,) = answer["advice"]
+        assert (item["id"], item["set"], item["evidence"]) == (
+            entry["playbook_id"],
+            {"certified": True},
+            entry["calls"],
+        )
+        assert item["text"] == entry["text"]
+        written = [line["body"] for line in journal(tmp_path, "decisions.jsonl") if line["kind"] == "exposure"]
+        assert (written[-1]["exposure_id"], written[-1]["task"]) == (answer["exposure_id"], task)
+        assert written[-1]["assignments"] == [
+            {"playbook_id": item["id"], "version": 1, "propensity": 0.5, "shown": True}
+        ]
+        assert any(not each["assignments"][0]["shown"] for each in written) or len(written) == 1
+
+
+async def test_a_call_that_needs_no_advice_gets_none(tmp_path: Path) -> None:
+    """It does already what there is to say, or the endpoint is another: no exposure, nothing to report."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await learnt(running, http)
+        for ask in ({**ASK, "certified": "true"}, {**ASK, "endpoint": "/other"}):
+            answer = await http.get("/advice", params=ask)
+            assert answer.json() == {"exposure_id": None, "advice": []}
+
+
+async def test_a_task_keeps_its_coin(tmp_path: Path) -> None:
+    """Asked again it is told the same, and counts once, also after a restart."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await learnt(running, http)
+        first = [(await http.get("/advice", params={**ASK, "task": f"t-{n}"})).json()["advice"] for n in range(12)]
+        again = [(await http.get("/advice", params={**ASK, "task": f"t-{n}"})).json()["advice"] for n in range(12)]
+        assert first == again
+        assert {len(advice) for advice in first} == {0, 1}
+    async with observer(tmp_path) as running, client(running) as http:
+        again = [(await http.get("/advice", params={**ASK, "task": f"t-{n}"})).json()["advice"] for n in range(12)]
+        assert first == again
+        measured = (await http.get("/stats")).json()["advice"]["measured"]
+        assert measured["shown"]["assigned"] + measured["withheld"]["assigned"] == 12
+
+
+async def test_the_first_call_afterwards_is_the_outcome(tmp_path: Path) -> None:
+    """Found by its task; a second one, and one at another endpoint, change nothing."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await learnt(running, http)
+        task, _ = await shown(http)
+        for endpoint, success in (("/other", False), (ENDPOINT, True), (ENDPOINT, False)):
+            await http.post("/event", json={"endpoint": endpoint, "success": success, "task": task})
+        measured = (await http.get("/stats")).json()["advice"]["measured"]
+        assert (measured["shown"]["tasks"], measured["shown"]["successes"]) == (1, 1)
+        (entry,) = [each for each in (await http.get("/playbooks")).json()["playbooks"] if each.get("calls")]
+        assert entry["measured"]["shown"]["tasks"] == 1
+
+
+async def test_an_agent_reports_and_its_word_is_counted_apart(tmp_path: Path) -> None:
+    """A report on an unknown exposure is 404; a wrong body 422; a call that is seen later takes the report's place."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await learnt(running, http)
+        task, answer = await shown(http)
+        door = f"/advice/{answer['exposure_id']}/outcome"
+        assert (await http.post(door, json={"success": "yes"})).status_code == 422
+        assert (await http.post("/advice/ex-none/outcome", json={"success": True})).status_code == 404
+        assert (await http.post(door, json={"success": True})).json() == {"accepted": True}
+        measured = (await http.get("/stats")).json()["advice"]["measured"]["shown"]
+        assert (measured["tasks"], measured["reported"]) == (0, 1)
+        await http.post("/event", json={"endpoint": ENDPOINT, "success": False, "task": task})
+        measured = (await http.get("/stats")).json()["advice"]["measured"]["shown"]
+        assert (measured["tasks"], measured["successes"], measured["reported"]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("action", ["approve", "retire", "restore"])
+async def test_a_person_decides(tmp_path: Path, action: str) -> None:
+    """It is in the journal and in the entry's history, and takes effect at once; an unknown entry is 404."""
+    state = {"approve": "active", "retire": "retired", "restore": "candidate"}[action]
+    async with observer(tmp_path) as running, client(running) as http:
+        (entry,) = await learnt(running, http)
+        assert (await http.post(f"/playbooks/pb-none/{action}")).status_code == 404
+        done = (await http.post(f"/playbooks/{entry['playbook_id']}/{action}", json={"why": "I looked"})).json()
+        assert done["state"] == state
+        (change,) = done["changes"]
+        assert (change["action"], change["by"], change["why"]) == (action, "person", "I looked")
+        answers = [(await http.get("/advice", params={**ASK, "task": f"t-{n}"})).json() for n in range(20)]
+        assert any(answer["exposure_id"] for answer in answers) is (action != "retire")
+        lines = [line["body"] for line in journal(tmp_path, "decisions.jsonl") if line["kind"] == "playbook_change"]
+        assert lines == [change]
+        before = (await http.get("/playbooks", params={"as_of": entry["at"]})).json()["playbooks"]
+        assert [each["state"] for each in before if each["playbook_id"] == entry["playbook_id"]] == ["candidate"]
+
+
+async def test_advice_over_grpc_is_that_of_http(tmp_path: Path) -> None:
+    """The same task has the same coin by either door; values keep their type; what is refused there is refused here."""
+    async with service(tmp_path) as (running, stub, _), client(running) as http:
+        await learnt(running, http)
+        task, answer = await shown(http)
+        facts = {"certified": pb.Scalar(bool_value=False)}
+        told = await stub.GetAdvice(pb.GetAdviceRequest(endpoint=ENDPOINT, task=task, facts=facts))
+        (item,) = told.advice
+        assert (item.id, item.text) == (answer["advice"][0]["id"], answer["advice"][0]["text"])
+        assert (item.set["certified"].bool_value, item.set["certified"].WhichOneof("kind")) == (True, "bool_value")
+        await stub.ReportOutcome(pb.ReportOutcomeRequest(exposure_id=told.exposure_id, success=True))
+        assert (await http.get("/stats")).json()["advice"]["measured"]["shown"]["reported"] == 1
+        for request, code in (
+            (pb.GetAdviceRequest(), grpc.StatusCode.INVALID_ARGUMENT),
+            (pb.GetAdviceRequest(endpoint="/x", limit=-1), grpc.StatusCode.INVALID_ARGUMENT),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.GetAdvice(request)
+            assert refused.value.code() == code
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.ReportOutcome(pb.ReportOutcomeRequest(exposure_id="ex-none"))
+        assert refused.value.code() == grpc.StatusCode.NOT_FOUND
