@@ -9,7 +9,7 @@ ROUNDS ?= 16
 SEED ?= 0
 MINUTES ?= 2
 
-.PHONY: demo test check lint types unit coverage test-reference fuzz fuzz-otlp crash soak bench bench-proxy peers test-peers proto lock clean
+.PHONY: dashboards demo test check lint types unit coverage test-reference fuzz fuzz-otlp crash soak bench bench-proxy peers test-peers proto lock clean
 
 demo: $(READY)  ## a small gateway, agents and the observer beside them; ARGS="--seconds 30" ends by itself
 	$(BIN)/observer demo $(ARGS)
@@ -60,6 +60,9 @@ bench: $(READY)  ## throughput, latency, memory and start time, as a table and b
 
 bench-proxy: $(READY)  ## calls through the proxy against direct ones, also while the observer is in trouble
 	$(BIN)/python -m benchmarks.proxy $(ARGS)
+
+dashboards: $(READY)  ## write Grafana's dashboards from their definition
+	$(BIN)/python k8s/overlays/observability/grafana/generate.py
 
 proto: $(READY)  ## generate sidecar/pb from proto/
 	$(BIN)/python proto/generate.py

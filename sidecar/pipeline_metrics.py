@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 from sidecar import pipeline_langfuse, pipeline_otlp, pipeline_proxy
 from sidecar.model import IncidentState
+from sidecar.process_usage import cpu_seconds, resident_bytes
 
 SOURCES = ("mcp", "scenario", "langfuse", "overseer_correction", "otlp")
 
@@ -100,6 +101,8 @@ def _register_intake(observer: Observer) -> None:
     count("observer.ops", "{op}", "Recorded since the start", lambda: ops.ops, *by)
     count("observer.ops.duration", "s", "What they took, summed", lambda: ops.seconds, *by)
     count("observer.lost", "{item}", "What was lost, by cause", lambda: losses(observer), "cause")
+    level("process.memory.usage", "By", "Resident", resident_bytes)
+    count("process.cpu.time", "s", "Of all threads", cpu_seconds)
     level("observer.watchers", "{watcher}", "Open live streams", lambda: observer.feed.watchers)
 
 

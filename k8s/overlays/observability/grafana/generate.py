@@ -1,0 +1,374 @@
+"""Writes the dashboards: `python k8s/overlays/observability/grafana/generate.py`, or `make dashboards`.
+
+What a panel asks is data here; what Grafana wants around it is made by the functions below. The tests check that the
+JSON files are what this writes, and that every query finds something in a real run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+FOLDER: Final = Path(__file__).with_name("dashboards")
+PROMETHEUS: Final = {"type": "prometheus", "uid": "prometheus"}
+JAEGER: Final = {"type": "jaeger", "uid": "jaeger"}
+TEMPO: Final = {"type": "tempo", "uid": "tempo"}
+SERVICE: Final = "lakehouse-observer"
+HEIGHT: Final = 8
+MINE: Final = 'instance=~"$instance"'
+PER_S: Final = "[$__rate_interval]"
+FAILED: Final = 'outcome="failure", ' + MINE
+
+Panel = dict[str, Any]
+
+
+def _ops(by: str, filters: str) -> str:
+    return f"sum{by} (rate(observer_ops_total{{{filters}}}{PER_S}))"
+
+
+def _share(by: str) -> str:
+    return f"{_ops(by, FAILED)} / {_ops(by, MINE)}"
+
+
+def _latency(quantile: float, by: str = "le") -> str:
+    buckets = f'rate(observer_spans_duration_milliseconds_bucket{{observer_op_source!="", {MINE}}}{PER_S})'
+    return f"histogram_quantile({quantile}, sum by ({by}) ({buckets}))"
+
+
+def _rate(metric: str, by: str = "") -> str:
+    return f"sum{f' by ({by})' if by else ''} (rate({metric}{{{MINE}}}{PER_S}))"
+
+
+def _level(metric: str, by: str = "", filters: str = MINE) -> str:
+    return f"sum{f' by ({by})' if by else ''} ({metric}{{{filters}}})"
+
+
+def stat(title: str, query: str, unit: str = "short", about: str = "") -> Panel:
+    """One number of now."""
+    return {
+        **_panel("stat", title, PROMETHEUS, about),
+        "fieldConfig": {"defaults": {"unit": unit}, "overrides": []},
+        "options": {"reduceOptions": {"calcs": ["lastNotNull"]}},
+        "targets": [_promql(query, "")],
+    }
+
+
+def over_time(title: str, unit: str, *queries: tuple[str, str], about: str = "") -> Panel:
+    """Lines; each query with what its lines are called."""
+    return {
+        **_panel("timeseries", title, PROMETHEUS, about),
+        "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
+        "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
+        "targets": [_promql(query, name, chr(ord("A") + index)) for index, (query, name) in enumerate(queries)],
+    }
+
+
+def table(title: str, by: list[str], *columns: tuple[str, str, str], about: str = "") -> Panel:
+    """A row for each combination of the labels in *by*; a column is a name, a unit and a query for now."""
+    letters = [chr(ord("A") + index) for index in range(len(columns))]
+    named = {f"Value #{letter}": name for letter, (name, _, _) in zip(letters, columns, strict=True)}
+    return {
+        **_panel("table", title, PROMETHEUS, about),
+        "fieldConfig": {
+            "defaults": {},
+            "overrides": [
+                {"matcher": {"id": "byName", "options": name}, "properties": [{"id": "unit", "value": unit}]}
+                for name, unit, _ in columns
+            ],
+        },
+        "targets": [
+            {**_promql(query, "", letter), "format": "table", "instant": True, "range": False}
+            for letter, (_, _, query) in zip(letters, columns, strict=True)
+        ],
+        "transformations": [
+            {"id": "merge", "options": {}},
+            {
+                "id": "organize",
+                "options": {
+                    "excludeByName": {"Time": True},
+                    "renameByName": named,
+                    "indexByName": {name: place for place, name in enumerate([*by, *named])},
+                },
+            },
+        ],
+    }
+
+
+def jaeger(title: str, operation: str, tags: str, about: str = "") -> Panel:
+    """Traces that Jaeger finds."""
+    target = {"refId": "A", "queryType": "search", "service": SERVICE, "limit": 20}
+    wanted = {name: value for name, value in (("operation", operation), ("tags", tags)) if value}
+    return {**_panel("table", title, JAEGER, about), "targets": [{**target, **wanted, "datasource": JAEGER}]}
+
+
+def tempo(title: str, query: str, about: str = "") -> Panel:
+    """Spans that Tempo finds by TraceQL."""
+    target = {"refId": "A", "queryType": "traceql", "tableType": "spans", "query": query, "limit": 20}
+    return {**_panel("table", title, TEMPO, about), "targets": [{**target, "datasource": TEMPO}]}
+
+
+def _panel(kind: str, title: str, source: dict[str, str], about: str) -> Panel:
+    return {"type": kind, "title": title, "datasource": source, **({"description": about} if about else {})}
+
+
+def _promql(query: str, name: str, letter: str = "A") -> dict[str, Any]:
+    return {"refId": letter, "datasource": PROMETHEUS, "expr": query, "legendFormat": name or "__auto"}
+
+
+OPERATIONS: Final = [
+    [
+        stat("Operations", _ops("", MINE), "ops"),
+        stat("Failing", _share(""), "percentunit"),
+        stat("95 % take at most", _latency(0.95), "ms"),
+        stat("Open incidents", _level("observer_incidents", filters='state!~"resolved|ignored", ' + MINE)),
+    ],
+    [
+        over_time("Operations by source", "ops", (_ops(" by (source)", MINE), "{{source}}")),
+        over_time("Operations by endpoint", "ops", (f"topk(10, {_ops(' by (endpoint)', MINE)})", "{{endpoint}}")),
+    ],
+    [
+        over_time("Failing, by endpoint", "percentunit", (_share(" by (endpoint)"), "{{endpoint}}")),
+        over_time("Failing, by source", "percentunit", (_share(" by (source)"), "{{source}}")),
+    ],
+    [
+        over_time(
+            "Failures by kind of error",
+            "ops",
+            (
+                (
+                    'sum by (error_type) (rate(observer_spans_calls_total{status_code="STATUS_CODE_ERROR", '
+                    f'observer_op_source!="", {MINE}}}{PER_S}))'
+                ),
+                "{{error_type}}",
+            ),
+            about="As the Collector counts spans; an operation that named no kind has none.",
+        ),
+        over_time("How long operations take", "ms", *((_latency(each), f"{each:.0%}") for each in (0.5, 0.95, 0.99))),
+    ],
+    [
+        table(
+            "Endpoints",
+            ["endpoint"],
+            ("operations", "short", f"sum by (endpoint) (increase(observer_ops_total{{{MINE}}}[$__range]))"),
+            ("failing", "percentunit", _share(" by (endpoint)").replace(PER_S, "[$__range]")),
+            (
+                "mean",
+                "s",
+                (
+                    f"sum by (endpoint) (increase(observer_ops_duration_seconds_total{{{MINE}}}[$__range])) / "
+                    f"sum by (endpoint) (increase(observer_ops_total{{{MINE}}}[$__range]))"
+                ),
+            ),
+            about="Over the time shown. Beyond a hundred endpoints they share the name _OTHER.",
+        )
+    ],
+    [
+        jaeger("Failed, in Jaeger", "", "error=true"),
+        tempo(
+            "Failed, in Tempo",
+            f'{{ resource.service.name = "{SERVICE}" && status = error && span.observer.op.source != nil }} '
+            "| select(span.observer.op.endpoint, span.observer.op.error, span.observer.op.task)",
+        ),
+    ],
+]
+
+LEARNING: Final = [
+    [
+        stat("Open incidents", _level("observer_incidents", filters='state!~"resolved|ignored", ' + MINE)),
+        stat("Playbook entries", _level("observer_playbooks")),
+        stat("Corrections by overseers", _level("observer_corrections_total")),
+        stat("Told to the gateway", _level("observer_posts_delivered_total")),
+    ],
+    [
+        over_time("Incidents by state", "short", (_level("observer_incidents", "state"), "{{state}}")),
+        over_time("Playbook entries", "short", (_level("observer_playbooks"), "entries")),
+    ],
+    [
+        over_time(
+            "The model",
+            "short",
+            (f"sum (increase(observer_model_calls_total{{{MINE}}}[$__range]))", "asked"),
+            (f"sum (increase(observer_model_failures_total{{{MINE}}}[$__range]))", "gave nothing usable"),
+            about="Without an answer, diagnoses are made by counting.",
+        ),
+        over_time(
+            "Posts to the gateway",
+            "short",
+            (f"sum (increase(observer_posts_delivered_total{{{MINE}}}[$__range]))", "taken"),
+            (f"sum (increase(observer_posts_failed_total{{{MINE}}}[$__range]))", "attempts that failed"),
+            (_level("observer_posts_waiting"), "waiting"),
+            (_level("observer_posts_dead"), "given up"),
+        ),
+    ],
+    [
+        jaeger("Diagnoses, in Jaeger", "observer.diagnosis", "", about="Their links lead to the failures."),
+        jaeger("Playbook entries, in Jaeger", "observer.playbook", "", about="Their links lead to the evidence."),
+    ],
+    [
+        tempo(
+            "Diagnoses, in Tempo",
+            '{ name = "observer.diagnosis" } '
+            "| select(span.observer.diagnosis.by, span.observer.diagnosis.failures, span.observer.diagnosis.text)",
+        ),
+        tempo(
+            "Corrections, in Tempo",
+            '{ span.observer.op.source = "overseer_correction" } '
+            "| select(span.observer.op.task_class, span.observer.op.correction)",
+        ),
+    ],
+]
+
+OBSERVER: Final = [
+    [
+        stat(
+            "Lost or refused",
+            f"sum (increase(observer_lost_total{{{MINE}}}[$__range]))",
+            about="Nothing is dropped in silence: by cause below.",
+        ),
+        stat("Resident memory", f"max (process_memory_usage_bytes{{{MINE}}})", "bytes"),
+        stat("Processor", _rate("process_cpu_time_seconds_total"), "percentunit", "1 is one core"),
+        stat("Waiting for the collector", _level("observer_export_waiting_bytes"), "bytes"),
+    ],
+    [
+        over_time(
+            "Lost, by cause",
+            "short",
+            (f"sum by (cause) (increase(observer_lost_total{{{MINE}}}[$__rate_interval]))", "{{cause}}"),
+        ),
+        over_time(
+            "Requests refused, by reason",
+            "short",
+            (f"sum by (reason) (increase(observer_requests_refused_total{{{MINE}}}[$__rate_interval]))", "{{reason}}"),
+        ),
+    ],
+    [
+        over_time(
+            "Intake",
+            "ops",
+            (_rate("observer_events_accepted_total"), "events"),
+            (_rate("observer_proxy_calls_total"), "proxied calls"),
+            (_rate("observer_otlp_spans_total"), "OTLP spans"),
+        ),
+        over_time(
+            "From record to disk",
+            "s",
+            (
+                (
+                    f"{_rate('observer_journal_commit_time_seconds_total', 'journal')} / "
+                    f"{_rate('observer_journal_commits_total', 'journal')}"
+                ),
+                "{{journal}}",
+            ),
+            about="From a batch's first record to its write, on average.",
+        ),
+    ],
+    [
+        over_time(
+            "Journals on disk",
+            "bytes",
+            (_level("observer_journal_kept_bytes", "journal"), "{{journal}}"),
+            (_level("observer_spool_size_bytes"), "spool"),
+        ),
+        over_time("Waiting to be exported", "bytes", (_level("observer_export_waiting_bytes", "from"), "{{from}}")),
+    ],
+    [
+        over_time(
+            "Export",
+            "ops",
+            (_rate("observer_export_spans_total"), "spans"),
+            (_rate("observer_export_retries_total"), "retries"),
+            (_rate("observer_export_failed_total"), "refused for good"),
+            (_rate("observer_export_evicted_total"), "evicted"),
+        ),
+        over_time(
+            "Memory",
+            "bytes",
+            (f"process_memory_usage_bytes{{{MINE}}}", "{{instance}}"),
+            (_level("observer_ring_size_bytes"), "the ring"),
+            (_level("observer_requests_inflight_bytes"), "in flight"),
+        ),
+    ],
+    [
+        over_time(
+            "The last cycle took",
+            "s",
+            (f"max by (instance) (observer_cycle_duration_seconds{{{MINE}}})", "{{instance}}"),
+        ),
+        over_time(
+            "Trouble",
+            "short",
+            (f"sum (increase(observer_cycle_step_failures_total{{{MINE}}}[$__rate_interval]))", "steps that failed"),
+            (f"sum (increase(observer_journal_errors_total{{{MINE}}}[$__rate_interval]))", "journal errors"),
+            (f"sum (increase(observer_state_save_failures_total{{{MINE}}}[$__rate_interval]))", "saves that failed"),
+            (f"sum (increase(observer_retention_failures_total{{{MINE}}}[$__rate_interval]))", "bounds not enforced"),
+        ),
+    ],
+]
+
+DASHBOARDS: Final = {
+    "operations": ("Agents' operations", OPERATIONS),
+    "learning": ("What the observer learns", LEARNING),
+    "observer": ("The observer itself", OBSERVER),
+}
+
+
+def dashboard(uid: str, title: str, rows: list[list[Panel]]) -> dict[str, Any]:
+    """The JSON that Grafana is provisioned with."""
+    return {
+        "uid": f"lakehouse-{uid}",
+        "title": title,
+        "tags": [SERVICE],
+        "schemaVersion": 39,
+        "timezone": "browser",
+        "time": {"from": "now-1h", "to": "now"},
+        "refresh": "30s",
+        "links": [{"type": "dashboards", "title": "More", "tags": [SERVICE], "asDropdown": False, "keepTime": True}],
+        "templating": {"list": [_instances()]},
+        "panels": _placed(rows),
+    }
+
+
+def _instances() -> dict[str, Any]:
+    query = "label_values(observer_cycles_total, instance)"
+    return {
+        "name": "instance",
+        "label": "Observer",
+        "type": "query",
+        "datasource": PROMETHEUS,
+        "query": {"query": query, "refId": "instances"},
+        "definition": query,
+        "refresh": 2,
+        "includeAll": True,
+        "allValue": ".*",
+        "multi": True,
+        "current": {"text": "All", "value": "$__all"},
+        "sort": 1,
+    }
+
+
+def _placed(rows: list[list[Panel]]) -> list[Panel]:
+    """Rows of panels side by side; those of single numbers are half as high."""
+    panels: list[Panel] = []
+    top = 0
+    for row in rows:
+        high = HEIGHT // 2 if row[0]["type"] == "stat" else HEIGHT
+        wide = 24 // len(row)
+        for column, panel in enumerate(row):
+            place = {"x": column * wide, "y": top, "w": wide, "h": high}
+            panels.append({"id": len(panels) + 1, "gridPos": place, **panel})
+        top += high
+    return panels
+
+
+def written() -> dict[Path, str]:
+    """Every file and its text."""
+    return {
+        FOLDER / f"{uid}.json": json.dumps(dashboard(uid, title, rows), indent=1) + "\n"
+        for uid, (title, rows) in DASHBOARDS.items()
+    }
+
+
+if __name__ == "__main__":
+    for path, text in written().items():
+        path.write_text(text, encoding="utf-8")
