@@ -9,7 +9,7 @@ ROUNDS ?= 16
 SEED ?= 0
 MINUTES ?= 2
 
-.PHONY: dashboards demo test check lint types unit coverage test-reference fuzz fuzz-otlp crash soak bench bench-proxy peers test-peers proto lock clean
+.PHONY: dashboards load-k8s test-k8s demo test check lint types unit coverage test-reference fuzz fuzz-otlp crash soak bench bench-proxy peers test-peers proto lock clean
 
 demo: $(READY)  ## a small gateway, agents and the observer beside them; ARGS="--seconds 30" ends by itself
 	$(BIN)/observer demo $(ARGS)
@@ -40,6 +40,18 @@ peers:  ## build the real Collector and Jaeger for `make test-peers`: about 6 mi
 
 test-peers: $(READY) peers  ## against the real Collector and Jaeger
 	$(BIN)/pytest -q tests/peers $(ARGS)
+
+test-k8s: $(READY) build/k8s/bin/kubernetes-validate  ## schemas, image and Pod for real; needs kubectl, podman and root
+	tests/k8s/build.sh
+	OBSERVER_TEST_K8S=1 $(BIN)/pytest -q tests/test_manifests.py tests/test_manifests_printed.py tests/k8s $(ARGS)
+
+load-k8s: $(READY)  ## the Pod at 128 MiB and a quarter of a core, 100 calls a second; ARGS="--seconds 60"
+	tests/k8s/build.sh
+	OBSERVER_TEST_K8S=1 $(BIN)/python -m tests.k8s.under_load $(ARGS)
+
+build/k8s/bin/kubernetes-validate:
+	$(PYTHON) -m venv build/k8s
+	build/k8s/bin/python -m pip install --quiet --disable-pip-version-check kubernetes-validate==1.37.0
 
 fuzz-otlp: $(READY)  ## broken OTLP and gRPC against a running observer; ARGS="--minutes 10"
 	$(BIN)/python -m tests.fuzz_otlp $(ARGS)
