@@ -18,10 +18,10 @@ from sidecar.analysis.rule_findings import Finding, is_settable
 from sidecar.analysis.rule_standing import Rule
 from sidecar.model_learning import EntryKind, PlaybookEntry, Range, Term
 
-MAX_WORD: Final = 32  # characters of a name or value that is plain
+MAX_WORD: Final = 24  # characters of a name or value that is plain
 _PLAIN = re.compile(rf"[A-Za-z0-9_.:/+@-]{{1,{MAX_WORD}}}")
-_LETTERS = re.compile(r"[A-Za-z]+")
-_MOST_WORDS = 3  # of letters, in a plain name or value: more could be a sentence
+_WORDS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}")
+_MOST_WORDS = 2  # of three letters and more, in a plain name or value: more could be a sentence
 
 
 def rule_entry_id(rule: Rule) -> str:
@@ -67,7 +67,7 @@ def rule_entry(
 
 def is_plain(word: str) -> bool:
     """Whether *word* is harmless by its form: short, without spaces and markup, and no sentence."""
-    return _PLAIN.fullmatch(word) is not None and len(_LETTERS.findall(word)) <= _MOST_WORDS
+    return _PLAIN.fullmatch(word) is not None and len(_WORDS.findall(word)) <= _MOST_WORDS
 
 
 def terms(conditions: Iterable[Condition]) -> dict[str, Term]:
