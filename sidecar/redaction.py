@@ -96,7 +96,7 @@ class Redactor:
             r"(?:\\*[\"'])?\s*[:=]+>?\s*)"
             rf"(?:{_QUOTED}|{_ESCAPED}|(?(cookie){_COOKIES}|(?(auth){_CREDENTIALS}|{_BARE})))"
         )
-        self._in_urls = re.compile(rf"(?i){_BOUNDARY}(?:{_spelled(_IN_URLS)})\Z")
+        self._in_urls = re.compile(rf"(?i){_BOUNDARY}(?:{_spelled({*names, *_IN_URLS})})\Z")
         self._scheme = re.compile(
             r"(?=[Bb])" + _START + r"(?:((?i:bearer))\s+[A-Za-z0-9._~+/=\-]{8,}"
             r"|((?i:basic))\s+(?=[A-Za-z][a-z]*[A-Z0-9+/=]|[0-9+/])[A-Za-z0-9+/=_\-]{8,})"  # base64, not a plain word
@@ -111,7 +111,7 @@ class Redactor:
 
     def named_in_url(self, name: str) -> bool:
         """Whether a query's field called *name*, decoded or not, holds a credential."""
-        return self.named(name) or self._in_urls.search(_decoded(name).strip(" []")) is not None
+        return self._in_urls.search(_decoded(name).strip(" []")) is not None
 
     def suspicious(self, text: str) -> bool:
         """Whether *text* might hold a credential: a cheap test that may say yes too often, never no too often."""
@@ -173,6 +173,8 @@ class Redactor:
         if "%" not in value:
             return False
         text = _decoded(value)
+        if not self.suspicious(text):
+            return False
         if self._plainly_masked(text) != text:
             return True
         return any(self._is_secret(pair["name"], in_url=pair["at"] is not None) for pair in _PAIR.finditer(text))

@@ -132,7 +132,26 @@ def test_requests_are_read_one_at_a_time(sent: list[tuple[str, bytes]], step: in
         reader.next()
     assert taker.heads == [b"/%d" % number for number in range(len(sent))]
     assert taker.bodies == [b"" if kind == "none" else body for kind, body in sent]
-    assert (taker.refusals, reader.holds) == ([], False)
+    assert (taker.refusals, reader.full) == ([], False)
+
+
+async def test_an_agent_that_sent_ahead_and_hangs_up_is_noticed(tmp_path: Path) -> None:
+    """Though nothing of what it sent ahead is read: the call under way is cancelled, the others are none."""
+    begun = asyncio.Event()
+
+    async def silent(_asked: Message, writer: asyncio.StreamWriter) -> bool:
+        begun.set()
+        await asyncio.Event().wait()
+        return False
+
+    async with raw_gateway() as gateway, proxied(tmp_path, gateway.url) as running, asyncio.timeout(30):
+        gateway.answering = silent
+        async with connected(proxy_port(running)) as (_reader, writer):
+            writer.write(request() * 20)
+            await begun.wait()
+        await gone(running)
+        await settled(running, 1)
+        assert [op.error_type for op in running.ring.ops()] == ["CancelledError"]
 
 
 async def test_hundreds_of_offers_at_once(tmp_path: Path) -> None:

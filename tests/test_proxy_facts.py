@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.gateway.body_reader import read_body
+from sidecar.gateway.features import request_features
 from sidecar.gateway.json_rpc import rpc_answer, rpc_call, rpc_failure
 from sidecar.gateway.llm_usage import llm_call
 from sidecar.gateway.op_headers import op_fields
@@ -112,3 +113,30 @@ def test_the_end_of_a_long_stream_is_read() -> None:
     last = b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 9}}\n\ndata: [DONE]\n\n'
     body = read_body(captured(*[event] * 5000, last), "text/event-stream", "")
     assert body.messages[-1]["usage"]["completion_tokens"] == 9
+
+
+def test_what_a_long_stream_tells_in_the_middle_is_read() -> None:
+    """Of thousands of events the first are read, and later ones that say more than a piece of text."""
+    event = b'data: {"choices": [{"delta": {"content": "w"}, "finish_reason": null}]}\n\n'
+    tool = b'data: {"choices": [{"delta": {"tool_calls": [{"function": {"name": "search"}}]}}]}\n\n'
+    end = b'data: {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]}\n\n'
+    body = read_body(captured(event * 700, tool, event * 300, end), "text/event-stream", "")
+    assert len(body.messages) == 252
+    assert "search" in str(body.messages[250])
+    assert body.messages[251]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_features_take_little_of_a_huge_body() -> None:
+    """Bounded in all that is looked at: fields, and characters of all values together; numbers need none."""
+    looked: list[int] = []
+
+    def cut(text: str, most: int) -> str:
+        looked.append(len(text))
+        return text[:most]
+
+    body: dict[str, Any] = {f"t{n}": "x" * 5000 for n in range(30)}
+    features = request_features({**body, "n": 7, "deep": {"a": {"b": "c", "d": {"e": 1}}}}, cut)
+    assert sum(looked) < 2 * 8192
+    assert (features["t0"], features["n"]) == ("x" * 256, 7)
+    assert request_features({**{f"l{n}": [] for n in range(100_000)}, "late": 1}, cut) == {}
+    assert request_features({"deep": {"a": {"b": "c", "d": {"e": 1}}}}, cut) == {"deep.a.b": "c"}

@@ -103,6 +103,7 @@ async def test_what_came_before_a_bad_request_is_answered(tmp_path: Path) -> Non
         ("localhost.evil.example", "421"),
         ("localhost@evil.example", "421"),
         ("localhost/../", "421"),
+        ("127.0.0.1:000000000080", "421"),  # remembered by their spelling, hosts must have few
         ("", "421"),
     ],
 )

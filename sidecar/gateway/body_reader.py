@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -11,7 +12,12 @@ import msgspec
 from sidecar.gateway.proxied_call import PREFIX_BYTES, Capture
 
 _MISSING = object()
-_MOST_MESSAGES = 5000
+_FIRST_MESSAGES = 250  # that are read whatever they say; later ones only where they tell more than a piece of text
+_MOST_MESSAGES = 1000
+_MOST_LINES = 5000
+_TELLING = re.compile(
+    rb'"(?:name|usage|error|result|prompt_eval_count|eval_count|stop_reason|done_reason|finish_reason)"\s*:\s*+(?!null)'
+)
 _ZLIB = {"gzip": 31, "x-gzip": 31, "deflate": 47}
 _STREAMS = ("event-stream", "ndjson", "jsonl", "json-seq")
 
@@ -40,7 +46,7 @@ def read_body(capture: Capture, kind: str, coding: str) -> ReadBody:
         value = _json(raw) if whole else _MISSING
         if value is not _MISSING:
             return ReadBody(has_data=True, data=value)
-        lines = _json_lines(raw.splitlines()) if b"\n" in raw.strip() else []
+        lines = _json_lines(_telling(_lines(raw))) if b"\n" in raw.strip() else []
         if len(lines) > 1:  # some servers stream lines of JSON under another name
             return ReadBody(messages=lines + _json_lines(capture.tail.splitlines()), is_stream=True)
     text = raw.decode(errors="replace")
@@ -63,11 +69,20 @@ def _decoded(capture: Capture, coding: str) -> tuple[bytes | None, bool]:
 
 
 def _stream(raw: bytes, tail: bytes, whole: bool, is_sse: bool) -> ReadBody:
-    read = _sse_data if is_sse else bytes.splitlines
-    pieces = list(read(raw))[:_MOST_MESSAGES]
+    read = _sse_data if is_sse else _lines
+    pieces = _telling(list(read(raw)))
     ends = list(read(tail))[-_MOST_MESSAGES:] if not whole else []
     text = "" if pieces else raw[:1024].decode(errors="replace")
     return ReadBody(messages=_json_lines(pieces + ends), is_stream=True, text=text or _first_text(pieces))
+
+
+def _lines(raw: bytes) -> list[bytes]:
+    return raw.split(b"\n", _MOST_LINES)[:_MOST_LINES]
+
+
+def _telling(pieces: list[bytes]) -> list[bytes]:
+    later = [piece for piece in pieces[_FIRST_MESSAGES:] if _TELLING.search(piece) is not None]
+    return pieces[:_FIRST_MESSAGES] + later[-_MOST_MESSAGES:]
 
 
 def _first_text(pieces: list[bytes]) -> str:
@@ -82,7 +97,7 @@ def _json_lines(lines: list[bytes]) -> list[Any]:
 def _sse_data(raw: bytes) -> Iterator[bytes]:
     """The data of each event. Source: HTML standard, server-sent events."""
     data: list[bytes] = []
-    for line in raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):
+    for line in _lines(raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")):
         if not line:
             if data:
                 yield b"\n".join(data)

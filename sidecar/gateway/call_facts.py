@@ -26,6 +26,7 @@ MCP_METHOD = "mcp.method.name"
 MCP_SESSION = "mcp.session.id"
 _INPUT_CHARACTERS = 200
 _OUTPUT_CHARACTERS = 100
+_LOOKED_AT = 2048  # characters of a text that a summary begins with: masking more would hold the loop up
 _LATE_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*(?!null|false|""|0[,}\s])')
 
 
@@ -94,7 +95,7 @@ class FactReader:
             target = self._normalizer.text(call.request.target[:1024].decode("latin-1"))
             target = unquote_plus(target)  # masked before: decoded, a space would end the secret
             said = f"{call.request.method.decode('ascii')} {target} {_shown(asked)}"
-        return self._cut(said.strip(), _INPUT_CHARACTERS)
+        return self._cut(said[:_LOOKED_AT].strip(), _INPUT_CHARACTERS)
 
     def _output(self, call: ProxiedCall, answer: ReadBody, rpc: RpcCall | None, llm: LlmCall | None) -> str:
         if rpc is not None:
@@ -105,9 +106,9 @@ class FactReader:
             return summarize(answer.data, self._cut)
         if answer.is_stream:
             first = json_text(answer.messages[0]) if answer.messages else answer.text
-            return self._cut(first, _OUTPUT_CHARACTERS)
+            return self._cut(first[:_LOOKED_AT], _OUTPUT_CHARACTERS)
         if answer.text and answer.readable:
-            return self._cut(answer.text, _OUTPUT_CHARACTERS)
+            return self._cut(answer.text[:_LOOKED_AT], _OUTPUT_CHARACTERS)
         return _what_it_is(call)
 
     def _rpc_output(self, rpc: RpcCall, answer: ReadBody) -> str:
@@ -115,7 +116,7 @@ class FactReader:
         result = message.get("result") if message is not None else None
         if isinstance(result, dict):
             text = result_text(result)
-            return self._cut(text, _OUTPUT_CHARACTERS) if text else summarize(result, self._cut)
+            return self._cut(text[:_LOOKED_AT], _OUTPUT_CHARACTERS) if text else summarize(result, self._cut)
         return summarize(result, self._cut) if result is not None else "no result"
 
 

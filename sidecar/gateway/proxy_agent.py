@@ -123,7 +123,7 @@ class AgentConnection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None or self._closing is not None or transport.is_closing():
             return
-        wanted = self._reader.holds or (self._exchange is not None and self._exchange.full)
+        wanted = self._reader.full or (self._exchange is not None and self._exchange.full)
         if wanted and not self._read_paused:
             transport.pause_reading()
         elif self._read_paused and not wanted:

@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 FIRST_BYTE_MS = "observer.proxy.first_byte_ms"
 _MOST_URL = 2048  # characters; twice as many are masked, so that no half of a secret is left at the cut
 _MOST_ERROR = 8192
+_BEYOND_ERROR = 1024  # masked with it: half a secret has no shape
 _CAPTURED_BYTES = 16 * 2**20
 _W3C = TraceContextTextMapPropagator()
 _SAMPLED = 1
@@ -166,7 +167,7 @@ class CallRecorder:
 
     def _op(self, facts: CallFacts, ended_ns: int, elapsed_ns: int) -> ObservedOp:
         cut = self._normalizer.cut
-        error = cut(facts.error, _MOST_ERROR) if facts.error is not None else None
+        error = cut(facts.error[: _MOST_ERROR + _BEYOND_ERROR], _MOST_ERROR) if facts.error is not None else None
         fields = {"source": "mcp", **facts.fields}
         return self._normalizer.op(
             ObservedOp(

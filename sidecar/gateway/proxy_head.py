@@ -30,7 +30,7 @@ _NO_TRAILER = _REQUEST_SPECIAL | {b"authorization", b"content-type", b"content-e
 _FRAMING = frozenset([b"host", b"content-length", b"transfer-encoding"])
 _OPTIONAL_UPGRADES = frozenset([b"h2c", b"http/2.0"])  # offers that a server may pass over; others want an answer
 _MOST_KNOWN_HOSTS = 256
-_HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]@/\\\s]+))(?::\d*)?")
+_HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]@/\\\s]+))(?::\d{0,5})?")
 
 
 class RequestHead:

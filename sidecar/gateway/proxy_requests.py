@@ -16,6 +16,7 @@ from sidecar.gateway.proxy_refusal import MALFORMED, PROBED, TOO_LARGE, RefusedE
 
 _MOST_HEAD_BYTES = 64 * 1024
 _MOST_FIELDS = 512
+_MOST_HELD_BYTES = 16 * 1024
 _EMPTY_LINE = b"\r\n\r\n"
 
 
@@ -62,9 +63,9 @@ class RequestReader:
     # -- for the connection
 
     @property
-    def holds(self) -> bool:
-        """Whether more came than may be read now."""
-        return bool(self._held)
+    def full(self) -> bool:
+        """Whether no more should come: enough waits for its turn. Till then a hang-up is noticed."""
+        return len(self._held) > _MOST_HELD_BYTES
 
     def feed(self, data: bytes | bytearray, size: int) -> None:
         """The first *size* bytes of *data* have come; nothing of *data* is kept but by copy."""
@@ -84,6 +85,7 @@ class RequestReader:
         """No more is read."""
         self._refusal = self._refusal or MALFORMED
         self._held = b""
+        self._headers, self._trailers = [], []
         self._parser = None  # it holds our methods: a cycle
 
     # -- httptools
@@ -100,8 +102,9 @@ class RequestReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field of the head or, behind the body, of the trailer."""
         fields = self._trailers if self.in_body else self._headers
-        fields.append((name, value))
-        if len(fields) > _MOST_FIELDS:
+        if len(fields) < _MOST_FIELDS:
+            fields.append((name, value))
+        else:
             self._refusal = self._refusal or TOO_LARGE
 
     def on_headers_complete(self) -> None:
