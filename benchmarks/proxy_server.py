@@ -22,8 +22,8 @@ from sidecar.clock import SystemClock
 from sidecar.gateway.gateway_proxy import GatewayProxy
 from sidecar.gateway.proxied_call import ProxiedCall
 from sidecar.gateway.proxy_calls import CallRecorder
-from sidecar.gateway.proxy_exchange import ProxyLimits
 from sidecar.gateway.proxy_head import ResponseHead
+from sidecar.gateway.proxy_parts import ProxyLimits
 from sidecar.normalize import Normalizer
 from sidecar.pipeline import Observer
 from sidecar.redaction import Redactor

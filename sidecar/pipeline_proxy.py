@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from sidecar.errors import SettingsError
 from sidecar.gateway.gateway_proxy import GatewayProxy
-from sidecar.gateway.proxy_exchange import ProxyLimits
+from sidecar.gateway.proxy_parts import ProxyLimits
 from sidecar.settings import Settings, is_loopback
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from sidecar.clock import SystemClock
 from sidecar.gateway.gateway_proxy import GatewayProxy
-from sidecar.gateway.proxy_exchange import ProxyLimits
+from sidecar.gateway.proxy_parts import ProxyLimits
 from sidecar.model import ObservedOp
 from sidecar.normalize import Normalizer
 from sidecar.pipeline import Observer

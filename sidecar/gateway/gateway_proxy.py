@@ -17,9 +17,9 @@ from opentelemetry.trace import Tracer
 from sidecar.errors import StartError
 from sidecar.gateway.proxy_agent import AgentConnection, Agents
 from sidecar.gateway.proxy_calls import CallRecorder
-from sidecar.gateway.proxy_exchange import ExchangeParts, ProxyLimits
 from sidecar.gateway.proxy_head import RequestRules
-from sidecar.gateway.proxy_upstream import UpstreamPool
+from sidecar.gateway.proxy_parts import ExchangeParts, ProxyLimits
+from sidecar.gateway.proxy_pool import UpstreamPool
 from sidecar.normalize import Normalizer
 from sidecar.protocols import Clock
 

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from sidecar.gateway.proxy_exchange import Exchange, ExchangeParts
+from sidecar.gateway.proxy_exchange import Exchange
 from sidecar.gateway.proxy_head import RequestHead, RequestRules
+from sidecar.gateway.proxy_parts import ExchangeParts
 from sidecar.gateway.proxy_refusal import PROBED, TOO_SLOW, RefusedError, local_response
 from sidecar.gateway.proxy_requests import RequestReader
 

@@ -7,61 +7,16 @@ then the faster one is not read. What is observed is noted on the way (`ProxiedC
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Protocol
 
 from sidecar.gateway.proxied_call import ProxiedCall
-from sidecar.gateway.proxy_calls import CallRecorder
 from sidecar.gateway.proxy_head import RequestHead, ResponseHead, trailer_lines
+from sidecar.gateway.proxy_parts import AgentSide, ExchangeParts
 from sidecar.gateway.proxy_refusal import TRACE_ID_HEADER, local_response
-from sidecar.gateway.proxy_upstream import UpstreamConnection, UpstreamPool
+from sidecar.gateway.proxy_upstream import UpstreamConnection
 
 _MOST_PENDING_BYTES = 16 * 1024
 _REPEATABLE = frozenset([b"GET", b"HEAD", b"OPTIONS", b"TRACE"])
 _HUNG_UP = "cancelled by the caller"
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyLimits:
-    """In seconds: for a request's head, the gateway's first byte, silence within a call, and between calls."""
-
-    head_s: float
-    first_byte_s: float
-    idle_s: float
-    keep_alive_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeParts:
-    """What every exchange needs; *buffer* is what each read of the loop fills."""
-
-    loop: asyncio.AbstractEventLoop
-    pool: UpstreamPool
-    recorder: CallRecorder
-    limits: ProxyLimits
-    buffer: bytearray
-
-
-class AgentSide(Protocol):
-    """The agent's connection, as an exchange sees it."""
-
-    active_at: float
-    write_paused: bool
-
-    def send(self, *parts: bytes) -> None:
-        """Write *parts* with whatever else is written before `flush`."""
-
-    def flush(self) -> None:
-        """Hand over what was written."""
-
-    def regulate(self) -> None:
-        """Read on, or stop reading."""
-
-    def exchange_over(self, *, close: bool) -> None:
-        """The response is whole; *close*: no other may follow."""
-
-    def cut_off(self, *, abruptly: bool) -> None:
-        """The response will not be whole: close, so that the agent sees it."""
 
 
 class Exchange:
@@ -112,7 +67,7 @@ class Exchange:
     # -- from the agent
 
     def begin(self) -> None:
-        """It is this one's turn: find a connection, and send what is there."""
+        """It is this one's turn: find a connection. `send_on` follows, with what of the body came with the head."""
         self._heard_at = self._sent_at = self._parts.loop.time()
         self._out.append(self.head.to_send(self._parts.recorder.start(self.call)))
         connection = self._parts.pool.take()
@@ -283,6 +238,8 @@ class Exchange:
             self._fail(502, "Bad Gateway", f"the gateway cannot be reached: {exc.strerror or exc}", "ConnectError")
         else:
             self._attach(connection)
+            self.send_on()
+            self._agent.regulate()
         finally:
             if self._connecting is asyncio.current_task():
                 self._connecting = None
@@ -296,8 +253,6 @@ class Exchange:
         connection.carry(self)
         if self._agent.write_paused:
             self.agent_paused(True)
-        self.send_on()
-        self._agent.regulate()
 
     def _late(self, error: str) -> None:
         self._fail(504, "Gateway Timeout", error, TimeoutError.__name__)

@@ -1,27 +1,19 @@
-"""The proxy's side towards the gateway: connections that carry one exchange at a time and are used again."""
+"""The proxy's side towards the gateway: a connection that carries one exchange at a time. See `proxy_pool`."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ssl
-from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import httptools
-import structlog
 
 from sidecar.gateway.proxy_head import ResponseHead, read_response
-
-log = structlog.get_logger(__name__)
 
 _MOST_HEAD_BYTES = 256 * 1024
 _MOST_FIELDS = 2000
 _MOST_TRAILERS = 100
 _TOO_LARGE = "the head of its answer is too large"
 _WRITE_BUFFER_BYTES = 16 * 1024
-_MOST_IDLE = 100
-_IDLE_S = 4.0  # common servers close an idle connection after 5 s: a request must not meet that
 
 
 class ResponseTaker(Protocol):
@@ -51,10 +43,25 @@ class ResponseTaker(Protocol):
         """The gateway reads more slowly than the request comes, or no longer."""
 
 
+class Home(Protocol):
+    """Where connections come from and go back to: the pool."""
+
+    buffer: bytearray
+
+    def opened(self, connection: UpstreamConnection) -> None:
+        """*connection* is there."""
+
+    def give_back(self, connection: UpstreamConnection) -> None:
+        """*connection* may carry the next exchange."""
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """*connection* is no more."""
+
+
 class UpstreamConnection(asyncio.BufferedProtocol):
     """One connection to the gateway. Parses responses; httptools calls the `on_…` methods."""
 
-    def __init__(self, pool: UpstreamPool) -> None:
+    def __init__(self, pool: Home) -> None:
         self._pool = pool
         self.transport: asyncio.Transport | None = None
         self.taker: ResponseTaker | None = None
@@ -233,85 +240,3 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self.transport.abort()
         if taker is not None:
             taker.upstream_lost(why, "RemoteProtocolError")
-
-
-class UpstreamPool:
-    """Connections to *host*:*port*; the one used last is used next."""
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        tls: bool,
-        connect_timeout_s: float,
-        now: Callable[[], float],
-        buffer: bytearray,
-    ) -> None:
-        self.buffer = buffer  # that each read fills
-        self._host = host
-        self._port = port
-        self._tls = tls
-        self._connect_timeout_s = connect_timeout_s
-        self._now = now
-        self._context: ssl.SSLContext | None = None
-        self._idle: list[UpstreamConnection] = []
-        self._open: set[UpstreamConnection] = set()
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def open(self) -> None:
-        """Get ready for TLS, where the gateway speaks it."""
-        self._context = ssl.create_default_context() if self._tls else None
-
-    def take(self) -> UpstreamConnection | None:
-        """A connection that is there and idle, or None."""
-        while self._idle:
-            connection = self._idle.pop()
-            fresh = self._now() - connection.idle_since < _IDLE_S
-            if fresh and connection.transport is not None and not connection.transport.is_closing():
-                connection.reused = True
-                return connection
-            connection.abort()
-        return None
-
-    async def connect(self) -> UpstreamConnection:
-        """A new connection. Raises OSError, TimeoutError."""
-        connection = UpstreamConnection(self)
-        loop = asyncio.get_running_loop()
-        name = self._host if self._context is not None else None
-        async with asyncio.timeout(self._connect_timeout_s):
-            await loop.create_connection(
-                lambda: connection, self._host, self._port, ssl=self._context, server_hostname=name
-            )
-        return connection
-
-    def opened(self, connection: UpstreamConnection) -> None:
-        """*connection* is there."""
-        self._open.add(connection)
-
-    def give_back(self, connection: UpstreamConnection) -> None:
-        """*connection* may carry the next exchange."""
-        connection.idle_since = self._now()
-        if len(self._idle) < _MOST_IDLE:
-            self._idle.append(connection)
-        else:
-            connection.abort()
-
-    def forget(self, connection: UpstreamConnection) -> None:
-        """*connection* is no more."""
-        self._open.discard(connection)
-        with contextlib.suppress(ValueError):
-            self._idle.remove(connection)
-
-    def sweep(self) -> None:
-        """Close what has been idle for too long."""
-        limit = self._now() - _IDLE_S
-        for connection in [each for each in self._idle if each.idle_since < limit]:
-            connection.abort()
-
-    def close(self) -> None:
-        """Hang up on all of them."""
-        for connection in list(self._open):
-            connection.abort()

@@ -107,7 +107,7 @@ def _differing(span: ReadableSpan, op: ObservedOp) -> dict[str, Any]:
     mirrored = op_attributes(op)
     beside = {
         key: value
-        for key, value in (span.attributes or {}).items()
+        for key, value in dict(span.attributes or {}).items()
         if key not in mirrored or type(mirrored[key]) is not type(value) or mirrored[key] != value
     }
     same = (own.status_code, own.description) == (said.status_code, said.description)
@@ -172,7 +172,7 @@ def op_from_span(span: ReadableSpan) -> ObservedOp | None:
     """The op that an ended *span* is, or None if it is not one."""
     if isinstance(span, OpSpan):
         return span.op
-    attributes = span.attributes
+    attributes = dict(span.attributes or {})  # the SDK's own mapping takes five times as long to go through
     context = span.context
     if not attributes or context is None:
         return None
