@@ -135,6 +135,21 @@ def test_requests_are_read_one_at_a_time(sent: list[tuple[str, bytes]], step: in
     assert (taker.refusals, reader.full) == ([], False)
 
 
+@pytest.mark.parametrize("kind", ["none", "length", "chunked", "offer", "empty lines"])
+def test_a_cut_at_any_byte_brings_no_second_request(kind: str) -> None:
+    """Also within the empty line that ends the first: one that was read with it would get its answer."""
+    first = written(0, kind, b"body")
+    data = first + written(1, kind, b"next")
+    for at in range(1, len(data)):
+        taker, reader = reading()
+        for piece in (data[:at], data[at:]):
+            reader.feed(piece, len(piece))
+            assert len(taker.heads) <= 1
+        assert (taker.heads, taker.ends) == ([b"/0"], 1)
+        reader.next()
+        assert (taker.heads, taker.ends, taker.refusals) == ([b"/0", b"/1"], 2, [])
+
+
 async def test_an_agent_that_sent_ahead_and_hangs_up_is_noticed(tmp_path: Path) -> None:
     """Though nothing of what it sent ahead is read: the call under way is cancelled, the others are none."""
     begun = asyncio.Event()

@@ -45,6 +45,7 @@ class RequestReader:
         self._now = now
         self._parser: Any = httptools.HttpRequestParser(self)
         self._held = b""
+        self._last = b""  # the last three bytes that were read
         self._refusal: RefusedError | None = None  # once set it stays: nothing behind it is a request
         self._parsing = False
         self._whole = False
@@ -92,6 +93,9 @@ class RequestReader:
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self._whole:  # cannot be; were it so, answers would go to the wrong request
+            self._refusal = MALFORMED
+            return
         self._begin()
         self.head_since = self._now()
 
@@ -164,6 +168,7 @@ class RequestReader:
                 self._refusal = self._refusal or MALFORMED
             if self._unheard_bytes > _MOST_HEAD_BYTES:
                 self._refusal = self._refusal or TOO_LARGE
+            self._last = (self._last + data[max(at, end - 3) : end])[-3:]
             at = end
             if self._refusal is not None and self._parser is not None:
                 self._taker.refused(self._refusal)
@@ -175,6 +180,9 @@ class RequestReader:
     def _end_of_piece(self, data: bytes | bytearray, at: int, size: int) -> int:
         if self._body_left > 0:
             return min(size, at + self._body_left)
+        across = (self._last + data[at : min(at + 3, size)]).find(_EMPTY_LINE)  # it may be cut between two reads
+        if across >= 0:
+            return at + across + len(_EMPTY_LINE) - len(self._last)
         found = data.find(_EMPTY_LINE, at, size)
         return size if found < 0 else found + len(_EMPTY_LINE)
 
