@@ -220,7 +220,7 @@ class Observer:
     def _build_analysis(self) -> None:
         settings, clock = self._settings, self._clock
         gateway_log = HttpGatewayLog(self._own_client, settings.gateway_url, clock)
-        state = StateStore(self._data_dir, clock)
+        self.state = state = StateStore(self._data_dir, clock)
         self.outbox = Outbox(OutboxTable(state), gateway_log, clock, random.random)
         model = ChatModel if settings.model_api == "openai" else LakehouseModel
         self.model: LakehouseModel | ChatModel = model(
@@ -291,6 +291,8 @@ class Observer:
             Step("learn", 1, self.learning.learn, _STEP_TIMEOUT_S),
             Step("consolidate", _CONSOLIDATE_EVERY, self.consolidator.consolidate, _STEP_TIMEOUT_S),
             Step("save", 1, self.checkpoint.save, _STEP_TIMEOUT_S),
+            # Last: a server outside that hangs holds up nothing of the cycle.
+            Step("pull", 1, self._pull, settings.langfuse_pull_timeout + _STEP_TIMEOUT_S),
         ]
         self.cycle = CycleLoop(steps, self._cycle_counts, self._tracer, clock, settings.cycle)
 
@@ -298,6 +300,9 @@ class Observer:
         pulled = await self.corrections.tail()
         if pulled:
             log.info("corrections.pulled", corrections=pulled)
+
+    async def _pull(self) -> None:
+        await self.langfuse.pull()
 
     def _cycle_counts(self) -> dict[str, int]:
         ring = self.ring

@@ -1,7 +1,7 @@
 """Builds what speaks Langfuse: its doors, the desk where its words become ops, the way on to a Langfuse server.
 
 Langfuse SDKs ──► doors ──► decisions ──► desk ──► span processor ──► ring, journal, analysis
-                    └─────► spool ──────► Langfuse
+                    └─────► spool ──► Langfuse ──► poller ──► desk
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
+from sidecar.export.http_client import tls_context
 from sidecar.export.lane import ExportLane
 from sidecar.export.langfuse_forward import ForwardDoor, LangfuseSender
 from sidecar.export.langfuse_relay import LangfuseRelay
@@ -26,6 +29,7 @@ from sidecar.pipeline_stages import Closing
 from sidecar.receivers.bodies import BodyReader
 from sidecar.receivers.correction_op import CorrectionReader
 from sidecar.receivers.langfuse_events import LangfuseReader
+from sidecar.receivers.langfuse_poller import LangfusePoller
 from sidecar.receivers.langfuse_receiver import (
     API,
     MAX_BYTES,
@@ -40,6 +44,7 @@ from sidecar.receivers.otlp_wire import MAX_REQUEST_BYTES
 from sidecar.spans.conventions_table import FAILING_LABELS
 from sidecar.spans.fragment_reader import FragmentReader
 from sidecar.spans.provider import our_version
+from sidecar.store.cursor_row import CursorRow
 from sidecar.store.journal_reader import JournalReader
 
 if TYPE_CHECKING:
@@ -123,6 +128,7 @@ class Langfuse:
         self.reader = LangfuseReader(normalizer)
         self.forward = Forward(settings, data_dir, clock) if settings.langfuse_forward_url else None
         self._closing: list[Stage] = []
+        self.poller = self._poller(observer, settings) if settings.langfuse_pull_url else None
         self.routes = self._routes(observer, settings)
 
     @property
@@ -163,6 +169,37 @@ class Langfuse:
             f"{API}/media/{{media_id}}": MediaStatusResource(relay, bodies),
         }
 
+    def _poller(self, observer: Observer, settings: Settings) -> LangfusePoller:
+        client = httpx.AsyncClient(
+            base_url=settings.langfuse_pull_url,
+            auth=(settings.langfuse_pull_public_key, settings.langfuse_pull_secret_key),
+            verify=tls_context(settings.langfuse_pull_url),
+            limits=httpx.Limits(max_connections=1),
+        )
+        self._closing.append(Closing("langfuse-poller", client.aclose))
+        return LangfusePoller(
+            client,
+            self.reader,
+            self.desk,
+            CursorRow(observer.state, "langfuse"),
+            observer.clock,
+            overlap_s=settings.langfuse_pull_overlap,
+            timeout_s=settings.langfuse_pull_timeout,
+        )
+
+    async def pull(self) -> None:
+        """A step of the cycle."""
+        if self.poller is not None:
+            await self.poller.pull()
+
+    @property
+    def not_forwarded(self) -> int:
+        """Items that Langfuse refused for good, or that a bound removed, or had no room for, before it took them."""
+        forward = self.forward
+        if forward is None:
+            return 0
+        return sum(forward.lane.failed.values()) + forward.spool.evicted + forward.way_in.refused
+
     def stats(self) -> dict[str, Any]:
         """For `/stats`."""
         desk, counters = self.desk, self.counters
@@ -180,6 +217,8 @@ class Langfuse:
         }
         if self.forward is not None:
             said["forward"] = self.forward.stats()
+        if self.poller is not None:
+            said["pull"] = self.poller.stats()
         return said
 
 
@@ -195,6 +234,13 @@ def register(observer: Observer) -> None:
     count("observer.langfuse.failures", "{round}", "That could not record all; made again", lambda: desk.failed)
     level("observer.langfuse.open", "{observation}", "Without an end", lambda: langfuse.book.open_count)
     level("observer.langfuse.waiting", "{score}", "That judged nothing yet", lambda: langfuse.book.waiting_count)
+    poller = langfuse.poller
+    if poller is not None:
+        count("observer.langfuse.pulled", "{row}", "Read", lambda: poller.observations + poller.scores)
+        count("observer.langfuse.pull.failures", "{request}", "That gave nothing", lambda: poller.failures)
+        count("observer.langfuse.pull.limited", "{request}", "Answered 429", lambda: poller.limited)
+        count("observer.langfuse.pull.gap", "s", "That is not read any more", lambda: poller.gap_s)
+        level("observer.langfuse.pull.lag", "s", "Since both lists were read whole", lambda: poller.lag_s)
     forward = langfuse.forward
     if forward is None:
         return

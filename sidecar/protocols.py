@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from sidecar.model import Fragment, LangfuseTold, ObservedOp, OutboxLook, Post, PostOutcome, SpanRef
+from sidecar.model import Fragment, LangfuseTold, ObservedOp, OutboxLook, Post, PostOutcome, Score, SpanRef
 from sidecar.model_learning import Advice, AdviceQuery, EntryAction, PlaybookHistory, PlaybookView
 
 if TYPE_CHECKING:
@@ -102,6 +102,14 @@ class LangfuseInbox(Protocol):
 
     async def take(self, told: LangfuseTold) -> None:
         """Return once *told* is on disk, and what is whole of it an op. Raises RetryableError."""
+        ...
+
+    async def observed(self, fragments: Sequence[Fragment]) -> None:
+        """Return once the observations that were pulled are ops, but for those that are known. RetryableError."""
+        ...
+
+    async def scored(self, scores: Sequence[Score]) -> None:
+        """Return once the scores that were pulled are on disk, but for those that are known. RetryableError."""
         ...
 
 

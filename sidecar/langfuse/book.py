@@ -140,6 +140,10 @@ class LangfuseBook:
         """Scores that judged nothing yet, by key, those first that wait longest."""
         return self._scores.items()
 
+    def waits(self, key: str) -> bool:
+        """Whether the score of *key* judged nothing yet."""
+        return self._scores.get(key) is not None
+
     @property
     def open_count(self) -> int:
         """How many observations are no op yet."""

@@ -8,7 +8,7 @@ waits a while for the op it judges: its span may still be on the way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -18,10 +18,10 @@ import structlog
 
 from sidecar.errors import ObserverError, OverloadedError, RetryableError
 from sidecar.ids import new_id
-from sidecar.langfuse.book import DONE, TOLD, FragmentRow, LangfuseBook, LangfuseDone, ScoreRow
+from sidecar.langfuse.book import DONE, TOLD, FragmentRow, LangfuseBook, LangfuseDone, ScoreRow, score_key
 from sidecar.langfuse.judged_ops import JudgedOps
 from sidecar.langfuse.verdicts import Ruling, Verdicts
-from sidecar.model import Fragment, LangfuseTold, ObservedOp, Scalar
+from sidecar.model import Fragment, LangfuseTold, ObservedOp, Scalar, Score
 from sidecar.protocols import Clock, DecisionLog, FragmentOps, KnownEvents, Receipt, Recorder, SpanWitness
 from sidecar.spans.attributes import LANGFUSE_TYPE
 
@@ -100,19 +100,18 @@ class LangfuseDesk:
         await self._decisions.decide(TOLD, msgspec.structs.replace(told, taken_ns=self._clock.time_ns()), None)
         await self._round()
 
-    async def observed(self, fragment: Fragment) -> None:
-        """Record an observation that was pulled, which is on disk elsewhere: unless it is known. RetryableError."""
-        op = self._op_of(fragment)
-        if op is None:
-            return
+    async def observed(self, fragments: Sequence[Fragment]) -> None:
+        """See `LangfuseInbox`. What has no end yet is passed over until its window closes: it is pulled again."""
+        now_ns = self._clock.time_ns()
         async with self._working:
-            row = self._judged.find(op.trace_id or "", op.span_id or "")
-            if row is not None and not _is_news(row.own, op):
-                self.repeated += 1
-                return
-            receipt = self._tell(op)
-            if receipt is not None:
-                await receipt.wait()
+            await self._settle(self._pulled(fragments, now_ns), [])
+
+    async def scored(self, scores: Sequence[Score]) -> None:
+        """See `LangfuseInbox`."""
+        await self.take(LangfuseTold(scores=[score for score in scores if not self._knows(score_key(score))]))
+
+    def _knows(self, key: str) -> bool:
+        return self._known.knows(key) or self._book.waits(key)
 
     async def _loop(self) -> None:
         while True:
@@ -190,6 +189,23 @@ class LangfuseDesk:
         """The receipt of the op that *row* is; None if it is none, or nothing new. Raises OverloadedError."""
         op = self._op_of(self._book.whole(row))
         return self._tell(op) if op is not None else None
+
+    def _pulled(self, fragments: Sequence[Fragment], now_ns: int) -> Iterator[tuple[str, _Record] | None]:
+        for fragment in fragments:
+            if fragment.end_ns or now_ns - fragment.start_ns >= self._window_ns:
+                yield fragment.span_id, partial(self._one_pulled, fragment)
+            else:
+                yield None
+
+    def _one_pulled(self, fragment: Fragment) -> Receipt | None:
+        op = self._op_of(fragment)
+        if op is None:
+            return None
+        row = self._judged.find(op.trace_id or "", op.span_id or "")
+        if row is not None and not _is_news(row.own, op):
+            self.repeated += 1
+            return None
+        return self._tell(op)
 
     def _op_of(self, fragment: Fragment) -> ObservedOp | None:
         if LANGFUSE_TYPE not in fragment.attributes:

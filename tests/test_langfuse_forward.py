@@ -1,0 +1,186 @@
+"""What Langfuse clients send here reaches Langfuse: all of it, whichever side is away for a while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.langfuse_batches import SCORES, event, post, taken, whole
+from tests.langfuse_server import FORWARD, LangfuseServer, Store, langfuse_server
+from tests.observers import client, observer
+from tests.otlp_receiver import otlp_receiver
+from tests.otlp_requests import TRACE, a_request, a_span, flat, fresh_span_id
+from tests.processes import observer_life
+
+TRACES = "/api/public/otel/v1/traces"
+PROTOBUF = {"content-type": "application/x-protobuf", "x-langfuse-ingestion-version": "4"}
+PROTOBUF["x-langfuse-public-key"] = "pk"
+
+
+def observed_span(name: str = "find_workers") -> Any:
+    """A span of Langfuse's SDK."""
+    span = a_span(name, span_id=fresh_span_id(), trace_id=TRACE)
+    span.attributes.add(key="langfuse.observation.type").value.string_value = "tool"
+    return span
+
+
+async def send_spans(http: httpx.AsyncClient, *spans: Any) -> None:
+    answer = await http.post(TRACES, content=a_request(*spans).SerializeToString(), headers=PROTOBUF)
+    assert answer.status_code == 200
+
+
+def port_of(server: LangfuseServer) -> int:
+    return urlsplit(server.url).port or 0
+
+
+async def test_all_doors_lead_on_as_it_came(tmp_path: Path) -> None:
+    """Bodies and paths as they were, the SDK's headers but no key of the client's; the forward's own keys instead."""
+    spans = [observed_span(), a_span("no operation")]
+    batch = [*whole("job", name="plan"), {"id": "broken", "type": "span-create"}]
+    async with langfuse_server() as server:
+        bodies: dict[str, bytes] = {}
+        server.seen = bodies.__setitem__
+        async with observer(tmp_path, LANGFUSE_FORWARD_URL=server.url, **FORWARD) as running, client(running) as http:
+            await send_spans(http, *spans)
+            await post(http, *batch)
+            await http.post(SCORES, json=[{"id": "s", "name": "ok", "value": 1, "sessionId": "x"}])
+            await server.until(lambda: len(bodies) == 3)
+            stats = (await http.get("/stats")).json()["langfuse"]["forward"]
+    assert flat(bodies[TRACES]) == flat(a_request(*spans))
+    assert server.store.events == {each["id"]: 1 for each in batch[:2]}
+    assert server.store.scores == {"s": 1}
+    headers = {path: headers for _, path, _, headers in server.asked}
+    assert headers[TRACES]["x-langfuse-ingestion-version"] == "4"
+    assert all("x-langfuse-public-key" not in each for each in headers.values())
+    assert (stats["accepted"], stats["evicted"]) == (6, 0)
+
+
+async def test_nothing_is_lost_while_langfuse_is_away(tmp_path: Path) -> None:
+    """Down at first, down again in between, on the same address: each id arrives, here all is an op once."""
+    store = Store()
+    async with langfuse_server(store) as first:
+        port = port_of(first)
+    env = {"LANGFUSE_FORWARD_URL": f"http://127.0.0.1:{port}", **FORWARD}
+    sent: list[str] = []
+    async with observer(tmp_path, **env) as running, client(running) as http:
+
+        async def send(count: int) -> None:
+            for _ in range(count):
+                span = observed_span()
+                sent.append(span.span_id.hex())
+                await send_spans(http, span)
+
+        await send(5)
+        async with langfuse_server(store, port) as second:
+            await second.until(lambda: len(store.spans) == 5)
+        await send(5)
+        async with langfuse_server(store, port) as third:
+            await send(5)
+            await third.until(lambda: len(store.spans) == 15)
+        assert (await http.get("/stats")).json()["by_source"] == {"langfuse": 15}
+    assert set(store.spans) == set(sent)
+
+
+async def test_nothing_is_lost_when_the_observer_is_killed(tmp_path: Path) -> None:
+    """What was acknowledged before the kill is sent by the next life, all of it at least once."""
+    store = Store()
+    async with langfuse_server(store) as server:
+        server.refuses = lambda method, _path: (503, {"message": "busy"}, {}) if method == "POST" else None
+        env = {"LANGFUSE_FORWARD_URL": server.url, **FORWARD}
+        async with observer_life(tmp_path, **env) as first, httpx.AsyncClient(base_url=first.url) as http:
+            for number in range(10):
+                await taken(http, *whole(f"job-{number}", name="plan"))
+            await asyncio.to_thread(first.kill)
+        server.refuses = lambda _method, _path: None
+        async with observer_life(tmp_path, **env) as second:
+            await server.until(lambda: len(store.events) == 20)
+            await asyncio.to_thread(second.stop)
+
+
+async def test_answers_are_kept_apart(tmp_path: Path) -> None:
+    """Later, unknown keys and what Langfuse could not store come again; what it refuses for good is counted."""
+    once: Counter[str] = Counter()
+
+    def refuses(method: str, path: str) -> tuple[int, Any, dict[str, str]] | None:
+        once[path] += method == "POST"
+        plan: dict[str, list[tuple[int, Any, dict[str, str]]]] = {
+            "/api/public/scores": [
+                (401, {"message": "Invalid credentials"}, {}),
+                (429, {"message": "slow down"}, {"retry-after": "0"}),
+            ],
+            "/api/public/ingestion": [
+                (207, {"successes": [], "errors": [{"id": "x", "status": 500, "message": "later"}]}, {}),
+                (207, {"successes": [], "errors": [{"id": "x", "status": 400, "message": "never"}]}, {}),
+                (422, {"message": "what is this"}, {}),
+            ],
+        }
+        answers = plan.get(path, [])
+        return answers[once[path] - 1] if once[path] <= len(answers) else None
+
+    async with langfuse_server() as server:
+        server.refuses = refuses
+        async with observer(tmp_path, LANGFUSE_FORWARD_URL=server.url, **FORWARD) as running, client(running) as http:
+            await taken(http, event("trace-create", id="a"))
+            await server.until(lambda: once["/api/public/ingestion"] == 2)
+            await taken(http, event("trace-create", id="b"))
+            await server.until(lambda: once["/api/public/ingestion"] == 3)
+            await http.post(SCORES, json=[{"id": "s", "name": "ok", "value": 1, "sessionId": "x"}])
+            await server.until(lambda: "s" in server.store.scores)
+            forward = running.langfuse.forward
+            assert forward is not None
+            assert (forward.lane.failed["rejected"], forward.lane.failed["refused"]) == (1, 1)
+            losses = (await http.get("/stats")).json()["lost"]
+            assert losses["langfuse_not_forwarded"] == 2
+    assert once["/api/public/scores"] == 3
+
+
+async def test_a_silent_langfuse_holds_nobody_up(tmp_path: Path) -> None:
+    """The doors answer, and the observer stops in its time."""
+    async with langfuse_server() as server:
+        server.silent = True
+        env = {"LANGFUSE_FORWARD_URL": server.url, "OBSERVER_GRACE": "2", **FORWARD}
+        async with observer(tmp_path, **env) as running, client(running) as http:
+            for number in range(3):
+                await taken(http, *whole(f"job-{number}", name="plan"))
+            assert (await http.get("/stats")).json()["langfuse"]["forward"]["waiting_bytes"] > 0
+
+
+@pytest.mark.parametrize("ratio", ["1", "0"])
+async def test_spans_go_to_the_collector_too(tmp_path: Path, ratio: str) -> None:
+    """A trace is whole there, as the settings wish; Langfuse gets everything whatever they say."""
+    spans = [observed_span() for _ in range(3)]
+    async with otlp_receiver() as collector, langfuse_server() as server:
+        env = {
+            "LANGFUSE_FORWARD_URL": server.url,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.grpc_endpoint,
+            "OTEL_METRICS_EXPORTER": "none",
+            "OBSERVER_EXPORT_SUCCESS_RATIO": ratio,
+            **FORWARD,
+        }
+        async with observer(tmp_path, **env) as running, client(running) as http:
+            await send_spans(http, *spans)
+            await server.until(lambda: len(server.store.spans) == 3)
+        exported = {span.span_id for span in collector.spans}
+    assert exported == ({span.span_id for span in spans} if ratio == "1" else set())
+
+
+async def test_what_sdks_ask_is_asked_of_langfuse(tmp_path: Path) -> None:
+    """Prompts and projects are its own, by the forward's keys; when it is gone the answer says so."""
+    async with langfuse_server() as before:
+        port = port_of(before)
+    env = {"LANGFUSE_FORWARD_URL": f"http://127.0.0.1:{port}", **FORWARD}
+    async with observer(tmp_path, **env) as running, client(running) as http:
+        async with langfuse_server(port=port) as server:
+            prompt = await http.get("/api/public/v2/prompts/team%2Fgreeting", params={"label": "production"})
+            assert (prompt.status_code, prompt.json()["version"]) == (200, 3)
+            assert server.asked[-1][1:3] == ("/api/public/v2/prompts/team%2Fgreeting", {"label": ["production"]})
+            assert (await http.get("/api/public/projects", auth=("pk", "sk"))).json()["data"][0]["id"] == "theirs"
+            assert (await http.get("/api/public/traces")).status_code == 404
+        gone = await http.get("/api/public/v2/prompts/greeting")
+        assert (gone.status_code, "Langfuse does not answer" in gone.json()["error"]) == (502, True)
