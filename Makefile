@@ -9,7 +9,7 @@ ROUNDS ?= 16
 SEED ?= 0
 MINUTES ?= 2
 
-.PHONY: dashboards load-k8s test-k8s demo test check lint types unit coverage test-reference fuzz fuzz-otlp crash soak bench bench-proxy peers test-peers proto lock clean
+.PHONY: dashboards load-k8s test-k8s demo test check lint types unit coverage test-reference fuzz fuzz-otlp crash soak bench bench-proxy bench-langfuse peers test-peers test-langfuse proto lock clean
 
 demo: $(READY)  ## a small gateway, agents and the observer beside them; ARGS="--seconds 30" ends by itself
 	$(BIN)/observer demo $(ARGS)
@@ -52,6 +52,13 @@ load-k8s: $(READY)  ## the Pod at 128 MiB and a quarter of a core, 100 calls a s
 build/k8s/bin/kubernetes-validate:
 	$(PYTHON) -m venv build/k8s
 	build/k8s/bin/python -m pip install --quiet --disable-pip-version-check kubernetes-validate==1.37.0
+
+test-langfuse: $(READY)  ## against the real Langfuse SDKs, Python 2 to 5 and JavaScript 3 and 5 (needs npm; a minute to set up, once)
+	tests/langfuse_sdk/setup.sh $(CURDIR)/build/langfuse
+	OBSERVER_TEST_LANGFUSE=$(CURDIR)/build/langfuse $(BIN)/pytest -q tests/langfuse_sdk $(ARGS)
+
+bench-langfuse: $(READY)  ## Langfuse's OTLP door against /v1/traces, in pairs
+	$(BIN)/python -m benchmarks.langfuse $(ARGS)
 
 fuzz-otlp: $(READY)  ## broken OTLP and gRPC against a running observer; ARGS="--minutes 10"
 	$(BIN)/python -m tests.fuzz_otlp $(ARGS)

@@ -1,0 +1,153 @@
+"""`python -m benchmarks.langfuse`: spans a second through Langfuse's OTLP door against `/v1/traces`, in pairs.
+
+Both doors of one observer get the same spans, those of a recorded run of Langfuse's Python SDK 5 under fresh ids, one
+door after the other in each round; so what the machine does besides is in both. Once as it is, once with everything on
+its way to a collector and to a Langfuse server that are away, so that all goes to disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.servers import ROOT, BenchmarkError, Command, Program, Server, split_cores, usable_cores
+from sidecar.receivers.otlp_json import protobuf_request
+from sidecar.receivers.otlp_wire import Rejected
+
+RECORDED = ROOT / "tests" / "data" / "otlp" / "langfuse-5.0.4.json"
+DOORS = ("/v1/traces", "/api/public/otel/v1/traces")
+_AWAY = "http://127.0.0.1:9"
+_TEE = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT": _AWAY,
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    "LANGFUSE_FORWARD_URL": _AWAY,
+    "LANGFUSE_FORWARD_PUBLIC_KEY": "pk",
+    "LANGFUSE_FORWARD_SECRET_KEY": "sk",
+}
+_CONNECTIONS = 4
+_LEAST = 512  # spans of a request
+
+
+def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
+    """Measure and print; 1 if the Langfuse door is more than a fifth slower than the other."""
+    args = _arguments(arguments)
+    folder = Path(tempfile.mkdtemp(prefix="langfuse-"))
+    table = Table(title=f"spans/s, medians of {args.rounds} rounds of {args.requests} requests")
+    for column in ("observer", *DOORS, "ratio (median of pairs)"):
+        table.add_column(column)
+    good = True
+    try:
+        for name, more in (("alone", {}), ("to collector and Langfuse, both away", _TEE)):
+            pairs = measure(args, env, folder / name[:5], more)
+            ratio = statistics.median(other / plain for plain, other in pairs)
+            good &= ratio >= 0.8
+            medians = [f"{statistics.median(each):,.0f}" for each in zip(*pairs, strict=True)]
+            table.add_row(name, *medians, f"{ratio:.2f}")
+    except BenchmarkError as exc:
+        print(f"benchmarks: {exc}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    return 0 if good else 1
+
+
+def measure(
+    args: argparse.Namespace, env: Mapping[str, str], folder: Path, more: Mapping[str, str]
+) -> list[tuple[float, float]]:
+    """(spans/s through the first door, through the second) of each round. Raises BenchmarkError."""
+    cores = split_cores(usable_cores())
+    bodies = requests()
+    pairs: list[tuple[float, float]] = []
+    with Server(_program(more), folder, env, cores.server) as server:
+        for number in range(args.rounds + 1):
+            order = DOORS if number % 2 else DOORS[::-1]
+            rates = {door: _rate(server.port, door, list(itertools.islice(bodies, args.requests))) for door in order}
+            if number:  # the first round warms up
+                pairs.append((rates[DOORS[0]], rates[DOORS[1]]))
+    return pairs
+
+
+def requests() -> Iterator[tuple[bytes, int]]:
+    """The recorded spans again and again, at least 512 a request, under ids of their own; with their number."""
+    recorded = ExportTraceServiceRequest.FromString(protobuf_request(RECORDED.read_bytes(), Rejected()))
+    times = -(-_LEAST // sum(len(scope.spans) for each in recorded.resource_spans for scope in each.scope_spans))
+    numbers = itertools.count(1)
+    while True:
+        whole = ExportTraceServiceRequest()
+        count = 0
+        for _ in range(times):
+            trace_id = next(numbers).to_bytes(16, "big")
+            for resource in recorded.resource_spans:
+                added = whole.resource_spans.add()
+                added.CopyFrom(resource)
+                for scope in added.scope_spans:
+                    for span in scope.spans:
+                        span.trace_id = trace_id
+                        count += 1
+        yield whole.SerializeToString(), count
+
+
+def _rate(port: int, door: str, bodies: Sequence[tuple[bytes, int]]) -> float:
+    began = time.perf_counter()
+    asyncio.run(_send(port, door, bodies))
+    return sum(spans for _, spans in bodies) / (time.perf_counter() - began)
+
+
+async def _send(port: int, door: str, bodies: Sequence[tuple[bytes, int]]) -> None:
+    waiting = iter(bodies)
+
+    async def one() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for body, _ in waiting:
+            head = f"POST {door} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-protobuf\r\n"
+            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            if b" 200 " not in answer.partition(b"\r\n")[0]:
+                raise BenchmarkError(f"{door} answered {answer[:80]!r}")
+            await reader.readexactly(int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+        writer.close()
+
+    await asyncio.gather(*(one() for _ in range(_CONNECTIONS)))
+
+
+def _program(more: Mapping[str, str]) -> Program:
+    def command(port: int, folder: Path) -> Command:
+        env = {
+            "OBSERVER_PORT": str(port),
+            "OBSERVER_HEALTH_PORT": "0",
+            "OBSERVER_GRPC_PORT": "-1",
+            "OBSERVER_PROXY_PORT": "-1",
+            "OBSERVER_DATA_DIR": str(folder / "data"),
+            "OVERSEER_CORRECTIONS_PATH": str(folder / "corrections.jsonl"),
+            **more,
+        }
+        return Command([sys.executable, "-m", "sidecar", "run"], env, ROOT)
+
+    return Program("observer", "/readyz", command)
+
+
+def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--requests", type=int, default=30, help="of each round and door")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,1 @@
+"""The real SDKs of Langfuse."""
