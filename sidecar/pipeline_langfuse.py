@@ -39,7 +39,13 @@ from sidecar.receivers.langfuse_receiver import (
     LangfuseTracesResource,
     ScoresResource,
 )
-from sidecar.receivers.langfuse_relayed import MediaResource, MediaStatusResource, ProjectsResource, PromptsResource
+from sidecar.receivers.langfuse_relayed import (
+    MediaResource,
+    MediaStatusResource,
+    ProjectsResource,
+    PromptResource,
+    PromptsResource,
+)
 from sidecar.receivers.otlp_wire import MAX_REQUEST_BYTES
 from sidecar.spans.conventions_table import FAILING_LABELS
 from sidecar.spans.fragment_reader import FragmentReader
@@ -156,15 +162,14 @@ class Langfuse:
             keys = settings.langfuse_forward_public_key, settings.langfuse_forward_secret_key
             relay = LangfuseRelay(settings.langfuse_forward_url, *keys)
             self._closing.append(Closing("langfuse-relay", relay.close))
-        prompts = PromptsResource(relay, bodies)
         return {
             f"{API}/otel/v1/traces": LangfuseTracesResource(observer.otlp.intake, spans, forward),
             f"{API}/ingestion": IngestionResource(self.reader, self.desk, bodies, observer.clock, **shared),
             f"{API}/scores": ScoresResource(self.reader, self.desk, bodies, observer.clock, **shared),
             f"{API}/health": LangfuseHealthResource(our_version()),
             f"{API}/projects": ProjectsResource(relay, bodies),
-            f"{API}/v2/prompts": prompts,
-            f"{API}/v2/prompts/{{name:path}}": prompts,
+            f"{API}/v2/prompts": PromptsResource(relay, bodies),
+            f"{API}/v2/prompts/{{name:path}}": PromptResource(relay, bodies),
             f"{API}/media": MediaResource(relay, bodies),
             f"{API}/media/{{media_id}}": MediaStatusResource(relay, bodies),
         }

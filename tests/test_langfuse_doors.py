@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from sidecar import cli
+from sidecar.pipeline import Observer
 from sidecar.receivers.langfuse_events import span_id_of, trace_id_of
 from sidecar.store.checkpoint_copy import dumped
 from tests.crash.journal import read
@@ -24,6 +25,15 @@ from tests.processes import observer_life
 def ops(tmp_path: Path) -> list[dict[str, Any]]:
     """Every op in the journal: what ended long ago closes a segment early."""
     return [line.record for line in read(tmp_path / "data")[0]]
+
+
+async def written(running: Observer, tmp_path: Path, count: int) -> None:
+    """Return once the journal has *count* ops, those among them that others amend."""
+    with running.feed.watch(lambda _op: True) as watch:
+        async with asyncio.timeout(60):
+            batches = watch.batches(0.2)
+            while len(ops(tmp_path)) < count:
+                await anext(batches)
 
 
 async def test_observations_of_a_trace_become_ops(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from sidecar.model import Scalar, Score
 from sidecar.pipeline import Observer
 from sidecar.spans.conventions_table import FAILING_LABELS
 from tests.langfuse_batches import SCORES, TRACE, begun, ended, score, taken, whole
-from tests.observers import client, observer, settings, settled
-from tests.test_langfuse_doors import ops
+from tests.observers import client, observer, settings
+from tests.test_langfuse_doors import ops, written
 
 
 def rules(text: str = "") -> ScoreRules:
@@ -118,7 +118,7 @@ async def test_a_score_waits_for_the_op_it_judges(tmp_path: Path) -> None:
         assert (await http.get("/stats")).json()["langfuse"]["scores_waiting"] == 1
     async with observer(tmp_path) as running, client(running) as http:
         await taken(http, *whole("job", name="plan"))
-        await settled(running, 2)
+        await written(running, tmp_path, 2)
     assert [op["success"] for op in ops(tmp_path)] == [True, False]
 
 
@@ -128,7 +128,7 @@ async def test_a_score_of_a_trace_judges_its_root(tmp_path: Path) -> None:
         await taken(http, begun("root", name="plan"), *whole("inner", name="load", parentObservationId="root"))
         await posted(http, judgement("correct", 0, dataType="BOOLEAN"))
         await taken(http, ended("root"))
-        await settled(running, 3)
+        await written(running, tmp_path, 3)
     assert [(op["endpoint"], op["success"]) for op in ops(tmp_path)] == [
         ("step load", True),
         ("step plan", True),
@@ -146,7 +146,7 @@ async def test_what_judges_no_op_is_an_evaluation(tmp_path: Path, monkeypatch: p
             {"id": "2", "datasetRunId": "run", "name": "overall", "value": 0.5},
             judgement("correct", 0, observationId="gone", dataType="BOOLEAN"),
         )
-        await settled(running, 3)
+        await written(running, tmp_path, 3)
     session, run, gone = sorted(ops(tmp_path), key=lambda op: op["event_id"])
     assert (session["endpoint"], session["success"], session["task"]) == ("evaluate csat", False, "shift-7")
     assert (session["error"], run["endpoint"], run["success"]) == ("csat: bad: slow", "evaluate overall", True)

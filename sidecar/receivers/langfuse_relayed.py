@@ -68,10 +68,21 @@ class ProjectsResource(_Relayed):
 
 
 class PromptsResource(_Relayed):
-    """`GET /api/public/v2/prompts[/{name}]`: without Langfuse there are none, and an SDK's fallback is used."""
+    """`GET /api/public/v2/prompts`: without Langfuse there are none."""
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """A page of them."""
+        await self._answer(req, resp)
+
+    def _otherwise(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, _body: bytes) -> None:
+        resp.media = {"data": [], "meta": {"page": 1, "limit": 50, "totalItems": 0, "totalPages": 0}}
+
+
+class PromptResource(_Relayed):
+    """`GET /api/public/v2/prompts/{name}`: without Langfuse it is not there, and an SDK's fallback is used."""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **_name: str) -> None:
-        """The prompt, or a page of them."""
+        """The prompt."""
         await self._answer(req, resp)
 
     def _otherwise(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, _body: bytes) -> None:

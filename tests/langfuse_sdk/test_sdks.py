@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from sidecar.pipeline import Observer
-from tests.observers import client, observer, settled
-from tests.test_langfuse_doors import ops
+from tests.observers import client, observer
+from tests.test_langfuse_doors import ops, written
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = os.environ.get("OBSERVER_TEST_LANGFUSE", "")
@@ -68,7 +68,7 @@ async def test_the_python_sdk(tmp_path: Path, python: str) -> None:
     """`observe`, context managers, nested agents and tools, a generation with usage, errors, every type of score."""
     async with observer(tmp_path, **settings(tmp_path)) as running:
         told, warnings = await run(running, python, str(HERE / "agent.py"), "observed")
-        await settled(running, 19)
+        await written(running, tmp_path, 19)
         async with client(running, auth=("pk", "out")) as http:
             stats = (await http.get("/stats")).json()
     assert warnings == ""
@@ -117,7 +117,7 @@ async def test_older_sdks_send_events(tmp_path: Path, kind: str, script: str) ->
     command = [f"{ENVIRONMENTS}/py2/bin/python", str(HERE / script)] if kind == "py2" else node(kind, script)
     async with observer(tmp_path, **settings(tmp_path)) as running:
         told, warnings = await run(running, *command)
-        await settled(running, 7 if kind == "py2" else 5)
+        await written(running, tmp_path, 7 if kind == "py2" else 5)
     assert warnings == ""
     made = ops(tmp_path)
     plain = {op["endpoint"]: op for op in made if not op.get("amends") and op.get("task") == "shift-7"}
@@ -139,7 +139,7 @@ async def test_the_javascript_sdk(tmp_path: Path) -> None:
     """Spans as OTLP in JSON, scores as events."""
     async with observer(tmp_path, **settings(tmp_path)) as running:
         told, warnings = await run(running, *node("js5", "agent.mjs"))
-        await settled(running, 8)
+        await written(running, tmp_path, 8)
     assert warnings == ""
     made = ops(tmp_path)
     plain = {op["endpoint"]: op for op in made if not op.get("amends")}
