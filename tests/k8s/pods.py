@@ -22,6 +22,7 @@ from tests.peers.peers import free_ports, waited_for
 
 IMAGE = "localhost/lakehouse-observer:0.1.0"
 POD = "agent-gateway-pod-0"
+NETWORK = "podman"  # its default bridge
 GATEWAY, PROXY, DOOR, HEALTH = 3700, 3701, 3800, 3802
 PORTS = (GATEWAY, PROXY, DOOR, HEALTH)
 TOKENS = {"all": "ingest,advice,read,admin", "ingest": "ingest"}
@@ -174,7 +175,7 @@ def played(folder: Path, printed: list[Document]) -> Iterator[Pod]:
     pod = Pod(manifest, ports)
     removed()
     podman("secret", "create", "observer-tokens", str(tokens))
-    podman("kube", "play", str(manifest))
+    podman("kube", "play", "--network", NETWORK, str(manifest))
     try:
         yield pod
     finally:
@@ -204,7 +205,7 @@ def replayed(pod: Pod) -> None:
     again = pod.manifest.with_name("again.yaml")
     documents = yaml.safe_load_all(pod.manifest.read_text(encoding="utf-8"))
     again.write_text(yaml.safe_dump_all(workloads(list(documents))), encoding="utf-8")  # the claim is there already
-    podman("kube", "play", str(again))
+    podman("kube", "play", "--network", NETWORK, str(again))
     waited_for(pod.is_alive)
 
 

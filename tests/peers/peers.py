@@ -17,7 +17,7 @@ import httpx
 ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / "build" / "peers" / "bin"
 COLLECTOR_CONFIG = ROOT / "otel-collector.yaml"
-_JAEGER_CONFIG = Path(__file__).with_name("jaeger.yaml")
+_JAEGER_CONFIG = ROOT / "k8s" / "overlays" / "observability" / "jaeger" / "jaeger.yaml"
 _PATIENCE_S = 30.0
 _EVERY_S = 0.2
 
@@ -71,27 +71,30 @@ def waited_for(look: Callable[[], T | None]) -> T:
 def jaeger(folder: Path) -> Iterator[Jaeger]:
     """Jaeger, keeping what it gets in memory."""
     otlp, query = free_ports(2)
-    env = {"JAEGER_OTLP_PORT": str(otlp), "JAEGER_QUERY_PORT": str(query), "OTEL_TRACES_SAMPLER": "always_off"}
+    ports = {"JAEGER_OTLP_PORT": str(otlp), "JAEGER_QUERY_PORT": str(query), "JAEGER_GRPC_PORT": "0"}
+    env = {**ports, "OTEL_TRACES_SAMPLER": "always_off"}
     peer = Jaeger(f"127.0.0.1:{otlp}", f"http://127.0.0.1:{query}")
-    with _running([str(BIN / "jaeger"), "--config", str(_JAEGER_CONFIG)], env, folder / "jaeger.log"):
+    with running([str(BIN / "jaeger"), "--config", str(_JAEGER_CONFIG)], env, folder / "jaeger.log"):
         waited_for(lambda: _answers(f"{peer.query}/api/services"))
         yield peer
 
 
 @contextlib.contextmanager
-def collector(folder: Path, jaeger_endpoint: str) -> Iterator[Collector]:
-    """The Collector, told by its environment where Jaeger is; no Tempo is there."""
-    grpc, http, metrics, nowhere = free_ports(4)
+def collector(folder: Path, jaeger_endpoint: str, host: str = "127.0.0.1", grpc: int = 0) -> Iterator[Collector]:
+    """The Collector, told by its environment where Jaeger is; no Tempo is there. It takes spans at *host*."""
+    http, metrics, nowhere, any_port = free_ports(4)
+    grpc = grpc or any_port
     env = {
+        "OTLP_HOST": host,
         "OTLP_GRPC_PORT": str(grpc),
         "OTLP_HTTP_PORT": str(http),
         "METRICS_PORT": str(metrics),
         "JAEGER_ENDPOINT": jaeger_endpoint,
         "TEMPO_ENDPOINT": f"127.0.0.1:{nowhere}",
     }
-    peer = Collector(f"http://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}", f"http://127.0.0.1:{metrics}/metrics")
+    peer = Collector(f"http://{host}:{grpc}", f"http://{host}:{http}", f"http://127.0.0.1:{metrics}/metrics")
     command = [str(BIN / "otelcol"), "--config", str(COLLECTOR_CONFIG)]
-    with _running(command, env, folder / "collector.log"):
+    with running(command, env, folder / "collector.log"):
         waited_for(lambda: _answers(peer.metrics))
         yield peer
 
@@ -112,7 +115,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], env: Mapping[str, str], log: Path) -> Iterator[None]:
+def running(command: list[str], env: Mapping[str, str], log: Path) -> Iterator[None]:
     with log.open("wb") as file:
         process = subprocess.Popen(command, env={**os.environ, **env}, stdout=file, stderr=subprocess.STDOUT)
         try:

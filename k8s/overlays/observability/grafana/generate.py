@@ -164,7 +164,7 @@ OPERATIONS: Final = [
         )
     ],
     [
-        jaeger("Failed, in Jaeger", "", "error=true"),
+        jaeger("Failed, in Jaeger", "", "observer.op.success=false"),
         tempo(
             "Failed, in Tempo",
             f'{{ resource.service.name = "{SERVICE}" && status = error && span.observer.op.source != nil }} '
