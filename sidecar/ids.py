@@ -8,3 +8,11 @@ import uuid_utils
 def new_id() -> str:
     """A unique id that sorts by the time it was made (UUID version 7, RFC 9562)."""
     return str(uuid_utils.uuid7())
+
+
+def made_ms(new: str | None) -> int:
+    """When the id *new* was made, ms since the Unix epoch; 0 where it is not one of ours."""
+    try:
+        return int(new[:8] + new[9:13], 16) if new is not None and new[14:15] == "7" else 0
+    except ValueError:
+        return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -32,6 +33,7 @@ from sidecar.errors import StartError
 from sidecar.export.outbox import Outbox
 from sidecar.gateway.gateway_log import HttpGatewayLog
 from sidecar.gateway.observed_gateway import ObservedGateway
+from sidecar.ids import made_ms
 from sidecar.lifecycle import serve
 from sidecar.logs import configure_if_unset
 from sidecar.metrics import OwnMetrics
@@ -56,6 +58,7 @@ from sidecar.redaction import Redactor
 from sidecar.settings import Settings
 from sidecar.spans.provider import export_sampler, our_resource, our_version, tracer_provider
 from sidecar.spans.recorder import SCOPE_NAME, OpRecorder
+from sidecar.spans.same_operation import MOST_OPERATIONS, WINDOW_S
 from sidecar.spans.span_processor import OpSpanProcessor
 from sidecar.store.checkpoint import Checkpoint
 from sidecar.store.fan_out import FanOut
@@ -171,7 +174,7 @@ class Observer:
         self.feed = OpFeed()
         self.books = Books(clock)
         self.op_counts = OpCounts(pipeline_metrics.SOURCES)
-        self.settled = FanOut(self.ring, [self.feed, self.op_counts, *self.books.derived.values()])
+        self.settled = FanOut(self.ring, self.books.latest, [self.feed, self.op_counts, *self.books.derived.values()])
         self.journals = Journals(
             settings, clock, settled=self.settled, decided=self.books.decided, open_file=self._open_file
         )
@@ -180,7 +183,7 @@ class Observer:
 
     def _build_spans(self, env: Mapping[str, str]) -> None:
         settings = self._settings
-        self.op_processor = OpSpanProcessor(self.ops_log)
+        self.op_processor = OpSpanProcessor(self.ops_log, self._clock)
         processors = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]  # the SDK's is not annotated
         processors.add_span_processor(self.op_processor)
         resource = our_resource(settings.service_name, env)
@@ -267,6 +270,7 @@ class Observer:
             ops_position=self.ops_log,
             decisions_path=self.journals.path(self.decisions_log),
             decisions_position=self.decisions_log,
+            latest=self.books.latest,
             derived=self.books.derived,
             decided=self.books.decided,
             corrections=self.corrections,
@@ -360,6 +364,7 @@ class Observer:
             self.retention,
             self.outbox,
             Opening("learning", lambda: self.books.in_order.begin(self.decisions)),
+            Opening("one-op", self._remember_last),
             self.checkpoint,
             *([export.begins] if export is not None else ()),
             self.ops_log,
@@ -370,6 +375,12 @@ class Observer:
             Together("export", [*sent, *self.langfuse.lanes]),
             self._health,
         ]
+
+    def _remember_last(self) -> None:
+        """Spans that a crash left unacknowledged are sent again: what was journalled of them must be known."""
+        since_ms = self._clock.time_ns() // 1_000_000 - WINDOW_S * 1000
+        last = [op for op in islice(self.ring.newest_first(), MOST_OPERATIONS) if made_ms(op.op_id) >= since_ms]
+        self.op_processor.remember(reversed(last))
 
     async def _close_clients(self) -> None:
         await self._client.aclose()

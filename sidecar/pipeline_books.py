@@ -18,21 +18,24 @@ from sidecar.analysis.success_book import SuccessBook
 from sidecar.langfuse.book import DONE, TOLD, LangfuseBook
 from sidecar.pipeline_learning import KINDS, Learning
 from sidecar.protocols import Clock
-from sidecar.store.checkpoint import Derived
+from sidecar.store.checkpoint import Derived, Saved
 from sidecar.store.decisions import DecisionHandlers
 from sidecar.store.duplicates import Duplicates
 from sidecar.store.in_order import InOrder
+from sidecar.store.latest_ops import LATEST, LatestOps
 
 
 class Books:
     """A new book belongs here alone: it is then fed, saved, restored, replayed, forgotten from.
 
-    `derived` names each book as its table in `state.db` is named; `decided` has what every kind of decision does to
+    `derived` names each book as its table in `state.db` is named. One that counts ops has `retract` too, for ops that
+    a later one amends: `latest` finds them, in front of all books. `decided` has what every kind of decision does to
     them. Whoever also acts on a decision, in the running observer only, adds to it. What learns depends on the order
     of ops and decisions, and is reached through `in_order`.
     """
 
     def __init__(self, clock: Clock) -> None:
+        self.latest = LatestOps()
         self.incidents = IncidentBook()
         self.successes = SuccessBook()
         self.duplicates = Duplicates(clock)
@@ -53,6 +56,11 @@ class Books:
         self._on(DONE, self.langfuse.apply_done)
         for kind in KINDS:
             self._on(kind, partial(self.in_order.apply, kind))
+
+    @property
+    def saved(self) -> dict[str, Saved]:
+        """Everything that is saved, by its table."""
+        return {LATEST: self.latest, **self.derived}
 
     def _on(self, kind: str, apply: Callable[[bytes], Any]) -> None:
         def applied(body: bytes) -> None:

@@ -81,5 +81,16 @@ def _more_stats(observer: Observer) -> dict[str, Any]:
         "advice": observer.learning.advice_stats(),
         "ring_overwritten": observer.ring.overwritten,
         "langfuse": observer.langfuse.stats(),
+        "amendments": {
+            "in_ring": observer.ring.amended_ops,
+            "taken": observer.books.latest.amended,
+            "of_unknown_ops": observer.books.latest.unknown,
+            "repeated_ops": observer.books.latest.repeats,
+        },
+        "one_operation": {
+            "absorbed": observer.op_processor.one.absorbed,
+            "amended": observer.op_processor.one.amended,
+            "forgotten": observer.op_processor.one.forgotten,
+        },
         "lost": losses(observer),
     }

@@ -24,6 +24,7 @@ def register(observer: Observer) -> None:
     _register_journals(observer)
     _register_export(observer)
     _register_analysis(observer)
+    _register_same(observer)
     pipeline_proxy.register(observer)
     pipeline_otlp.register(observer)
     pipeline_langfuse.register(observer)
@@ -47,6 +48,7 @@ def losses(observer: Observer) -> dict[str, int]:
         "journal_full": observer.ops_log.refused,
         "journal_unwritten": observer.ops_log.unwritten,
         "span_unreadable": observer.op_processor.lost,
+        "op_not_matched": observer.op_processor.unmatched,
         "consumer_failed": observer.settled.failures + observer.ops_log.downstream_errors,
         "watcher_slow": observer.feed.missed,
         "journal_damaged": observer.checkpoint.damaged,
@@ -61,7 +63,7 @@ def losses(observer: Observer) -> dict[str, int]:
         "proxied_call": observer.proxy.recorder.lost if observer.proxy is not None else 0,
         "langfuse_not_forwarded": observer.langfuse.not_forwarded,
         "correction_rejected": observer.corrections.rejected,
-        "saved_row_unusable": sum(book.unusable for book in observer.books.derived.values()),
+        "saved_row_unusable": sum(book.unusable for book in observer.books.saved.values()),
         "op_not_analysed": observer.books.incidents.not_counted + observer.books.successes.not_counted,
         "incident_evicted": observer.books.incidents.evicted,
         "template_evicted": observer.books.incidents.templates_evicted,
@@ -105,6 +107,23 @@ def _register_intake(observer: Observer) -> None:
     level("process.memory.usage", "By", "Resident", resident_bytes)
     count("process.cpu.time", "s", "Of all threads", cpu_seconds)
     level("observer.watchers", "{watcher}", "Open live streams", lambda: observer.feed.watchers)
+
+
+def _register_same(observer: Observer) -> None:
+    count, level = observer.metrics.observe_count, observer.metrics.observe_level
+    one, latest = observer.op_processor.one, observer.books.latest
+    count(
+        "observer.same.ops",
+        "{op}",
+        "Reports of operations that were known: added nothing, or amended the op before",
+        lambda: {"absorbed": one.absorbed, "amended": one.amended},
+        "outcome",
+    )
+    count("observer.same.forgotten", "{operation}", "Gone before their window was over", lambda: one.forgotten)
+    level("observer.same.remembered", "{operation}", "Another report may come of", lambda: len(one))
+    count("observer.amended", "{op}", "Ops that a later one took the place of", lambda: latest.amended)
+    count("observer.amended.unknown", "{op}", "Amended, but not remembered: counted as well", lambda: latest.unknown)
+    count("observer.ops.repeated", "{op}", "Lines of an op that was in the journal before", lambda: latest.repeats)
 
 
 def _register_journals(observer: Observer) -> None:

@@ -44,7 +44,7 @@ class OtlpDoors:
         if export is not None and settings.export_success_ratio < 1:
             self.sampling = TailSampling(settings.export_success_ratio, observer.clock)
         self.names = Templates()
-        self.conventions = SpanConventions(observer.normalizer, _gateways(settings), self.names)
+        self.conventions = SpanConventions(observer.normalizer, lambda: _gateways(observer, settings), self.names)
         self.witness = ReceivedRecorder(provider)
         self.intake = OtlpIntake(
             self.conventions,
@@ -137,9 +137,9 @@ class GrpcDoor:
             await self._receiver.stop()
 
 
-def _gateways(settings: Settings) -> list[str]:
-    """The URLs that agents call: the gateway's, and the proxy's."""
-    proxy = [f"http://localhost:{settings.proxy_port}"] if settings.proxy_port > 0 else []
+def _gateways(observer: Observer, settings: Settings) -> list[str]:
+    """The URLs that agents call: the gateway's, and the proxy's, which has started before these doors."""
+    proxy = [f"http://localhost:{observer.proxy.port}"] if observer.proxy is not None else []
     return [settings.gateway_url, *proxy]
 
 

@@ -45,9 +45,12 @@ class WholeReplay:
         self._copy = _NOTHING
         self._saved: dict[str, bytes] = {}
         books = Books(SystemClock())
-        self._derived = books.derived
+        self._rows = books.saved
         self._corrections = _corrections()
-        self.replay = Replay(*self._paths, books.derived, books.decided, (CORRECTION, self._corrections))
+        corrections = (CORRECTION, self._corrections)
+        self.replay = Replay(
+            *self._paths, books.latest, books.derived.values(), decided=books.decided, corrections=corrections
+        )
         self.total = 0
 
     @property
@@ -71,8 +74,8 @@ class WholeReplay:
                 log.warning("replay.without_checkpoint", uncounted_bytes=first)
         self._state.open()
         self._saved = self._state.load("cursors")
-        for table, derived in self._derived.items():
-            derived.load(self._copy.rows.get(table, {}))
+        for table, rows in self._rows.items():
+            rows.load(self._copy.rows.get(table, {}))
         self._since = max(self._copy.covered.ops, first)
         self.total = max(0, end - self._since)
 
@@ -91,9 +94,9 @@ class WholeReplay:
             "corrections": msgspec.json.encode(self._corrections.cursor()),
         }
         changes: dict[str, dict[str, bytes]] = {"cursors": cursors}
-        for table, derived in self._derived.items():
+        for table, rows in self._rows.items():
             before = dict.fromkeys(self._state.load(table), b"")
-            changes[table] = {**before, **self._copy.rows.get(table, {}), **derived.take_dirty()}
+            changes[table] = {**before, **self._copy.rows.get(table, {}), **rows.take_dirty()}
         self._state.save(changes)
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from sidecar.model import Fragment, LangfuseTold, ObservedOp, OutboxLook, Post, PostOutcome, Score, SpanRef
 from sidecar.model_learning import Advice, AdviceQuery, EntryAction, PlaybookHistory, PlaybookView
@@ -34,6 +34,15 @@ class OpConsumer(Protocol):
 
     def consume(self, op: ObservedOp) -> None:
         """Take one op that is settled. Must not block."""
+        ...
+
+
+@runtime_checkable
+class OpCounter(OpConsumer, Protocol):
+    """A consumer that counts ops, and can take one back: ended ops never change, but later ones amend them."""
+
+    def retract(self, op: ObservedOp) -> None:
+        """*op*, consumed before, counts no more; what took its place is consumed next. Must not block."""
         ...
 
 

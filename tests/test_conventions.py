@@ -198,7 +198,9 @@ WANTED: dict[str, list[Want | None]] = {
 
 @pytest.fixture
 def conventions() -> SpanConventions:
-    return SpanConventions(Normalizer(Redactor()), ["http://localhost:3700", "http://127.0.0.1:3701"], Templates())
+    return SpanConventions(
+        Normalizer(Redactor()), lambda: ["http://localhost:3700", "http://127.0.0.1:3701"], Templates()
+    )
 
 
 def sent(path: Path) -> ExportTraceServiceRequest:

@@ -122,7 +122,7 @@ def spans(draw: st.DrawFn) -> Span:
 
 
 def reader() -> SpanConventions:
-    return SpanConventions(NORMALIZER, ["http://localhost:3700"], Templates())
+    return SpanConventions(NORMALIZER, lambda: ["http://localhost:3700"], Templates())
 
 
 def one_span(**attributes: Any) -> Span:
@@ -265,7 +265,7 @@ def test_a_level_says_more_than_the_status() -> None:
 
 def test_endpoints_stay_few() -> None:
     """A sender that names each span anew makes no more endpoints than there is room for."""
-    conventions = SpanConventions(NORMALIZER, [], Templates(most=50))
+    conventions = SpanConventions(NORMALIZER, list, Templates(most=50))
     named = [
         conventions.op_of(one_span(**{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": f"tool {number}"}))
         for number in range(500)

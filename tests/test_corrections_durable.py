@@ -54,7 +54,7 @@ async def _tailing(
         commit_timeout_s=commit_timeout_s,
     )
     processors = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call] # the SDK leaves it untyped
-    processors.add_span_processor(OpSpanProcessor(journal))
+    processors.add_span_processor(OpSpanProcessor(journal, SystemClock()))
     recorder = OpRecorder(tracer_provider(our_resource("test", {}), export_sampler("always_on", 1.0), processors))
     tailer = CorrectionsTailer(
         folder / "corrections.jsonl", recorder, Normalizer(Redactor()), SystemClock(), _no_failures

@@ -12,6 +12,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SynchronousMultiSpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind, StatusCode
 
+from sidecar.clock import SystemClock
 from sidecar.model import ObservedOp
 from sidecar.normalize import Normalizer
 from sidecar.redaction import Redactor
@@ -43,7 +44,7 @@ class KeptSpans(OpSpanProcessor):
     """The real processor over a sink that gives a receipt for each op; keeps the spans as well."""
 
     def __init__(self) -> None:
-        super().__init__(self)
+        super().__init__(self, SystemClock())
         self.spans: list[ReadableSpan] = []
 
     def append(self, op: ObservedOp, *, awaited: bool, envelope: bytes = b"") -> KeptReceipt:

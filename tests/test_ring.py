@@ -81,3 +81,29 @@ def test_ops_is_a_copy() -> None:
     seen = ring.ops()
     ring.consume(an_op())
     assert len(seen) == 1
+
+
+def test_an_amended_op_stays_and_counts_no_more() -> None:
+    """It is shown to who asks for it, with what took its place; the counts are those of the rest."""
+    ring = OpRing(3, 10**9)
+    ring.consume(an_op(op_id="a", success=False))
+    ring.consume(an_op(op_id="b", source="scenario"))
+    ring.amended("a", "b")
+    ring.amended("a", "c")  # once
+    ring.amended("gone", "b")
+    assert [op.op_id for op in ring.ops()] == ["b"]
+    assert (len(ring), ring.successes, ring.failures, ring.by_source, ring.amended_ops) == (1, 1, 0, {"scenario": 1}, 1)
+    assert [(op.op_id, by) for op, by in ring.with_amended()] == [("b", None), ("a", "b")]
+    assert ring.failures_like(None, None) == []
+    for name in "cd":
+        ring.consume(an_op(op_id=name))
+    assert (len(ring), ring.amended_ops, ring.overwritten) == (3, 0, 0)
+
+
+def test_refilled_from_the_journal_it_is_as_it_was() -> None:
+    """Amended ops are known as such, and lines that are there twice are one op."""
+    ring = OpRing(10, 10**9)
+    for op_id, later in (("a", "b"), ("b", None), ("a", "b"), ("c", None)):
+        ring.refill(an_op(op_id=op_id), later)
+    assert [op.op_id for op in ring.ops()] == ["b", "c"]
+    assert ring.amended_ops == 1

@@ -234,7 +234,9 @@ def test_memory_is_bounded_and_each_op_is_replaced_once(ops: list[tuple[Observed
     assert len(one) <= most
     assert {id(each) for each in one._by_span.values()} <= {id(each) for each in one._operations.values()}
     remembered = {id(each) for each in one._operations.values()}
-    assert all(under and {id(each) for each in under} <= remembered for under in one._under.values())
+    for under in one._under.values():
+        assert {id(each) for each in under.reports.values()} <= {id(each) for each in under.all.values()} <= remembered
+        assert under.all
     amended = [name for each in said for name in (each.amends or "").split()]
     assert len(amended) == len(set(amended))
     assert set(amended) <= {each.op_id for each in said}

@@ -57,7 +57,7 @@ class Journalled(OpSpanProcessor):
     """The real processor; keeps each span with its op and its envelope, as the journal would."""
 
     def __init__(self) -> None:
-        super().__init__(self)
+        super().__init__(self, SystemClock())
         self.spans: list[ReadableSpan] = []
         self.lines: list[bytes] = []
 

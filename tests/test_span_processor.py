@@ -11,6 +11,7 @@ from sidecar.spans.op_span import op_attributes
 from sidecar.spans.provider import export_sampler, tracer_provider
 from sidecar.spans.recorder import OpRecorder
 from sidecar.spans.span_processor import OpSpanProcessor
+from tests.fakes import ManualClock
 
 OP = ObservedOp(
     timestamp="2026-11-23T10:00:00.250Z",
@@ -61,7 +62,7 @@ def provider_over(processor: OpSpanProcessor) -> TracerProvider:
 def test_recorded_ops_are_awaited_and_live_spans_are_not() -> None:
     """A door awaits its op's receipt; a gateway call's span is handed on without anyone waiting."""
     sink = ToldSink()
-    processor = OpSpanProcessor(sink)
+    processor = OpSpanProcessor(sink, ManualClock())
     provider = provider_over(processor)
     receipt = OpRecorder(provider).record(OP)
     with provider.get_tracer("t").start_as_current_span("call", attributes=op_attributes(OP)):
@@ -75,7 +76,7 @@ def test_recorded_ops_are_awaited_and_live_spans_are_not() -> None:
 def test_spans_that_are_no_ops_pass_by() -> None:
     """The observer's own spans, and other people's, are not ops."""
     sink = ToldSink()
-    processor = OpSpanProcessor(sink)
+    processor = OpSpanProcessor(sink, ManualClock())
     with (
         provider_over(processor).get_tracer("t").start_as_current_span("cycle", attributes={"observer.cycle.number": 1})
     ):
@@ -85,14 +86,14 @@ def test_spans_that_are_no_ops_pass_by() -> None:
 
 def test_a_full_sink_gives_no_receipt() -> None:
     """No room means no receipt, and the door answers 503."""
-    processor = OpSpanProcessor(ToldSink(full=True))
+    processor = OpSpanProcessor(ToldSink(full=True), ManualClock())
     assert OpRecorder(provider_over(processor)).record(OP) is None
     assert processor.lost == 0  # the sink counts what it has no room for
 
 
 def test_a_broken_sink_never_reaches_the_caller() -> None:
     """Whatever fails inside costs the op, is counted, and leaves the caller's block alone."""
-    processor = OpSpanProcessor(ToldSink(broken=True))
+    processor = OpSpanProcessor(ToldSink(broken=True), ManualClock())
     provider = provider_over(processor)
     assert OpRecorder(provider).record(OP) is None
     with provider.get_tracer("t").start_as_current_span("call", attributes=op_attributes(OP)):
@@ -102,7 +103,7 @@ def test_a_broken_sink_never_reaches_the_caller() -> None:
 
 def test_a_span_that_is_half_an_op_is_counted() -> None:
     """Attributes of ours without the required fields cost that span only."""
-    processor = OpSpanProcessor(ToldSink())
+    processor = OpSpanProcessor(ToldSink(), ManualClock())
     with provider_over(processor).get_tracer("t").start_as_current_span("x", attributes={"observer.op.op_id": "1"}):
         pass
     assert processor.lost == 1
@@ -111,7 +112,7 @@ def test_a_span_that_is_half_an_op_is_counted() -> None:
 def test_the_processor_has_nothing_to_flush() -> None:
     """Shutting the provider down leaves the journal open: it is a stage of its own."""
     sink = ToldSink()
-    processor = OpSpanProcessor(sink)
+    processor = OpSpanProcessor(sink, ManualClock())
     provider = provider_over(processor)
     assert provider.force_flush()
     provider.shutdown()

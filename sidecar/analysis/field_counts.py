@@ -74,6 +74,16 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
         for field, count in other.beyond.items():
             self.beyond[field] = self.beyond.get(field, 0) + count
 
+    def remove(self, op: ObservedOp) -> None:
+        """Count *op*, which was added, no more. Its values keep their places, so that all counts stay exact."""
+        self.seen -= 1
+        for field, text in zip(FIELDS, _field_values(op), strict=True):
+            if text:
+                self._uncount(field, text)
+        for name, value in (op.features or {}).items():
+            field = name if name not in _FIELD_SET else FEATURE + name
+            self._uncount(field, value if isinstance(value, str) else _word(value))
+
     def at_most(self, field: str, value: str) -> int:
         """How many ops had *value* in *field*; where that was not kept, how many could have had it."""
         known = self.values.get(field)
@@ -95,6 +105,14 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
             self.pairs += 1
         else:
             self.beyond[field] = self.beyond.get(field, 0) + count
+
+    def _uncount(self, field: str, text: str) -> None:
+        field, text = clean_text(field[:MAX_LENGTH]), clean_text(text[:MAX_LENGTH])
+        counts = self.values.get(field, {})
+        if text not in counts:
+            counts, text = self.beyond, field
+        if counts.get(text, 0) > 0:
+            counts[text] -= 1
 
 
 class Common(NamedTuple):

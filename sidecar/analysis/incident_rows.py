@@ -104,6 +104,22 @@ def count_op(row: IncidentRow, op: ObservedOp, line: str) -> None:
     restate(row)
 
 
+def uncount_op(row: IncidentRow, op: ObservedOp, line: str) -> None:
+    """Count *op*, which was counted with *line*, no more. When failures were first and last seen stays."""
+    incident = row.incident
+    incident.count -= 1
+    for counts, field in _COUNTED:
+        _uncount(getattr(incident, counts), getattr(op, field) or ("mcp" if field == "source" else None))
+    if line in incident.samples and (len(incident.samples) > 1 or not incident.count):  # others may have said the same
+        incident.samples.remove(line)
+    ref = span_ref(op)
+    if ref is not None and ref in incident.evidence:
+        incident.evidence.remove(ref)
+    row.counts.remove(op)
+    if (second := seconds(happened_at(op))) is not None:
+        row.timeline.remove(int(second))
+
+
 def failure_line(op: ObservedOp) -> str:
     """`[endpoint] input_summary: error` on one line of at most `MAX_LINE` characters; each part is bounded."""
     return line_of(op, op.error or op.output_summary)
@@ -209,6 +225,17 @@ def _count(counts: dict[str, int], value: str | None, count: int = 1) -> None:
     if value not in counts and len(counts) >= MAX_COUNTED:
         value = OTHER
     counts[value] = counts.get(value, 0) + count
+
+
+def _uncount(counts: dict[str, int], value: str | None) -> None:
+    if not value:
+        return
+    value = clean_text(value[:_MAX_TEXT])
+    value = value if value in counts else OTHER
+    if counts.get(value, 0) > 1:
+        counts[value] -= 1
+    else:
+        counts.pop(value, None)
 
 
 def _add_evidence(incident: Incident, at: str, ref: SpanRef | None) -> None:

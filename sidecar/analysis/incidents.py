@@ -73,6 +73,22 @@ class IncidentBook:
             self.not_counted += 1
             log.exception("incidents.op_not_counted", failures=self.not_counted)
 
+    def retract(self, op: ObservedOp) -> None:
+        """Take *op* back, which was taken in: a later one amends it.
+
+        An incident of which nothing is left is not shown, but known with its diagnosis should one come back.
+        """
+        try:
+            if op.source == CORRECTION:
+                return
+            if op.success:
+                self._succeeded_not(op)
+            else:
+                self._uncount(self._fingerprint(op)[0], op, failure_line(op))
+        except Exception:  # a poison op costs itself
+            self.not_counted += 1
+            log.exception("incidents.op_not_retracted", failures=self.not_counted)
+
     def raise_(self, op: ObservedOp, fingerprint: str, message: str, kind: IncidentKind, line: str) -> None:
         """Count *op*, said by *line*, in the incident with this *fingerprint*, a new one if there is none."""
         row = self._incidents.touch(fingerprint)
@@ -84,7 +100,7 @@ class IncidentBook:
         incident_rows.count_op(row, op, line)
 
     def __len__(self) -> int:
-        return len(self._incidents)
+        return len(self.rows())
 
     @property
     def evicted(self) -> int:
@@ -104,7 +120,7 @@ class IncidentBook:
     @property
     def by_state(self) -> Counter[IncidentState]:
         """How many incidents are in which state."""
-        return Counter(row.incident.state for row in self._incidents.rows())
+        return Counter(row.incident.state for row in self.rows())
 
     def row(self, fingerprint: str) -> IncidentRow | None:
         """What is kept of the incident with this fingerprint, or of the one that has its failures now."""
@@ -113,19 +129,19 @@ class IncidentBook:
     def get(self, fingerprint: str) -> Incident | None:
         """The incident with this fingerprint, or the one that has its failures now."""
         row = self.row(fingerprint)
-        return row.incident if row is not None else None
+        return row.incident if row is not None and row.incident.count else None
 
     def incidents(self) -> list[Incident]:
         """All of them, the most recent first."""
-        return [row.incident for row in reversed(self._incidents.rows())]
+        return [row.incident for row in reversed(self.rows())]
 
     def rows(self) -> list[IncidentRow]:
-        """All that is kept of them, the least recent first."""
-        return self._incidents.rows()
+        """All that is kept of them, the least recent first; not of those whose failures turned out to be none."""
+        return [row for row in self._incidents.rows() if row.incident.count]
 
     def due(self) -> list[Incident]:
         """Those never diagnosed, doubled since, or come back since; those with most new failures first."""
-        due = [row.incident for row in self._incidents.rows() if _is_due(row.incident)]
+        due = [row.incident for row in self.rows() if _is_due(row.incident)]
         return sorted(due, key=lambda each: (each.diagnosed_count - each.count, each.fingerprint))
 
     def common(self, incident: Incident) -> list[Common]:
@@ -186,13 +202,36 @@ class IncidentBook:
         if row.latency.is_slow(op.duration_ms):
             self.raise_(op, kind_fingerprint(op.endpoint, "slow"), SLOW_MESSAGE, "slow", slow_line(op, row.latency))
 
+    def _succeeded_not(self, op: ObservedOp) -> None:
+        key = clean_text(op.endpoint[:MAX_ENDPOINT])
+        row = self._endpoints.get(key)
+        if row is None or not row.successes.seen:  # one that was evicted meanwhile counts others
+            return
+        row.successes.remove(op)
+        row.latency.take_back(op.duration_ms)
+        self._endpoints.changed(key)
+        slow, line = self.get(fingerprint := kind_fingerprint(op.endpoint, "slow")), slow_line(op, row.latency)
+        if slow is not None and line in slow.samples:  # else it was counted before it was news, or long ago
+            self._uncount(fingerprint, op, line)
+
+    def _uncount(self, fingerprint: str, op: ObservedOp, line: str) -> None:
+        row = self._incidents.get(fingerprint)
+        if row is not None and row.incident.count:  # one that was evicted meanwhile counts others
+            incident_rows.uncount_op(row, op, line)
+            self._incidents.changed(fingerprint)
+
     def _failed(self, op: ObservedOp) -> None:
-        fingerprint, message = self._fingerprints.find(op)
+        fingerprint, message = self._fingerprint(op)
+        self.raise_(op, fingerprint, message, "failure", failure_line(op))
+
+    def _fingerprint(self, op: ObservedOp) -> tuple[str, str]:
+        """(id, template) of the failure *op*; incidents that a template shows to be one are joined."""
+        found = self._fingerprints.find(op)
         if self._fingerprints.tree.version != self._version:
             self._version = self._fingerprints.tree.version
             for old, new in self._fingerprints.tree.take_renamed().items():
                 self._join(old, new)
-        self.raise_(op, fingerprint, message, "failure", failure_line(op))
+        return found
 
     def _join(self, old: str, new: str) -> None:
         """The failures of *old* are those of *new* from now on: counts, evidence, history and all."""

@@ -54,6 +54,15 @@ class Latency(msgspec.Struct, omit_defaults=True):
             self._close_block()
         return slow and self.recent.bit_count() >= LEAST_SLOW
 
+    def take_back(self, duration_ms: float) -> None:
+        """Count one success less, which was counted; of those of late the last that was as slow, or as fast."""
+        bucket = _bucket(duration_ms)
+        if self.block.get(bucket, 0) > 0:
+            self.block[bucket] -= 1
+            self.in_block -= 1
+        if 0 < self.bound_ms < duration_ms:
+            self.recent &= self.recent - 1  # the lowest bit is the latest
+
     def _block_size(self) -> int:
         return min(MOST_BLOCK, max(FIRST_BLOCK, sum(self.counts.values())) if self.bound_ms else FIRST_BLOCK)
 

@@ -61,6 +61,15 @@ class SuccessBook:
             self.not_counted += 1
             log.exception("successes.op_not_counted", failures=self.not_counted)
 
+    def retract(self, op: ObservedOp) -> None:
+        """Take *op* back, which was taken in: a later one amends it."""
+        try:
+            if op.success and op.source != CORRECTION:
+                self._uncount(op)
+        except Exception:  # a poison op costs itself
+            self.not_counted += 1
+            log.exception("successes.op_not_retracted", failures=self.not_counted)
+
     @property
     def evicted(self) -> int:
         """Endpoints that had to make room."""
@@ -72,8 +81,8 @@ class SuccessBook:
         return self._rows.unusable
 
     def endpoints(self) -> list[EndpointSuccesses]:
-        """All of them, the least recent first."""
-        return self._rows.rows()
+        """Those with successes, the least recent first."""
+        return [row for row in self._rows.rows() if row.successes]
 
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore what `take_dirty` gave, in whatever order."""
@@ -90,6 +99,20 @@ class SuccessBook:
     def put_back(self, keys: Iterable[str]) -> None:
         """Saving *keys* failed: `take_dirty` gives them again."""
         self._rows.put_back(keys)
+
+    def _uncount(self, op: ObservedOp) -> None:
+        key = clean_text(op.endpoint[:MAX_ENDPOINT])
+        row = self._rows.get(key)
+        if row is None or not row.successes:  # one that was evicted meanwhile counts others
+            return
+        row.successes -= 1
+        row.duration_sum_ms = max(0.0, row.duration_sum_ms - min(op.duration_ms, _MAX_DURATION_MS))
+        said, ref = clean_text(op.input_summary[:MAX_INPUT]), span_ref(op)
+        if said in row.inputs:
+            row.inputs.remove(said)
+        if ref in row.evidence:
+            row.evidence.remove(ref)
+        self._rows.changed(key)
 
     def _count(self, op: ObservedOp) -> None:
         key = clean_text(op.endpoint[:MAX_ENDPOINT])

@@ -36,6 +36,12 @@ class Buckets(msgspec.Struct, omit_defaults=True):
         elif -ahead < most:
             counts[:0] = [count] + [0] * (-ahead - len(counts))
 
+    def remove(self, number: int) -> None:
+        """Count one less in bucket *number*, if it is kept."""
+        behind = self.last - number
+        if 0 <= behind < len(self.counts) and self.counts[-behind - 1] > 0:
+            self.counts[-behind - 1] -= 1
+
     def between(self, first: int, last: int) -> int:
         """The sum of the buckets *first* to *last*."""
         start = self.last - len(self.counts) + 1
@@ -58,6 +64,11 @@ class Timeline(msgspec.Struct):
         self.minutes.add(second // MINUTE, KEPT[MINUTE])
         self.hours.add(second // HOUR, KEPT[HOUR])
         self.days.add(second // DAY, KEPT[DAY])
+
+    def remove(self, second: int) -> None:
+        """Count the failure at *second* no more."""
+        for width, buckets in self.levels():
+            buckets.remove(second // width)
 
     def absorb(self, other: Timeline) -> None:
         """Count all that *other* counted."""

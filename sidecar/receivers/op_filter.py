@@ -40,7 +40,10 @@ MAX_TASK = 256  # characters of a task's name
 
 
 class OpQuery(msgspec.Struct, frozen=True):
-    """A checked query: exact fields, success, and a span of time (RFC 3339, inclusive)."""
+    """A checked query: exact fields, success, and a span of time (RFC 3339, inclusive).
+
+    *amended*: ops that others took the place of are wanted too.
+    """
 
     exact: dict[str, str]
     success: bool | None
@@ -48,6 +51,7 @@ class OpQuery(msgspec.Struct, frozen=True):
     until: str | None
     limit: int
     cursor: str | None
+    amended: bool = False
 
     def wants(self, op: ObservedOp) -> bool:
         """Whether *op* fits everything asked for."""
@@ -69,6 +73,7 @@ def op_query(req: falcon.asgi.Request) -> OpQuery:
         until=_taken(params, "until", utc_ms),
         limit=_taken(params, "limit", _limit) or DEFAULT_LIMIT,
         cursor=params.pop("cursor", None),
+        amended=_taken(params, "amended", _boolean) or False,
     )
     _refuse(params)
     return known

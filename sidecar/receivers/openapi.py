@@ -275,7 +275,8 @@ def _filters(*, paged: bool) -> list[dict[str, Any]]:
         _query("since", moment, "at or after"),
         _query("until", moment, "at or before"),
     ]
-    return [*filters, *_paging(DEFAULT_LIMIT)] if paged else filters
+    amended = _query("amended", {"type": "boolean"}, "also those that a later one amends, which they name: amended_by")
+    return [*filters, amended, *_paging(DEFAULT_LIMIT)] if paged else filters
 
 
 def _paging(default: int) -> list[dict[str, Any]]:

@@ -38,7 +38,11 @@ class RingView(Protocol):
 
     def __len__(self) -> int: ...
     def newest_first(self) -> Iterator[ObservedOp]:
-        """One after the other."""
+        """One after the other, without those that others took the place of."""
+        ...
+
+    def with_amended(self) -> Iterator[tuple[ObservedOp, str | None]]:
+        """All of them, each with the id of the op that took its place, None if it counts."""
         ...
 
 
@@ -98,7 +102,10 @@ def _recent_scenario_ops(newest_first: Iterator[ObservedOp]) -> list[dict[str, A
 
 
 class OpsResource:
-    """`GET /ops`: ops in the ring, newest first, a page at a time."""
+    """`GET /ops`: ops in the ring, newest first, a page at a time.
+
+    One that a later one amends is left out, or, where `amended=true` asks for it, says by which (`amended_by`).
+    """
 
     scope = "read"
 
@@ -107,29 +114,36 @@ class OpsResource:
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """`{"ops": […], "next_cursor"}`; the cursor is missing on the last page."""
-        page, cursor = _page(self._ring.newest_first(), op_query(req))
+        page, cursor = _page(self._ring.with_amended(), op_query(req))
         more = {"next_cursor": cursor} if cursor is not None else {}
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode({"ops": page, **more})
 
 
-def _page(newest_first: Iterator[ObservedOp], query: OpQuery) -> tuple[list[msgspec.Raw], str | None]:
+def _page(
+    newest_first: Iterator[tuple[ObservedOp, str | None]], query: OpQuery
+) -> tuple[list[msgspec.Raw], str | None]:
     """Ops as JSON, newest first, from behind the cursor on; and the next page's cursor, if there is one."""
     # any() reads up to and with the cursor's op: what is left of the iterator is the next page.
-    if query.cursor is not None and not any(op.op_id == query.cursor for op in newest_first):
+    if query.cursor is not None and not any(op.op_id == query.cursor for op, _ in newest_first):
         raise falcon.HTTPNotFound(
             description=f"cursor {query.cursor[:80]!r}: its op is no longer in memory; begin without a cursor"
         )
     page: list[msgspec.Raw] = []
     size, last = 0, None
-    for op in newest_first:
-        if query.wants(op):
+    for op, amended_by in newest_first:
+        if (amended_by is None or query.amended) and query.wants(op):
             if len(page) == query.limit or size >= _PAGE_BYTES:
                 return page, last
-            page.append(msgspec.Raw(msgspec.json.encode(op)))
+            page.append(msgspec.Raw(_shown(op, amended_by)))
             size += len(memoryview(page[-1]))
             last = op.op_id
     return page, None
+
+
+def _shown(op: ObservedOp, amended_by: str | None) -> bytes:
+    encoded = msgspec.json.encode(op)
+    return encoded if amended_by is None else b'%b,"amended_by":%b}' % (encoded[:-1], msgspec.json.encode(amended_by))
 
 
 class OpsStreamResource:

@@ -9,8 +9,9 @@ An op's id is made of its span's: the same span, delivered again, is the same op
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from functools import cached_property
 from math import isfinite
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -80,15 +81,15 @@ class _Told(NamedTuple):
 
 
 class SpanConventions:
-    """A `SpanReader` by the table. *gateways* are the URLs that agents call: the gateway's, and the proxy's.
+    """A `SpanReader` by the table. *gateways*, asked once, gives the URLs that agents call: the gateway's, the proxy's.
 
     *names* is asked for each endpoint, so that hostile span names cannot make endless many.
     """
 
-    def __init__(self, normalizer: Normalizer, gateways: Iterable[str], names: EndpointNames) -> None:
+    def __init__(self, normalizer: Normalizer, gateways: Callable[[], Iterable[str]], names: EndpointNames) -> None:
         self._normalizer = normalizer
         self._cut = normalizer.cut
-        self._gateways = frozenset(filter(None, map(_place, gateways)))
+        self._given_gateways = gateways
         self._names = names
 
     def ops_of(self, resource_spans: ResourceSpans) -> Iterator[ObservedOp | None]:
@@ -135,6 +136,10 @@ class SpanConventions:
         if span.events and any(event.name == table.EVALUATION_EVENT for event in span.events[:MAX_ENTRIES]):
             return table.EVALUATION, table.EVALUATE
         return table.HTTP, ""
+
+    @cached_property
+    def _gateways(self) -> frozenset[str]:
+        return frozenset(filter(None, map(_place, self._given_gateways())))
 
     def _is_gateways(self, url: Any) -> bool:
         return isinstance(url, str) and _place(url) in self._gateways

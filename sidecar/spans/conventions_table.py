@@ -178,6 +178,8 @@ PROMPT_KEYS: Final = ("llm.input_messages.", "gen_ai.prompt.")
 class Kind(Enum):
     """How an operation was seen, as far as it matters to whether two saw the same one."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is Python, and takes longer than the look-up
+
     PROXY = "proxy"
     WRAPPER = "wrapper"
     HTTP = "http"

@@ -28,6 +28,7 @@ from sidecar.spans.attributes import (
     KEY_FIELDS,
     OP_ID,
 )
+from sidecar.spans.conventions_table import Kind
 
 _MAX_TIME_NS = 2**64 - 1
 _INTERNAL = SpanKind.INTERNAL.value
@@ -219,9 +220,11 @@ class OpSpan(ReadableSpan):
 
     *op* is what the span mirrors, with the span's own ids; attributes and times are made of it when asked for, which
     exporters do. *receipt* is set by the processor that took the op; it stays None when the op was not taken.
+    *seen_as* is how the operation was seen, where the op itself does not tell.
     """
 
     receipt: Receipt | None = None
+    seen_as: Kind | None = None
     op: ObservedOp
 
     @classmethod

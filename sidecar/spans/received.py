@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from sidecar.model import ObservedOp
 from sidecar.protocols import Receipt
+from sidecar.spans.conventions_table import Kind
 from sidecar.spans.op_span import OpSpan
 
 SCOPE_NAME = "lakehouse-observer.received"
@@ -34,5 +35,7 @@ class ReceivedRecorder:
         if op.parent_span_id:
             parent = SpanContext(trace_id, int(op.parent_span_id, 16), is_remote=True, trace_flags=_UNSAMPLED)
         span = OpSpan.of(op, context, parent, resource=self._resource, scope=self._scope)
+        if op.source == "mcp":  # another observer's: our proxy's own ops do not come back, those of wrappers come
+            span.seen_as = Kind.WRAPPER
         self._processor.on_end(span)
         return span.receipt

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from datetime import datetime
-from functools import lru_cache
 
 import msgspec
 
 from sidecar.model import ObservedOp
-from sidecar.spans.conventions_precedence import facts, told
 from sidecar.spans.conventions_table import (
     BESIDE,
     CONVENTION,
@@ -24,12 +21,15 @@ from sidecar.spans.conventions_table import (
     OPERATION,
     Kind,
 )
+from sidecar.spans.witnessed import Member, Operation
 
 WINDOW_S = 15.0
 """How long after an op another report of it may come: a span's exporter waits 5 s, and may take 10 s to send."""
 
 MOST_OPERATIONS = 8192
 _MOST_UNDER_PARENT = 64
+_OURS = frozenset([Kind.PROXY, Kind.WRAPPER])
+_HOLDERS = frozenset().union(*INSIDE.values())
 _RECEIVED = frozenset(["otlp", "langfuse"])  # sources whose spans may come by two ways
 
 
@@ -48,22 +48,24 @@ def kind_of(op: ObservedOp) -> Kind:
 class OneOp:
     """Remembers the operations of the last *window_s* seconds, at most *most* of them; the oldest go first.
 
-    The pipeline calls `seen` with each op before it is journalled, in any order, from one thread:
+    `span_processor` calls `look` with each op before it is journalled, in any order, one at a time:
 
     - it gives the op to journal in the op's place, with the ids of the op that came in. If others of the same operation
       were journalled before, this one says all that is known by now and `amends` them, so that views which count
       the latest count it once;
-    - or None: the operation is known and this adds nothing. Its door answers as if it had been journalled.
+    - or None: the operation is known and this adds nothing. Its door answers once what is known is in the journal.
 
-    Only ops that name their trace can be the same. *at_s* is the time of arrival, in seconds on a monotonic clock.
+    And the operation, if it is remembered, whose `receipt` is that of the op journalled last: the caller sets it. One
+    whose receipt says that it was not written is none. Only ops that name their trace can be the same. *at_s* is the
+    time of arrival, in seconds on a monotonic clock.
     """
 
     def __init__(self, *, window_s: float = WINDOW_S, most: int = MOST_OPERATIONS) -> None:
         self._window_s = window_s
         self._most = most
-        self._operations: OrderedDict[int, _Operation] = OrderedDict()
-        self._by_span: dict[str, _Operation] = {}
-        self._under: dict[str, list[_Operation]] = {}
+        self._operations: OrderedDict[int, Operation] = OrderedDict()
+        self._by_span: dict[str, Operation] = {}
+        self._under: dict[str, _Under] = {}
         self._next = 0
         self.absorbed = 0  # ops that added nothing
         self.amended = 0  # ops that took the place of others
@@ -74,73 +76,91 @@ class OneOp:
 
     def seen(self, op: ObservedOp, at_s: float, kind: Kind | None = None) -> ObservedOp | None:
         """The op to journal for *op*, or None. *kind* where the door knows it; else `kind_of` the op."""
-        self._expire(at_s)
+        return self.look(op, at_s, kind)[0]
+
+    def look(self, op: ObservedOp, at_s: float, kind: Kind | None = None) -> tuple[ObservedOp | None, Operation | None]:
+        """The same, with the operation that *op* is of; None for an op that no other can be the same as."""
         if op.trace_id is None or op.amends is not None:  # what says itself which op it corrects is no further witness
-            return op
+            return op, None
         kind = kind or kind_of(op)
         if not _can_be_same(op, kind):
-            return op
-        member = _Member(op, kind)
+            return op, None
+        self._expire(at_s)
+        member = Member.of(op, kind)
         same = self._same(member)
         if not same:
-            self._remember(_Operation(member, at_s))
-            return op
+            operation = Operation((member,), op, at_s)
+            self._remember(operation)
+            return op, operation
         return self._join(same, member, at_s)
 
-    def _same(self, member: _Member) -> list[_Operation]:
+    def forget(self, operation: Operation) -> None:
+        """*operation* was not journalled: for all that comes it never was."""
+        if self._operations.pop(operation.number, None) is not None:
+            self._forget(operation)
+
+    def _same(self, member: Member) -> list[Operation]:
         """The operations that *member* is: none, one, or several that its coming shows to be one."""
+        found = self._found(member)
+        lost = [each for each in found if each.receipt is not None and each.receipt.taken is False] if found else found
+        for each in lost:
+            self.forget(each)
+        return [each for each in found if each not in lost] if lost else found
+
+    def _found(self, member: Member) -> list[Operation]:
         known = self._by_span.get(member.span)
         if known is not None:
             return [known]
-        parent = self._by_span.get(member.parent)
-        under = self._under.get(member.span, ())
-        beside = self._under.get(member.parent, ())
-        most_ms = self._window_s * 1000
-        candidates = (
-            parent if parent is not None and parent.holds_parent_of(member) else None,
-            _nearest((each for each in under if each.holds_child_of(member)), member, most_ms),
-            _nearest((each for each in beside if each.holds_sibling_of(member)), member, most_ms),
-        )
-        found: list[_Operation] = []
-        for candidate in candidates:
-            if candidate is not None and not any(each.kinds & candidate.kinds for each in found):
-                found.append(candidate)
+        kind, parent = member.kind, member.parent
+        found: list[Operation] = []
+        holder = self._by_span.get(parent) if parent and kind in INSIDE else None
+        if holder is not None and holder.holds_parent_of(member):
+            found.append(holder)
+        if kind in _HOLDERS and (children := self._under.get(member.span)) is not None:
+            _add(
+                found,
+                _nearest(
+                    (each for each in children.all.values() if each.holds_child_of(member)), member, self._window_s
+                ),
+            )
+        if kind is not Kind.OTHER and (siblings := self._under.get(parent)) is not None:
+            beside = siblings.all if kind in BESIDE else siblings.reports
+            _add(
+                found,
+                _nearest((each for each in beside.values() if each.holds_sibling_of(member)), member, self._window_s),
+            )
         return found
 
-    def _join(self, same: list[_Operation], member: _Member, at_s: float) -> ObservedOp | None:
+    def _join(self, same: list[Operation], member: Member, at_s: float) -> tuple[ObservedOp | None, Operation]:
         operation = same[0]
         before = [each.op for each in same]
         for other in same[1:]:
             self._merge(operation, other)
         if operation.has(member):
             self.absorbed += 1
-            return None
+            return None, operation
         op = operation.with_member(member)
         self._index(operation, member)
-        if op is None and len(before) == 1:
+        if op is None and len(before) == 1 and not _must_be_kept(member):
             self.absorbed += 1
-            return None
+            return None, operation
         said = op if op is not None else operation.told_by(member)
         said = msgspec.structs.replace(said, amends=" ".join(each.op_id for each in before if each.op_id) or None)
         operation.op = said
         operation.at_s = at_s
         self._operations.move_to_end(operation.number)
         self.amended += 1
-        return said
+        return said, operation
 
-    def _merge(self, operation: _Operation, other: _Operation) -> None:
+    def _merge(self, operation: Operation, other: Operation) -> None:
         """*other* turns out to be *operation*."""
-        operation.take(other)
-        for span in other.spans:
-            self._by_span[span] = operation
-        for parent in other.parents:
-            under = self._under[parent]
-            under.remove(other)
-            if operation not in under:
-                under.append(operation)
         self._operations.pop(other.number, None)
+        self._forget(other)
+        for member in other.members:
+            self._index(operation, member)
+        operation.take(other)
 
-    def _remember(self, operation: _Operation) -> None:
+    def _remember(self, operation: Operation) -> None:
         if len(self._operations) >= self._most:
             self._forget(self._operations.popitem(last=False)[1])
             self.forgotten += 1
@@ -150,16 +170,14 @@ class OneOp:
         for member in operation.members:
             self._index(operation, member)
 
-    def _index(self, operation: _Operation, member: _Member) -> None:
-        if member.span:  # an event that is not yet a span has none
+    def _index(self, operation: Operation, member: Member) -> None:
+        if member.span:
             self._by_span[member.span] = operation
-            operation.spans.add(member.span)
-        if member.parent and member.parent not in operation.parents:
-            under = self._under.setdefault(member.parent, [])
-            under.append(operation)
-            operation.parents.add(member.parent)
-            if len(under) > _MOST_UNDER_PARENT:  # of one that holds thousands, the newest can still be reported
-                under.pop(0).parents.discard(member.parent)
+        if member.parent and member.kind is not Kind.OTHER:
+            under = self._under.get(member.parent)
+            if under is None:
+                under = self._under[member.parent] = _Under()
+            under.add(operation, member.kind)
 
     def _expire(self, at_s: float) -> None:
         while self._operations:
@@ -168,84 +186,37 @@ class OneOp:
                 return
             self._forget(self._operations.popitem(last=False)[1])
 
-    def _forget(self, operation: _Operation) -> None:
-        for span in operation.spans:
-            self._by_span.pop(span, None)
-        for parent in operation.parents:
-            under = self._under[parent]
-            under.remove(operation)
-            if not under:
-                del self._under[parent]
+    def _forget(self, operation: Operation) -> None:
+        for member in operation.members:
+            if self._by_span.get(member.span) is operation:
+                del self._by_span[member.span]
+            under = self._under.get(member.parent)
+            if under is not None and under.without(operation):
+                del self._under[member.parent]
 
 
-class _Member:
-    """One op of an operation: who saw it, where it stands in its trace, when it was. Times are ms since the epoch."""
+class _Under:
+    """The operations with a member under one parent span, the newest last: of thousands others may tell of these."""
 
-    __slots__ = ("end_ms", "kind", "op", "parent", "span", "start_ms")
+    __slots__ = ("all", "reports")
 
-    def __init__(self, op: ObservedOp, kind: Kind) -> None:
-        self.op = op
-        self.kind = kind
-        self.span = f"{op.trace_id}{op.span_id}" if op.span_id else ""
-        self.parent = f"{op.trace_id}{op.parent_span_id}" if op.parent_span_id else ""
-        self.end_ms = _epoch_ms(op.timestamp)
-        self.start_ms = self.end_ms - op.duration_ms
+    def __init__(self) -> None:
+        self.all: dict[int, Operation] = {}  # by number
+        self.reports: dict[int, Operation] = {}  # those of which an event or Langfuse told
 
+    def add(self, operation: Operation, kind: Kind) -> None:
+        self.all[operation.number] = operation
+        if kind in BESIDE:
+            self.reports[operation.number] = operation
+        if len(self.all) > _MOST_UNDER_PARENT:
+            self.without(next(iter(self.all.values())))
 
-class _Operation:
-    """What is one: its members, at most one of a kind but for repeats, and the op that was journalled last."""
-
-    def __init__(self, member: _Member, at_s: float) -> None:
-        self.members = [member]
-        self.kinds = {member.kind}
-        self.op = member.op
-        self.at_s = at_s
-        self.number = -1
-        self.spans: set[str] = set()
-        self.parents: set[str] = set()
-
-    def holds_parent_of(self, child: _Member) -> bool:
-        """Whether *child*'s parent span is a member, of a kind that it is inside of."""
-        kinds = INSIDE.get(child.kind, frozenset())
-        return child.kind not in self.kinds and any(
-            each.span == child.parent and each.kind in kinds for each in self.members
-        )
-
-    def holds_child_of(self, parent: _Member) -> bool:
-        """Whether a member's parent span is *parent*, of a kind that it is inside of."""
-        return parent.kind not in self.kinds and any(
-            each.parent == parent.span and parent.kind in INSIDE.get(each.kind, ()) for each in self.members
-        )
-
-    def holds_sibling_of(self, member: _Member) -> bool:
-        """Whether a member stands beside *member*, and one of the two is a report of the other."""
-        return member.kind not in self.kinds and any(
-            each.parent == member.parent
-            and (each.kind in BESIDE.get(member.kind, ()) or member.kind in BESIDE.get(each.kind, ()))
-            for each in self.members
-        )
-
-    def has(self, member: _Member) -> bool:
-        """Whether *member* is here already, and came again."""
-        return any(each.kind is member.kind and each.span == member.span != "" for each in self.members)
-
-    def take(self, other: _Operation) -> None:
-        """*other*'s members are of this operation."""
-        self.members += other.members
-        self.kinds |= other.kinds
-        self.spans |= other.spans
-        self.parents |= other.parents
-
-    def with_member(self, member: _Member) -> ObservedOp | None:
-        """The op that says all, with *member*'s ids; None if *member* adds nothing to what was journalled."""
-        self.members.append(member)
-        self.kinds.add(member.kind)
-        said = self.told_by(member)
-        return said if facts(said) != facts(self.op) else None
-
-    def told_by(self, member: _Member) -> ObservedOp:
-        """All that is known, with *member*'s ids."""
-        return told(((each.kind, each.op) for each in self.members), member.op)
+    def without(self, operation: Operation) -> bool:
+        """Take *operation* out; whether none is left."""
+        self.all.pop(operation.number, None)
+        if self.reports:
+            self.reports.pop(operation.number, None)
+        return not self.all
 
 
 def _can_be_same(op: ObservedOp, kind: Kind) -> bool:
@@ -255,21 +226,30 @@ def _can_be_same(op: ObservedOp, kind: Kind) -> bool:
     return kind is not Kind.OTHER or op.source in _RECEIVED
 
 
-def _nearest(operations: Iterable[_Operation], member: _Member, most_ms: float) -> _Operation | None:
-    """That of *operations* whose time is nearest to *member*'s; None if each is further off than *most_ms*."""
+def _must_be_kept(member: Member) -> bool:
+    """Whether *member* is journalled even if it adds nothing.
+
+    The span of a call that we saw or made is the parent of others, which would miss it; an event's id is known from
+    its line.
+    """
+    return member.kind in _OURS or member.op.event_id is not None
+
+
+def _nearest(operations: Iterable[Operation], member: Member, window_s: float) -> Operation | None:
+    """That of *operations* whose time is nearest to *member*'s; None if each is further off than *window_s*."""
+    most_ms = window_s * 1000
     best, best_gap = None, (most_ms, most_ms)
     for operation in operations:
+        start, end = member.times_ms
         for each in operation.members:
-            apart = max(each.start_ms - member.end_ms, member.start_ms - each.end_ms, 0)
-            gap = (apart, abs(each.end_ms - member.end_ms))
+            other_start, other_end = each.times_ms
+            apart = max(other_start - end, start - other_end, 0)
+            gap = (apart, abs(other_end - end))
             if apart <= most_ms and (best is None or gap < best_gap):
                 best, best_gap = operation, gap
     return best
 
 
-@lru_cache(maxsize=256)
-def _epoch_ms(timestamp: str) -> float:
-    try:
-        return datetime.fromisoformat(timestamp).timestamp() * 1000
-    except (ValueError, OverflowError):
-        return 0.0
+def _add(found: list[Operation], operation: Operation | None) -> None:
+    if operation is not None and not any(each.overlaps(operation) for each in found):
+        found.append(operation)

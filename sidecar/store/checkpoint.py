@@ -17,9 +17,11 @@ import msgspec
 import structlog
 
 from sidecar.model import ObservedOp
+from sidecar.protocols import OpConsumer
 from sidecar.store.checkpoint_copy import NAME, Copy, Covered, covered, load_copy
 from sidecar.store.decisions import DecisionHandlers
 from sidecar.store.journal_reader import JournalReader
+from sidecar.store.latest_ops import LATEST, LatestOps
 from sidecar.store.replay import Replay
 from sidecar.store.ring import OpRing
 from sidecar.store.segments import journal_span
@@ -28,12 +30,8 @@ from sidecar.store.state import StateStore
 log = structlog.get_logger(__name__)
 
 
-class Derived(Protocol):
-    """State that follows from ops: fed live and at start, kept as rows."""
-
-    def consume(self, op: ObservedOp) -> None:
-        """Take one op in."""
-        ...
+class Saved(Protocol):
+    """State that follows from the journals, kept as rows."""
 
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore rows of a checkpoint."""
@@ -55,6 +53,10 @@ class Derived(Protocol):
     def unusable(self) -> int:
         """Rows that could not be read or saved."""
         ...
+
+
+class Derived(Saved, OpConsumer, Protocol):
+    """A book: saved state that is fed ops, live and at start."""
 
 
 class SourceCursor(Protocol):
@@ -97,6 +99,7 @@ class Checkpoint:
         ops_position: JournalPosition,
         decisions_path: Path,
         decisions_position: JournalPosition,
+        latest: LatestOps,
         derived: Mapping[str, Derived],
         decided: DecisionHandlers,
         corrections: SourceCursor,
@@ -111,7 +114,9 @@ class Checkpoint:
         self._ops_position = ops_position
         self._decisions_path = decisions_path
         self._decisions_position = decisions_position
+        self._latest = latest
         self._derived = dict(derived)
+        self._rows: dict[str, Saved] = {LATEST: latest, **derived}
         self._decided = decided
         self._corrections = corrections
         self._correction_source = correction_source
@@ -128,22 +133,23 @@ class Checkpoint:
         cursors = self._state.load("cursors")
         if not self._fits(cursors):
             cursors = self._begin_anew()
-        for table, derived in self._derived.items():
-            derived.load(self._state.load(table))
+        for table, rows in self._rows.items():
+            rows.load(self._state.load(table))
         if "corrections" in cursors:
             self._corrections.load(msgspec.json.decode(cursors["corrections"]))
         replay = Replay(
             self._ops_path,
             self._decisions_path,
-            self._derived,
-            self._decided,
-            (self._correction_source, self._corrections),
+            self._latest,
+            self._derived.values(),
+            decided=self._decided,
+            corrections=(self._correction_source, self._corrections),
         )
         for _ in replay.steps(covered(cursors)):
             await asyncio.sleep(0)
         self.damaged += replay.damaged
         for op in JournalReader(self._ops_path).tail(ObservedOp, self._ring.capacity, self._ring.max_bytes):
-            self._ring.consume(op)
+            self._ring.refill(op, self._latest.later(op.op_id))
         self._started = True
         log.info("state.restored", ring=len(self._ring), replayed_ops=replay.ops, replayed_decisions=replay.decisions)
 
@@ -161,11 +167,11 @@ class Checkpoint:
         """Save what changed. Raises RetryableError if the disk does not keep up; nothing is forgotten then."""
         async with self._saving:
             await self._before_save()
-            for derived in self._derived.values():
-                for _ in derived.prepare():
+            for each in self._rows.values():
+                for _ in each.prepare():
                     await asyncio.sleep(0)
             async with self._quiet():
-                rows = {table: derived.take_dirty() for table, derived in self._derived.items()}
+                rows = {table: each.take_dirty() for table, each in self._rows.items()}
                 cursors = {
                     "ops": msgspec.json.encode(self._ops_position.settled_offset),
                     "decisions": msgspec.json.encode(self._decisions_position.settled_offset),
@@ -175,8 +181,8 @@ class Checkpoint:
                 await self._state.save_soon({**rows, "cursors": cursors})
             except BaseException:  # a time-out's cancellation too: the rows must not be lost
                 self.failed_saves += 1
-                for table, derived in self._derived.items():
-                    derived.put_back(rows[table])
+                for table, each in self._rows.items():
+                    each.put_back(rows[table])
                 raise
 
     def _fits(self, cursors: Mapping[str, bytes]) -> bool:
@@ -209,7 +215,7 @@ class Checkpoint:
             copy = None
         if copy is None:
             copy = Copy({}, {"ops": b"0", "decisions": b"0"})
-        gone = {table: dict.fromkeys(self._state.load(table), b"") for table in self._derived}
+        gone = {table: dict.fromkeys(self._state.load(table), b"") for table in self._rows}
         kept = {table: {**gone[table], **copy.rows.get(table, {})} for table in gone}
         self._state.save({**kept, "cursors": copy.cursors})
         first = self._first

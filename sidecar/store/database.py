@@ -14,7 +14,7 @@ from sidecar.store import outbox_rows
 Changes = Mapping[str, Mapping[str, bytes]]
 """Table → key → body; an empty body deletes the row."""
 
-DERIVED: Final = ("incidents", "successes", "learning", "seen_ids", "langfuse")
+DERIVED: Final = ("incidents", "successes", "learning", "seen_ids", "langfuse", "latest_ops")
 """What follows from the journals. The outbox and most cursors do not."""
 
 _KEY_COLUMNS: Final = {"cursors": "name", **dict.fromkeys(DERIVED, "key")}
@@ -55,6 +55,16 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "DELETE FROM successes",
         "DELETE FROM seen_ids",
         "DELETE FROM langfuse",
+        "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
+    ),
+    (
+        # Ops that others amend were counted beside them: again.
+        "CREATE TABLE latest_ops (key TEXT PRIMARY KEY, body BLOB NOT NULL)",
+        "DELETE FROM incidents",
+        "DELETE FROM successes",
+        "DELETE FROM seen_ids",
+        "DELETE FROM langfuse",
+        "DELETE FROM learning",
         "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
     ),
 )

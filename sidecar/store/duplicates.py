@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from sidecar.errors import ConflictError
+from sidecar.ids import made_ms
 from sidecar.model import ObservedOp
 from sidecar.protocols import Clock, Receipt
 from sidecar.redaction import MASK
@@ -27,12 +28,14 @@ _encode = msgspec.json.Encoder(order="deterministic").encode  # a map's order is
 _NO_REF = bytes(REF_BYTES)
 _SECOND_NS = 1_000_000_000
 _SHOWN = 80
-_UUID7 = "7"
+ANY: Final = 0
+"""In a payload's place: not compared."""
 
 
 class _Attempt(NamedTuple):
     event_id: str
     key: int
+    sent: ObservedOp
     receipt: Receipt
 
 
@@ -52,7 +55,8 @@ class Duplicates:
     """Finds events that were sent before. Used on the event loop; its table is saved with the checkpoint.
 
     Payloads are compared as 32-bit hashes of the normalised op without `op_id`, trace ids and `timestamp`. A retry
-    that gives a timestamp must give the first op's; one without is alike whatever that was.
+    that gives a timestamp must give the first op's; one without is alike whatever that was. Of an op that amends others
+    the journal may have more than its event said (`spans.same_operation`): it is known by its id alone.
     """
 
     def __init__(self, clock: Clock, ids: SeenIds | None = None) -> None:
@@ -80,17 +84,17 @@ class Duplicates:
         self.settle()
         attempt = self._attempts.get(event_id)
         if attempt is not None:
-            first = attempt.receipt.op
+            first = attempt.sent
             if _payload(first) != _payload(op) or (stamped and first.timestamp != op.timestamp):
                 raise _conflict(event_id)
             return attempt.receipt, False
         key = _key(event_id)
         known = self._ids.find(key, self._clock.time_ns() // _SECOND_NS)
         if known is not None:
-            if known.payload != _payload(op) or (stamped and known.stamp != _stamp(op)):
+            if known.payload != ANY and (known.payload != _payload(op) or (stamped and known.stamp != _stamp(op))):
                 raise _conflict(event_id)
             return _known(op, known), False
-        attempt = self._attempts[event_id] = _Attempt(event_id, key, record())
+        attempt = self._attempts[event_id] = _Attempt(event_id, key, op, record())
         self._order.append(attempt)
         return attempt.receipt, True
 
@@ -116,11 +120,11 @@ class Duplicates:
         taken_s = min(_arrived_s(op, now_s), now_s)
         attempt = self._attempts.get(op.event_id)
         if attempt is not None and attempt.receipt.op is op:
-            self._ids.add(attempt.key, _payload(op), _stamp(op), _ref(op), taken_s)
+            self._ids.add(attempt.key, _kept_payload(op), _stamp(op), _ref(op), taken_s)
             return
         key = _key(op.event_id)
         if self._ids.find(key, taken_s) is None:
-            self._ids.add(key, _payload(op), _stamp(op), _ref(op), taken_s)
+            self._ids.add(key, _kept_payload(op), _stamp(op), _ref(op), taken_s)
 
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore rows of a checkpoint."""
@@ -148,6 +152,10 @@ def _payload(op: ObservedOp) -> int:
     return zlib.crc32(_encode(_payload_values(op)))
 
 
+def _kept_payload(op: ObservedOp) -> int:
+    return _payload(op) if op.amends is None else ANY
+
+
 def _stamp(op: ObservedOp) -> int:
     return zlib.crc32(op.timestamp.encode())
 
@@ -166,12 +174,8 @@ def _known(op: ObservedOp, seen: Seen) -> _Known:
 
 
 def _arrived_s(op: ObservedOp, otherwise: int) -> int:
-    """When *op* was taken, from its id (UUID version 7): a sender's timestamp may be of any time."""
-    op_id = op.op_id or ""
-    try:
-        return int(op_id[:8] + op_id[9:13], 16) // 1000 if op_id[14:15] == _UUID7 else otherwise
-    except ValueError:
-        return otherwise
+    """When *op* was taken, as its id says: a sender's timestamp may be of any time."""
+    return made_ms(op.op_id) // 1000 or otherwise
 
 
 def _conflict(event_id: str) -> ConflictError:

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 
 from sidecar.model import ObservedOp
-from sidecar.protocols import OpConsumer
+from sidecar.protocols import OpConsumer, OpCounter
+from sidecar.store.latest_ops import LatestOps
 from sidecar.store.ring import OpRing
 
 log = structlog.get_logger(__name__)
 
+Taken = tuple[ObservedOp, tuple[ObservedOp, ...]]
+"""An op, and those whose place it takes."""
+
+
+def hand_on(consumer: OpConsumer, taken: Taken) -> None:
+    """Give *consumer* an op; a book first takes back what the op takes the place of."""
+    op, replaced = taken
+    if replaced and isinstance(consumer, OpCounter):
+        for before in replaced:
+            consumer.retract(before)
+    consumer.consume(op)
+
 
 class FanOut:
-    """Hands ops to the ring and to every consumer in turn. `failures` counts those that raised."""
+    """Hands ops to the ring and to every consumer in turn, but for those that *latest* has had before.
 
-    def __init__(self, ring: OpRing, consumers: Sequence[OpConsumer]) -> None:
+    `failures` counts those that raised.
+    """
+
+    def __init__(self, ring: OpRing, latest: LatestOps, consumers: Iterable[OpConsumer]) -> None:
         self._ring = ring
+        self._latest = latest
         self._consumers = list(consumers)
         self.failures = 0
 
@@ -30,12 +47,18 @@ class FanOut:
 
         So its code stays in the processor's caches.
         """
+        settled: list[Taken] = []
         for op, line in zip(ops, lines, strict=True):
-            self._ring.consume(op, line)
+            replaced = self._latest.take(op)
+            if replaced is not None:
+                settled.append((op, replaced))
+                self._ring.consume(op, line)
+                for before in replaced:
+                    self._ring.amended(before.op_id, op.op_id)
         for consumer in self._consumers:
-            for op in ops:
+            for taken in settled:
                 try:
-                    consumer.consume(op)
+                    hand_on(consumer, taken)
                 except Exception:  # costs this op, with this consumer
                     self.failures += 1
-                    log.exception("consumer.failed", consumer=type(consumer).__name__, op_id=op.op_id)
+                    log.exception("consumer.failed", consumer=type(consumer).__name__, op_id=taken[0].op_id)

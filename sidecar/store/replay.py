@@ -5,7 +5,7 @@ Asks nobody, decides nothing: at start for what the last save does not cover, in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,13 +13,15 @@ from sidecar.model import Decision, ObservedOp
 from sidecar.protocols import OpConsumer
 from sidecar.store.checkpoint_copy import Covered
 from sidecar.store.decisions import DecisionHandlers
+from sidecar.store.fan_out import hand_on
 from sidecar.store.journal_reader import JournalReader
+from sidecar.store.latest_ops import LatestOps
 
 TURN: Final = 500  # records between two turns of whoever drives it
 
 
 class Replay:
-    """One pass over both journals. *on_correction* has the source of ops that it takes, besides the *consumers*.
+    """One pass over both journals, as *latest* lets ops through. *corrections* has the source of ops that it takes.
 
     `ops`, `decisions` and `damaged` count records; `offset` is how far into the ops it is, `covered` where it ended.
     """
@@ -28,13 +30,16 @@ class Replay:
         self,
         ops_path: Path,
         decisions_path: Path,
-        consumers: Mapping[str, OpConsumer],
+        latest: LatestOps,
+        consumers: Iterable[OpConsumer],
+        *,
         decided: DecisionHandlers,
         corrections: tuple[str, OpConsumer] | None = None,
     ) -> None:
         self._ops = JournalReader(ops_path, keep_damaged=True)
         self._decisions = JournalReader(decisions_path, keep_damaged=True)
-        self._consumers = [consumer.consume for consumer in consumers.values()]
+        self._latest = latest
+        self._consumers = list(consumers)
         self._decided = decided
         self._corrections = corrections
         self.ops = 0
@@ -53,7 +58,7 @@ class Replay:
         Corrections are handed on from the logical offset *corrections_since* on.
         """
         self.offset, self.decisions_offset = since
-        consumers, handed_on = self._consumers, self._corrections
+        handed_on = self._corrections
         source, restore = (handed_on[0], handed_on[1].consume) if handed_on is not None else (None, None)
         decisions = self._decisions.scan(Decision, since.decisions)
         waiting = next(decisions, None)
@@ -62,8 +67,7 @@ class Replay:
                 self._take(waiting)
                 waiting = next(decisions, None)
             self.offset = offset
-            for consume in consumers:
-                consume(op)
+            self._hand_on(op)
             if restore is not None and op.source == source and offset > corrections_since:
                 restore(op)
             self.ops += 1
@@ -79,6 +83,12 @@ class Replay:
             if not self.decisions % TURN:
                 yield
             waiting = next(decisions, None)
+
+    def _hand_on(self, op: ObservedOp) -> None:
+        replaced = self._latest.take(op)
+        if replaced is not None:
+            for consumer in self._consumers:
+                hand_on(consumer, (op, replaced))
 
     def _take(self, found: tuple[Decision, int]) -> None:
         decision, self.decisions_offset = found

@@ -14,55 +14,92 @@ import msgspec
 from sidecar.model import ObservedOp, SpanRef
 
 _OBJECT_BYTES = 700  # an op's own objects, beside its texts
-_FIXED_BYTES = 200  # an entry's own objects, beside the JSON
+_FIXED_BYTES = 400  # an entry's own objects, beside the JSON
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ObservedOp).decode
+
+
+class _Entry:
+    """One op in the ring. *amended_by* is the id of the op that took its place, "" of one without an id."""
+
+    __slots__ = ("amended_by", "encoded", "op_id", "source", "success")
+
+    def __init__(self, op: ObservedOp, encoded: bytes) -> None:
+        self.encoded = encoded
+        self.op_id = op.op_id
+        self.success = op.success
+        self.source = op.source or "mcp"
+        self.amended_by: str | None = None
 
 
 class OpRing:
     """The last *capacity* ops within *max_bytes*, oldest first. Used on the event loop's thread only.
 
-    Ops are in the normal form. Counts cover what is in the ring, as they always did; `overwritten` counts what has
-    left it.
+    Ops are in the normal form. Counts cover what is in the ring, as they always did, without the ops that others took
+    the place of (`amended`); `overwritten` counts what has left it.
     """
 
     def __init__(self, capacity: int, max_bytes: int) -> None:
         self.capacity = capacity
         self.max_bytes = max_bytes
-        self._ops: deque[tuple[bytes, bool, str]] = deque()  # JSON, success, source
+        self._entries: deque[_Entry] = deque()
+        self._by_id: dict[str, _Entry] = {}
         self._bytes = 0
+        self.amended_ops = 0
         self.overwritten = 0
         self.successes = 0
         self.by_source: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._ops)
+        return len(self._entries) - self.amended_ops
 
     def consume(self, op: ObservedOp, line: bytes = b"") -> None:
         """Add *op*, as the journal's *line* where there is one; the oldest make room."""
-        encoded, source = line or _encode(op), op.source or "mcp"
-        self._ops.append((encoded, op.success, source))
+        encoded = line or _encode(op)
+        entry = _Entry(op, encoded)
+        self._entries.append(entry)
+        if entry.op_id is not None:
+            self._by_id[entry.op_id] = entry
         self._bytes += len(encoded) + _FIXED_BYTES
-        self.successes += op.success
-        self.by_source[source] += 1
-        while len(self._ops) > self.capacity or (self._bytes > self.max_bytes and len(self._ops) > 1):
+        self.successes += entry.success
+        self.by_source[entry.source] += 1
+        while len(self._entries) > self.capacity or (self._bytes > self.max_bytes and len(self._entries) > 1):
             self._drop_oldest()
 
+    def amended(self, op_id: str | None, by: str | None) -> None:
+        """The op *op_id*, if it is here, counts no more: *by* took its place."""
+        entry = self._by_id.get(op_id) if op_id is not None else None
+        if entry is not None and entry.amended_by is None:
+            entry.amended_by = by or ""
+            self.amended_ops += 1
+            self._count_less(entry)
+
+    def refill(self, op: ObservedOp, later: str | None) -> None:
+        """Add an *op* of the journal's tail, unless it is here; *later* took its place, if that is not None."""
+        if op.op_id is None or op.op_id not in self._by_id:
+            self.consume(op)
+            if later is not None:
+                self.amended(op.op_id, later)
+
     def ops(self) -> list[ObservedOp]:
-        """All of them, oldest first."""
-        return [_decode(encoded) for encoded, _, _ in self._ops]
+        """All that count, oldest first."""
+        return list(self.newest_first())[::-1]
 
     def newest_first(self) -> Iterator[ObservedOp]:
         """One after the other, each decoded when it is asked for. Not across an `await`: the ring moves on."""
-        return (_decode(encoded) for encoded, _, _ in reversed(self._ops))
+        return (_decode(entry.encoded) for entry in reversed(self._entries) if entry.amended_by is None)
+
+    def with_amended(self) -> Iterator[tuple[ObservedOp, str | None]]:
+        """The same with those that others took the place of, and the id of what did ("" if that has none)."""
+        return ((_decode(entry.encoded), entry.amended_by) for entry in reversed(self._entries))
 
     def failures_like(self, sig_hash: str | None, task_class: str | None, most: int = 8) -> list[SpanRef]:
         """The spans of the latest failures with that *sig_hash* or *task_class*, latest first, at most *most*."""
         found: list[SpanRef] = []
-        for encoded, success, _ in reversed(self._ops):
-            if success:
+        for entry in reversed(self._entries):
+            if entry.success or entry.amended_by is not None:
                 continue
-            op = _decode(encoded)
+            op = _decode(entry.encoded)
             if op.trace_id is None or op.span_id is None:
                 continue
             if (sig_hash and op.sig_hash == sig_hash) or (task_class and op.task_class == task_class):
@@ -74,7 +111,7 @@ class OpRing:
     @property
     def failures(self) -> int:
         """Ops in the ring that did not succeed."""
-        return len(self._ops) - self.successes
+        return len(self) - self.successes
 
     @property
     def bytes(self) -> int:
@@ -82,14 +119,22 @@ class OpRing:
         return self._bytes
 
     def _drop_oldest(self) -> None:
-        encoded, success, source = self._ops.popleft()
-        self._bytes -= len(encoded) + _FIXED_BYTES
-        self.successes -= success
-        self.overwritten += 1
-        if self.by_source[source] == 1:
-            del self.by_source[source]
+        entry = self._entries.popleft()
+        if entry.op_id is not None and self._by_id.get(entry.op_id) is entry:
+            del self._by_id[entry.op_id]
+        self._bytes -= len(entry.encoded) + _FIXED_BYTES
+        if entry.amended_by is not None:
+            self.amended_ops -= 1
         else:
-            self.by_source[source] -= 1
+            self.overwritten += 1
+            self._count_less(entry)
+
+    def _count_less(self, entry: _Entry) -> None:
+        self.successes -= entry.success
+        if self.by_source[entry.source] == 1:
+            del self.by_source[entry.source]
+        else:
+            self.by_source[entry.source] -= 1
 
 
 def op_bytes(op: ObservedOp) -> int:

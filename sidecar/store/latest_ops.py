@@ -1,0 +1,172 @@
+"""Which op takes the place of which: an op may amend others (`amends`), and views count the latest word only.
+
+Every settled op passes here before anything counts it, live and in a replay. The ops of last are remembered whole, so
+that a book can take one back that another takes the place of. What is remembered follows from the journal alone; it is
+kept in blocks, which are the rows that are saved, and the oldest block goes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+import msgspec
+import structlog
+
+from sidecar.model import ObservedOp
+
+log = structlog.get_logger(__name__)
+
+LATEST: Final = "latest_ops"
+"""The table of the rows."""
+
+MOST_OPS: Final = 4096
+MOST_BYTES: Final = 4 * 2**20
+LARGEST: Final = 64 * 1024  # bytes of an op's JSON; larger ones are known by their id alone
+MOST_AMENDED: Final = 16  # ids that one op may name
+BLOCK: Final = 128  # ops
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(ObservedOp).decode
+
+
+_NONE: Final = msgspec.Raw(b"null")
+
+
+class _Known(msgspec.Struct, gc=False, omit_defaults=True):
+    """An op as it is remembered and saved: itself as JSON while it counts, *by* the id of what took its place."""
+
+    op_id: str
+    op: msgspec.Raw = _NONE
+    by: str | None = None
+
+
+_rows = msgspec.json.Decoder(list[_Known])
+
+
+class LatestOps:
+    """The last `MOST_OPS` ops within `MOST_BYTES`. Used on the event loop's thread only; O(1) an op.
+
+    The counters: *amended* ops that another took the place of, *unknown* ids that were to be amended and are not, or no
+    more, remembered, *repeats* lines of an op that was in the journal before.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[_Known, int]] = {}  # with the number of its block
+        self._blocks: dict[int, list[_Known]] = {}  # oldest first
+        self._newest = 0
+        self._bytes = 0
+        self._dirty: set[int] = set()
+        self.amended = 0
+        self.unknown = 0
+        self.repeats = 0
+        self.unusable = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def take(self, op: ObservedOp) -> tuple[ObservedOp, ...] | None:
+        """The ops that count no more since *op* takes their place, mostly none; None if *op* itself was taken before.
+
+        An op that amends what is not remembered takes no op's place: it counts beside it.
+        """
+        op_id = op.op_id
+        if op_id is not None and op_id in self._known:
+            self.repeats += 1
+            return None
+        replaced = self._replaced(op) if op.amends else ()
+        if op_id is not None:
+            self._remember(op_id, op)
+        return replaced
+
+    def later(self, op_id: str | None) -> str | None:
+        """The id of the op that took the place of *op_id*'s; None if it counts, or is not remembered."""
+        found = self._known.get(op_id) if op_id is not None else None
+        return found[0].by if found is not None else None
+
+    def load(self, rows: Mapping[str, bytes]) -> None:
+        """Restore what `take_dirty` gave, in whatever order."""
+        for name in sorted((name for name, data in rows.items() if data), key=_number):
+            try:
+                block = _rows.decode(rows[name])
+            except msgspec.MsgspecError as exc:
+                self.unusable += 1
+                log.warning("saved_row.unreadable", row=name[:100], error=str(exc))
+                continue
+            self._newest = _number(name)
+            self._blocks[self._newest] = block
+            for known in block:
+                self._known[known.op_id] = known, self._newest
+                self._bytes += _size(known)
+
+    def prepare(self) -> Iterator[None]:
+        """Nothing: ops are copied as they were encoded."""
+        return iter(())
+
+    def take_dirty(self) -> dict[str, bytes]:
+        """Rows that changed since the last call; removed ones as b""."""
+        dirty, self._dirty = self._dirty, set()
+        return {str(number): _encode(self._blocks[number]) if number in self._blocks else b"" for number in dirty}
+
+    def put_back(self, keys: Iterable[str]) -> None:
+        """Saving them failed: give them again next time."""
+        self._dirty.update(map(_number, keys))
+
+    def _replaced(self, op: ObservedOp) -> tuple[ObservedOp, ...]:
+        replaced = []
+        for name in dict.fromkeys((op.amends or "").split(None, MOST_AMENDED)[:MOST_AMENDED]):
+            found = self._last_word(name, op.op_id)
+            if found is None or (not _size(found[0]) and found[0].by is None):  # not remembered, or too large
+                self.unknown += 1
+                continue
+            known, block = found
+            if _size(known):  # else another of the names led here
+                replaced.append(_decode(known.op))
+                self._bytes -= _size(known)
+                known.op, known.by = _NONE, op.op_id or ""
+                self._dirty.add(block)
+                self.amended += 1
+        return tuple(replaced)
+
+    def _last_word(self, op_id: str, by: str | None) -> tuple[_Known, int] | None:
+        """What counts of the operation that *op_id* was an op of, or did until *by* came, which is taken just now."""
+        first = found = self._known.get(op_id)
+        while found is not None and found[0].by and found[0].by != by:
+            found = self._known.get(found[0].by)
+        if first is not None and found is not None and first is not found and first[0].by != found[0].op_id:
+            first[0].by = found[0].op_id  # so that an op amended a thousand times is found in one step
+            self._dirty.add(first[1])
+        return found
+
+    def _remember(self, op_id: str, op: ObservedOp) -> None:
+        encoded = _encode(op)
+        size = len(encoded)
+        known = _Known(op_id, msgspec.Raw(encoded)) if size <= LARGEST else _Known(op_id)
+        number = self._newest
+        block = self._blocks.get(number)
+        if block is None or len(block) == BLOCK:
+            number = self._newest = number + 1
+            block = self._blocks[number] = []
+        block.append(known)
+        self._known[op_id] = known, number
+        self._dirty.add(number)
+        if size <= LARGEST:
+            self._bytes += size
+        while len(self._known) > MOST_OPS or (self._bytes > MOST_BYTES and len(self._blocks) > 1):
+            self._forget_block()
+
+    def _forget_block(self) -> None:
+        number = next(iter(self._blocks))
+        for known in self._blocks.pop(number):
+            del self._known[known.op_id]
+            self._bytes -= _size(known)
+        self._dirty.add(number)
+
+
+def _size(known: _Known) -> int:
+    size = len(memoryview(known.op))
+    return size if size > len(b"null") else 0
+
+
+def _number(key: str) -> int:
+    return int(key)
