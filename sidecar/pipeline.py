@@ -34,6 +34,7 @@ from sidecar.export.outbox import Outbox
 from sidecar.gateway.gateway_log import HttpGatewayLog
 from sidecar.gateway.observed_gateway import ObservedGateway
 from sidecar.ids import made_ms
+from sidecar.langfuse.judged_ops import JudgedOps
 from sidecar.lifecycle import serve
 from sidecar.logs import configure_if_unset
 from sidecar.metrics import OwnMetrics
@@ -325,9 +326,10 @@ class Observer:
         self.intake = EventIntake(self.recorder, self.normalizer, clock, self.ring.__len__, self.books.duplicates)
         self.tokens = TokenStore(settings.token, settings.token_file, clock)
         self.guard = Guard(self.tokens, settings.allowed_hosts.split(","))
+        self.judged = JudgedOps(self.normalizer, self.books.latest.knows)
         self.otlp = OtlpDoors(self, settings, self._provider)
         self.langfuse = Langfuse(self, settings, self._data_dir)
-        self.settled.add(self.langfuse.judged)
+        self.settled.add(self.judged)
         pipeline_metrics.register(self)
         self._http = HttpReceiver(
             "http",

@@ -47,9 +47,10 @@ from sidecar.receivers.langfuse_relayed import (
     PromptsResource,
 )
 from sidecar.receivers.otlp_wire import MAX_REQUEST_BYTES
-from sidecar.spans.conventions_table import FAILING_LABELS
+from sidecar.spans.conventions_table import FAILING_LABELS, Kind
 from sidecar.spans.fragment_reader import FragmentReader
 from sidecar.spans.provider import our_version
+from sidecar.spans.same_operation import kind_of
 from sidecar.store.cursor_row import CursorRow
 from sidecar.store.journal_reader import JournalReader
 
@@ -107,7 +108,7 @@ class Langfuse:
 
     def __init__(self, observer: Observer, settings: Settings, data_dir: Path) -> None:
         clock, normalizer = observer.clock, observer.normalizer
-        self.judged = JudgedOps(normalizer)
+        self.judged = observer.judged
         self.memory: Stage = _Memory(self.judged, data_dir / "ops.jsonl")
         self.counters = LangfuseCounters()
         self.book = observer.books.langfuse
@@ -128,6 +129,7 @@ class Langfuse:
             recorder=observer.recorder,
             decisions=observer.decisions,
             known=observer.books.duplicates,
+            is_call=lambda op: kind_of(op) is Kind.LANGFUSE,
             clock=clock,
             window_s=settings.langfuse_window,
         )

@@ -45,7 +45,7 @@ class OtlpDoors:
             self.sampling = TailSampling(settings.export_success_ratio, observer.clock)
         self.names = Templates()
         self.conventions = SpanConventions(observer.normalizer, lambda: _gateways(observer, settings), self.names)
-        self.witness = ReceivedRecorder(provider)
+        self.witness = ReceivedRecorder(provider, observer.judged.absorbed)
         self.intake = OtlpIntake(
             self.conventions,
             self.witness,

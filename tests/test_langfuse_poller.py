@@ -19,8 +19,8 @@ from sidecar.receivers.langfuse_poller import CATCH_UP_S, LangfusePoller
 from sidecar.redaction import Redactor
 from tests.fakes import ManualClock
 from tests.langfuse_server import FORWARD, KEYS, PULL, LangfuseServer, Store, given_score, langfuse_server, observation
-from tests.observers import client, observer
-from tests.test_langfuse_doors import ops
+from tests.observers import client, observer, settled, stand_in
+from tests.test_langfuse_doors import ops, written
 from tests.test_langfuse_forward import observed_span, port_of, send_spans
 
 
@@ -272,3 +272,32 @@ async def test_windows_overlap_and_a_gap_is_counted() -> None:
 def instant(text: str) -> float:
 
     return datetime.fromisoformat(text).timestamp()
+
+
+async def test_a_call_that_the_proxy_saw_is_not_counted_again(tmp_path: Path) -> None:
+    """The tool's observation made it: pulled later, it is the same op; a failure that only the agent knew amends it."""
+    store = Store()
+    begin = ago(20)
+    store.observations = [observation(number, begin, endTime=ago(19)) for number in (1, 2)]
+    store.observations[1].update(level="ERROR", statusMessage="not who was asked for")
+    store.given_scores = [given_score(1, ago(5), of=1)]
+    async with stand_in() as gateway, langfuse_server(store) as server:
+        proxy = {"GATEWAY_URL": gateway.url, "OBSERVER_PROXY_PORT": "0"}
+        async with observer(tmp_path, **env(server, **proxy)) as running:
+            assert running.proxy is not None
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.proxy.port}") as agent:
+                for number in (1, 2):
+                    parent = {"traceparent": f"00-{number:032x}-{number:016x}-01"}
+                    await agent.post("/tools/find_workers", json={"count": number}, headers=parent)
+            await settled(running, 2)
+            for _ in range(2):
+                await running.cycle.run_once()
+            await written(running, tmp_path, 4)
+            async with client(running) as http:
+                stats = (await http.get("/stats")).json()
+    assert (stats["total"], stats["failures"], stats["by_source"]) == (2, 2, {"mcp": 2})
+    judged = {op["error"]: op["endpoint"] for op in ops(tmp_path) if op.get("amends")}
+    assert judged == {
+        "not who was asked for": "/tools/find_workers",
+        "correct: false: no such workers": "/tools/find_workers",
+    }

@@ -14,7 +14,7 @@ from sidecar.model import Scalar, Score
 from sidecar.pipeline import Observer
 from sidecar.spans.conventions_table import FAILING_LABELS
 from tests.langfuse_batches import SCORES, TRACE, begun, ended, score, taken, whole
-from tests.observers import client, observer, settings
+from tests.observers import client, cycle, observer, settings
 from tests.test_langfuse_doors import ops, written
 
 
@@ -250,3 +250,52 @@ def test_a_rule_that_cannot_be_read_stops_the_start(tmp_path: Path, text: str) -
     """It says which, and what a rule looks like."""
     with pytest.raises(SettingsError, match="OBSERVER_LANGFUSE_FAILING"):
         Observer(settings(tmp_path, OBSERVER_LANGFUSE_FAILING=text), env={})
+
+
+async def views(http: httpx.AsyncClient) -> tuple[tuple[int, int, int], list[tuple[str, int]], dict[str, int]]:
+    """(all, successes, failures) of `/stats`; incidents with their counts; successes by endpoint of the playbook."""
+    stats = (await http.get("/stats")).json()
+    incidents = (await http.get("/incidents")).json()["incidents"]
+    entries = (await http.get("/playbooks")).json()["playbooks"]
+    return (
+        (stats["total"], stats["successes"], stats["failures"]),
+        [(each["message"], each["count"]) for each in incidents],
+        {each["endpoint"]: each["successes"] for each in entries if each.get("successes")},
+    )
+
+
+async def test_a_score_after_the_op_changes_what_the_views_count_once(tmp_path: Path) -> None:
+    """Of seven successes one is judged bad, twice over: counts, incidents and playbook know six, and one failure."""
+    bad = judgement("correct", 0, observationId="job-3", dataType="BOOLEAN", comment="wrong week")
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *(each for number in range(7) for each in whole(f"job-{number}", name="plan")))
+        assert (await views(http))[:2] == ((7, 7, 0), [])
+        await posted(http, bad)
+        await posted(http, bad)
+        for _ in range(5):  # the playbook is made in every fifth
+            await cycle(running)
+        seen = await views(http)
+        assert seen == ((7, 6, 1), [("correct: false: wrong week", 1)], {"step plan": 6})
+    async with observer(tmp_path) as running, client(running) as http:
+        assert await views(http) == seen
+        await posted(http, {**bad, "value": 1})  # whoever gave it has changed their mind
+        assert (await views(http))[:2] == ((7, 7, 0), [])
+    assert len(ops(tmp_path)) == 9
+
+
+async def test_an_op_that_the_views_have_forgotten_is_not_amended(tmp_path: Path) -> None:
+    """It would count beside what amends it: the score of it is an evaluation of its own."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *whole("job", name="plan"))
+        running.books.latest._known.clear()
+        running.langfuse.desk._score_wait_ns = 0
+        await posted(http, judgement("correct", 0, observationId="job", dataType="BOOLEAN"))
+        await written(running, tmp_path, 2)
+    first, second = ops(tmp_path)
+    assert (first["success"], second["endpoint"], second["success"], "amends" in second) == (
+        True,
+        "evaluate correct",
+        False,
+        False,
+    )
+    assert second["parent_span_id"] == first["span_id"]

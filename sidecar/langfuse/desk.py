@@ -19,7 +19,7 @@ import structlog
 from sidecar.errors import ObserverError, OverloadedError, RetryableError
 from sidecar.ids import new_id
 from sidecar.langfuse.book import DONE, TOLD, FragmentRow, LangfuseBook, LangfuseDone, ScoreRow, score_key
-from sidecar.langfuse.judged_ops import JudgedOps
+from sidecar.langfuse.judged_ops import JudgedOp, JudgedOps
 from sidecar.langfuse.verdicts import Ruling, Verdicts
 from sidecar.model import Fragment, LangfuseTold, ObservedOp, Scalar, Score
 from sidecar.protocols import Clock, DecisionLog, FragmentOps, KnownEvents, Receipt, Recorder, SpanWitness
@@ -43,6 +43,8 @@ _Record = Callable[[], Receipt | None]
 class LangfuseDesk:
     """A stage, and the `LangfuseInbox`. *window_s*: how long an observation may stay without an end.
 
+    *is_call* says whether an observation is a call, which the gateway's proxy may have seen as well.
+
     Counters since the start: `recorded` ops, `amended` ones among them, `repeated` tellings that said nothing new,
     `unfinished` observations whose window closed, `failed` rounds, which are made again.
     """
@@ -60,6 +62,7 @@ class LangfuseDesk:
         recorder: Recorder,
         decisions: DecisionLog,
         known: KnownEvents,
+        is_call: Callable[[ObservedOp], bool],
         clock: Clock,
         window_s: float,
     ) -> None:
@@ -71,8 +74,10 @@ class LangfuseDesk:
         self._recorder = recorder
         self._decisions = decisions
         self._known = known
+        self._is_call = is_call
         self._clock = clock
         self._window_ns = round(window_s * 1e9)
+        self._score_wait_ns = round(SCORE_WAIT_S * 1e9)
         self._working = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self.recorded = 0
@@ -202,10 +207,15 @@ class LangfuseDesk:
         if op is None:
             return None
         row = self._judged.find(op.trace_id or "", op.span_id or "")
+        call = self._judged.call_of(op) if row is None and self._is_call(op) else None
+        if call is not None:  # the gateway's answer was seen here; that the agent made a failure of it was not
+            row, own = call, call.own
+            self._judged.absorbed(op, own)
+            op = _with_failure(own, op) if own.success and not op.success else own
         if row is not None and not _is_news(row.own, op):
             self.repeated += 1
             return None
-        return self._tell(op)
+        return self._amending(row, op) if row is not None else self._tell(op)
 
     def _op_of(self, fragment: Fragment) -> ObservedOp | None:
         if LANGFUSE_TYPE not in fragment.attributes:
@@ -231,6 +241,9 @@ class LangfuseDesk:
         if _said(row.own) == _said(op):
             self.repeated += 1
             return None
+        return self._amending(row, op)
+
+    def _amending(self, row: JudgedOp, op: ObservedOp) -> Receipt:
         self.amended += 1
         linked = [(row.trace_id, row.span_id)]
         said = msgspec.structs.replace(self._judged.amended(row, op), op_id=new_id())
@@ -254,7 +267,7 @@ class LangfuseDesk:
                 yield key, partial(self._ruled, found)
 
     def _ruling(self, key: str, row: ScoreRow, now_ns: int) -> Ruling | None:
-        is_last_chance = now_ns - row.since_ns >= SCORE_WAIT_S * 1e9
+        is_last_chance = now_ns - row.since_ns >= self._score_wait_ns
         try:
             return self._verdicts.ruling(key, row.score, is_last_chance=is_last_chance)
         except Exception:  # a poison score costs itself, when its time is over
@@ -277,6 +290,12 @@ def _nothing() -> None:
 
 def _said(op: ObservedOp) -> tuple[Any, ...]:
     return tuple(getattr(op, name) for name in _SAID)
+
+
+def _with_failure(own: ObservedOp, told: ObservedOp) -> ObservedOp:
+    """*own*, which failed as *told* says."""
+    outcome = {name: getattr(told, name) for name in ("success", "error", "error_type", "output_summary")}
+    return msgspec.structs.replace(own, **outcome)
 
 
 def _is_news(known: ObservedOp, pulled: ObservedOp) -> bool:

@@ -1,13 +1,13 @@
 """The last ops that a score may judge or a later telling change, and what scores have said of them so far.
 
 Fed every settled op; at start from the journal's tail. It finds an op by the ids of its span, whatever op amended it
-since, and makes the op that amends it next.
+since, and makes the op that amends it next. Gateway calls are here too: the observation that made one is the same.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -19,6 +19,7 @@ from sidecar.normalize import Normalizer
 MOST_OPS: Final = 8192
 MOST_BYTES: Final = 12 * 2**20
 _RECEIVED: Final = frozenset(["langfuse", "otlp"])
+_CALL: Final = "mcp"
 _PREFIX: Final = "evaluation."
 _COMMENT: Final = ".comment"
 _FAILED: Final = ".failed"
@@ -67,11 +68,18 @@ class JudgedOp:
 
 
 class JudgedOps:
-    """At most 8192 ops and 12 MiB; the oldest go first. Used on the event loop's thread only."""
+    """At most 8192 ops and 12 MiB; the oldest go first. Used on the event loop's thread only.
 
-    def __init__(self, normalizer: Normalizer) -> None:
+    *counts* says whether the views still know the op of an id: one that they do not know can be amended no more, or it
+    would count beside what amends it.
+    """
+
+    def __init__(self, normalizer: Normalizer, counts: Callable[[str], bool]) -> None:
         self._normalizer = normalizer
+        self._counts = counts
         self._rows: OrderedDict[str, JudgedOp] = OrderedDict()
+        self._absorbed: OrderedDict[str, JudgedOp] = OrderedDict()
+        self._called_from: dict[str, JudgedOp] = {}
         self._by_id: dict[str, JudgedOp] = {}
         self._by_trace: dict[str, list[JudgedOp]] = {}
         self._bytes = 0
@@ -89,14 +97,26 @@ class JudgedOps:
                 if row is not None:
                     self._amended(row, op)
                     return
-        if op.source in _RECEIVED or op.amends is not None:
+        if op.source in _RECEIVED or op.amends is not None or (op.source == _CALL and op.parent_span_id is not None):
             self._remember(op)
+
+    def absorbed(self, op: ObservedOp, into: ObservedOp) -> None:
+        """*op* is no op of its own, but what *into* is: whoever judges the one judges the other."""
+        row = self._by_id.get(into.op_id or "") or self._remember(into)
+        self._absorbed[f"{op.trace_id}{op.span_id}"] = row
+        if len(self._absorbed) > MOST_OPS:
+            self._absorbed.popitem(last=False)
+
+    def call_of(self, op: ObservedOp) -> JudgedOp | None:
+        """The gateway call that was made inside *op*'s span, the last if there were several."""
+        return self._if_counted(self._called_from.get(f"{op.trace_id}{op.span_id}"))
 
     def find(self, trace_id: str, span_id: str) -> JudgedOp | None:
         """The op of that span; without *trace_id* of the newest such span."""
         if trace_id:
-            return self._rows.get(trace_id + span_id)
-        return next((row for key, row in reversed(self._rows.items()) if key.endswith(span_id)), None)
+            key = trace_id + span_id
+            return self._if_counted(self._rows.get(key) or self._absorbed.get(key))
+        return self._if_counted(next((row for key, row in reversed(self._rows.items()) if key.endswith(span_id)), None))
 
     def root(self, trace_id: str, *, is_last_chance: bool) -> JudgedOp | None:
         """The op that a trace as a whole is: its root; at last the only one whose parent is none of the trace's ops."""
@@ -104,7 +124,7 @@ class JudgedOps:
         roots = [row for row in rows if row.parent is None]
         if not roots and is_last_chance:
             roots = [row for row in rows if f"{trace_id}{row.parent}" not in self._rows]
-        return roots[0] if len(roots) == 1 else None
+        return self._if_counted(roots[0]) if len(roots) == 1 else None
 
     def amended(self, row: JudgedOp, own: ObservedOp, more: Judgement | None = None) -> ObservedOp:
         """*own* with all that scores said of *row*, and with *more*, as the op that amends what is known."""
@@ -116,18 +136,24 @@ class JudgedOps:
             )
         )
 
-    def _remember(self, op: ObservedOp) -> None:
+    def _if_counted(self, row: JudgedOp | None) -> JudgedOp | None:
+        return row if row is not None and self._counts(row.latest_id) else None
+
+    def _remember(self, op: ObservedOp) -> JudgedOp:
         key = f"{op.trace_id}{op.span_id}"
         known = self._rows.get(key)
         if known is not None:  # the same span again: what it said first stays, as in every view
-            return
+            return known
         row = JudgedOp(op)
         self._rows[key] = row
         self._by_id[row.latest_id] = row
         self._by_trace.setdefault(row.trace_id, []).append(row)
+        if op.source == _CALL and op.parent_span_id is not None:
+            self._called_from[f"{op.trace_id}{op.parent_span_id}"] = row
         self._bytes += row.size
         while len(self._rows) > MOST_OPS or self._bytes > MOST_BYTES:
             self._forget(self._rows.popitem(last=False)[1])
+        return row
 
     def _amended(self, row: JudgedOp, op: ObservedOp) -> None:
         if (op.event_id or "").startswith(SCORE_EVENT):
@@ -144,6 +170,9 @@ class JudgedOps:
         self._bytes -= row.size
         for op_id in row.aliases:
             self._by_id.pop(op_id, None)
+        called_from = f"{row.trace_id}{row.parent}"
+        if self._called_from.get(called_from) is row:
+            del self._called_from[called_from]
         rows = self._by_trace[row.trace_id]
         rows.remove(row)
         if not rows:

@@ -6,6 +6,8 @@ it was sent, so the one that stands for the op here is not sampled.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
@@ -20,9 +22,15 @@ _UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
 
 
 class ReceivedRecorder:
-    """A `SpanWitness` over *provider*'s processors."""
+    """A `SpanWitness` over *provider*'s processors.
 
-    def __init__(self, provider: TracerProvider) -> None:
+    *absorbed* is told of an op that another's witness had seen before, and of the one that it is.
+    """
+
+    def __init__(
+        self, provider: TracerProvider, absorbed: Callable[[ObservedOp, ObservedOp], None] = lambda _op, _into: None
+    ) -> None:
+        self._absorbed = absorbed
         self._resource = provider.resource
         self._processor = provider._active_span_processor  # noqa: SLF001 - the one given at construction
         self._scope = InstrumentationScope(SCOPE_NAME)
@@ -38,4 +46,6 @@ class ReceivedRecorder:
         if op.source == "mcp":  # another observer's: our proxy's own ops do not come back, those of wrappers come
             span.seen_as = Kind.WRAPPER
         self._processor.on_end(span)
+        if span.receipt is not None and span.receipt.op.span_id != op.span_id:
+            self._absorbed(op, span.receipt.op)
         return span.receipt

@@ -79,6 +79,10 @@ class LatestOps:
             self._remember(op_id, op)
         return replaced
 
+    def knows(self, op_id: str) -> bool:
+        """Whether the op is remembered: only then does one that amends it take its place."""
+        return op_id in self._known
+
     def later(self, op_id: str | None) -> str | None:
         """The id of the op that took the place of *op_id*'s; None if it counts, or is not remembered."""
         found = self._known.get(op_id) if op_id is not None else None
