@@ -43,7 +43,7 @@ from sidecar.pipeline_advice import LearningLoop
 from sidecar.pipeline_books import Books
 from sidecar.pipeline_doors import health_routes, http_routes
 from sidecar.pipeline_journals import Journals
-from sidecar.pipeline_langfuse import Langfuse
+from sidecar.pipeline_langfuse import Langfuse, pull_step
 from sidecar.pipeline_otlp import OtlpDoors
 from sidecar.pipeline_proxy import gateway_proxy
 from sidecar.pipeline_stages import Closing, Opening, Together
@@ -296,8 +296,7 @@ class Observer:
             Step("learn", 1, self.learning.learn, _STEP_TIMEOUT_S),
             Step("consolidate", _CONSOLIDATE_EVERY, self.consolidator.consolidate, _STEP_TIMEOUT_S),
             Step("save", 1, self.checkpoint.save, _STEP_TIMEOUT_S),
-            # Last: a server outside that hangs holds up nothing of the cycle.
-            Step("pull", 1, self._pull, settings.langfuse_pull_timeout + _STEP_TIMEOUT_S),
+            pull_step(self, settings),  # last: a server outside that hangs holds up nothing of the cycle
         ]
         self.cycle = CycleLoop(steps, self._cycle_counts, self._tracer, clock, settings.cycle)
 
@@ -305,9 +304,6 @@ class Observer:
         pulled = await self.corrections.tail()
         if pulled:
             log.info("corrections.pulled", corrections=pulled)
-
-    async def _pull(self) -> None:
-        await self.langfuse.pull()
 
     def _cycle_counts(self) -> dict[str, int]:
         ring = self.ring

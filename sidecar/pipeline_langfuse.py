@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from sidecar.analysis.cycle import Step
 from sidecar.export.http_client import tls_context
 from sidecar.export.lane import ExportLane
 from sidecar.export.langfuse_forward import ForwardDoor, LangfuseSender
@@ -21,6 +22,7 @@ from sidecar.export.spool import Spool
 from sidecar.export.spool_door import SpoolDoor
 from sidecar.langfuse.desk import LangfuseDesk
 from sidecar.langfuse.judged_ops import MOST_BYTES, MOST_OPS, JudgedOps
+from sidecar.langfuse.observations import Observations
 from sidecar.langfuse.score_rules import ScoreRules
 from sidecar.langfuse.verdicts import Verdicts
 from sidecar.model import ObservedOp
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from sidecar.protocols import Clock, Stage
     from sidecar.settings import Settings
 
+_STEP_SPARE_S = 30.0  # for the journal, beside what the server may take
 _TIMEOUT_S = 10.0  # of one attempt to send
 _DRAIN_SHARE = 4  # of the grace: the rest is for the journals
 _TAIL_OPS = 4 * MOST_OPS  # of all kinds; what of them can be judged is remembered
@@ -120,16 +123,21 @@ class Langfuse:
             correction_op=CorrectionReader(normalizer, clock).op,
             endpoint=observer.otlp.names.bounded,
         )
-        self.desk = LangfuseDesk(
-            self.book,
+        self.observations = Observations(
             self.judged,
-            verdicts,
             reader=FragmentReader(observer.otlp.conventions),
             witness=observer.otlp.witness,
             recorder=observer.recorder,
-            decisions=observer.decisions,
             known=observer.books.duplicates,
             is_call=lambda op: kind_of(op) is Kind.LANGFUSE,
+        )
+        self.desk = LangfuseDesk(
+            self.book,
+            self.observations,
+            verdicts,
+            recorder=observer.recorder,
+            decisions=observer.decisions,
+            known=observer.books.duplicates,
             clock=clock,
             window_s=settings.langfuse_window,
         )
@@ -194,11 +202,6 @@ class Langfuse:
             timeout_s=settings.langfuse_pull_timeout,
         )
 
-    async def pull(self) -> None:
-        """A step of the cycle."""
-        if self.poller is not None:
-            await self.poller.pull()
-
     @property
     def not_forwarded(self) -> int:
         """Items that Langfuse refused for good, or that a bound removed, or had no room for, before it took them."""
@@ -209,16 +212,17 @@ class Langfuse:
 
     def stats(self) -> dict[str, Any]:
         """For `/stats`."""
-        desk, counters = self.desk, self.counters
+        desk, observations, counters = self.desk, self.observations, self.counters
         said: dict[str, Any] = {
             "events": counters.events,
             "scores": counters.scores,
             "sdk_logs": counters.logs,
             "invalid": counters.invalid,
-            "recorded": desk.recorded,
-            "amended": desk.amended,
-            "repeated": desk.repeated,
-            "unfinished": desk.unfinished,
+            "recorded": observations.recorded,
+            "amended": observations.amended,
+            "judged": desk.judged,
+            "repeated": observations.repeated + desk.repeated,
+            "unfinished": observations.unfinished,
             "observations_open": self.book.open_count,
             "scores_waiting": self.book.waiting_count,
         }
@@ -229,6 +233,16 @@ class Langfuse:
         return said
 
 
+def pull_step(observer: Observer, settings: Settings) -> Step:
+    """The step of the cycle that reads a Langfuse server, if one is set."""
+
+    async def pull() -> None:
+        if observer.langfuse.poller is not None:
+            await observer.langfuse.poller.pull()
+
+    return Step("pull", 1, pull, settings.langfuse_pull_timeout + _STEP_SPARE_S)
+
+
 def register(observer: Observer) -> None:
     """The counters as metrics."""
     count, level = observer.metrics.observe_count, observer.metrics.observe_level
@@ -237,7 +251,9 @@ def register(observer: Observer) -> None:
     count("observer.langfuse.events", "{event}", "Of observations and traces, taken", lambda: counters.events)
     count("observer.langfuse.scores", "{score}", "Taken", lambda: counters.scores)
     count("observer.langfuse.invalid", "{item}", "Refused for what they are", lambda: counters.invalid)
-    count("observer.langfuse.ops", "{op}", "Recorded of fragments, pulled observations, scores", lambda: desk.recorded)
+    observations = langfuse.observations
+    count("observer.langfuse.ops", "{op}", "Recorded of events and pulled ones", lambda: observations.recorded)
+    count("observer.langfuse.judged", "{score}", "That became ops", lambda: desk.judged)
     count("observer.langfuse.failures", "{round}", "That could not record all; made again", lambda: desk.failed)
     level("observer.langfuse.open", "{observation}", "Without an end", lambda: langfuse.book.open_count)
     level("observer.langfuse.waiting", "{score}", "That judged nothing yet", lambda: langfuse.book.waiting_count)

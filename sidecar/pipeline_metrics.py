@@ -61,6 +61,7 @@ def losses(observer: Observer) -> dict[str, int]:
         "spool_damaged": export.spool.damaged if export is not None else 0,
         "post_lost": observer.outbox.lost,
         "proxied_call": observer.proxy.recorder.lost if observer.proxy is not None else 0,
+        "langfuse_score_unread": observer.langfuse.desk.unjudged,
         "langfuse_not_forwarded": observer.langfuse.not_forwarded,
         "correction_rejected": observer.corrections.rejected,
         "saved_row_unusable": sum(book.unusable for book in observer.books.saved.values()),

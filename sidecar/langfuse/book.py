@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from sidecar.errors import OverloadedError
 from sidecar.kept_rows import KeptRows
 from sidecar.model import Fragment, LangfuseTold, Score
+
+R = TypeVar("R", bound=msgspec.Struct)
 
 TOLD: Final = "langfuse_told"
 DONE: Final = "langfuse_done"
@@ -98,7 +100,7 @@ class LangfuseBook:
             self._scores.remove(key)
 
     def _observation(self, fragment: Fragment, taken_ns: int) -> None:
-        key = fragment.trace_id + fragment.span_id
+        key = _key(fragment)
         row = self._open.get(key)
         if row is not None:
             self.open_bytes -= _size(row.fragment)
@@ -125,9 +127,9 @@ class LangfuseBook:
         if len(self._scores) + len(told.scores) > MOST_SCORES:
             raise OverloadedError(f"{MOST_SCORES} Langfuse scores wait", "they are being recorded", "Send it later")
 
-    def open(self) -> list[tuple[str, FragmentRow]]:
-        """Observations that are no op yet, by key, those first that wait longest."""
-        return self._open.items()
+    def open(self, told: Iterable[Fragment] | None = None) -> list[tuple[str, FragmentRow]]:
+        """Observations that are no op yet, by key: those *told* of, or all, those first that wait longest."""
+        return self._open.items() if told is None else _found(self._open, map(_key, told))
 
     def whole(self, row: FragmentRow) -> Fragment:
         """All that is known of the observation, its trace's name, user and session too."""
@@ -136,9 +138,9 @@ class LangfuseBook:
             return row.fragment
         return msgspec.structs.replace(row.fragment, attributes={**trace.attributes, **row.fragment.attributes})
 
-    def waiting(self) -> list[tuple[str, ScoreRow]]:
-        """Scores that judged nothing yet, by key, those first that wait longest."""
-        return self._scores.items()
+    def waiting(self, given: Iterable[Score] | None = None) -> list[tuple[str, ScoreRow]]:
+        """Scores that judged nothing yet, by key: the *given* ones, or all, those first that wait longest."""
+        return self._scores.items() if given is None else _found(self._scores, map(score_key, given))
 
     def waits(self, key: str) -> bool:
         """Whether the score of *key* judged nothing yet."""
@@ -205,6 +207,15 @@ def merged(known: Fragment, more: Fragment) -> Fragment:
         end_ns=last.end_ns or first.end_ns,
         attributes={**first.attributes, **last.attributes},
     )
+
+
+def _key(fragment: Fragment) -> str:
+    return fragment.trace_id + fragment.span_id
+
+
+def _found(rows: KeptRows[R], keys: Iterable[str]) -> list[tuple[str, R]]:
+    """The rows of *keys* that are there, each once."""
+    return [(key, row) for key in dict.fromkeys(keys) if (row := rows.get(key)) is not None]
 
 
 def _size(fragment: Fragment) -> int:

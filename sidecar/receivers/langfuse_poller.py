@@ -177,8 +177,7 @@ class LangfusePoller:
             self._open(window)
         while True:
             page = await self._page(each)
-            rows = page.get("data")
-            await each.take(rows if isinstance(rows, list) else [])
+            await each.take(page["data"])
             meta = page.get("meta")
             cursor = meta.get("cursor") if isinstance(meta, dict) else None
             window.cursor = cursor if isinstance(cursor, str) else ""
@@ -236,7 +235,10 @@ class LangfusePoller:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             self._failed(f"{each.path} is no JSON: {exc}")
             raise _StopError from exc
-        return said if isinstance(said, dict) else {}
+        if not isinstance(said, dict) or not isinstance(said.get("data"), list):
+            self._failed(f"{each.path} has no data")
+            raise _StopError
+        return said
 
     async def _get(self, path: str, params: dict[str, str], timeout_s: float) -> tuple[int, str, bytes]:
         """Status, `Retry-After` and body, within *timeout_s* in all."""

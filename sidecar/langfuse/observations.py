@@ -1,0 +1,140 @@
+"""Observations that Langfuse was told of, or shows, recorded as ops: once, and amended where there is news.
+
+From `desk`, which knows when an observation is whole; on through the witness of received spans, or the recorder for an
+op that amends another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from sidecar.errors import OverloadedError
+from sidecar.ids import new_id
+from sidecar.langfuse.judged_ops import JudgedOp, JudgedOps
+from sidecar.model import Fragment, ObservedOp, Scalar
+from sidecar.protocols import FragmentOps, KnownEvents, Receipt, Recorder, SpanWitness
+from sidecar.spans.attributes import LANGFUSE_TYPE
+
+UNFINISHED: Final = "unfinished"
+"""Stands in `extra` of an op whose end nobody told."""
+
+_OWN_WORDS: Final = {"v", "op_id", "trace_id", "span_id", "parent_span_id", "event_id", "amends"}
+_SAID: Final = tuple(name for name in ObservedOp.__struct_fields__ if name not in _OWN_WORDS)
+
+
+class Observations:
+    """Records them. *is_call* says whether one is a call, which the gateway's proxy may have seen as well.
+
+    Counters since the start: `recorded` ops, `amended` ones among them, `repeated` tellings that said nothing new,
+    `unfinished` observations that had no end.
+    """
+
+    def __init__(
+        self,
+        judged: JudgedOps,
+        *,
+        reader: FragmentOps,
+        witness: SpanWitness,
+        recorder: Recorder,
+        known: KnownEvents,
+        is_call: Callable[[ObservedOp], bool],
+    ) -> None:
+        self._judged = judged
+        self._reader = reader
+        self._witness = witness
+        self._recorder = recorder
+        self._known = known
+        self._is_call = is_call
+        self.recorded = 0
+        self.amended = 0
+        self.repeated = 0
+        self.unfinished = 0
+
+    def told(self, fragment: Fragment) -> Receipt | None:
+        """The receipt of the op that *fragment* tells all of; None if it is none, or nothing new. OverloadedError."""
+        op = self._op_of(fragment)
+        if op is None:
+            return None
+        row = self._judged.find(op.trace_id or "", op.span_id or "")
+        if row is None:
+            return self._first(op)
+        if _said(row.own) == _said(op):
+            self.repeated += 1
+            return None
+        return self._amending(row, op)
+
+    def pulled(self, fragment: Fragment) -> Receipt | None:
+        """The same of one that a server shows: it rounds times and adds details, so that only an outcome is news."""
+        op = self._op_of(fragment)
+        if op is None:
+            return None
+        row = self._judged.find(op.trace_id or "", op.span_id or "")
+        call = self._judged.call_of(op) if row is None and self._is_call(op) else None
+        if call is not None:  # the gateway's answer was seen here; that the agent made a failure of it was not
+            row, own = call, call.own
+            self._judged.absorbed(op, own)
+            op = _with_failure(own, op) if own.success and not op.success else own
+        if row is None:
+            return self._first(op)
+        if not _is_news(row.own, op):
+            self.repeated += 1
+            return None
+        return self._amending(row, op)
+
+    def _op_of(self, fragment: Fragment) -> ObservedOp | None:
+        if LANGFUSE_TYPE not in fragment.attributes:
+            attributes: dict[str, Scalar] = {**fragment.attributes, LANGFUSE_TYPE: "span"}
+            fragment = msgspec.structs.replace(fragment, attributes=attributes)
+        if fragment.end_ns:
+            return self._reader.op_of(fragment)
+        end_ns = max(fragment.told_ns, fragment.start_ns)
+        op = self._reader.op_of(msgspec.structs.replace(fragment, end_ns=end_ns))
+        if op is None:
+            return None
+        self.unfinished += 1
+        return msgspec.structs.replace(op, extra={**(op.extra or {}), UNFINISHED: True})
+
+    def _first(self, op: ObservedOp) -> Receipt | None:
+        if self._known.knows(op.event_id or ""):  # so long ago that it can be amended no more
+            self.repeated += 1
+            return None
+        return self._counted(self._witness.witness(op))
+
+    def _amending(self, row: JudgedOp, op: ObservedOp) -> Receipt:
+        linked = [(row.trace_id, row.span_id)]
+        said = msgspec.structs.replace(self._judged.amended(row, op), op_id=new_id())
+        receipt = self._counted(self._recorder.record(said, linked=linked))
+        self.amended += 1
+        return receipt
+
+    def _counted(self, receipt: Receipt | None) -> Receipt:
+        receipt = with_room(receipt)
+        self.recorded += 1
+        return receipt
+
+
+def with_room(receipt: Receipt | None) -> Receipt:
+    """*receipt*. Raises OverloadedError if there is none."""
+    if receipt is None:
+        raise OverloadedError("the journal cannot keep up", "too much waits to be written", "Send it again later")
+    return receipt
+
+
+def _said(op: ObservedOp) -> tuple[Any, ...]:
+    return tuple(getattr(op, name) for name in _SAID)
+
+
+def _with_failure(own: ObservedOp, told: ObservedOp) -> ObservedOp:
+    """*own*, which failed as *told* says."""
+    outcome = {name: getattr(told, name) for name in ("success", "error", "error_type", "output_summary")}
+    return msgspec.structs.replace(own, **outcome)
+
+
+def _is_news(known: ObservedOp, pulled: ObservedOp) -> bool:
+    """Whether *pulled* tells another outcome, or an end where there was none."""
+    return known.success != pulled.success or (
+        UNFINISHED in (known.extra or {}) and UNFINISHED not in (pulled.extra or {})
+    )
