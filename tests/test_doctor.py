@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
-from sidecar.commands import check_grpc, checks_local, checks_remote
+from sidecar.commands import check_grpc, check_langfuse, checks_local, checks_remote
 from sidecar.commands.finding import Finding, bounded, in_thread
+from tests.langfuse_server import FORWARD, PULL, langfuse_server
 from tests.observers import Answer, StandIn, says, settings, stand_in
 from tests.otlp_receiver import otlp_receiver
 from tests.processes import observer_command, observer_env, run_command, running_observer
@@ -318,3 +319,20 @@ async def test_a_failure_on_the_thread_reaches_whoever_waits() -> None:
     assert await in_thread(lambda: 5) == 5
     with pytest.raises(ValueError, match="on purpose"):
         await in_thread(fail)
+
+
+async def test_langfuse_servers_are_asked_with_their_keys(tmp_path: Path) -> None:
+    """One that knows them, one that does not, one that is away; none where none is set."""
+    async with langfuse_server() as server:
+        named = {"LANGFUSE_FORWARD_URL": server.url, **FORWARD, "LANGFUSE_PULL_URL": server.url, **PULL}
+        wrong = {**named, "LANGFUSE_FORWARD_SECRET_KEY": "sk-other"}
+        asked = [
+            await asyncio.gather(*check_langfuse.langfuse(settings(tmp_path, **env))) for env in (named, wrong, {})
+        ]
+    gone = await asyncio.gather(*check_langfuse.langfuse(settings(tmp_path, **named)))
+    assert [[finding.status for finding in findings] for findings in asked] == [["ok", "ok"], ["fail", "ok"], []]
+    assert [(finding.check, finding.status) for finding in gone] == [
+        ("langfuse forward", "warn"),
+        ("langfuse pull", "warn"),
+    ]
+    assert "LANGFUSE_FORWARD_SECRET_KEY" in asked[1][0].fix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from sidecar.model import Scalar, Score
 from sidecar.pipeline import Observer
 from sidecar.spans.conventions_table import FAILING_LABELS
 from tests.langfuse_batches import SCORES, TRACE, begun, ended, score, taken, whole
-from tests.observers import client, cycle, observer, settings
+from tests.observers import client, cycle, observer, settings, settled, stand_in
 from tests.test_langfuse_doors import ops, written
+from tests.test_langfuse_forward import observed_span, send_spans
 
 
 def rules(text: str = "") -> ScoreRules:
@@ -299,3 +301,22 @@ async def test_an_op_that_the_views_have_forgotten_is_not_amended(tmp_path: Path
         False,
     )
     assert second["parent_span_id"] == first["span_id"]
+
+
+async def test_a_score_judges_the_call_that_its_observation_was(tmp_path: Path) -> None:
+    """The proxy saw the call, the SDK told of the tool that made it: one op, and the score is of that."""
+    async with stand_in() as gateway:
+        proxy = {"GATEWAY_URL": gateway.url, "OBSERVER_PROXY_PORT": "0"}
+        async with observer(tmp_path, **proxy) as running, client(running) as http:
+            assert running.proxy is not None
+            span = observed_span()
+            parent = {"traceparent": f"00-{span.trace_id.hex()}-{span.span_id.hex()}-01"}
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.proxy.port}") as agent:
+                await agent.post("/tools/find_workers", json={"count": 2}, headers=parent)
+            await settled(running, 1)
+            span.start_time_unix_nano, span.end_time_unix_nano = time.time_ns() - 10**9, time.time_ns()
+            await send_spans(http, span)
+            of_it = {"traceId": span.trace_id.hex(), "observationId": span.span_id.hex(), "dataType": "BOOLEAN"}
+            await posted(http, judgement("correct", 0, **of_it))
+            assert (await views(http))[:2] == ((1, 0, 1), [("correct: false", 1)])
+    assert [op["endpoint"] for op in ops(tmp_path)][-1] == "/tools/find_workers"

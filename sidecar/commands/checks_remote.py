@@ -41,11 +41,11 @@ async def gateway(settings: Settings, client: httpx.AsyncClient) -> tuple[Findin
             status = response.status_code
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
         fix = "Start the gateway, or correct GATEWAY_URL"
-        return Finding("gateway", "fail", f"{_shown(url)}: {_why(exc)}", fix), None
+        return Finding("gateway", "fail", f"{shown(url)}: {why(exc)}", fix), None
     if 200 <= status < 300:
-        return Finding("gateway", "ok", f"{_shown(url)} answered {status} in {took_ms:.0f} ms"), skew_s
+        return Finding("gateway", "ok", f"{shown(url)} answered {status} in {took_ms:.0f} ms"), skew_s
     level: Status = "fail" if status >= 500 or settings.require_gateway else "warn"
-    return Finding("gateway", level, f"{_shown(url)} answered {status}", "Look at the gateway's own log"), skew_s
+    return Finding("gateway", level, f"{shown(url)} answered {status}", "Look at the gateway's own log"), skew_s
 
 
 async def model(settings: Settings, client: httpx.AsyncClient) -> Finding:
@@ -58,11 +58,11 @@ async def model(settings: Settings, client: httpx.AsyncClient) -> Finding:
         ) as response:
             body = await _head(response)
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        return Finding("model", "warn", f"{_shown(url)}: {_why(exc)}", fix)
+        return Finding("model", "warn", f"{shown(url)}: {why(exc)}", fix)
     if response.status_code == 200 and _text(body):
-        return Finding("model", "ok", f"{settings.model} answers at {_shown(url)}")
+        return Finding("model", "ok", f"{settings.model} answers at {shown(url)}")
     what = "an answer without a text" if response.status_code == 200 else str(response.status_code)
-    return Finding("model", "warn", f"{_shown(url)} answered {what}", fix)
+    return Finding("model", "warn", f"{shown(url)} answered {what}", fix)
 
 
 def _question(settings: Settings) -> tuple[str, dict[str, Any]]:
@@ -150,11 +150,11 @@ async def _collector_grpc(endpoint: str, env: Mapping[str, str]) -> Finding:
         try:
             await channel.unary_unary(_EXPORT)(b"", timeout=ASK_S, metadata=headers)
         except grpc.aio.AioRpcError as exc:
-            return _collector_refused(f"{_shown(endpoint)} over gRPC: {_rpc_why(exc)}", exc.code().name)
-    return Finding("collector", "ok", f"{_shown(endpoint)} takes spans over gRPC")
+            return _collector_refused(f"{shown(endpoint)} over gRPC: {_rpcwhy(exc)}", exc.code().name)
+    return Finding("collector", "ok", f"{shown(endpoint)} takes spans over gRPC")
 
 
-def _rpc_why(exc: grpc.aio.AioRpcError) -> str:
+def _rpcwhy(exc: grpc.aio.AioRpcError) -> str:
     """The code and what goes with it; of a failed connection, whose details are a trail, the end of it."""
     details = visible(exc.details() or "")
     if exc.code() is grpc.StatusCode.UNAVAILABLE:
@@ -171,10 +171,10 @@ async def _collector_http(url: str, env: Mapping[str, str]) -> Finding:
         ):
             status = response.status_code
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        return _collector_refused(f"{_shown(url)}: {_why(exc)}", "")
+        return _collector_refused(f"{shown(url)}: {why(exc)}", "")
     if 200 <= status < 300:
-        return Finding("collector", "ok", f"{_shown(url)} takes spans over HTTP")
-    return _collector_refused(f"{_shown(url)} answered {status}", str(status))
+        return Finding("collector", "ok", f"{shown(url)} takes spans over HTTP")
+    return _collector_refused(f"{shown(url)} answered {status}", str(status))
 
 
 def _collector_refused(found: str, code: str) -> Finding:
@@ -237,11 +237,12 @@ def _skew(date: str | None) -> float | None:
         return None
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
+    """*url* as it may be printed: without credentials."""
     return visible(Redactor().text(url))
 
 
-def _why(exc: BaseException) -> str:
+def why(exc: BaseException) -> str:
     """The system's own words where they are under *exc*: `Connection refused` says more than `attempts failed`."""
     if isinstance(exc, httpx.TimeoutException):
         return f"no answer within {ASK_S:g} s"

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import httpx
 import msgspec
 
-from sidecar.commands import check_grpc, check_proxy, checks_local, checks_remote
+from sidecar.commands import check_grpc, check_langfuse, check_proxy, checks_local, checks_remote
 from sidecar.commands.finding import Finding, bounded, in_thread
 from sidecar.commands.flags import settings_flags
 from sidecar.commands.terminal import Terminal
@@ -92,6 +92,7 @@ async def _check(settings: Settings, env: Mapping[str, str], *, offline: bool) -
                 checks_remote.port("http", settings.host, settings.port, settings.tls_cert),
             ),
             bounded("grpc port", _grpc_port(settings)),
+            *check_langfuse.langfuse(settings),
             bounded("proxy port", check_proxy.proxy_port(settings)),
             bounded("health port", checks_remote.port("health", settings.health_host, settings.health_port, "")),
         )

@@ -102,10 +102,7 @@ class JudgedOps:
 
     def absorbed(self, op: ObservedOp, into: ObservedOp) -> None:
         """*op* is no op of its own, but what *into* is: whoever judges the one judges the other."""
-        row = self._by_id.get(into.op_id or "") or self._remember(into)
-        self._absorbed[f"{op.trace_id}{op.span_id}"] = row
-        if len(self._absorbed) > MOST_OPS:
-            self._absorbed.popitem(last=False)
+        self._also(op, self._by_id.get(into.op_id or "") or self._remember(into))
 
     def call_of(self, op: ObservedOp) -> JudgedOp | None:
         """The gateway call that was made inside *op*'s span, the last if there were several."""
@@ -136,6 +133,12 @@ class JudgedOps:
             )
         )
 
+    def _also(self, op: ObservedOp, row: JudgedOp) -> None:
+        """The span of *op* stands for *row*, too."""
+        self._absorbed[f"{op.trace_id}{op.span_id}"] = row
+        if len(self._absorbed) > MOST_OPS:
+            self._absorbed.popitem(last=False)
+
     def _if_counted(self, row: JudgedOp | None) -> JudgedOp | None:
         return row if row is not None and self._counts(row.latest_id) else None
 
@@ -162,6 +165,7 @@ class JudgedOps:
             self._bytes -= row.size
             row.tell(without_scores(op, row.own))
             self._bytes += row.size
+        self._also(op, row)
         row.latest_id = op.op_id or ""
         row.aliases.append(row.latest_id)
         self._by_id[row.latest_id] = row
