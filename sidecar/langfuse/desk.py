@@ -13,7 +13,6 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final, TypeVar
 
-import msgspec
 import structlog
 
 from sidecar.errors import ObserverError, RetryableError
@@ -27,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 SCORE_WAIT_S: Final = 60.0
 _LOOK_EVERY_S: Final = 1.0
+_PART: Final = 64  # items of one decision: two milliseconds to take in
 _SLICE: Final = 16  # items before other tasks get a turn: a millisecond or two
 
 K = TypeVar("K")
@@ -88,8 +88,9 @@ class LangfuseDesk:
         if not told.fragments and not told.scores:
             return
         self._book.check_room(told)
-        await self._decisions.decide(TOLD, msgspec.structs.replace(told, taken_ns=self._clock.time_ns()), None)
-        await self._round(self._book.open(told.fragments), self._book.waiting(told.scores))
+        for part in _parts(told, self._clock.time_ns()):
+            await self._decisions.decide(TOLD, part, None)
+        await self._round(told)
 
     async def observed(self, fragments: Sequence[Fragment]) -> None:
         """See `LangfuseInbox`. What has no end yet is passed over until its window closes: it is pulled again."""
@@ -105,11 +106,14 @@ class LangfuseDesk:
 
     async def _loop(self) -> None:
         while True:
-            await self._round(self._book.open(), self._book.waiting())
+            await self._round()
             await self._clock.sleep(_LOOK_EVERY_S)
 
-    async def _round(self, observed: _Observed, scored: _Scored) -> None:
+    async def _round(self, told: LangfuseTold | None = None) -> None:
+        """Record what is ready of what was *told*, or of all that waits."""
         async with self._working:
+            observed = self._book.open(told.fragments if told is not None else None)
+            scored = self._book.waiting(told.scores if told is not None else None)
             try:
                 await self._work(observed, scored)
             except ObserverError as exc:
@@ -134,8 +138,9 @@ class LangfuseDesk:
                 before = len(scores)
                 await self._settle(self._ready_scores(scored, frozenset(scores)), scores)
         finally:
-            if observations or scores:
-                await self._decisions.decide(DONE, LangfuseDone(observations, scores), None)
+            for start in range(0, max(len(observations), len(scores)), _PART):
+                done = LangfuseDone(observations[start : start + _PART], scores[start : start + _PART])
+                await self._decisions.decide(DONE, done, None)
 
     async def _settle(self, ready: Iterator[tuple[K, _Record] | None], done: list[K]) -> None:
         """Record each of *ready*; into *done* go those that are in the journal. Raises RetryableError."""
@@ -212,6 +217,13 @@ class LangfuseDesk:
         receipt = with_room(self._recorder.record(ruling.op, linked=ruling.linked))
         self.judged += 1
         return receipt
+
+
+def _parts(told: LangfuseTold, taken_ns: int) -> Iterator[LangfuseTold]:
+    """*told* in parts that take no more than a turn each."""
+    for start in range(0, max(len(told.fragments), len(told.scores)), _PART):
+        upto = start + _PART
+        yield LangfuseTold(taken_ns=taken_ns, fragments=told.fragments[start:upto], scores=told.scores[start:upto])
 
 
 def _nothing() -> None:

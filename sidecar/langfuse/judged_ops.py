@@ -16,8 +16,8 @@ from sidecar.langfuse.book import SCORE_EVENT
 from sidecar.model import ObservedOp, Scalar
 from sidecar.normalize import Normalizer
 
-MOST_OPS: Final = 8192
-MOST_BYTES: Final = 12 * 2**20
+MOST_OPS: Final = 4096  # no more is known to the views
+MOST_BYTES: Final = 6 * 2**20
 _RECEIVED: Final = frozenset(["langfuse", "otlp"])
 _CALL: Final = "mcp"
 _PREFIX: Final = "evaluation."
@@ -68,7 +68,7 @@ class JudgedOp:
 
 
 class JudgedOps:
-    """At most 8192 ops and 12 MiB; the oldest go first. Used on the event loop's thread only.
+    """At most 4096 ops and 6 MiB; the oldest go first. Used on the event loop's thread only.
 
     *counts* says whether the views still know the op of an id: one that they do not know can be amended no more, or it
     would count beside what amends it.
