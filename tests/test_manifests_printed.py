@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.manifests import (
     EXPOSED,
     K8S,
     OBSERVABILITY,
+    ROOT,
     TARGETS,
     Document,
     built,
@@ -48,6 +50,7 @@ spec:
           image: gateway:1
 """
 LABEL = 'observer.lakehouse/inject: "true"'
+DIGEST = f"sha256:{'0' * 64}"
 
 
 def workload(kind: str, label: str = LABEL, name: str = "watched") -> str:
@@ -213,3 +216,21 @@ def _lets_in(policy: Document, caller: str, called: str, port: int) -> bool:
         and any(_selects(peer["podSelector"], caller) for peer in rule["from"])
         for rule in policy.get("ingress", [])
     )
+
+
+@pytest.mark.parametrize("page", ["docs/kubernetes.md", "README.md"])
+def test_what_the_documentation_says_to_write_works(tmp_path: Path, page: str) -> None:
+    """Its YAML, as it stands but for the path and the digest, beside a Deployment called agent-gateway."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    text = "".join(block for block in blocks if re.match(r"\s*(observer\.lakehouse|components|patches)", block))
+    label, _, rest = text.partition("\n")
+    (tmp_path / "deployment.yaml").write_text(workload("Deployment", label.strip(), "agent-gateway"), encoding="utf-8")
+    rest = rest.replace("path/to/lakehouse-observer/k8s/component", _relative(K8S / "component", tmp_path))
+    kustomization = f"resources: [deployment.yaml]\n{rest.replace('sha256:…', DIGEST)}"
+    (tmp_path / "kustomization.yaml").write_text(kustomization, encoding="utf-8")
+    (deployment,) = built(tmp_path)
+    observer = observer_of(deployment)
+    assert observer["image"].startswith("your.registry/lakehouse-observer")
+    assert Settings.from_env(environment(observer)).export_endpoint
+    if "patches:" in text:
+        assert environment(observer)["GATEWAY_URL"] == "http://localhost:8080"
