@@ -41,13 +41,16 @@ peers:  ## build the real Collector and Jaeger for `make test-peers`: about 6 mi
 test-peers: $(READY) peers  ## against the real Collector and Jaeger
 	$(BIN)/pytest -q tests/peers $(ARGS)
 
-test-k8s: $(READY) build/k8s/bin/kubernetes-validate  ## schemas, image and Pod for real; needs kubectl, podman and root
+test-k8s: $(READY) build/k8s/bin/kubernetes-validate build/traceql/node_modules  ## schemas, image and Pod for real; needs kubectl, podman and root
 	tests/k8s/build.sh
 	OBSERVER_TEST_K8S=1 $(BIN)/pytest -q tests/test_manifests.py tests/test_manifests_printed.py tests/k8s $(ARGS)
 
 load-k8s: $(READY)  ## the Pod at 128 MiB and a quarter of a core, 100 calls a second; ARGS="--seconds 60"
 	tests/k8s/build.sh
 	OBSERVER_TEST_K8S=1 $(BIN)/python -m tests.k8s.under_load $(ARGS)
+
+build/traceql/node_modules:
+	npm install --silent --no-audit --no-fund --prefix build/traceql @grafana/lezer-traceql@1.0.0 @lezer/lr@1 @lezer/common@1
 
 build/k8s/bin/kubernetes-validate:
 	$(PYTHON) -m venv build/k8s

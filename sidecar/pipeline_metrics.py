@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from sidecar import pipeline_langfuse, pipeline_otlp, pipeline_proxy
+from sidecar import pipeline_langfuse, pipeline_learning_metrics, pipeline_otlp, pipeline_proxy
 from sidecar.model import IncidentState
 from sidecar.process_usage import cpu_seconds, resident_bytes
 
@@ -225,7 +225,7 @@ def _register_analysis(observer: Observer) -> None:
     count("observer.model.failures", "{call}", "That gave nothing usable", lambda: model.failures)
     _register_posts(observer)
     level("observer.incidents", "{incident}", "Known, by state", lambda: _by_state(observer), "state")
-    level("observer.playbooks", "{entry}", "Known", lambda: len(observer.books.learning.playbook))
+    pipeline_learning_metrics.register(observer.metrics, observer.books.learning)
 
 
 def _register_posts(observer: Observer) -> None:

@@ -69,6 +69,8 @@ def test_another_pod_gets_what_its_token_says(pod: Pod) -> None:
         ("GET", DOOR, "/ops", "ingest"): 403,
         ("GET", DOOR, "/playbooks", "ingest"): 403,
         ("POST", DOOR, "/incidents/inc-0/ignore", "ingest"): 403,
+        ("POST", DOOR, "/playbooks/pb-0/retire", "ingest"): 403,
+        ("POST", DOOR, "/playbooks/pb-0/retire", ""): 401,
         ("GET", DOOR, "/ops", "all"): 200,
         ("GET", HEALTH, "/livez", ""): 200,
         ("GET", HEALTH, "/health", ""): 200,

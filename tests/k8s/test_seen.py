@@ -13,8 +13,9 @@ import httpx
 import pytest
 import yaml
 
+from tests.advised import advised
 from tests.dashboards import Query, dashboards, queries
-from tests.k8s.pods import NETWORK, PROXY, Pod, customized, missing, patch, podman, running_pod, settings
+from tests.k8s.pods import DOOR, NETWORK, PROXY, Pod, customized, missing, patch, podman, running_pod, settings
 from tests.k8s.under_load import load
 from tests.manifests import OBSERVABILITY, documents
 from tests.peers import peers
@@ -87,6 +88,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     (grpc,) = free_ports(1)
     exporting = settings(
         OBSERVER_CYCLE="2",
+        OBSERVER_HOLDOUT="0.5",
         OTEL_EXPORTER_OTLP_ENDPOINT=f"http://{host}:{grpc}",
         OTEL_METRIC_EXPORT_INTERVAL="2000",
     )
@@ -95,9 +97,12 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         pod = stack.enter_context(running_pod(folder, customized(folder, patch(exporting))))
         collector = stack.enter_context(peers.collector(folder, jaeger.otlp, host, grpc))
         url = stack.enter_context(prometheus(folder, collector.metrics.removeprefix("http://").partition("/")[0]))
+        seen = Seen(pod, jaeger, url)
         with load(pod, folder / "calls.jsonl", LOAD_S, proxied=10, events=5):
-            pass
-        yield Seen(pod, jaeger, url)
+            waited_for(lambda: pod.get("/playbooks")["playbooks"] or None)
+            advised(pod.url[DOOR], "/by-event", 40, token="all")
+        waited_for(lambda: seen.label_values("observer_advice_tasks", "entry") or None)
+        yield seen
 
 
 def test_a_call_from_outside_is_a_trace_in_jaeger(seen: Seen) -> None:

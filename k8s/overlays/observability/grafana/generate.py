@@ -54,11 +54,11 @@ def stat(title: str, query: str, unit: str = "short", about: str = "") -> Panel:
     }
 
 
-def over_time(title: str, unit: str, *queries: tuple[str, str], about: str = "") -> Panel:
-    """Lines; each query with what its lines are called."""
+def over_time(title: str, unit: str, *queries: tuple[str, str], about: str = "", least: int | None = 0) -> Panel:
+    """Lines; each query with what its lines are called. The axis begins at *least*."""
     return {
         **_panel("timeseries", title, PROMETHEUS, about),
-        "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
+        "fieldConfig": {"defaults": {"unit": unit, "min": least}, "overrides": []},
         "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
         "targets": [_promql(query, name, chr(ord("A") + index)) for index, (query, name) in enumerate(queries)],
     }
@@ -173,16 +173,46 @@ OPERATIONS: Final = [
     ],
 ]
 
+
+def _succeeded(arm: str) -> str:
+    """The share of an entry's tasks in one arm that succeeded."""
+    tasks = f'observer_advice_tasks{{arm="{arm}", '
+    return f'sum by (entry) ({tasks}outcome="success", {MINE}}}) / sum by (entry) ({tasks}{MINE}}})'
+
+
 LEARNING: Final = [
     [
         stat("Open incidents", _level("observer_incidents", filters='state!~"resolved|ignored", ' + MINE)),
-        stat("Playbook entries", _level("observer_playbooks")),
+        stat("Active playbook entries", _level("observer_playbooks", filters='state="active", ' + MINE)),
         stat("Corrections by overseers", _level("observer_corrections_total")),
         stat("Told to the gateway", _level("observer_posts_delivered_total")),
     ],
     [
         over_time("Incidents by state", "short", (_level("observer_incidents", "state"), "{{state}}")),
-        over_time("Playbook entries", "short", (_level("observer_playbooks"), "entries")),
+        over_time("Playbook entries", "short", (_level("observer_playbooks", "state"), "{{state}}")),
+    ],
+    [
+        over_time(
+            "Uplift by entry",
+            "percentunit",
+            (f"({_succeeded('shown')}) - ({_succeeded('withheld')})", "{{entry}}"),
+            about="Success with the advice less success where it was withheld by coin, since the entry is measured. "
+            "The interval around it is in /playbooks: do not act on the line alone.",
+            least=None,
+        ),
+        table(
+            "Entries",
+            ["entry"],
+            ("shown", "short", f'sum by (entry) (observer_advice_tasks{{arm="shown", {MINE}}})'),
+            ("succeeded", "percentunit", _succeeded("shown")),
+            ("withheld", "short", f'sum by (entry) (observer_advice_tasks{{arm="withheld", {MINE}}})'),
+            ("succeeded without", "percentunit", _succeeded("withheld")),
+            about="Tasks with an outcome, as their coin fell.",
+        ),
+    ],
+    [
+        over_time("Advice whose outcome is awaited", "short", (_level("observer_advice_open"), "coins")),
+        over_time("Outcomes that never came", "short", (_level("observer_advice_missing", "arm"), "{{arm}}")),
     ],
     [
         over_time(

@@ -1,0 +1,66 @@
+"""What the playbook has and what its advice did, as metrics. Part of the pipeline, apart only for length.
+
+Cheap counts only: the interval around an uplift is worked out where somebody asks for `/playbooks`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final, get_args
+
+from sidecar.advice.tallies import Tally
+from sidecar.model_learning import EntryState
+
+if TYPE_CHECKING:
+    from sidecar.metrics import OwnMetrics
+    from sidecar.pipeline_learning import Learning
+
+MOST_ENTRIES: Final = 50
+"""Entries with series of their own: those with most tasks; the others are summed up."""
+OTHER: Final = "_OTHER"
+
+
+def register(metrics: OwnMetrics, learning: Learning) -> None:
+    """Make the learning's counts instruments of *metrics*."""
+    level, exposures = metrics.observe_level, learning.exposures
+    level("observer.playbooks", "{entry}", "Known, by state", lambda: _by_state(learning), "state")
+    level("observer.advice.open", "{coin}", "Whose outcome is awaited", lambda: exposures.open)
+    level(
+        "observer.advice.tasks",
+        "{task}",
+        "With an outcome, by entry, by whether it was shown to them, and by outcome",
+        lambda: _tasks(exposures.tallies()),
+        *("entry", "arm", "outcome"),
+    )
+    level(
+        "observer.advice.missing",
+        "{task}",
+        "Of which no outcome came in time, by arm",
+        lambda: _missing(exposures.tallies()),
+        "arm",
+    )
+
+
+def _by_state(learning: Learning) -> dict[str, int]:
+    counts = Counter(row.state for row in learning.playbook.rows())
+    return {state: counts[state] for state in get_args(EntryState)}
+
+
+def _tasks(tallies: list[Tally]) -> dict[tuple[str, ...], int]:
+    """Levels, not counts: an entry that becomes another treatment is measured anew."""
+    ranked = sorted(tallies, key=lambda each: sum(stratum.shown.tasks for stratum in each.strata), reverse=True)
+    counts: Counter[tuple[str, ...]] = Counter()
+    for place, tally in enumerate(ranked):
+        name = tally.playbook_id if place < MOST_ENTRIES else OTHER
+        for stratum in tally.strata:
+            for arm, seen in (("shown", stratum.shown), ("withheld", stratum.withheld)):
+                counts[name, arm, "success"] += seen.successes
+                counts[name, arm, "failure"] += seen.tasks - seen.successes
+    return dict(counts)
+
+
+def _missing(tallies: list[Tally]) -> dict[str, int]:
+    return {
+        "shown": sum(each.missing.shown for each in tallies),
+        "withheld": sum(each.missing.withheld for each in tallies),
+    }

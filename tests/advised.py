@@ -1,0 +1,33 @@
+"""Agents that ask for advice and then act, over HTTP: so that there is something measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from tests.peers.peers import waited_for
+
+
+def advised(url: str, endpoint: str, tasks: int, token: str = "") -> None:
+    """*tasks* tasks ask what to do at *endpoint*, and then do it; what is known of it is approved by a person first.
+
+    Approved again and again, since every version that successes make of an entry needs it.
+    """
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with httpx.Client(base_url=url, headers=headers, trust_env=False) as client:
+
+        def entry() -> Any:
+            found = client.get("/playbooks").json()["playbooks"]
+            return next((one["playbook_id"] for one in found if one["endpoint"] == endpoint), None)
+
+        for number in range(tasks):
+            task = f"advised-{number}"
+            approved = client.post(f"/playbooks/{waited_for(entry)}/approve")
+            assert approved.status_code == 200, approved.text
+            advice = client.get("/advice", params={"endpoint": endpoint, "task": task})
+            assert advice.status_code == 200, advice.text
+            event = {"endpoint": endpoint, "success": bool(number % 4), "task": task, "error": "now and then"}
+            if exposure := advice.json().get("exposure_id"):
+                event["exposure_id"] = exposure
+            assert client.post("/event", json=event).status_code == 200
