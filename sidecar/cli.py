@@ -1,4 +1,4 @@
-"""The command line: `observer run | demo | stats | tail | outbox | replay | forget | doctor`.
+"""The command line: `observer run | demo | stats | tail | playbook | outbox | replay | forget | doctor`.
 
 The environment is read here and nowhere else. Each command's module is imported when it is called, so that `--help`
 and the small commands stay quick. Exit status: 0 well, 1 failed, 64 wrong settings or flags, 130 interrupted.
@@ -38,6 +38,7 @@ _COMMANDS = {
     "demo": ("sidecar.demo.runner", "show the observer at work with a small gateway and agents of its own"),
     "stats": ("sidecar.commands.stats", "print what a running observer has counted"),
     "tail": ("sidecar.commands.tail", "follow the operations that a running observer sees"),
+    "playbook": ("sidecar.commands.playbook", "see, approve, retire, export and import what was learnt"),
     "outbox": ("sidecar.commands.outbox", "see, repeat or give up the posts that the gateway has not taken"),
     "replay": ("sidecar.commands.replay", "make everything that is derived again, from the journals"),
     "forget": ("sidecar.commands.forget", "remove what a staffer did from the journals and all that is derived"),
@@ -130,10 +131,11 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         words[name].usage = f"observer {name} [OPTION ...] [--SETTING VALUE ...]"
         words[name].epilog = "\n".join(filter(None, [words[name].epilog, _SETTINGS_NOTE]))
         add_settings(words[name])
-    for name in ("stats", "tail"):
+    for name in ("stats", "tail", "playbook"):
         _add_address(words[name])
     _add_stats(words["stats"])
     _add_tail(words["tail"])
+    _add_playbook(words["playbook"])
     _add_outbox(words["outbox"])
     _add_replay(words["replay"])
     _add_forget(words["forget"])
@@ -180,6 +182,20 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
         "Ctrl-C ends it. Colours appear on a terminal only, and never with NO_COLOR.\n"
         "When the observer restarts, tail connects again and goes on where it was."
     )
+
+
+def _add_playbook(parser: argparse.ArgumentParser) -> None:
+    actions = ["list", "show", "approve", "retire", "restore", "export", "import"]
+    parser.add_argument("action", choices=actions, help="what to do")
+    parser.add_argument("names", nargs="*", metavar="ID|FILE", help="entries, or the file to import")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the export there")
+    parser.add_argument("--why", metavar="TEXT", default="", help="kept with the decision")
+    parser.add_argument("--as-of", metavar="TIME", help="list and export as it was then (RFC 3339)")
+    parser.add_argument(
+        "--format", choices=["markdown", "json"], default="markdown", help="of the export [markdown]; json is imported"
+    )
+    parser.add_argument("--json", action="store_true", help="print the observer's JSON answer")
+    parser.epilog = "Decisions need a token with the scope `admin` where the observer has tokens."
 
 
 def _add_outbox(parser: argparse.ArgumentParser) -> None:

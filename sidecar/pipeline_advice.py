@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from sidecar.advice.advisor import Advisor
 from sidecar.advice.tallies import Tally
 from sidecar.advice.uplift import Arm, Uplift, uplift
+from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import NotKnownError, ObserverError
 from sidecar.model_learning import (
@@ -21,6 +23,7 @@ from sidecar.model_learning import (
     EntryChange,
     EntryRow,
     Measured,
+    PlaybookEntry,
     PlaybookHistory,
     PlaybookView,
 )
@@ -69,6 +72,19 @@ class LearningLoop:
         await self._order.decide(PLAYBOOK_CHANGE, change)
         await self._order.caught_up()
         return self.history(playbook_id)
+
+    async def take_over(self, entries: Sequence[PlaybookEntry]) -> list[str]:
+        """A person's import: entries that say something new become candidates. Raises JournalError."""
+        taken = []
+        for entry in entries:
+            before = self._learning.playbook.entry(entry.playbook_id)
+            if before is not None and _same(before, entry):
+                continue
+            version = before.version + 1 if before is not None else 1
+            await self._order.decide(PLAYBOOK, replace(entry, at=self._now(), version=version))
+            await self._order.caught_up()
+            taken.append(entry.playbook_id)
+        return taken
 
     def views(self, as_of: str | None = None) -> list[PlaybookView]:
         """All entries, the most recently changed first; as they were at the moment *as_of*."""
@@ -119,6 +135,17 @@ class LearningLoop:
 
     def _now(self) -> str:
         return rfc3339_ms(self._clock.time_ns())
+
+
+def _same(one: PlaybookEntry, other: PlaybookEntry) -> bool:
+    """Whether both tell the same."""
+    return (one.kind, one.endpoint, one.text, one.when, one.set) == (
+        other.kind,
+        other.endpoint,
+        other.text,
+        other.when,
+        other.set,
+    )
 
 
 def _view(row: EntryRow, tally: Tally | None) -> PlaybookView:

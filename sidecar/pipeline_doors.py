@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sidecar.analysis.playbook_consolidator import playbook_id
 from sidecar.model_learning import EntryAction
 from sidecar.pipeline_incidents import incident_routes
 from sidecar.pipeline_metrics import losses
@@ -12,6 +13,7 @@ from sidecar.receivers.bodies import BodyReader
 from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_EVENT_BYTES, EventResource, EventsResource
 from sidecar.receivers.health_resource import HealthResource, LivezResource, ReadyzResource
 from sidecar.receivers.openapi import openapi
+from sidecar.receivers.playbook_import import MAX_IMPORT_BYTES, ImportResource
 from sidecar.receivers.playbook_resource import (
     MAX_CHANGE_BYTES,
     EntryActionResource,
@@ -57,6 +59,9 @@ def _learning_routes(observer: Observer) -> dict[str, object]:
     actions: tuple[EntryAction, ...] = ("approve", "retire", "restore")
     return {
         "/playbooks": PlaybooksResource(playbook, advisor),
+        "/playbooks/import": ImportResource(
+            playbook, BodyReader(observer.budget, max_bytes=MAX_IMPORT_BYTES), playbook_id, clean
+        ),
         "/playbooks/{playbook_id}": PlaybookResource(playbook, advisor),
         **{f"/playbooks/{{playbook_id}}/{action}": EntryActionResource(playbook, bodies, action) for action in actions},
         "/advice": AdviceResource(advisor, clean),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from sidecar.model import Fragment, LangfuseTold, ObservedOp, OutboxLook, Post, PostOutcome, Score, SpanRef
-from sidecar.model_learning import Advice, AdviceQuery, EntryAction, PlaybookHistory, PlaybookView
+from sidecar.model_learning import Advice, AdviceQuery, EntryAction, PlaybookEntry, PlaybookHistory, PlaybookView
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
@@ -330,4 +330,8 @@ class PlaybookKeeper(Protocol):
 
     async def change(self, playbook_id: str, action: EntryAction, why: str) -> PlaybookHistory:
         """A person's decision on an entry, taken when this returns. Raises NotKnownError, RetryableError."""
+        ...
+
+    async def take_over(self, entries: Sequence[PlaybookEntry]) -> list[str]:
+        """Entries from elsewhere become versions here; the ids of those that say something new. RetryableError."""
         ...

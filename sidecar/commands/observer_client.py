@@ -55,6 +55,14 @@ class ObserverClient:
             self._check(response)
             return response.content
 
+    def post(self, path: str, body: bytes | Mapping[str, str]) -> bytes:
+        """The body of a successful answer to *body*, JSON already or to be made so."""
+        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        with self._explained():
+            response = self._client.post(path, content=content, headers={"Content-Type": "application/json"})
+            self._check(response, "admin")
+            return response.content
+
     @contextmanager
     def stream(self, path: str, params: Mapping[str, str]) -> Iterator[Iterator[bytes]]:
         """Chunks of an endless answer, as they arrive."""
@@ -89,7 +97,7 @@ class ObserverClient:
             fix = "Start one with `observer run`, or name its address with --url"
             raise AwayError(f"no observer answers at {self.url}", why, fix) from exc
 
-    def _check(self, response: httpx.Response) -> None:
+    def _check(self, response: httpx.Response, scope: str = "read") -> None:
         status = response.status_code
         if status == 200:
             return
@@ -98,11 +106,11 @@ class ObserverClient:
             raise AskError(
                 f"the observer at {self.url} refused us ({status})",
                 why,
-                "Give a token with the scope `read`: --token, or OBSERVER_TOKEN",
+                f"Give a token with the scope `{scope}`: --token, or OBSERVER_TOKEN",
             )
         if status >= 500:
             raise AwayError(f"the observer at {self.url} cannot answer now ({status})", why, "Try again later")
-        if status == 404:
+        if status == 404 and "error" not in response.text:
             raise self._stranger("it has no such page")
         raise AskError(f"the observer at {self.url} refused us ({status})", why, "Change the request, or --url")
 

@@ -122,6 +122,14 @@ def _learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, 
     said = {**_object(success={"type": "boolean"}), "additionalProperties": False}
     return {
         "/playbooks": entries,
+        "/playbooks/import": {
+            "post": _write(
+                "Entries of another playbook become candidates here: all of them, or none",
+                {"type": "object", "description": "What `observer playbook export --format json` writes"},
+                "They are in the journal",
+                _object(imported=_array(text), known=_COUNT),
+            )
+        },
         "/playbooks/{playbook_id}": {
             "parameters": [entry_id],
             "get": _read(

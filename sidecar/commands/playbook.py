@@ -1,0 +1,111 @@
+"""`observer playbook list | show | approve | retire | restore | export | import`: a person's hand on the memory."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from sidecar.commands.observer_client import ObserverClient, observer_client
+from sidecar.commands.playbook_text import markdown, summary_lines, told_lines
+from sidecar.commands.terminal import Terminal, visible_json
+from sidecar.errors import ObserverError, SettingsError
+
+FORMAT: Final = "observer.playbook/1"
+_DONE = {"approve": "approved", "retire": "retired", "restore": "restored"}
+
+
+def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
+    """Do what was asked and give 0. Raises AskError, SettingsError, ObserverError."""
+    _check(args)
+    terminal = Terminal(sys.stdout, env)
+    with observer_client(args.url, args.token, env) as client:
+        if args.action == "import":
+            _import(terminal, client, args)
+        elif args.action == "export":
+            _export(terminal, client, args)
+        elif args.action in _DONE:
+            _decide(terminal, client, args)
+        else:
+            _print(terminal, client, args)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    wants = {"list": 0, "export": 0, "import": 1, "show": 1}.get(args.action)
+    if (args.action in _DONE and not args.names) or (wants is not None and len(args.names) != wants):
+        what = "a file" if args.action == "import" else "entries"
+        raise SettingsError(
+            f"`observer playbook {args.action}` is not complete",
+            f"it takes {'no names' if wants == 0 else what}",
+            "See `observer playbook --help`",
+        )
+
+
+def _entries(client: ObserverClient, as_of: str | None) -> Iterator[dict[str, Any]]:
+    params = {"as_of": as_of} if as_of else {}
+    while True:
+        page = client.decoded(client.get("/playbooks", params), dict[str, Any])
+        yield from page.get("playbooks", [])
+        if "next_cursor" not in page:
+            return
+        params["cursor"] = page["next_cursor"]
+
+
+def _print(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) -> None:
+    if args.action == "show":
+        body = client.get(f"/playbooks/{_safe(args.names[0])}")
+        lines = [visible_json(body.decode())] if args.json else told_lines(client.decoded(body, dict[str, Any]))
+    else:
+        entries = list(_entries(client, args.as_of))
+        lines = [visible_json(msgspec.json.encode(entries).decode())] if args.json else summary_lines(entries)
+    for line in lines:
+        terminal.write(line)
+
+
+def _decide(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) -> None:
+    for name in args.names:
+        body = {"why": args.why} if args.why else {}
+        done = client.decoded(client.post(f"/playbooks/{_safe(name)}/{args.action}", body), dict[str, Any])
+        terminal.write(f"{name} {_DONE[args.action]}: {done.get('state')} now")
+
+
+def _export(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) -> None:
+    entries = list(_entries(client, args.as_of))
+    if args.format == "json":
+        document = msgspec.json.format(msgspec.json.encode({"format": FORMAT, "entries": entries}), indent=1)
+        text = document.decode() + "\n"
+    else:
+        text = markdown(entries)
+    if args.output is None:
+        terminal.write(text.rstrip("\n"))
+        return
+    try:
+        Path(args.output).write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise ObserverError(f"{args.output} was not written", exc.strerror or str(exc), "Name another file") from exc
+    terminal.write(f"{len(entries)} entries written to {args.output}")
+
+
+def _import(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) -> None:
+    try:
+        content = Path(args.names[0]).read_bytes()
+    except OSError as exc:
+        raise ObserverError(f"{args.names[0]} cannot be read", exc.strerror or str(exc), "Name another file") from exc
+    done = client.decoded(client.post("/playbooks/import", content), dict[str, Any])
+    imported = done.get("imported", [])
+    terminal.write(f"{len(imported)} imported as candidates, {done.get('known', 0)} known already")
+    if imported:
+        terminal.write(f"agents are told after: observer playbook approve {' '.join(map(str, imported))}")
+
+
+def _safe(name: str) -> str:
+    if not name or not all(each.isalnum() or each == "-" for each in name):
+        raise SettingsError(
+            f"{name!r} is no entry's id", "ids look like pb-0123456789ab", "See `observer playbook list`"
+        )
+    return name

@@ -1,0 +1,93 @@
+"""The playbook in words: lines for a terminal, and Markdown. What it says was written by senders: nothing is markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sidecar.commands.terminal import visible
+
+_HEAD = ("id", "state", "kind", "calls", "effect", "endpoint", "text")
+
+
+def summary_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each entry, under a heading."""
+    if not entries:
+        return ["nothing is known yet"]
+    rows = [_HEAD, *(_row(entry) for entry in entries)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
+    return [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
+    ]
+
+
+def told_lines(entry: Mapping[str, Any]) -> Iterable[str]:
+    """All that is known of one entry."""
+    yield f"{_text(entry, 'playbook_id')} v{entry.get('version')} {_text(entry, 'kind')}, {_text(entry, 'state')}"
+    yield f"  at      {_text(entry, 'endpoint')}"
+    yield f"  says    {_text(entry, 'text')}"
+    yield f"  told    {_told(entry)}"
+    yield f"  effect  {_effect(entry, interval=True)}"
+    for change in entry.get("changes", []):
+        why = f": {_text(change, 'why')}" if change.get("why") else ""
+        yield f"  {_text(change, 'at')[:19]}  {_text(change, 'action')} by {_text(change, 'by')}{why}"
+    for version in entry.get("versions", []):
+        yield f"  {_text(version, 'at')[:19]}  v{version.get('version')}: {_text(version, 'text')}"
+
+
+def markdown(entries: Iterable[Mapping[str, Any]]) -> str:
+    """A document with a section for each entry."""
+    lines = ["# Playbook", ""]
+    for entry in entries:
+        lines += [
+            f"## {_text(entry, 'playbook_id')}: {_text(entry, 'kind')}, {_text(entry, 'state')}",
+            "",
+            _fenced(_text(entry, "text")),
+            "",
+            f"- endpoint: {_code(_text(entry, 'endpoint'))}",
+            f"- version {entry.get('version')} of {_text(entry, 'at')}, by {_text(entry, 'author') or 'successes'}",
+            f"- effect: {_effect(entry, interval=True)}",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    calls = str(entry.get("calls") or entry.get("successes") or 0)
+    shown = [_text(entry, name) for name in ("playbook_id", "state", "kind")]
+    return (*shown, calls, _effect(entry), _text(entry, "endpoint"), _text(entry, "text"))
+
+
+def _effect(entry: Mapping[str, Any], *, interval: bool = False) -> str:
+    measured = entry.get("measured") or {}
+    effect = measured.get("effect")
+    if effect is None:
+        return "not measured yet" if interval else "-"
+    if not interval:
+        return f"{100 * effect:+.0f}"
+    tasks = [measured.get(arm, {}).get("tasks", 0) for arm in ("shown", "withheld")]
+    low, high = (float(measured.get(end) or 0.0) for end in ("low", "high"))
+    return f"{100 * effect:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f}), {tasks[0]} shown, {tasks[1]} withheld"
+
+
+def _told(entry: Mapping[str, Any]) -> str:
+    if entry.get("state") == "retired":
+        return "to nobody: it is retired"
+    if entry.get("plain") or entry.get("approved") == entry.get("version"):
+        return "to agents"
+    return "to nobody in this version, until a person approves it"
+
+
+def _text(entry: Mapping[str, Any], name: str) -> str:
+    return visible(str(entry.get(name, "")))
+
+
+def _fenced(text: str) -> str:
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _code(text: str) -> str:
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if len(fence) > 1 else f"{fence}{text}{fence}"

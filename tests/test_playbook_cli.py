@@ -1,0 +1,110 @@
+"""`observer playbook`: seen, decided, exported and imported, against a running observer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar import cli
+from tests.observers import client, journal, observer
+from tests.test_advice_door import ENDPOINT, learnt
+
+
+async def run(running: Any, *arguments: str) -> int:
+    """The exit status of `observer playbook` with *arguments*."""
+    url = ["--url", f"http://127.0.0.1:{running.port}"]
+    return await asyncio.to_thread(cli.main, ["playbook", *arguments, *url])
+
+
+async def test_a_person_sees_and_decides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line an entry; one in full; approval with a reason, which the history then tells."""
+    async with observer(tmp_path) as running, client(running) as http:
+        (entry,) = await learnt(running, http)
+        name = entry["playbook_id"]
+        assert await run(running, "list") == 0
+        assert f"{name}  candidate  {entry['kind']}" in capsys.readouterr().out
+        assert await run(running, "approve", name, "--why", "I looked") == 0
+        assert capsys.readouterr().out == f"{name} approved: active now\n"
+        assert await run(running, "show", name) == 0
+        told = capsys.readouterr().out
+        assert f"{name} v1 {entry['kind']}, active" in told
+        assert "approve by person: I looked" in told
+        assert await run(running, "list", "--as-of", entry["at"], "--json") == 0
+        then = {each["playbook_id"]: each["state"] for each in json.loads(capsys.readouterr().out)}
+        assert then[name] == "candidate"
+
+
+async def test_what_is_exported_is_imported_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As candidates that nobody approved there; a second import of the same says nothing new."""
+    file = tmp_path / "playbook.json"
+    async with observer(tmp_path / "one") as running, client(running) as http:
+        (entry,) = await learnt(running, http)
+        assert await run(running, "approve", entry["playbook_id"]) == 0
+        assert await run(running, "export", "--format", "json", "-o", str(file)) == 0
+        assert await run(running, "export") == 0
+        document = capsys.readouterr().out
+    assert f"## {entry['playbook_id']}: {entry['kind']}, active" in document
+    assert entry["text"] in document
+    async with observer(tmp_path / "two") as running, client(running) as http:
+        assert await run(running, "import", str(file)) == 0
+        said = capsys.readouterr().out
+        assert f"observer playbook approve {entry['playbook_id']}" in said
+        (there,) = [e for e in (await http.get("/playbooks")).json()["playbooks"] if e["endpoint"] == ENDPOINT]
+        kept = ("playbook_id", "kind", "text", "set", "rate", "calls", "evidence", "scope")
+        assert {name: there.get(name) for name in kept} == {name: entry.get(name) for name in kept}
+        assert (there["state"], there["author"], there.get("plain")) == ("candidate", "import", None)
+        ask = {"endpoint": ENDPOINT, "certified": "false"}
+        assert (await http.get("/advice", params=ask)).json()["exposure_id"] is None
+        assert await run(running, "import", str(file)) == 0
+        assert capsys.readouterr().out.startswith("0 imported")
+        assert await run(running, "approve", entry["playbook_id"]) == 0
+        assert (await http.get("/advice", params=ask)).json()["exposure_id"] is not None
+
+
+ENTRY = {"kind": "do", "endpoint": "/x", "text": "Set a", "set": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        ("{", "not JSON"),
+        ({"format": "other", "entries": []}, "expected 'observer.playbook/1'"),
+        ({"format": "observer.playbook/1", "entries": [ENTRY, {**ENTRY, "kind": "shout"}]}, "entry 1"),
+        ({"format": "observer.playbook/1", "entries": [{**ENTRY, "text": "x" * 501}]}, "entry 0"),
+        ({"format": "observer.playbook/1", "entries": [{**ENTRY, "text": "a\x1b[31mb"}]}, "control characters"),
+        ({"format": "observer.playbook/1", "entries": [{**ENTRY, "set": {"a": "x" * 61}}]}, "more than 60"),
+        ({"format": "observer.playbook/1", "entries": [{**ENTRY, "set": {"a": {}}}]}, "no bound"),
+        ({"format": "observer.playbook/1", "entries": [{**ENTRY, "set": {"a": [1]}}]}, "entry 0"),
+        ({"format": "observer.playbook/1", "entries": [{**ENTRY, "sets": {}}]}, "entry 0"),
+        (
+            {"format": "observer.playbook/1", "entries": [{**ENTRY, "scope": ["a"], "playbook_id": "pb-000000000000"}]},
+            "by its content",
+        ),
+    ],
+)
+async def test_a_wrong_import_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], document: Any, why: str
+) -> None:
+    """The first entry that is wrong is named, and none is taken."""
+    file = tmp_path / "wrong.json"
+    file.write_text(document if isinstance(document, str) else json.dumps(document))
+    async with observer(tmp_path) as running, client(running) as http:
+        assert await run(running, "import", str(file)) != 0
+        assert why in capsys.readouterr().err
+        assert (await http.get("/playbooks")).json()["playbooks"] == []
+        assert journal(tmp_path, "decisions.jsonl") == []
+
+
+async def test_unknown_entries_and_files_are_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line each, and no success."""
+    async with observer(tmp_path) as running:
+        assert await run(running, "show", "pb-000000000000") == 1
+        assert "is not known" in capsys.readouterr().err
+        assert await run(running, "import", str(tmp_path / "none.json")) == 1
+        assert "cannot be read" in capsys.readouterr().err
+        assert await run(running, "show") == 64
+        assert await run(running, "approve", "../x") == 64
