@@ -125,7 +125,7 @@ def _learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, 
         "/playbooks/import": {
             "post": _write(
                 "Entries of another playbook become candidates here: all of them, or none",
-                {"type": "object", "description": "What `observer playbook export --format json` writes"},
+                _import(),
                 "They are in the journal",
                 _object(imported=_array(text), known=_COUNT),
             )
@@ -154,6 +154,23 @@ def _learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, 
             "post": _write("How it went", said, "It is in the journal", _object(accepted={"const": True})),
         },
     }
+
+
+def _import() -> dict[str, Any]:
+    """What is certainly taken; `observer playbook export --format json` writes more, which is read or passed over."""
+    number = {"type": "number", "minimum": -(2**53), "maximum": 2**53}
+    term = {"anyOf": [_printable(0, 60), {"type": "boolean"}, number, {"type": "null"}]}
+    terms = {"type": "object", "maxProperties": 8, "propertyNames": _printable(1, 60), "additionalProperties": term}
+    kind = {"enum": ["do", "avoid", "correction"]}
+    entry = _object(kind=kind, endpoint=_printable(1, 256), text=_printable(1, 500))
+    entry["properties"] |= {"when": terms, "set": terms}
+    entry["additionalProperties"] = False
+    entries = {**_array(entry), "maxItems": 1000}
+    return {**_object(format={"const": "observer.playbook/1"}, entries=entries), "additionalProperties": False}
+
+
+def _printable(least: int, most: int) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^[ -~]{{{least},{most}}}$"}
 
 
 def _advice_query() -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from sidecar.receivers.bodies import BodyReader, parse_json
 MAX_IMPORT_BYTES: Final = 4 * 2**20
 FORMAT: Final = "observer.playbook/1"
 _FIX = "Correct it, or take the file as `observer playbook export` wrote it"
+_MOST_NUMBER = 2**53
 _MAX_VALUE = 60  # characters of a text in `when` and `set`
 
 Name = Annotated[str, Meta(min_length=1, max_length=60)]
@@ -32,7 +33,7 @@ Rate = Annotated[float, Meta(ge=0, le=1)]
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What is read of an entry. Fields typed `Raw` are another observer's own, and passed over."""
+    """What is read of an entry. Fields of any type are another observer's own, and passed over."""
 
     kind: EntryKind
     endpoint: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -49,13 +50,13 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     other_calls: Count = 0
     successes: Count = 0
     avg_duration_ms: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
-    version: msgspec.Raw | None = None
-    at: msgspec.Raw | None = None
-    author: msgspec.Raw | None = None
-    plain: msgspec.Raw | None = None
-    state: msgspec.Raw | None = None
-    approved: msgspec.Raw | None = None
-    measured: msgspec.Raw | None = None
+    version: Any = None
+    at: Any = None
+    author: Any = None
+    plain: Any = None
+    state: Any = None
+    approved: Any = None
+    measured: Any = None
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -143,6 +144,8 @@ def _wrong(entry: _Entry) -> str | None:
             texts.append(term)
         elif isinstance(term, Range) and term.above is None and term.up_to is None:
             return "a range has no bound"
+        elif isinstance(term, int | float) and not -_MOST_NUMBER <= term <= _MOST_NUMBER:
+            return f"{term:g} is beyond what every reader of JSON can hold"
     strange = next((each for each in texts if not each.isprintable()), None)
     return f"{strange[:40]!r} has control characters" if strange is not None else None
 
