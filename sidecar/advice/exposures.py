@@ -32,7 +32,7 @@ _OVERDUE_A_STEP = 200
 class Coin(msgspec.Struct, omit_defaults=True):
     """How a unit's coin fell for one entry. *outcome*: None while it is open; *by* tells who said it.
 
-    *by* is `op` (a call, *op_id*), `agent` (a report) or `none` (nobody, in time).
+    *by* is `op` (a call, *op_id*; *latest* amended it), `agent` (a report) or `none` (nobody, in time).
     """
 
     endpoint: str
@@ -44,6 +44,7 @@ class Coin(msgspec.Struct, omit_defaults=True):
     outcome: bool | None = None
     by: str = ""
     op_id: str = ""
+    latest: str = ""
 
 
 class Unit(msgspec.Struct, omit_defaults=True):
@@ -175,7 +176,8 @@ class ExposureBook:
         found: list[tuple[str, str, str]] = []
         for unit in self._units.rows():
             self._exposures |= {exposure_id: (unit.key, endpoint) for exposure_id, endpoint in unit.exposures}
-            self._calls |= {coin.op_id: unit.key for coin in unit.coins.values() if coin.op_id}
+            for coin in unit.coins.values():
+                self._calls |= {op_id: unit.key for op_id in (coin.op_id, coin.latest) if op_id}
             found += [(coin.until, unit.key, name) for name, coin in unit.coins.items() if not coin.by]
         self._open = OrderedDict(((key, name), until) for until, key, name in sorted(found))
 
@@ -195,8 +197,7 @@ class ExposureBook:
         self._tallies.put_back(names)
 
     def _consume(self, op: ObservedOp) -> bool:
-        if op.amends:
-            self._amend(op)
+        if op.amends and self._amend(op):
             return op.exposure_id is not None
         named = self._exposures.get(op.exposure_id) if op.exposure_id is not None else None
         key = named[0] if named is not None else op.task
@@ -214,17 +215,20 @@ class ExposureBook:
                 self._settle(unit, entry_id, coin, op.success, by="op", op_id=op.op_id or "")
         return shown
 
-    def _amend(self, op: ObservedOp) -> None:
+    def _amend(self, op: ObservedOp) -> bool:
+        """Count what *op* says of an outcome, if it amends one; whether it does."""
+        amended = False
         for op_id in (op.amends or "").split(" "):
-            unit = self._units.touch(self._calls.pop(op_id, ""))
-            if unit is None:
-                continue
-            for entry_id, coin in unit.coins.items():
-                if coin.op_id == op_id:
+            unit = self._units.touch(self._calls.get(op_id, ""))
+            for entry_id, coin in unit.coins.items() if unit is not None else ():
+                if coin.by == "op" and op_id in (coin.op_id, coin.latest):
+                    amended = True
                     if coin.outcome != op.success:
                         self._tally(entry_id).amend(coin.propensity, coin.shown, success=op.success)
-                    coin.outcome, coin.op_id = op.success, op.op_id or ""
-            self._calls[op.op_id or ""] = unit.key
+                    self._calls.pop(coin.latest, None)
+                    coin.outcome, coin.latest = op.success, op.op_id or ""
+                    self._calls[coin.latest] = self._calls[coin.op_id]
+        return amended
 
     def _touched(self, key: str) -> Unit:
         unit = self._units.touch(key)
@@ -241,6 +245,7 @@ class ExposureBook:
             if not coin.by:
                 self._miss(unit, entry_id)
             self._calls.pop(coin.op_id, None)
+            self._calls.pop(coin.latest, None)
         for exposure_id, _ in unit.exposures:
             self._exposures.pop(exposure_id, None)
 
