@@ -151,7 +151,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Exposure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A decision: what was eligible for a task (where it has no name: for this exposure), and how the coins fell.
 
-    An outcome counts until the moment *until*.
+    An outcome counts until the moment *until*; the call whose span is *during* is none.
     """
 
     exposure_id: str
@@ -161,6 +161,7 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     assignments: list[Assignment]
     task: str | None = None
     door: str = "http"
+    during: str | None = None
 
 
 class ReportedOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -185,7 +186,10 @@ class CycleMark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdviceQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent is about to do: *facts* are the call's fields and features; *given* are those it cannot change."""
+    """What an agent is about to do: *facts* are the call's fields and features; *given* are those it cannot change.
+
+    *during*: the span of a call that is under way already, and so is no outcome of what is told now.
+    """
 
     endpoint: str
     facts: dict[str, Scalar]
@@ -193,6 +197,7 @@ class AdviceQuery(msgspec.Struct, frozen=True, kw_only=True):
     given: frozenset[str] = frozenset()
     limit: int = 3
     door: str = "http"
+    during: str | None = None
 
 
 class AdviceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

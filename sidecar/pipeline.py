@@ -45,7 +45,7 @@ from sidecar.pipeline_doors import health_routes, http_routes
 from sidecar.pipeline_journals import Journals
 from sidecar.pipeline_langfuse import Langfuse, pull_step
 from sidecar.pipeline_otlp import OtlpDoors
-from sidecar.pipeline_proxy import gateway_proxy
+from sidecar.pipeline_proxy import advise, gateway_proxy
 from sidecar.pipeline_stages import Closing, Opening, Together
 from sidecar.protocols import Clock, Stage
 from sidecar.receivers.bodies import ByteBudget
@@ -254,6 +254,7 @@ class Observer:
             clock=clock,
         )
         self.learning = LearningLoop(settings, self.books.learning, self.books.in_order, clock)
+        advise(self.proxy, settings, self.learning.advisor)
         self.corrections = CorrectionsTailer(
             Path(settings.overseer_corrections_path),
             self.recorder,

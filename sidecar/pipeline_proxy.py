@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from sidecar.errors import SettingsError
 from sidecar.gateway.gateway_proxy import GatewayProxy
+from sidecar.gateway.proxy_advice import ProxyAdvice
 from sidecar.gateway.proxy_parts import ProxyLimits
 from sidecar.settings import Settings, is_loopback
 
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 
     from sidecar.normalize import Normalizer
     from sidecar.pipeline import Observer
-    from sidecar.protocols import Clock
+    from sidecar.protocols import AdviceSource, Clock
 
+_ADVICE_S = 0.05  # that a call may wait for advice towards the gateway
 _KEEP_ALIVE_S = 300.0  # longer than clients keep theirs: who closes first should not be us
 
 
@@ -46,6 +48,18 @@ def gateway_proxy(settings: Settings, tracer: Tracer, normalizer: Normalizer, cl
     )
 
 
+def advise(proxy: GatewayProxy | None, settings: Settings, advisor: AdviceSource) -> None:
+    """Let calls through *proxy* have advice, as *settings* wish. Before it starts."""
+    if proxy is not None and settings.proxy_advice != "none":
+        proxy.advice = ProxyAdvice(
+            advisor,
+            proxy.recorder.asked,
+            to_gateway=settings.proxy_advice in ("gateway", "both"),
+            to_agent=settings.proxy_advice in ("agent", "both"),
+            within_s=_ADVICE_S,
+        )
+
+
 def register(observer: Observer) -> None:
     """Make the proxy's counters metrics."""
     proxy = observer.proxy
@@ -64,6 +78,12 @@ def register(observer: Observer) -> None:
         "observer.proxy.uncaptured", "{body}", "Bodies too many to be kept for a look", lambda: recorder.budget.refused
     )
     count("observer.proxy.refused", "{request}", "Refused by the proxy itself", lambda: dict(agents.refused), "status")
+    count(
+        "observer.proxy.unadvised",
+        "{call}",
+        "Calls that went without advice, since it took too long or failed",
+        lambda: proxy.advice.late + proxy.advice.failures if proxy.advice is not None else 0,
+    )
     level("observer.proxy.agents", "{connection}", "Open connections of agents", lambda: len(agents.connections))
     level("observer.proxy.upstream", "{connection}", "Open ones to the gateway", lambda: proxy.upstream_connections)
 

@@ -116,6 +116,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     outcome_window: Annotated[
         float, _doc("Seconds after advice within which a task's next call counts as its outcome", ge=1, le=604_800)
     ] = 3600.0
+    proxy_advice: Annotated[
+        Literal["none", "agent", "gateway", "both"],
+        _doc("Who is told advice in `X-Observer-Advice` of calls through the proxy"),
+    ] = "none"
     advice_timeout: Annotated[
         float, _doc("Seconds the journal may take to write an exposure before no advice is given (503)", gt=0)
     ] = 2.0

@@ -31,6 +31,7 @@ EXAMPLES = {
     "OBSERVER_TLS_CERT": ("pem", "pem"),
     "OBSERVER_TLS_KEY": ("pem", "pem"),
     "OBSERVER_HOLDOUT": ("0.25", 0.25),
+    "OBSERVER_PROXY_ADVICE": ("both", "both"),
     "OBSERVER_REQUIRE_GATEWAY": ("1", True),
     "OBSERVER_LOG_FORMAT": ("json", "json"),
     "OBSERVER_LOG_LEVEL": ("debug", "debug"),

@@ -63,6 +63,11 @@ class Advisor:
         """A task reads the playbook by itself, from now on. Raises RetryableError."""
         await self._decide(INFORMED, InformedTask(task=task, at=rfc3339_ms(self._clock.time_ns())))
 
+    async def idle(self) -> None:
+        """Return once nothing is on its way into the journal."""
+        while self._pending:
+            await asyncio.wait(self._pending)
+
     async def _decide(self, kind: str, body: object, within_s: float | None = None) -> None:
         if len(self._pending) >= MAX_PENDING:
             self.undecided += 1

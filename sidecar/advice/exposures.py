@@ -45,6 +45,7 @@ class Coin(msgspec.Struct, omit_defaults=True):
     by: str = ""
     op_id: str = ""
     latest: str = ""
+    during: str | None = None
 
 
 class Unit(msgspec.Struct, omit_defaults=True):
@@ -208,9 +209,10 @@ class ExposureBook:
         for entry_id, coin in unit.coins.items():
             if coin.endpoint != op.endpoint:
                 continue
-            shown = shown or coin.shown
+            shown = shown or (coin.shown and op.span_id != coin.during)
             is_after = named is not None or op.timestamp >= coin.at
-            if coin.by in ("", "agent") and is_after and op.timestamp <= coin.until:
+            is_other = coin.during is None or op.span_id != coin.during
+            if coin.by in ("", "agent") and is_after and is_other and op.timestamp <= coin.until:
                 self._units.touch(unit.key)
                 self._settle(unit, entry_id, coin, op.success, by="op", op_id=op.op_id or "")
         return shown
@@ -257,6 +259,7 @@ class ExposureBook:
             until=exposure.until,
             propensity=each.propensity,
             shown=each.shown,
+            during=exposure.during,
         )
         self._open[unit.key, each.playbook_id] = exposure.until
         tally = self._tally(each.playbook_id)

@@ -72,6 +72,7 @@ class Offers:
             endpoint=query.endpoint,
             task=query.task,
             door=query.door,
+            during=query.during,
             assignments=[
                 Assignment(
                     playbook_id=each.entry.playbook_id,

@@ -15,6 +15,7 @@ from sidecar.gateway.json_rpc import RpcCall, result_text, rpc_answer, rpc_call,
 from sidecar.gateway.llm_usage import TOOL_CALLS, LlmCall, llm_call, stream_error
 from sidecar.gateway.op_headers import op_fields
 from sidecar.gateway.proxied_call import ProxiedCall
+from sidecar.gateway.proxy_advice import Asked
 from sidecar.gateway.proxy_head import Headers, header
 from sidecar.gateway.route_template import Templates
 from sidecar.gateway.summary import summarize
@@ -24,6 +25,9 @@ from sidecar.spans.attributes import ERROR_TYPE_OTHER
 TOOL_NAME = "gen_ai.tool.name"
 MCP_METHOD = "mcp.method.name"
 MCP_SESSION = "mcp.session.id"
+_ADVISED_BY = frozenset(
+    ["role", "city", "state", "event_kind", "staffer_id", "sig_hash", "task_class", "count", "source"]
+)
 _INPUT_CHARACTERS = 200
 _OUTPUT_CHARACTERS = 100
 _LOOKED_AT = 2048  # characters of a text that a summary begins with: masking more would hold the loop up
@@ -76,6 +80,20 @@ class FactReader:
             fields=fields,
             extra={**extra, **_told(attributes)},
             attributes=attributes,
+        )
+
+    def asked(self, call: ProxiedCall) -> Asked:
+        """What can be told of *call* before it is answered."""
+        body = _body(call.request_body, call.request.headers)
+        rpc = rpc_call(body.data)
+        fields, _ = op_fields(call.request.op_headers)
+        features = self._normalizer.scalars(self._features(call, body.data, rpc)) or {}
+        known = {name: each for name, each in fields.items() if name in _ADVISED_BY}
+        task = fields.get("task")
+        return Asked(
+            endpoint=self._normalizer.text(self._endpoint(call, rpc)),
+            facts={**features, **(self._normalizer.scalars(known) or {})},
+            task=self._normalizer.text(task) if isinstance(task, str) and task else None,
         )
 
     def _endpoint(self, call: ProxiedCall, rpc: RpcCall | None) -> str:

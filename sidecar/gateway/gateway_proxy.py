@@ -15,6 +15,7 @@ import structlog
 from opentelemetry.trace import Tracer
 
 from sidecar.errors import StartError
+from sidecar.gateway.proxy_advice import ProxyAdvice
 from sidecar.gateway.proxy_agent import AgentConnection, Agents
 from sidecar.gateway.proxy_calls import CallRecorder
 from sidecar.gateway.proxy_head import RequestRules
@@ -64,6 +65,7 @@ class GatewayProxy:
         self._rules = RequestRules(parts.netloc.rpartition("@")[2], name, allowed_hosts, paths, instance)
         self.recorder = CallRecorder(tracer, normalizer, clock, (parts.scheme, name, gateway_port))
         self.agents = Agents()
+        self.advice: ProxyAdvice | None = None  # to be set before the start, if calls are to have advice
         self._pool: UpstreamPool | None = None
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -81,7 +83,7 @@ class GatewayProxy:
         pool = UpstreamPool(host, port, tls=tls, connect_timeout_s=connect_timeout_s, now=loop.time, buffer=buffer)
         pool.open()
         self.recorder.open(loop)
-        parts = ExchangeParts(loop, pool, self.recorder, self._limits, buffer)
+        parts = ExchangeParts(loop, pool, self.recorder, self._limits, buffer, self.advice)
         try:
             server = await loop.create_server(
                 lambda: self._agent(parts), self._host, self.port, backlog=_BACKLOG, reuse_address=True

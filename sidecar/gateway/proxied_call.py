@@ -119,6 +119,7 @@ class ProxiedCall:
         "ended",
         "error",
         "error_type",
+        "exposure_id",
         "first_byte",
         "hung_up",
         "request",
@@ -145,6 +146,7 @@ class ProxiedCall:
         self.hung_up = False  # the agent did, before the answer had gone through
         self.span: Span | None = None
         self.template = ""
+        self.exposure_id: str | None = None
 
     def answered(self, response: ResponseHead) -> None:
         """The gateway's *response* head has come."""

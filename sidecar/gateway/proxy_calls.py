@@ -19,6 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from sidecar.clock import rfc3339_ms
 from sidecar.gateway.call_facts import CallFacts, FactReader, plain_facts
 from sidecar.gateway.proxied_call import CaptureBudget, ProxiedCall
+from sidecar.gateway.proxy_advice import Asked
 from sidecar.gateway.proxy_head import RequestHead, ResponseHead
 from sidecar.gateway.route_template import Templates
 from sidecar.ids import new_id
@@ -96,6 +97,10 @@ class CallRecorder:
         line = b"traceparent: 00-%032x-%016x-%02x" % (context.trace_id, context.span_id, flags)
         return [line, *_lines(b"tracestate", head.tracestate)] if parent is not None else [line]
 
+    def asked(self, call: ProxiedCall) -> Asked:
+        """What is known of *call* before it is answered, in the form of its op."""
+        return self._facts.asked(call)
+
     def trace_id(self, call: ProxiedCall) -> int:
         """The call's, or 0."""
         return call.span.get_span_context().trace_id if call.span is not None else 0
@@ -137,7 +142,7 @@ class CallRecorder:
             self.lost += 1
             return
         elapsed_ns = round((call.ended - call.started) * 1e9)
-        op = self._op(facts, call.started_ns + elapsed_ns, elapsed_ns)
+        op = self._op(facts, call.started_ns + elapsed_ns, elapsed_ns, call.exposure_id)
         attributes: dict[str, Any] = {**self._clean(facts.attributes), **op_attributes(op)}
         attributes[keys.URL_FULL] = self._url(call.request.target[: _MOST_URL * 2])
         if call.response is not None:
@@ -165,10 +170,10 @@ class CallRecorder:
     def _scrubbed(self, target: bytes) -> str:
         return self._normalizer.text(self._base + target.decode("latin-1"))[:_MOST_URL]
 
-    def _op(self, facts: CallFacts, ended_ns: int, elapsed_ns: int) -> ObservedOp:
+    def _op(self, facts: CallFacts, ended_ns: int, elapsed_ns: int, exposure_id: str | None) -> ObservedOp:
         cut = self._normalizer.cut
         error = cut(facts.error[: _MOST_ERROR + _BEYOND_ERROR], _MOST_ERROR) if facts.error is not None else None
-        fields = {"source": "mcp", **facts.fields}
+        fields = {"source": "mcp", "exposure_id": exposure_id, **facts.fields}
         return self._normalizer.op(
             ObservedOp(
                 timestamp=rfc3339_ms(ended_ns),

@@ -24,6 +24,7 @@ class Exchange:
 
     __slots__ = (
         "_agent",
+        "_asking",
         "_connecting",
         "_connection",
         "_continued",
@@ -37,6 +38,7 @@ class Exchange:
         "_rewrites_chunks",
         "_sent_at",
         "_upstream_paused",
+        "_whole",
         "call",
         "head",
         "method",
@@ -60,6 +62,8 @@ class Exchange:
         self._response_whole = False
         self._retried = False
         self._continued = False
+        self._asking: asyncio.Task[bytes] | None = None
+        self._whole: asyncio.Event | None = None
         self.request_whole = False
         self.over = False
         self._sent_at = self._heard_at = parts.loop.time()
@@ -69,12 +73,18 @@ class Exchange:
     def begin(self) -> None:
         """It is this one's turn: find a connection. `send_on` follows, with what of the body came with the head."""
         self._heard_at = self._sent_at = self._parts.loop.time()
-        self._out.append(self.head.to_send(self._parts.recorder.start(self.call)))
-        connection = self._parts.pool.take()
-        if connection is not None:
-            self._attach(connection)
+        lines, advice = self._parts.recorder.start(self.call), self._parts.advice
+        if advice is None:
+            self._go(lines)
+            return
+        self._whole = asyncio.Event()
+        if self.request_whole:
+            self._whole.set()
+        self._asking = self._parts.loop.create_task(advice.line(self.call, self._whole))
+        if advice.to_gateway:
+            self._asking.add_done_callback(lambda _asked: self._go_advised(lines))
         else:
-            self._connecting = self._parts.loop.create_task(self._connect())
+            self._go(lines)
 
     def request_data(self, data: bytes) -> None:
         """A piece of the request's body."""
@@ -90,6 +100,8 @@ class Exchange:
     def request_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
         """The request is whole."""
         self.request_whole = True
+        if self._whole is not None:
+            self._whole.set()
         self._sent_at = self._parts.loop.time()
         if self.head.chunked:
             self._out.append(b"\r\n".join([b"0", *trailer_lines(trailers), b"", b""]))
@@ -165,6 +177,8 @@ class Exchange:
         self._parts.recorder.answered(self.call, head)
         trace_id = self._trace_id()
         more = [b"%b: %032x" % (TRACE_ID_HEADER, trace_id)] if trace_id else []
+        if self._parts.advice is not None and self._parts.advice.to_agent:
+            more += self._advised()
         bodiless = self.method == b"HEAD" or head.status in (204, 304)
         if self.head.expects and not self._continued and not self.request_whole:
             self.head.close = True  # whether the body still comes is the agent's to choose: RFC 9110, 10.1.1
@@ -216,7 +230,9 @@ class Exchange:
         stale = connection is not None and connection.reused and not connection.heard
         if stale and not self._retried and not self.head.has_body and self.method in _REPEATABLE:
             self._retried = True  # it was closed while idle; nothing of this request was looked at
-            self._out = [self.head.to_send(self._parts.recorder.trace_lines(self.call))]
+            to_gateway = self._parts.advice is not None and self._parts.advice.to_gateway
+            lines = self._parts.recorder.trace_lines(self.call)
+            self._out = [self.head.to_send([*lines, *(self._advised() if to_gateway else ())])]
             self._connecting = self._parts.loop.create_task(self._connect())
         else:
             self._fail(502, "Bad Gateway", f"no answer from the gateway: {why}", error_type)
@@ -228,6 +244,28 @@ class Exchange:
         self._agent.regulate()
 
     # -- inside
+
+    def _go(self, lines: list[bytes]) -> None:
+        """Send the head, with *lines*, in front of what has come of the body."""
+        if self.over:
+            return
+        self._out.insert(0, self.head.to_send(lines))
+        connection = self._parts.pool.take()
+        if connection is not None:
+            self._attach(connection)
+        else:
+            self._connecting = self._parts.loop.create_task(self._connect())
+
+    def _go_advised(self, lines: list[bytes]) -> None:
+        self._go([*lines, *self._advised()])
+        self.send_on()  # nobody else will: the body has come
+        self._agent.regulate()
+
+    def _advised(self) -> list[bytes]:
+        """The line of advice, if there is one by now."""
+        asking = self._asking
+        line = asking.result() if asking is not None and asking.done() and not asking.cancelled() else b""
+        return [line] if line else []
 
     async def _connect(self) -> None:
         try:
@@ -292,4 +330,6 @@ class Exchange:
             self.over = True
             self._out = []
             self._pending_bytes = 0
+            if self._whole is not None:
+                self._whole.set()  # nothing more will come
             self._parts.recorder.ended(self.call)

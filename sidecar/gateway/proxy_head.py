@@ -18,6 +18,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 VIA = b"x-observer-via"
 PROBE = b"x-observer-probe"
+ADVICE = b"x-observer-advice"
 _OURS = b"x-observer-"
 _OP_PREFIX = b"x-observer-op-"
 _HOP_BY_HOP = frozenset(
@@ -165,6 +166,8 @@ class RequestRules:
         if key.startswith(_OP_PREFIX):
             head.op_headers.append((key[len(_OP_PREFIX) :].decode("ascii"), _text(value)))
             return
+        if key == ADVICE:
+            return  # what reaches the gateway by this name is the observer's word
         head.probe = head.probe or key == PROBE
         if key == VIA and value.strip() == self._instance:
             raise RefusedError(508, "Loop Detected", "GATEWAY_URL leads back to this proxy: point it at the gateway")

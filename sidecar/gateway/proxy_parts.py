@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
+from sidecar.gateway.proxy_advice import ProxyAdvice
 from sidecar.gateway.proxy_calls import CallRecorder
 from sidecar.gateway.proxy_pool import UpstreamPool
 
@@ -29,6 +30,7 @@ class ExchangeParts:
     recorder: CallRecorder
     limits: ProxyLimits
     buffer: bytearray
+    advice: ProxyAdvice | None = None
 
 
 class AgentSide(Protocol):

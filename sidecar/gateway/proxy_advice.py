@@ -1,0 +1,116 @@
+"""Advice for calls through the proxy, in `X-Observer-Advice`: with the request to the gateway, or back to the agent.
+
+Asked when a call begins, from its path, headers and, where it is small, its body. Whatever goes wrong or takes too
+long costs the advice, never the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import structlog
+
+from sidecar.errors import ObserverError
+from sidecar.gateway.proxied_call import ProxiedCall
+from sidecar.model import Scalar
+from sidecar.model_learning import Advice, AdviceQuery
+from sidecar.protocols import AdviceSource
+
+log = structlog.get_logger(__name__)
+
+ADVICE_HEADER: Final = b"X-Observer-Advice"
+MOST_BYTES: Final = 2048  # of the field's value
+MOST_BODY: Final = 16 * 1024  # bytes of a body that is waited for
+_ITEMS = 3
+
+
+class Asked(NamedTuple):
+    """What is known of a call before it is answered."""
+
+    endpoint: str
+    facts: dict[str, Scalar]
+    task: str | None
+
+
+class ProxyAdvice:
+    """*asked* reads a call; *within_s* bounds all of it."""
+
+    def __init__(
+        self,
+        source: AdviceSource,
+        asked: Callable[[ProxiedCall], Asked],
+        *,
+        to_gateway: bool,
+        to_agent: bool,
+        within_s: float,
+    ) -> None:
+        self._source = source
+        self._asked = asked
+        self.to_gateway = to_gateway
+        self.to_agent = to_agent
+        self.within_s = within_s
+        self.late = 0  # calls that went without, since the journal or their body took too long
+        self.failures = 0
+
+    async def line(self, call: ProxiedCall, whole: asyncio.Event) -> bytes:
+        """The header field for *call*, b"" if there is none; *whole* is set when its request has come."""
+        try:
+            async with asyncio.timeout(self.within_s):
+                if _is_small(call):
+                    await whole.wait()
+                advice = await self._source.advise(self._query(call))
+        except (ObserverError, TimeoutError):
+            self.late += 1
+            return b""
+        except Exception:  # it costs the advice
+            self.failures += 1
+            log.exception("proxy.no_advice", template=call.template)
+            return b""
+        if advice.exposure_id is None:
+            return b""
+        if self.to_gateway:
+            call.exposure_id = advice.exposure_id  # this call is what the advice is for
+        return b"%b: %b" % (ADVICE_HEADER, compact(advice))
+
+    def _query(self, call: ProxiedCall) -> AdviceQuery:
+        asked = self._asked(call)
+        context = call.span.get_span_context() if call.span is not None and not self.to_gateway else None
+        return AdviceQuery(
+            endpoint=asked.endpoint,
+            facts=asked.facts,
+            task=asked.task,
+            limit=_ITEMS,
+            door="proxy",
+            during=f"{context.span_id:016x}" if context is not None else None,
+        )
+
+
+def compact(advice: Advice) -> bytes:
+    """*advice* as JSON in ASCII, within `MOST_BYTES`: the last items go first, then the words."""
+    items: list[dict[str, Any]] = [
+        {
+            "id": item.id,
+            "kind": item.kind,
+            "text": item.text,
+            "when": msgspec.to_builtins(item.when),
+            "set": msgspec.to_builtins(item.set),
+        }
+        for item in advice.advice
+    ]
+    while True:
+        text = json.dumps({"exposure_id": advice.exposure_id, "advice": items}, separators=(",", ":")).encode()
+        if len(text) <= MOST_BYTES or not items:
+            return text
+        if len(items) > 1 or "text" not in items[0]:
+            items.pop()
+        else:
+            del items[0]["text"]
+
+
+def _is_small(call: ProxiedCall) -> bool:
+    head = call.request
+    return not head.chunked and not head.expects and 0 < (head.length or 0) <= MOST_BODY

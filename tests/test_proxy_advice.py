@@ -1,0 +1,145 @@
+"""Advice in `X-Observer-Advice` of proxied calls: to agent or gateway, within bounds, never at a call's cost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.gateway.proxy_advice import MOST_BYTES, compact
+from sidecar.model_learning import Advice, AdviceItem
+from sidecar.pipeline import Observer
+from tests.observers import FaultyFile, client, settled
+from tests.proxied import OK, Message, Pairs, RawGateway, exchange, proxied, proxy_port, raw_gateway, request
+from tests.test_advice_door import ENDPOINT, learnt
+
+BODY = b'{"certified": false, "shift": "day"}'
+
+
+@asynccontextmanager
+async def advised(tmp_path: Path, who: str, **env: Any) -> AsyncIterator[tuple[Observer, RawGateway]]:
+    """A proxy whose agents, or gateway, are told what was learnt of `/tools/fill`."""
+    async with (
+        raw_gateway() as gateway,
+        proxied(tmp_path, gateway.url, OBSERVER_PROXY_ADVICE=who, **env) as running,
+        client(running) as http,
+    ):
+        await learnt(running, http)
+
+        async def when_decided(_asked: Message, writer: asyncio.StreamWriter) -> bool:
+            await (
+                running.learning.advisor.idle()
+            )  # a gateway that is quicker than the journal has no advice to wait for
+            writer.write(OK)
+            return True
+
+        gateway.answering = when_decided
+        if running.proxy is not None and running.proxy.advice is not None:
+            running.proxy.advice.within_s = 30.0  # a busy machine is not what is tested
+        yield running, gateway
+
+
+async def call(running: Observer, task: str, body: bytes = BODY, headers: Pairs | None = None) -> Any:
+    """The response to a call of *task*."""
+    named = [("Content-Type", "application/json"), ("X-Observer-Op-Task", task), *(headers or [])]
+    return await exchange(proxy_port(running), request("POST", ENDPOINT, named, body))
+
+
+def measured(running: Observer, arm: str) -> Any:
+    return getattr(running.learning.advice_stats()["measured"], arm)
+
+
+async def test_the_agent_is_told_in_the_response(tmp_path: Path) -> None:
+    """For its next attempt: some tasks are, others are not; the call itself is no outcome, the next one is."""
+    async with advised(tmp_path, "agent") as (running, gateway):
+        said = {}
+        for number in range(12):
+            answer = await call(running, f"t-{number}")
+            said[f"t-{number}"] = json.loads(answer.header("x-observer-advice") or "{}")
+        assert all(each["exposure_id"] for each in said.values())
+        assert {len(each["advice"]) for each in said.values()} == {0, 1}
+        told = next(each["advice"] for each in said.values() if each["advice"])
+        assert told[0]["set"] == {"certified": True}
+        assert not any(asked.header("x-observer-advice") for asked in gateway.asked)
+        await settled(running, 212)
+        assert measured(running, "shown").tasks + measured(running, "withheld").tasks == 0
+        await call(running, "t-0", b'{"certified": true, "shift": "day"}')
+        await settled(running, 213)
+        assert measured(running, "shown").tasks + measured(running, "withheld").tasks == 1
+
+
+async def test_the_gateway_is_told_with_the_request(tmp_path: Path) -> None:
+    """What an agent writes there itself does not reach it; the call is the outcome, and has the exposure's id."""
+    async with advised(tmp_path, "gateway") as (running, gateway):
+        for number in range(12):
+            answer = await call(running, f"t-{number}", headers=[("X-Observer-Advice", "obey")])
+            assert answer.header("x-observer-advice") is None
+        calls = [asked for asked in gateway.asked if ENDPOINT in asked.first]  # beside them, the observer's own posts
+        said = [json.loads(asked.header("x-observer-advice") or "") for asked in calls]
+        assert {len(each["advice"]) for each in said} == {0, 1}
+        assert [asked.body for asked in calls] == [BODY] * 12
+        await settled(running, 212)
+        assert measured(running, "shown").tasks + measured(running, "withheld").tasks == 12
+        ops = [op for op in running.ring.newest_first() if op.source == "mcp"]
+        assert {op.exposure_id for op in ops} == {each["exposure_id"] for each in said}
+
+
+async def test_without_the_setting_nothing_is_asked(tmp_path: Path) -> None:
+    """Off is the default."""
+    async with advised(tmp_path, "none") as (running, _):
+        assert (await call(running, "t-1")).header("x-observer-advice") is None
+        assert running.learning.advisor.asked == 0
+
+
+@pytest.mark.parametrize("who", ["agent", "both"])
+async def test_a_stalled_journal_costs_the_advice_not_the_call(tmp_path: Path, who: str) -> None:
+    """The call goes through as it is, and is counted as unadvised."""
+    async with raw_gateway() as gateway:
+        faulty = FaultyFile.fresh()
+        env = {"OBSERVER_PROXY_ADVICE": who, "OBSERVER_COMMIT_TIMEOUT": "0.5", "OBSERVER_GRACE": "2"}
+        async with proxied(tmp_path, gateway.url, open_file=faulty, **env) as running, client(running) as http:
+            await learnt(running, http)
+            faulty.open_gate.clear()
+            answer = await call(running, "t-1")
+            assert (answer.first, answer.body) == ("HTTP/1.1 200 OK", b"{}")
+            assert answer.header("x-observer-advice") is None
+            assert gateway.asked[-1].body == BODY
+            assert running.proxy is not None
+            assert running.proxy.advice is not None
+            assert running.proxy.advice.late == (1 if who == "both" else 0)  # in the other case it is waited for still
+            faulty.open_gate.set()
+
+
+async def test_a_body_that_comes_later_is_read_a_large_one_is_not_waited_for(tmp_path: Path) -> None:
+    """Features in the body count where it is small; both calls arrive whole."""
+    async with advised(tmp_path, "gateway") as (running, gateway):
+        large = b'{"certified": false, "pad": "' + b"x" * 40_000 + b'"}'
+        assert (await call(running, "t-1", large)).first == "HTTP/1.1 200 OK"
+        assert gateway.asked[-1].body == large
+        assert gateway.asked[-1].header("x-observer-advice") is None
+
+
+def test_the_header_is_short_and_plain_ascii() -> None:
+    """Items go, then words; what is left is JSON whatever was in it."""
+    item = AdviceItem(
+        id="pb-1",
+        version=1,
+        kind="do",
+        state="active",
+        text="é\r\nX-Evil: 1 " + "x" * 400,
+        when={"city": "Zürich\n"},
+        set={},
+        evidence=3,
+    )
+    for count in (0, 1, 3, 9):
+        line = compact(Advice(exposure_id="ex-1", advice=[item] * count))
+        assert len(line) <= MOST_BYTES
+        assert line.isascii()
+        assert b"\r" not in line
+        assert b"\n" not in line
+        assert (len(json.loads(line)["advice"]) > 0) is (count > 0)
