@@ -209,10 +209,11 @@ class ExposureBook:
         for entry_id, coin in unit.coins.items():
             if coin.endpoint != op.endpoint:
                 continue
-            shown = shown or (coin.shown and op.span_id != coin.during)
+            if coin.during is not None and op.span_id == coin.during:
+                continue  # it was under way when its agent was told
+            shown = shown or coin.shown
             is_after = named is not None or op.timestamp >= coin.at
-            is_other = coin.during is None or op.span_id != coin.during
-            if coin.by in ("", "agent") and is_after and is_other and op.timestamp <= coin.until:
+            if coin.by in ("", "agent") and is_after and op.timestamp <= coin.until:
                 self._units.touch(unit.key)
                 self._settle(unit, entry_id, coin, op.success, by="op", op_id=op.op_id or "")
         return shown
