@@ -121,7 +121,7 @@ class IngestionResource(_Door):
         """207 once what was taken is on disk."""
         with self._bodies.lease() as lease:
             body, batch = await self._batch(req, lease)
-            batch_read = _Batch(self._reader, self._now_ns())
+            batch_read = EventBatch(self._reader, self._now_ns())
             time = asyncio.get_running_loop().time
             began = time()
             for item in batch:
@@ -198,7 +198,7 @@ class LangfuseHealthResource:
         resp.content_type, resp.data = falcon.MEDIA_JSON, self._data
 
 
-class _Batch:
+class EventBatch:
     """Reads the events of a batch one by one."""
 
     def __init__(self, reader: LangfuseReader, now_ns: int) -> None:

@@ -1,0 +1,113 @@
+"""Whatever an event, a score or a pulled row holds, it is read or refused; what was read is in the normal form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sidecar.errors import InvalidInputError
+from sidecar.gateway.route_template import Templates
+from sidecar.langfuse.book import LangfuseBook, merged, score_key
+from sidecar.langfuse.score_rules import ScoreRules
+from sidecar.model import Fragment
+from sidecar.normalize import Normalizer
+from sidecar.receivers.langfuse_events import LangfuseReader
+from sidecar.receivers.langfuse_receiver import EventBatch
+from sidecar.redaction import Redactor
+from sidecar.spans.conventions import SpanConventions
+from sidecar.spans.fragment_reader import FragmentReader
+from tests.strategies import texts, values
+
+NORMALIZER = Normalizer(Redactor())
+READER = LangfuseReader(NORMALIZER)
+OPS = FragmentReader(SpanConventions(NORMALIZER, list, Templates()))
+NOW_NS = 1_769_847_300_000_000_000
+KINDS = ("trace", "span", "generation", "event", "observation", "score", "sdk")
+
+times = st.sampled_from(["2026-01-31T08:15:00.000Z", "2026-01-31T08:15:01+02:00", "0001-01-01T00:00:00", "9999-12-31"])
+ids = st.sampled_from(["a", "0" * 16, "0123456789abcdef", "0123456789abcdef0123456789abcdef", "\ud800", "x" * 300])
+FIELDS = {
+    **dict.fromkeys(["id", "traceId", "parentObservationId", "observationId", "sessionId"], ids),
+    **dict.fromkeys(["startTime", "endTime", "timestamp", "updatedAt"], times),
+    **dict.fromkeys(["name", "userId", "model", "statusMessage", "comment", "traceName"], texts),
+    **dict.fromkeys(["input", "output", "modelParameters", "usage", "usageDetails", "costDetails", "value"], values),
+    "type": st.sampled_from(["TOOL", "GENERATION", "AGENT", "SPAN", "", "new"]),
+    "level": st.sampled_from(["ERROR", "DEFAULT", "WARNING", "odd"]),
+    "dataType": st.sampled_from(["NUMERIC", "BOOLEAN", "CATEGORICAL", "TEXT", "CORRECTION"]),
+    "subject": st.fixed_dictionaries({"kind": st.sampled_from(["trace", "observation", "x"]), "id": ids}),
+}
+bodies = st.fixed_dictionaries({}, optional=FIELDS)
+strange = st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, values))
+events = st.fixed_dictionaries(
+    {"id": ids},
+    optional={
+        "type": st.builds("{}-{}".format, st.sampled_from(KINDS), st.sampled_from(["create", "update", "log"])),
+        "timestamp": times | values,
+        "body": bodies | strange | values,
+    },
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(events | values, max_size=6))
+@example([{"id": "a", "type": "span-create", "body": {"id": "a", "input": [[[[[]]]]] * 50, "name": "n" * 5000}}])
+def test_every_item_of_a_batch_is_taken_or_named(items: list[Any]) -> None:
+    """None of them breaks the batch; what was taken is an op that the normal form leaves as it is."""
+    batch = EventBatch(READER, NOW_NS)
+    for item in items:
+        batch.read(item)
+    assert len(batch.successes) + len(batch.errors) == len(items)
+    msgspec.json.encode([batch.told(), batch.successes, batch.errors])
+    for fragment in batch.fragments:
+        op = OPS.op_of(fragment) if fragment.span_id else None
+        assert op is None or NORMALIZER.op(op) == op
+    rules = ScoreRules("*<0.5,n=x", ["fail"])
+    for score in batch.scores:
+        rules.failed(score)
+        assert score_key(score).startswith("langfuse-score:")
+
+
+@settings(max_examples=60)
+@given(bodies | strange)
+def test_every_pulled_row_is_read_or_refused(row: dict[str, Any]) -> None:
+    """As an observation and as a score."""
+    for read in (lambda: READER.fragment("observation", row, NOW_NS), lambda: READER.score(row, NOW_NS)):
+        try:
+            read()
+        except InvalidInputError:
+            continue
+
+
+fragments = st.builds(
+    Fragment,
+    trace_id=st.just("t"),
+    span_id=st.just("s"),
+    told_ns=st.integers(0, 5),
+    name=st.sampled_from(["", "a", "b"]),
+    end_ns=st.integers(0, 2),
+    attributes=st.dictionaries(st.sampled_from("xyz"), st.integers(0, 3)),
+)
+
+
+@given(st.lists(fragments, min_size=1, max_size=5, unique_by=lambda each: each.told_ns), st.randoms())
+def test_fragments_merge_to_the_same_in_any_order(told: list[Fragment], random: Any) -> None:
+    """What was told later wins, whenever it arrives; telling it again changes nothing."""
+    in_order = sorted(told, key=lambda each: each.told_ns)
+    whole = in_order[0]
+    for each in in_order[1:]:
+        whole = merged(whole, each)
+    assert merged(whole, in_order[-1]) == whole
+    assert whole.name == next((each.name for each in reversed(in_order) if each.name), "")
+    assert whole.end_ns == next((each.end_ns for each in reversed(in_order) if each.end_ns), 0)
+    first, last = in_order[0], in_order[-1]
+    assert merged(last, first) == merged(first, last)
+
+
+def test_a_book_that_reads_nonsense_stays_as_it_is() -> None:
+    """Rows of another version are counted, not fatal."""
+    book = LangfuseBook()
+    book.load({"open/x": b"{}", "score/y": b"nonsense", "else/z": b"1"})
+    assert (book.unusable, book.open_count, book.waiting_count) == (2, 0, 0)
