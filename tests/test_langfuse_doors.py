@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections import Counter
 from hashlib import sha256
@@ -18,7 +19,7 @@ from sidecar.receivers.langfuse_events import span_id_of, trace_id_of
 from sidecar.store.checkpoint_copy import dumped
 from tests.crash.journal import read
 from tests.langfuse_batches import INGESTION, SCORES, TRACE, at, begun, ended, event, post, score, taken, whole
-from tests.observers import client, observer, settled
+from tests.observers import FaultyFile, client, observer, settled
 from tests.processes import observer_life
 
 
@@ -275,3 +276,25 @@ async def test_a_replay_comes_to_the_same_open_observations(tmp_path: Path, caps
     assert (dump.read_bytes(), len(ops(tmp_path))) == (before, lines)
     kinds = Counter(key.partition("/")[0] for key in json.loads(before)["langfuse"])
     assert kinds == {"open": 12, "done": 12, "trace": 1, "score": 9}
+
+
+async def test_what_was_told_waits_for_a_disk_that_takes_ops(tmp_path: Path) -> None:
+    """Full for ops alone: the fragments are safe, and become their op when there is room; full for all: 503."""
+    ops_file, decisions_file = FaultyFile.fresh(), FaultyFile.fresh()
+
+    def open_file(path: Path) -> FaultyFile:
+        return (ops_file if path.name == "ops.jsonl" else decisions_file)(path)
+
+    full = OSError(errno.ENOSPC, "No space left on device")
+    async with observer(tmp_path, open_file=open_file) as running, client(running) as http:
+        ops_file.failure = full
+        await taken(http, *whole("job", name="load"))
+        stats = (await http.get("/stats")).json()
+        assert (stats["total"], stats["langfuse"]["observations_open"]) == (0, 1)
+        decisions_file.failure = full
+        refused = await http.post(INGESTION, json={"batch": whole("other")})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        ops_file.failure = decisions_file.failure = None
+        await written(running, tmp_path, 1)
+        await taken(http, *whole("other", name="plan"))
+    assert [op["endpoint"] for op in ops(tmp_path)] == ["step load", "step plan"]
