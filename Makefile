@@ -9,7 +9,7 @@ ROUNDS ?= 16
 SEED ?= 0
 MINUTES ?= 2
 
-.PHONY: dashboards load-k8s test-k8s demo test check lint types unit coverage test-reference fuzz fuzz-otlp crash soak bench bench-proxy bench-langfuse peers test-peers test-langfuse proto lock clean
+.PHONY: dashboards load-k8s test-k8s demo test check lint types unit coverage test-reference fuzz fuzz-otlp crash soak bench bench-proxy bench-langfuse bench-otlp peers test-peers agents test-agents test-langfuse proto lock clean
 
 demo: $(READY)  ## a small gateway, agents and the observer beside them; ARGS="--seconds 30" ends by itself
 	$(BIN)/observer demo $(ARGS)
@@ -40,6 +40,12 @@ peers:  ## build the real Collector and Jaeger for `make test-peers`: about 6 mi
 
 test-peers: $(READY) peers  ## against the real Collector and Jaeger
 	$(BIN)/pytest -q tests/peers $(ARGS)
+
+agents:  ## install the agents for `make test-agents`: a minute, once (needs npm for the one in JavaScript)
+	PYTHON=$(PYTHON) tests/agents/install.sh
+
+test-agents: $(READY) agents  ## Python and JavaScript agents with SDKs and instrumentations that know nothing of us
+	$(BIN)/pytest -q tests/agents $(ARGS)
 
 test-k8s: $(READY) build/k8s/bin/kubernetes-validate build/traceql/node_modules  ## schemas, image and Pod for real; needs kubectl, podman and root
 	tests/k8s/build.sh
@@ -79,6 +85,10 @@ soak: $(READY)  ## 1,000 events a second for MINUTES: memory, threads, descripto
 bench: $(READY)  ## throughput, latency, memory and start time, as a table and benchmarks/results.json
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(BIN)/python -m benchmarks.proxy
+	$(BIN)/python -m benchmarks.otlp
+
+bench-otlp: $(READY)  ## OTLP in, learnt from, OTLP out, beside the real Collector where `make peers` built it
+	$(BIN)/python -m benchmarks.otlp $(ARGS)
 
 bench-proxy: $(READY)  ## calls through the proxy against direct ones, also while the observer is in trouble
 	$(BIN)/python -m benchmarks.proxy $(ARGS)

@@ -15,9 +15,9 @@ Kind = Literal["event", "extras", "batch"]
 
 _VARIANTS = 50  # different bodies a load cycles through
 _FAILURES = 0.1
-_ROLES = ("welder", "forklift operator", "electrician", "line cook", "registered nurse")
-_PLACES = (("Toledo", "OH"), ("Nashville", "TN"), ("Chicago", "IL"), ("Fort Wayne", "IN"), ("Milwaukee", "WI"))
-_ERRORS = ("no candidates within 40 miles", "shard 7 timed out after 5000 ms", "certificate OSHA-30 missing")
+ROLES = ("welder", "forklift operator", "electrician", "line cook", "registered nurse")
+PLACES = (("Toledo", "OH"), ("Nashville", "TN"), ("Chicago", "IL"), ("Fort Wayne", "IN"), ("Milwaukee", "WI"))
+ERRORS = ("no candidates within 40 miles", "shard 7 timed out after 5000 ms", "certificate OSHA-30 missing")
 
 
 def bodies(kind: Kind) -> list[bytes]:
@@ -32,13 +32,13 @@ def bodies(kind: Kind) -> list[bytes]:
 
 
 def _event(dice: random.Random) -> dict[str, Any]:
-    city, state = dice.choice(_PLACES)
+    city, state = dice.choice(PLACES)
     success = dice.random() >= _FAILURES
     wanted = dice.randint(1, 12)
-    outcome = {"output_summary": f"filled {wanted}/{wanted}"} if success else {"error": dice.choice(_ERRORS)}
+    outcome = {"output_summary": f"filled {wanted}/{wanted}"} if success else {"error": dice.choice(ERRORS)}
     return {
         "event_kind": dice.choice(("fill", "expansion", "emergency", "recurring")),
-        "role": dice.choice(_ROLES),
+        "role": dice.choice(ROLES),
         "city": city,
         "state": state,
         "count": wanted,

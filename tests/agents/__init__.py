@@ -1,0 +1,1 @@
+"""Agents that trace themselves; `make test-agents` installs them."""
