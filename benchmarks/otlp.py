@@ -189,9 +189,9 @@ def _measured(mix: Mix, peers: Sequence[Peer], sink: Sink, cores: Cores, args: a
                 runs[peer.server.name].append(done)
     rows = []
     base = runs.get("collector", [])
-    for name, done in runs.items():
-        row = _row(name, f"OTLP, {mix} ({ops_in(mix):.0%} ops)", done)
-        ratios = [mine.rate / theirs.rate for mine, theirs in zip(done, base, strict=True)] if base else []
+    for name, mine in runs.items():
+        row = _row(name, f"OTLP, {mix} ({ops_in(mix):.0%} ops)", mine)
+        ratios = [each.rate / theirs.rate for each, theirs in zip(mine, base, strict=True)] if base else []
         rows.append(msgspec.structs.replace(row, ratios=ratios))
     return rows
 

@@ -46,7 +46,8 @@ def _request(mix: Mix, dice: random.Random) -> bytes:
         size = min(SPANS_A_TRACE, left)
         _trace(scope_spans, mix, size, dice)
         left -= size
-    return request.SerializeToString()
+    data: bytes = request.SerializeToString()
+    return data
 
 
 def _trace(scope_spans: ScopeSpans, mix: Mix, size: int, dice: random.Random) -> None:

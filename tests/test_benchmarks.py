@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis.strategies import floats, lists
 from rich.console import Console
 
+from benchmarks import otlp
 from benchmarks.__main__ import _arguments, run
 from benchmarks.events import BATCH, bodies
 from benchmarks.load import LoadResult, UnreadableAnswerError, answer_size, percentile
@@ -150,3 +151,17 @@ def _sample(rate: float, busy: float | None = None) -> Sample:
         requests=int(rate), elapsed_s=1.0, p50_ms=1.0, p99_ms=2.0, max_ms=3.0, not_200={}, lost=0, busy=0.5
     )
     return Sample(load=load, events=int(rate), server_cpu_s=busy)
+
+
+def test_a_short_otlp_run_loses_nothing(tmp_path: Path) -> None:
+    """Every span that was acknowledged arrives, events' spans too, and a Watch sees every op."""
+    flags = ["--rounds", "1", "--requests", "2", "--seconds", "0.3", "--watched", "3"]
+    args = otlp._arguments(flags)
+    args.collector = None
+    report = otlp.run(args, tmp_path, Console(file=io.StringIO()))
+    assert [(row.server, row.lost, row.repeated) for row in report.rows] == [("observer", 0, 0)] * 3
+    assert all(rate > 0 for row in report.rows for rate in row.spans_per_s)
+    assert len(report.watch_ms) == 3
+    console = Console(width=130, file=io.StringIO(), record=True)
+    otlp.show(report, console)
+    assert "The Collector was not there" in console.export_text()

@@ -28,10 +28,11 @@ trap 'rm -rf "$work"' EXIT
 collector() {
   echo "building the Collector $COLLECTOR_VERSION"
   GOBIN="$work" go install "go.opentelemetry.io/collector/cmd/builder@$COLLECTOR_VERSION"
+  mkdir -p "$work/build/peers" # the configuration says output_path: build/peers/collector
   cd "$work"
   # Compiling by itself the builder would tidy the modules first, and so fetch what only their own tests need.
   ./builder --config "$CONFIG" --skip-get-modules --skip-compilation
-  cd build/peers/collector # the configuration's output_path
+  cd build/peers/collector
   go mod init otelcol
   go mod edit "-require=go.opentelemetry.io/collector/otelcol@$COLLECTOR_VERSION" \
     "-require=go.opentelemetry.io/collector/service@$COLLECTOR_VERSION"
