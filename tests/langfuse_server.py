@@ -232,6 +232,7 @@ def given_score(number: int, at: str, of: int, **fields: Any) -> dict[str, Any]:
         "value": False,
         "dataType": "BOOLEAN",
         "source": "ANNOTATION",
+        "environment": "default",
         "timestamp": at,
         "createdAt": at,
         "updatedAt": at,

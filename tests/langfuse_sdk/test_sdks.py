@@ -11,13 +11,19 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
+from langfuse.api import LangfuseAPI
 
+from sidecar.clock import rfc3339_ms
 from sidecar.pipeline import Observer
+from tests.langfuse_server import KEYS, Store, given_score, langfuse_server, observation
 from tests.observers import client, observer
 from tests.test_langfuse_doors import ops, written
 
@@ -165,3 +171,40 @@ def node(kind: str, script: str) -> list[str]:
     """How to run *script* with the packages of one environment: Node looks for them beside it."""
     beside = shutil.copy(HERE / script, Path(ENVIRONMENTS) / kind)
     return ["node", str(beside)]
+
+
+async def test_the_stand_in_server_answers_as_the_sdk_reads_it() -> None:
+    """What the tests pull from is read page by page by Langfuse's own client, whose types check every field."""
+    now = rfc3339_ms(time.time_ns() - 60 * 10**9)
+    store = Store()
+    store.observations = [observation(number, now) for number in range(1, 6)]
+    store.given_scores = [given_score(1, now, of=1), given_score(2, now, of=2, value=0.5, dataType="NUMERIC")]
+    async with langfuse_server(store) as server:
+        connection = httpx.Client(trust_env=False)
+        api = LangfuseAPI(
+            httpx_client=connection,
+            base_url=server.url,
+            username=KEYS[0],
+            password=KEYS[1],
+            x_langfuse_sdk_name="python",
+            x_langfuse_sdk_version="5",
+            x_langfuse_public_key=KEYS[0],
+        )
+        since = datetime.now(UTC) - timedelta(hours=1)
+
+        def read() -> tuple[list[str], list[tuple[Any, str]]]:
+            ids: list[str] = []
+            cursor: str | None = None
+            while cursor is not None or not ids:
+                page = api.observations.get_many(
+                    from_start_time=since, to_start_time=since + timedelta(hours=2), limit=2, cursor=cursor
+                )
+                ids += [row.id for row in page.data]
+                cursor = page.meta.cursor
+            scores = api.scores.get_many(from_timestamp=since, to_timestamp=since + timedelta(hours=2))
+            return ids, [(each.value, each.data_type) for each in scores.data]
+
+        with connection:
+            ids, scores = await asyncio.to_thread(read)
+    assert sorted(ids) == [f"{number:016x}" for number in range(1, 6)]
+    assert sorted(scores, key=str) == [(0.5, "NUMERIC"), (False, "BOOLEAN")]
