@@ -96,6 +96,10 @@ bench-proxy: $(READY)  ## calls through the proxy against direct ones, also whil
 dashboards: $(READY)  ## write Grafana's dashboards from their definition
 	$(BIN)/python k8s/overlays/observability/grafana/generate.py
 
+.PHONY: bench-learning
+bench-learning: $(READY)  ## what is learnt in made-up worlds, and how well; ARGS="--quick" is a first look
+	$(BIN)/python -m benchmarks.learning $(ARGS)
+
 proto: $(READY)  ## generate sidecar/pb from proto/
 	$(BIN)/python proto/generate.py
 

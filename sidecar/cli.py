@@ -1,4 +1,4 @@
-"""The command line: `observer run | demo | stats | tail | playbook | outbox | replay | forget | doctor`.
+"""The command line: `observer run | demo | stats | tail | report | playbook | mcp | outbox | replay | forget | doctor`.
 
 The environment is read here and nowhere else. Each command's module is imported when it is called, so that `--help`
 and the small commands stay quick. Exit status: 0 well, 1 failed, 64 wrong settings or flags, 130 interrupted.
@@ -39,6 +39,11 @@ _COMMANDS = {
     "stats": ("sidecar.commands.stats", "print what a running observer has counted"),
     "tail": ("sidecar.commands.tail", "follow the operations that a running observer sees"),
     "playbook": ("sidecar.commands.playbook", "see, approve, retire, export and import what was learnt"),
+    "report": (
+        "sidecar.commands.report",
+        "tell what was learnt and whether it helped; --html writes a page with plots",
+    ),
+    "mcp": ("sidecar.commands.mcp", "serve advice, incidents and the playbook to agents over MCP"),
     "outbox": ("sidecar.commands.outbox", "see, repeat or give up the posts that the gateway has not taken"),
     "replay": ("sidecar.commands.replay", "make everything that is derived again, from the journals"),
     "forget": ("sidecar.commands.forget", "remove what a staffer did from the journals and all that is derived"),
@@ -131,11 +136,13 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         words[name].usage = f"observer {name} [OPTION ...] [--SETTING VALUE ...]"
         words[name].epilog = "\n".join(filter(None, [words[name].epilog, _SETTINGS_NOTE]))
         add_settings(words[name])
-    for name in ("stats", "tail", "playbook"):
+    for name in ("stats", "tail", "report", "playbook", "mcp"):
         _add_address(words[name])
     _add_stats(words["stats"])
     _add_tail(words["tail"])
+    words["report"].add_argument("--html", metavar="FILE", help="write a page there too: one file, nothing else needed")
     _add_playbook(words["playbook"])
+    _add_mcp(words["mcp"])
     _add_outbox(words["outbox"])
     _add_replay(words["replay"])
     _add_forget(words["forget"])
@@ -196,6 +203,13 @@ def _add_playbook(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the observer's JSON answer")
     parser.epilog = "Decisions need a token with the scope `admin` where the observer has tokens."
+
+
+def _add_mcp(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--http", type=_whole(65535), metavar="PORT", help="streamable HTTP on 127.0.0.1 instead of stdio; 0: any port"
+    )
+    parser.epilog = "Needs the package `mcp`: pip install 'lakehouse-observer[mcp]'. The token's scopes: advice, read."
 
 
 def _add_outbox(parser: argparse.ArgumentParser) -> None:

@@ -27,6 +27,7 @@ from sidecar.receivers.read_resources import (
     TextResource,
 )
 from sidecar.spans.provider import our_version
+from sidecar.web.status_page import StatusPage
 
 if TYPE_CHECKING:
     from sidecar.pipeline import Observer
@@ -36,6 +37,7 @@ def http_routes(observer: Observer) -> dict[str, object]:
     """The main door: path → resource."""
     description = openapi(our_version())
     return {
+        "/": StatusPage(),
         "/event": EventResource(observer.intake, BodyReader(observer.budget, max_bytes=MAX_EVENT_BYTES)),
         "/events": EventsResource(observer.intake, BodyReader(observer.budget, max_bytes=MAX_BATCH_BYTES)),
         "/health": HealthResource(observer.ring.__len__),

@@ -12,18 +12,21 @@ from hypothesis import strategies as st
 from sidecar.analysis.e_values import (
     ALPHA,
     BLOCK_ENDS,
-    LEVELS,
+    RANKS,
+    ROUNDS,
     Table,
     bet,
     complete,
     difference_interval,
-    level_of,
     likelihood_gain,
-    log_evidence,
     log_restart_share,
+    log_round_share,
     log_share,
-    log_weight,
+    log_stake,
+    log_sum,
     rate_interval,
+    settle,
+    stake,
     stands,
 )
 
@@ -43,25 +46,39 @@ def test_a_bet_on_a_block_expects_no_gain_where_the_rates_are_equal(
     assert expected <= 1 + 1e-9
 
 
-@given(RATES, RATES)
-def test_evidence_of_two_blocks_expects_no_gain_though_the_rate_drifts(first: float, second: float) -> None:
-    """The second block is bet on by what the first one showed, and has another common rate."""
+@given(RATES, RATES, RATES)
+def test_what_is_staked_expects_no_gain_though_the_rate_drifts(before: float, first: float, second: float) -> None:
+    """Two blocks after the one by whose outcome it was staked, each with another common rate."""
     expected = 0.0
-    for outcome in product(range(3), range(3), range(3), range(3)):
-        a, b, c, d = outcome
+    for outcome in product(range(3), repeat=6):
+        a, b, c, d, e, f = outcome
         chance = 1.0
-        for good, rate in ((a, first), (b, first), (c, second), (d, second)):
+        for good, rate in ((a, before), (b, before), (c, first), (d, first), (e, second), (f, second)):
             chance *= comb(2, good) * rate**good * (1 - rate) ** (2 - good)
-        expected += chance * exp(log_evidence([Table(2, a, 2, b), Table(2, c, 2, d)]))
+        expected += chance * exp(holding([Table(2, a, 2, b), Table(2, c, 2, d), Table(2, e, 2, f)]))
     assert expected <= 1 + 1e-9
 
 
 def test_a_difference_is_evident_and_none_is_not() -> None:
-    """Twenty blocks of 90 % against 40 % leave no doubt; equal ones speak against a difference."""
-    assert log_evidence([Table(10, 9, 10, 4)] * 20) > 40
-    assert log_evidence([Table(10, 8, 10, 8)] * 20) < -1
-    assert log_evidence([]) == pytest.approx(0)
-    assert log_evidence([Table(0, 0, 16, 3)]) == pytest.approx(0)
+    """Twenty blocks of 90 % against 40 % leave no doubt; equal ones take away what a look of a difference staked."""
+    assert holding([Table(10, 9, 10, 4)] * 21) > 40
+    assert holding([Table(10, 9, 10, 4), *[Table(10, 8, 10, 8)] * 20]) < -0.5
+    assert holding([Table(10, 9, 10, 4)]) == pytest.approx(0)
+    assert holding([Table(10, 9, 10, 4), Table(0, 0, 16, 3)]) == pytest.approx(0)
+
+
+def holding(blocks: list[Table]) -> float:
+    """What one staked after the first block holds at the end."""
+    logs, seen = stake([], 0.0), blocks[0]
+    for block in blocks[1:]:
+        settle(logs, seen, block)
+        seen = Table(*(a + b for a, b in zip(seen, block, strict=True)))
+    return log_sum(logs)
+
+
+def test_a_further_stake_is_added_to_what_is_held() -> None:
+    """Half of what there was, and half again."""
+    assert log_sum(stake(stake([], log(0.5)), log(0.25))) == pytest.approx(log(0.75))
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.data())
@@ -75,18 +92,16 @@ def test_two_rates_fit_at_least_as_well_as_one(n: int, others: int, data: st.Dat
 
 
 def test_shares_of_the_error_sum_to_one_at_most() -> None:
-    """Over endpoints, over restarts, and over all conjunctions of all levels."""
+    """Over endpoints, over restarts, and over all bets of a sheet."""
     assert sum(exp(log_share(number)) for number in range(100_000)) <= 1
     assert sum(exp(log_restart_share(number)) for number in range(100_000)) <= 1
-    weights = [
-        comb(most, size) * exp(log_weight(size, level)) for level, most in enumerate(LEVELS) for size in (1, 2, 3)
-    ]
-    assert sum(weights) <= 1 + 1e-9
+    assert sum(exp(log_stake(rank)) for rank in range(RANKS)) <= exp(log_round_share()) + 1e-9
+    assert (len(ROUNDS) + 1) * exp(log_round_share()) <= 1 + 1e-9
 
 
-def test_levels_hold_the_conditions_they_are_for() -> None:
-    """The least level that is large enough; blocks that are complete."""
-    assert [LEVELS[level_of(count)] for count in (0, 16, 17, 512, 5000)] == [16, 16, 32, 512, 2048]
+def test_rounds_lie_at_the_end_of_blocks() -> None:
+    """Bets are on whole blocks; blocks that are complete."""
+    assert set(ROUNDS) <= set(BLOCK_ENDS)
     assert [complete(ops) for ops in (0, 15, 16, 33, 2047, 2048)] == [0, 0, 16, 32, 1984, 2048]
     assert BLOCK_ENDS[-1] == 2048
 

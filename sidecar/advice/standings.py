@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from sidecar.advice.exposures import ExposureBook
-from sidecar.advice.standing import STANDING_ALPHA, standing
+from sidecar.advice.standing import SLUMP, STANDING_ALPHA, standing
+from sidecar.advice.tallies import Tally
 from sidecar.advice.uplift import Uplift, uplift
 from sidecar.model_learning import EntryChange, EntryRow
 
@@ -33,7 +34,7 @@ class Standings:
             looked[entry.playbook_id] = (size, row.state)
             if looked[entry.playbook_id] == self._looked.get(entry.playbook_id):
                 continue
-            change = _due(row, measured, uplift(with_reports, STANDING_ALPHA), at)
+            change = _due(row, measured, uplift(with_reports, STANDING_ALPHA), at) or _slumped(row, tally, at)
             if change is not None:
                 yield change
         self._looked = looked
@@ -51,6 +52,17 @@ def _due(row: EntryRow, seen: Uplift, said: Uplift, at: str) -> EntryChange | No
             playbook_id=entry.playbook_id, at=at, action="promote", by="numbers", version=entry.version, why=_why(seen)
         )
     return None
+
+
+def _slumped(row: EntryRow, tally: Tally, at: str) -> EntryChange | None:
+    """An active entry whose shown tasks lately do no better than withheld ones did gets another trial."""
+    if row.state != "active" or tally.slump < SLUMP:
+        return None
+    entry = row.latest
+    why = "tasks that are shown it do no better any more: tried again"
+    return EntryChange(
+        playbook_id=entry.playbook_id, at=at, action="restore", by="numbers", version=entry.version, why=why
+    )
 
 
 def _why(measured: Uplift) -> str:

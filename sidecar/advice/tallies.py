@@ -5,11 +5,13 @@ Pure. Written by the exposure book; read by the doors, the ranking and the stand
 
 from __future__ import annotations
 
+from math import log
 from typing import Final
 
 import msgspec
 
-from sidecar.advice.uplift import Arm, Stratum
+from sidecar.advice.standing import MIN_TASKS
+from sidecar.advice.uplift import Arm, Stratum, total
 
 MAX_STRATA: Final = 8
 
@@ -33,6 +35,7 @@ class PerArm(msgspec.Struct):
 class Tally(msgspec.Struct, omit_defaults=True):
     """One entry's. *strata* count calls that were seen, *reported* what agents said, *past* what was measured before.
 
+    *slump* tells how far the latest shown tasks speak for "no better than those withheld" (ln; a CUSUM, Page 1954).
     *assigned* counts tasks whose coin fell, *missing* those of which no outcome came in time, *informed* those that
     read the playbook by themselves.
     """
@@ -44,9 +47,12 @@ class Tally(msgspec.Struct, omit_defaults=True):
     assigned: PerArm = msgspec.field(default_factory=PerArm)
     missing: PerArm = msgspec.field(default_factory=PerArm)
     informed: PerArm = msgspec.field(default_factory=PerArm)
+    slump: float = 0.0
 
     def count(self, propensity: float, shown: bool, *, success: bool, reported: bool) -> None:
         """One more outcome."""
+        if shown and not reported:
+            self._look_for_a_slump(success=success)
         _add(self.reported if reported else self.strata, propensity, shown, 1, int(success))
 
     def withdraw_report(self, propensity: float, shown: bool, *, success: bool) -> None:
@@ -60,7 +66,16 @@ class Tally(msgspec.Struct, omit_defaults=True):
     def begin_anew(self) -> None:
         """Measure from here; what was measured is kept apart."""
         _merge(self.past, self.strata)
-        self.strata, self.reported = [], []
+        self.strata, self.reported, self.slump = [], [], 0.0
+
+    def _look_for_a_slump(self, *, success: bool) -> None:
+        shown, withheld = total(each.shown for each in self.strata), total(each.withheld for each in self.strata)
+        if min(shown.tasks, withheld.tasks) < MIN_TASKS:
+            return
+        rate, other_rate = _smoothed(shown), _smoothed(withheld)
+        if rate > other_rate:
+            step = log(other_rate / rate) if success else log((1 - other_rate) / (1 - rate))
+            self.slump = max(0.0, self.slump + step)
 
     @property
     def all_strata(self) -> list[Stratum]:
@@ -69,6 +84,10 @@ class Tally(msgspec.Struct, omit_defaults=True):
         _merge(merged, self.strata)
         _merge(merged, self.reported)
         return merged
+
+
+def _smoothed(arm: Arm) -> float:
+    return (arm.successes + 1) / (arm.tasks + 2)
 
 
 def _merge(into: list[Stratum], strata: list[Stratum]) -> None:

@@ -25,6 +25,7 @@ import msgspec
 _MOST_CERTAIN_AT: Final = (
     20.0  # in tasks (harmonic: 40 an arm); the boundary is closest to a fixed sample's some way on
 )
+_SPENT: Final = 0.8  # of the error allowed; the rest is for what an asymptotic boundary leaves out
 _STEPS = 20  # of the search for an end: to one millionth
 
 
@@ -55,7 +56,7 @@ class Uplift(msgspec.Struct, frozen=True):
 
 def uplift(strata: Sequence[Stratum], alpha: float = 0.05) -> Uplift:
     """The uplift over all *strata*; whenever one looks, its interval misses with probability *alpha* at most."""
-    shown, withheld = _total(each.shown for each in strata), _total(each.withheld for each in strata)
+    shown, withheld = total(each.shown for each in strata), total(each.withheld for each in strata)
     used = _used(strata)
     if not used:
         return Uplift(None, None, None, shown, withheld)
@@ -75,12 +76,13 @@ def excludes(strata: Sequence[Stratum], difference: float, alpha: float = 0.05) 
 _Counts = tuple[int, int, int, int]  # shown and their successes, withheld and theirs
 
 
-def _total(arms: Iterable[Arm]) -> Arm:
-    total = Arm()
+def total(arms: Iterable[Arm]) -> Arm:
+    """All *arms* as one."""
+    found = Arm()
     for arm in arms:
-        total.tasks += arm.tasks
-        total.successes += arm.successes
-    return total
+        found.tasks += arm.tasks
+        found.successes += arm.successes
+    return found
 
 
 def _used(strata: Sequence[Stratum]) -> list[_Counts]:
@@ -102,7 +104,7 @@ def _difference(n: int, successes: int, others: int, other_successes: int) -> fl
 
 def _boundary(weights: float, alpha: float) -> float:
     """What the statistic may reach, to either side: Robbins' normal mixture, in units of its standard deviation."""
-    return sqrt((1 + _MOST_CERTAIN_AT / weights) * (log(1 + weights / _MOST_CERTAIN_AT) - 2 * log(alpha)))
+    return sqrt((1 + _MOST_CERTAIN_AT / weights) * (log(1 + weights / _MOST_CERTAIN_AT) - 2 * log(_SPENT * alpha)))
 
 
 def _statistic(used: Sequence[_Counts], difference: float) -> float:

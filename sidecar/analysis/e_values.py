@@ -5,30 +5,32 @@ does; under equal rates no such product is expected to grow, so it passes 1/a wi
 (Ville). The block's factor is that of Turner, Ly and Grünwald, "Generic E-variables for exact sequential k-sample
 tests that allow for optional stopping" (2024): it holds for any common rate, which may differ from block to block,
 and for any number of ops on each side, in whatever order they came. Shares of the error allowed are handed out over
-an open-ended list (endpoints, restarts, sizes of the search). Among the candidates of one endpoint e-BH decides, in
-its self-consistent form (Wang and Ramdas, "False discovery rate control with e-values", 2022): redundant candidates
-may be left out first, and do not help the others.
+an open-ended list (endpoints, restarts) and, within a sheet of ops, over the rounds in which bets are placed and
+their ranks. A round bets on what fitted best so far, and on the ops that follow alone, so what is staked on it need
+not be shared with all that could have been tried. Among the bets of one endpoint e-BH decides, in its
+self-consistent form (Wang and Ramdas, "False discovery rate control with e-values", 2022): redundant candidates may
+be left out first, and do not help the others.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
-from math import comb, exp, inf, lgamma, log
+from collections.abc import Callable, Sequence
+from math import exp, inf, lgamma, log
 from typing import Final, NamedTuple
 
 ALPHA: Final = 0.05  # of all runs in a world without rules, those that ever report one
 MAX_OPS: Final = 2048
 _SHRINK = 6.0  # ops' worth of doubt in a rate that is bet on
-_DIFFERENCES = (-2.0, -1.2, 1.2, 2.0)  # of log odds, bet on from the first block on, before there are rates to bet on
+_TRUST = (1.0, 0.5)  # in the difference seen so far: what fitted best among many looks better than it is
 _DOUBT = 4.0  # ops' worth of doubt in the overall rate, which is taken to be `_OVERALL` before anything is known
 _OVERALL = 0.8
 _FIRST_ENDPOINT, _FIRST_SHEET = 0.7, 0.6  # shares of the error: what there is for certain gets most
-_SIZES = (0.5, 0.3, 0.2)  # of the error: single conditions, pairs, threes
-LEVELS: Final = (16, 32, 64, 128, 256, 512, 2048)  # conditions; the search pays for the least that holds all of its own
-_LEVEL_SHARES = (0.25, 0.2, 0.2, 0.15, 0.1, 0.05, 0.05)
 _X_LOG_X = (0.0, *(n * log(n) for n in range(1, MAX_OPS + 1)))
-BLOCK_ENDS: Final = (*range(16, 128, 16), *range(128, 512, 32), *range(512, MAX_OPS + 1, 64))  # counted in ops
+BLOCK_ENDS: Final = (*range(16, 512, 16), *range(512, 1024, 32), *range(1024, MAX_OPS + 1, 64))  # counted in ops
+ROUNDS: Final = (32, 48, 64, 96, 128, 176, 256, 352, 496, 704, 960, 1344, 1856)  # ops before bets are placed
+RANKS: Final = 24  # bets of a round
+_ALL_RANKS = sum(1 / (rank + 1) for rank in range(RANKS))
 
 
 class Table(NamedTuple):
@@ -77,30 +79,31 @@ def bet(block: Table, rate: float, other_rate: float) -> float:
     )
 
 
-def log_evidence(blocks: Iterable[Table]) -> float:
-    """Ln of the e-value after *blocks*: the mean of several bets, each block bet on by what those before it showed."""
-    logs = [0.0] * (len(_DIFFERENCES) + 1)
-    n = successes = others = other_successes = 0
-    for block in blocks:
-        if block.n and block.others:
-            seen = n + others
-            overall = (successes + other_successes + _DOUBT * _OVERALL) / (seen + _DOUBT)
-            rate = (successes + _SHRINK * overall) / (n + _SHRINK)
-            other_rate = (other_successes + _SHRINK * overall) / (others + _SHRINK)
-            logs[-1] += bet(block, _inside(rate), _inside(other_rate))
-            odds, share = log(overall / (1 - overall)), (n + 0.5) / (seen + 1)
-            for at, difference in enumerate(_DIFFERENCES):
-                logs[at] += bet(block, _rate(odds + (1 - share) * difference), _rate(odds - share * difference))
-        n += block.n
-        successes += block.successes
-        others += block.others
-        other_successes += block.other_successes
+def settle(logs: list[float], seen: Table, block: Table) -> None:
+    """Multiply what each of a bet's strategies holds (ln, changed in place) by its factor on *block*.
+
+    Its rates are those *seen* before the block, their difference taken more or less at its word.
+    """
+    if not block.n or not block.others:
+        return
+    overall = (seen.successes + seen.other_successes + _DOUBT * _OVERALL) / (seen.n + seen.others + _DOUBT)
+    rate = (seen.successes + _SHRINK * overall) / (seen.n + _SHRINK)
+    other_rate = (seen.other_successes + _SHRINK * overall) / (seen.others + _SHRINK)
+    for at, trust in enumerate(_TRUST):
+        trusted = overall + trust * (rate - overall), overall + trust * (other_rate - overall)
+        logs[at] += bet(block, *map(_inside, trusted))
+
+
+def stake(logs: Sequence[float], log_stake: float) -> list[float]:
+    """What the strategies of a bet hold (ln) when *log_stake* (ln) is added in equal parts; [] is no bet as yet."""
+    part = log_stake - log(len(_TRUST))
+    return [log_sum((held, part)) for held in logs] or [part] * len(_TRUST)
+
+
+def log_sum(logs: Sequence[float]) -> float:
+    """Ln of the sum of what *logs* are the logarithms of."""
     most = max(logs)
-    return most + log(sum(exp(each - most) for each in logs) / len(logs))
-
-
-def _rate(odds: float) -> float:
-    return _inside(1 / (1 + exp(-odds)))
+    return most + log(sum(exp(each - most) for each in logs))
 
 
 def _inside(rate: float) -> float:
@@ -118,18 +121,18 @@ def log_restart_share(restart: int) -> float:
     return log(_FIRST_SHEET if not restart else (1 - _FIRST_SHEET) / (restart * (restart + 1)))
 
 
-def level_of(conditions: int) -> int:
-    """Which of `LEVELS` holds so many."""
-    return next((at for at, most in enumerate(LEVELS) if conditions <= most), len(LEVELS) - 1)
+def log_round_share() -> float:
+    """Ln of the share of one of a sheet's rounds: those at `ROUNDS`, and one before its first op."""
+    return -log(len(ROUNDS) + 1)
 
 
-def log_weight(size: int, level: int) -> float:
-    """Ln of the weight of one conjunction of *size* conditions; over all sizes and levels they sum to 1 at most."""
-    return log(_SIZES[size - 1] * _LEVEL_SHARES[level] / comb(LEVELS[level], size))
+def log_stake(rank: int) -> float:
+    """Ln of the share of the bet of *rank* (from 0) in a round; over all ranks they sum to the round's at most."""
+    return log_round_share() - log((rank + 1) * _ALL_RANKS)
 
 
 def stands(weighted: float, rank: int, log_alpha: float) -> bool:
-    """Whether ln of weight × e-value is enough for the rule kept as number *rank* (from 1); *log_alpha* ≤ 0.
+    """Whether ln of share × e-value is enough for the rule kept as number *rank* (from 1); *log_alpha* ≤ 0.
 
     The first has to stand against everything that could be tried; each further one makes the next a little easier.
     """

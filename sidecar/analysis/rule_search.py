@@ -1,14 +1,14 @@
 """Which conditions set success apart from failure: the search over one endpoint's sheet.
 
-Pure; a snapshot of a sheet goes in, the rules it bears come out. The search runs in steps (it is a generator), so
-that its caller can let others run in between. A conjunction is kept when its e-value stands against all that could
-have been tried (e-BH); of these, the best-fitting go first, and a further one, or a condition in one, has to explain
-what those before it leave unexplained.
+Pure; a snapshot of a sheet goes in, the best-fitting conjunctions come out, and of those that were proven (by the
+bets on them: `rule_bets`) the ones that are rules. The search runs in steps (it is a generator), so that its caller
+can let others run in between. Of what is proven the best-fitting go first, and a further one, or a condition in one,
+has to explain what those before it leave unexplained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from heapq import nlargest
 from math import comb, inf, log
 from typing import Final, NamedTuple
@@ -16,27 +16,20 @@ from typing import Final, NamedTuple
 import msgspec
 
 from sidecar.analysis.e_values import (
-    BLOCK_ENDS,
-    LEVELS,
     Table,
-    level_of,
     likelihood_gain,
-    log_evidence,
-    log_weight,
     stands,
 )
 from sidecar.analysis.rule_counts import Condition, Sheet, conditions_of
 
-MAX_CONDITIONS: Final = LEVELS[-1]
+MAX_CONDITIONS: Final = 2048
 MAX_TOGETHER: Final = 3  # conditions of a rule
 MAX_RULES: Final = 8  # of one endpoint
 MIN_SUPPORT: Final = 8  # ops, on either side
 _ALL_PAIRS = 128  # conditions up to which every pair is looked at
 _BEAM = 32  # pairs that are tried with every third condition
-_WEIGHED = 32  # candidates whose evidence is worked out
 _KEPT = 256  # candidates of a size
 _STEP = 250  # tables in a step: some 0.3 ms
-_BEST_BET = 1.0  # ln by which evidence might beat the best fit, where the overall rate has drifted
 _ADDS = 2.0  # ln of how much better an added condition must fit than the best of as many that add nothing
 
 Together = tuple[Condition, ...]
@@ -61,7 +54,7 @@ class Snapshot(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A conjunction, the ops that met it, and how well it fits (likelihood gain plus ln of its weight)."""
+    """A conjunction, the ops that met it, and how well it fits: likelihood gain less ln of how many have its size."""
 
     score: float
     together: Together
@@ -69,7 +62,7 @@ class Candidate(NamedTuple):
 
 
 class Proven(msgspec.Struct, frozen=True):
-    """A conjunction, ln of its e-value, and the same with the weight of its kind: the highest so far in its sheet."""
+    """A conjunction, ln of its e-value, and the same with its share of the error: the highest so far in its sheet."""
 
     together: Together
     log_e: float
@@ -118,34 +111,21 @@ def gain_beyond(world: Snapshot, bits: int, explained: Sequence[int], within: in
     return sum(likelihood_gain(*table(world, bits, cell)) for cell in cells)
 
 
-def blocks(world: Snapshot, bits: int) -> Iterator[Table]:
-    """The tables of *bits*, block after block."""
-    start = 0
-    for end in BLOCK_ENDS:
-        if end > world.ops:
-            return
-        mask = (1 << (end - start)) - 1
-        met, good = bits >> start & mask, world.succeeded >> start & mask
-        n, successes = met.bit_count(), (met & good).bit_count()
-        yield Table(n, successes, end - start - n, good.bit_count() - successes)
-        start = end
-
-
 def candidates(world: Snapshot, conditions: Sequence[Condition]) -> Generator[None, None, list[Candidate]]:
     """The best-fitting conjunctions of up to three *conditions*, the best first."""
-    level = level_of(len(conditions))
+    many = [log(comb(max(len(conditions), MAX_TOGETHER), size)) for size in (1, 2, 3)]
     singles = [(condition, world.bits[condition]) for condition in conditions]
     ones: list[Candidate] = []
     for start in range(0, len(singles), _STEP):
         some = [((condition,), bits) for condition, bits in singles[start : start + _STEP]]
-        ones += _scored(world, some, log_weight(1, level))
+        ones += _scored(world, some, -many[0])
         yield
     partners = singles
     if len(singles) > _ALL_PAIRS:
         partners = [(one.together[0], one.bits) for one in nlargest(_ALL_PAIRS, ones, key=_score)]
-    twos = yield from _extended(world, [((c,), bits) for c, bits in partners], partners, log_weight(2, level))
+    twos = yield from _extended(world, [((c,), bits) for c, bits in partners], partners, -many[1])
     beam = [(two.together, two.bits) for two in twos[:_BEAM]]
-    threes = yield from _extended(world, beam, partners, log_weight(3, level))
+    threes = yield from _extended(world, beam, partners, -many[2])
     best = sorted(ones + twos + threes, key=_order)
     return _distinct(best)
 
@@ -204,28 +184,6 @@ def _order(candidate: Candidate) -> tuple[float, int, str]:
 
 def _name(together: Together) -> str:
     return " ".join(each.text() for each in together)
-
-
-def weigh(
-    world: Snapshot, found: Sequence[Candidate], before: Iterable[Proven], level: int, log_alpha: float
-) -> Generator[None, None, list[Proven]]:
-    """Those of *found* whose evidence could make a rule of them. *log_alpha*: ln of the error allowed here.
-
-    Those that stood by themselves *before* need no more evidence.
-    """
-    weighed = []
-    certain = {each.together for each in before if stands(each.weighted, 1, log_alpha)}
-    for candidate in found[:_WEIGHED]:
-        if candidate.together in certain:
-            continue
-        if not stands(candidate.score + _BEST_BET, MAX_RULES, log_alpha):  # its best fit will not do: no bet will
-            break
-        log_e = log_evidence(blocks(world, candidate.bits))
-        weighted = log_e + log_weight(len(candidate.together), level)
-        if stands(weighted, MAX_RULES, log_alpha):
-            weighed.append(Proven(candidate.together, log_e, weighted))
-        yield
-    return weighed
 
 
 def minimal(

@@ -5,27 +5,25 @@ Pure. The rule book calls these for an endpoint that has new ops; the search and
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from heapq import nlargest
+from collections.abc import Generator, Sequence
 
 import msgspec
 
-from sidecar.analysis.e_values import Table, bet, difference_interval, level_of
+from sidecar.analysis.e_values import Table, bet, difference_interval
+from sidecar.analysis.rule_bets import Bet, advance, first_bets, proven
 from sidecar.analysis.rule_counts import Condition, Sheet
 from sidecar.analysis.rule_search import (
     MAX_RULES,
     Proven,
     Snapshot,
-    candidates,
+    Together,
     gain_beyond,
     minimal,
     snapshot,
     table,
     usable,
-    weigh,
 )
 
-_MAX_PASSED = 64
 _CHECK_AGAIN = 16  # new ops, for rules to be held against them
 _CONTRADICTED = 5.0
 _DOUBT = 0.25  # by so much a rule's difference is taken to be smaller than it looked when it was found
@@ -90,21 +88,26 @@ class EndpointRules(msgspec.Struct, omit_defaults=True):
     looked: int = 0  # ops of the sheet at the last look
     checked: int = 0  # ops of the sheet that the rules were last held against
     learned: int = 0  # ops of the sheet when it was last come by
-    passed: list[Proven] = []  # conjunctions once proven in this sheet
+    bets: list[Bet] = []  # on conjunctions of this sheet
     earlier: list[Standing] = []
     found: list[Standing] = []
     fallen: list[tuple[Condition, ...]] = []  # conjunctions that once made a rule and were contradicted, the last ones
 
 
-def begin_anew(row: EndpointRules) -> None:
-    """A new sheet, which takes its own share of the error allowed; what holds is taken along with its counts."""
+def begin_anew(row: EndpointRules, dropped: Sequence[Together] = ()) -> None:
+    """A new sheet, which takes its own share of the error allowed; what holds is taken along with its counts.
+
+    The first bets are on the conjunctions *dropped* just now: where a rule stopped holding, its reverse may hold.
+    """
     row.earlier = [*row.earlier, *row.found][:MAX_RULES]
     for each in row.earlier:
         rule = each.rule
         each.before = (rule.n, rule.successes, rule.others, rule.other_successes)
-    row.found, row.passed = [], []
+    row.found = []
     row.looked = row.checked = row.learned = 0
-    row.sheet = row.sheet.begin(each for standing in row.earlier for each in standing.rule.conditions)
+    kept = [*dropped, *(standing.rule.conditions for standing in row.earlier)]
+    row.sheet = row.sheet.begin(each for together in kept for each in together)
+    row.bets = first_bets(dropped)
     row.restart += 1
 
 
@@ -123,27 +126,19 @@ def drop_contradicted(row: EndpointRules) -> int:
 
 
 def find(row: EndpointRules, world: Snapshot, log_alpha: float) -> Generator[None, None, None]:
-    """Search *world* for rules; put them in *row*, beside earlier ones that they do not explain away."""
-    conditions = usable(world)
-    yield
-    found = yield from candidates(world, conditions)
-    weighed = yield from weigh(world, found, row.passed, level_of(len(conditions)), log_alpha)
-    row.passed = _best([*row.passed, *weighed])
+    """Bring the bets on the ops up to *world* up to date; put what they prove in *row*, beside earlier rules.
+
+    Earlier rules that it explains away go.
+    """
+    row.bets = yield from advance(row.bets, row.sheet, row.looked, world)
+    found = proven(row.bets, log_alpha)
+    if not found and not row.found:
+        return
     known = [each.rule.conditions for each in row.earlier]
-    chosen = yield from minimal(world, row.passed, len(conditions), known, log_alpha)
+    chosen = yield from minimal(world, found, len(usable(world)), known, log_alpha)
     before = {each.rule.conditions: each for each in row.found}
     row.found = [_standing(row, world, each, before.get(each.together)) for each in chosen]
     row.earlier = [each for each in row.earlier if not _explained_away(each, row, world)]
-
-
-def _best(passed: Iterable[Proven]) -> list[Proven]:
-    """Each conjunction once, at its highest; the best of them."""
-    best: dict[tuple[Condition, ...], Proven] = {}
-    for each in passed:
-        known = best.get(each.together)
-        if known is None or known.weighted < each.weighted:
-            best[each.together] = each
-    return nlargest(_MAX_PASSED, best.values(), key=lambda each: each.weighted)
 
 
 def _standing(row: EndpointRules, world: Snapshot, each: Proven, before: Standing | None) -> Standing:

@@ -7,15 +7,15 @@ marks are reaches the same rules. Saved and restored like the other books: `load
 `put_back`. Ops of agents that were shown advice are left out (`shown`; by default, those with an exposure id), and
 so are corrections and ops that amend another.
 
-In a world without rules, one run in twenty, however long, ever reports one: e-values of whole blocks of ops, weighed
-against every conjunction that could be tried, against every endpoint and every restart (`e_values`). A rule is
+In a world without rules, one run in twenty, however long, ever reports one: e-values of whole blocks of ops, bets of
+which each has its share of the error, as has every endpoint and every restart (`e_values`). A rule is
 dropped when the ops since it was found fit "no difference" e⁵ times better than the rule; the endpoint's counts then
 begin anew, as they do when a sheet of 2048 ops is full.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from math import log
 from typing import Final
 
@@ -27,7 +27,7 @@ from sidecar.analysis.fingerprint import MAX_ENDPOINT
 from sidecar.analysis.incidents import CORRECTION
 from sidecar.analysis.rule_counts import MAX_COLUMNS, Condition, Sheet
 from sidecar.analysis.rule_findings import Finding, finding
-from sidecar.analysis.rule_search import snapshot
+from sidecar.analysis.rule_search import Together, snapshot
 from sidecar.analysis.rule_standing import EndpointRules, Rule, begin_anew, drop_contradicted, drop_unseen, find
 from sidecar.kept_rows import KeptRows
 from sidecar.model import ObservedOp
@@ -38,7 +38,6 @@ log_book = structlog.get_logger(__name__)
 MAX_ENDPOINTS: Final = 1000
 ALL_COLUMNS: Final = 40_000  # of all endpoints: some 20 MiB; past it an endpoint has `_FEW_COLUMNS`
 _FEW_COLUMNS = 32
-_LOOK_AGAIN = 16  # a look is due when an endpoint has grown by one in so many
 
 
 class Numbering(msgspec.Struct):
@@ -187,10 +186,10 @@ class RuleBook:
         gone = drop_contradicted(row)
         if gone:
             self.dropped += gone
-            self._begin_anew(row)
+            self._begin_anew(row, row.fallen[-gone:])
             return
         ops = complete(row.sheet.ops)
-        if ops < row.looked + max(1, row.looked // _LOOK_AGAIN) and not row.sheet.is_full:
+        if ops == row.looked and not row.sheet.is_full:
             return
         yield
         is_full, world = row.sheet.is_full, snapshot(row.sheet, ops)
@@ -201,9 +200,9 @@ class RuleBook:
             drop_unseen(row, world)
             self._begin_anew(row)
 
-    def _begin_anew(self, row: EndpointRules) -> None:
+    def _begin_anew(self, row: EndpointRules, dropped: Sequence[Together] = ()) -> None:
         self._columns -= row.sheet.columns
-        begin_anew(row)
+        begin_anew(row, dropped)
         self._columns += row.sheet.columns
 
 

@@ -24,6 +24,10 @@ class AskError(StartError):
     """A running observer could not be asked, or refused."""
 
 
+class NotThereError(AskError):
+    """What was asked for is not known to it."""
+
+
 class AwayError(AskError):
     """It does not answer now; it may later."""
 
@@ -55,12 +59,12 @@ class ObserverClient:
             self._check(response)
             return response.content
 
-    def post(self, path: str, body: bytes | Mapping[str, str]) -> bytes:
-        """The body of a successful answer to *body*, JSON already or to be made so."""
+    def post(self, path: str, body: bytes | Mapping[str, str], scope: str = "admin") -> bytes:
+        """The body of a successful answer to *body*, JSON already or to be made so; it takes a token with *scope*."""
         content = body if isinstance(body, bytes) else msgspec.json.encode(body)
         with self._explained():
             response = self._client.post(path, content=content, headers={"Content-Type": "application/json"})
-            self._check(response, "admin")
+            self._check(response, scope)
             return response.content
 
     @contextmanager
@@ -110,7 +114,11 @@ class ObserverClient:
             )
         if status >= 500:
             raise AwayError(f"the observer at {self.url} cannot answer now ({status})", why, "Try again later")
-        if status == 404 and "error" not in response.text:
+        if status == 404 and _error_of(response):
+            raise NotThereError(
+                f"the observer at {self.url} does not know that (404)", why, "Look at what it has first"
+            )
+        if status == 404:
             raise self._stranger("it has no such page")
         raise AskError(f"the observer at {self.url} refused us ({status})", why, "Change the request, or --url")
 
@@ -158,8 +166,12 @@ def _not_an_address(url: str) -> AskError:
 
 def _said(response: httpx.Response) -> str:
     """The answer's own `error`, or its status in words."""
+    return _error_of(response) or response.reason_phrase or "it does not say why"
+
+
+def _error_of(response: httpx.Response) -> str:
     try:
         error = msgspec.json.decode(response.content, type=dict[str, Any]).get("error")
     except (msgspec.DecodeError, UnicodeDecodeError):
         error = None
-    return visible(str(error))[:300] if error else response.reason_phrase or "it does not say why"
+    return visible(str(error))[:300] if error else ""

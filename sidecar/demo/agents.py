@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final, Protocol
 
-from sidecar.demo.staffing_rules import CITIES, ROLES, UNKNOWN_ROLES
+from sidecar.demo.staffing_rules import CHANNELS, CITIES, ROLES, UNKNOWN_ROLES
 from sidecar.model import ObservedOp
 
 _EVENT_KINDS: Final = ("baseline_fill", "recurring", "expansion", "emergency")
@@ -21,6 +21,8 @@ _CITY_WEIGHTS: Final = (4, 3, 4, 3, 3, 3, 3, 2, 2)
 _CALLS_A_JOB: Final = 2  # the second is the naive retry
 _PAUSE_S: Final = (0.15, 0.65)
 _BATCH: Final = 5
+_FILL: Final = "/tools/fill_shift"
+_CHOSEN: Final = ("channel", "certified")  # of a call: what an agent may choose; the rest is the job
 
 
 class Caller(Protocol):
@@ -42,6 +44,10 @@ class EventDoor(Protocol):
         """`POST /events`."""
         ...
 
+    async def advice(self, params: dict[str, str]) -> dict[str, Any]:
+        """`GET /advice`; nothing where the observer cannot say."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -55,6 +61,7 @@ class Job:
     state: str
     count: int
     certified: bool
+    channel: str
 
     @property
     def sig_hash(self) -> str:
@@ -69,6 +76,7 @@ class Job:
             "state": self.state,
             "count": self.count,
             "certified": self.certified,
+            "channel": self.channel,
         }
 
     def fields(self) -> dict[str, Any]:
@@ -130,20 +138,35 @@ class Agent:
         for tool, chance in looks.items():
             if dice.random() < chance and not self._stopping.is_set():
                 await self._call(tool, job)
-        op = await self._call("fill_shift", job)
+        job, exposure_id = await self._advised(job)
+        op = await self._call("fill_shift", job, exposure_id)
         calls = 1
         while not op.success and calls < _CALLS_A_JOB and not self._stopping.is_set():
-            op = await self._call("fill_shift", job)
+            op = await self._call("fill_shift", job, exposure_id)
             calls += 1
         rescued = None
         if not op.success and dice.random() < 0.4 and not self._stopping.is_set():
-            rescued = await self._call("fill_shift", replace(job, count=1, certified=True))
+            rescued = await self._call("fill_shift", replace(job, count=1, certified=True), exposure_id)
         await self._tell(job, op, rescued)
 
-    async def _call(self, tool: str, job: Job) -> ObservedOp:
+    async def _advised(self, job: Job) -> tuple[Job, str | None]:
+        """*job* as the observer advises to fill it, where that is the agent's to choose, and the exposure."""
+        facts = {
+            name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in job.body().items()
+        }
+        given = ",".join(name for name in facts if name not in _CHOSEN)
+        advice = await self._door.advice({**facts, "endpoint": _FILL, "task": job.task, "given": given})
+        for item in advice.get("advice", []):
+            changes = {name: value for name, value in item["set"].items() if name in _CHOSEN}
+            if isinstance(changes.get("channel", ""), str) and isinstance(changes.get("certified", True), bool):
+                job = replace(job, **changes)
+        return job, advice.get("exposure_id")
+
+    async def _call(self, tool: str, job: Job, exposure_id: str | None = None) -> ObservedOp:
         words = f"{tool} {job.role} ×{job.count} in {job.city}, {job.state}"
         body = job.body() if tool != "ask" else {**job.body(), "question": f"How many can work in {job.city}?"}
-        _, op = await self._gateway.observed(f"/tools/{tool}", body, words, **job.fields())
+        seen = {"exposure_id": exposure_id} if exposure_id is not None else {}
+        _, op = await self._gateway.observed(f"/tools/{tool}", body, words, **job.fields(), **seen)
         self.calls += 1
         if op.error is not None:
             self._on_failure(job, op.error)
@@ -207,6 +230,7 @@ class Agent:
             state=city.state,
             count=dice.randrange(7, 10) if dice.random() < 0.06 else dice.randrange(1, 5),
             certified=dice.random() < 0.88,
+            channel=dice.choice(CHANNELS),
         )
 
     async def _pause(self) -> None:

@@ -27,6 +27,7 @@ from sidecar.demo.staffing_rules import (
     StaffingCall,
     capacity_refusal,
     certificate_refusal,
+    channel_refusal,
     city_refusal,
     pace,
     role_refusal,
@@ -49,7 +50,7 @@ class Tools:
 
     def fill_shift(self, call: StaffingCall) -> Answer:
         """Put workers on a shift."""
-        refused = self._refusal(call, certificate_refusal)
+        refused = self._refusal(call, certificate_refusal, channel_refusal)
         if refused is not None:
             return refused
         shift_id, capacity = self._db.shift(call.city, call.role)

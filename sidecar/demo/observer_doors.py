@@ -12,8 +12,9 @@ import msgspec
 import structlog
 
 from sidecar.demo.findings import Findings
+from sidecar.demo.lessons import Lessons
 from sidecar.model import Incident, ObservedOp
-from sidecar.model_learning import PlaybookEntry
+from sidecar.model_learning import PlaybookView
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +32,7 @@ class _Incidents(msgspec.Struct):
 
 
 class _Playbooks(msgspec.Struct):
-    playbooks: list[PlaybookEntry]
+    playbooks: list[PlaybookView]
 
 
 class _Missed(msgspec.Struct):
@@ -50,7 +51,8 @@ class Seen:
     cycle: int = 0
     total_before: int | None = None
     incidents: list[Incident] = field(default_factory=list)
-    playbooks: list[PlaybookEntry] = field(default_factory=list)
+    playbooks: list[PlaybookView] = field(default_factory=list)
+    lessons: Lessons = field(default_factory=Lessons)
     findings: Findings = field(default_factory=Findings)
     before: dict[str, int] = field(default_factory=dict)
 
@@ -72,6 +74,7 @@ class ObserverDoors:
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
         self.seen = Seen()
+        self._began = asyncio.get_running_loop().time()
         self.taken = 0
         self.not_taken = 0
 
@@ -83,6 +86,17 @@ class ObserverDoors:
         """`POST /events`, one event a line."""
         content = b"\n".join(msgspec.json.encode(event) for event in events)
         self.taken += len(events) * await self._post("/events", content)
+
+    async def advice(self, params: dict[str, str]) -> dict[str, Any]:
+        """`GET /advice`; where the observer cannot say, there is none, and the agent goes on."""
+        try:
+            response = await self._client.get("/advice", params=params)
+            response.raise_for_status()
+            answer: dict[str, Any] = msgspec.json.decode(response.content, type=dict[str, Any])
+        except (httpx.HTTPError, msgspec.MsgspecError) as exc:
+            log.warning("demo.no_advice", error=str(exc) or type(exc).__name__)
+            return {}
+        return answer
 
     async def follow(self, connected: asyncio.Event) -> None:
         """Count what `GET /ops/stream` sends, until cancelled; *connected* is set once it sends."""
@@ -108,7 +122,9 @@ class ObserverDoors:
             self.seen.ops = max(self.seen.ops, stats.total - self.seen.total_before)
             self.seen.incidents = msgspec.json.decode(await self._get("/incidents"), type=_Incidents).incidents
             self.seen.findings.take(self.seen.incidents)
-            self.seen.playbooks = msgspec.json.decode(await self._get("/playbooks"), type=_Playbooks).playbooks
+            found = msgspec.json.decode(await self._get("/playbooks"), type=_Playbooks).playbooks
+            self.seen.lessons.take(found, asyncio.get_running_loop().time() - self._began)
+            self.seen.playbooks = [each for each in found if each.author == "successes"]
         except (httpx.HTTPError, msgspec.MsgspecError) as exc:
             log.warning("demo.look_failed", error=str(exc) or type(exc).__name__)
 

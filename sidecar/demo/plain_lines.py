@@ -8,17 +8,27 @@ from typing import Any, Final
 
 from sidecar.demo.findings import Finding
 from sidecar.demo.observer_doors import Seen
-from sidecar.demo.wording import Rate, RunInfo, failed_share, incident_line, printable, reasons, sources
+from sidecar.demo.wording import (
+    Rate,
+    RunInfo,
+    failed_share,
+    incident_line,
+    lesson_lines,
+    printable,
+    reasons,
+    sources,
+)
 
 _MOST_REASONS: Final = 8
 _MOST_FINDINGS: Final = 5
+_LINE_COLUMNS: Final = 30
 
 
 def opening(info: RunInfo) -> Iterator[str]:
     """What is going on and where to look."""
     length = f"{info.seconds:g} s" if info.seconds is not None else "until Ctrl-C"
     yield f"Lakehouse Observer demo: a staffing gateway, {info.agents} agents, the observer beside them ({length})"
-    yield f"  look at  {info.address}/stats (and /ops, /incidents, /playbooks, /metrics)"
+    yield f"  look at  {info.address} (and /stats, /ops, /incidents, /playbooks, /metrics)"
     yield f"  follow   observer tail --url {info.address}"
     yield f"  files    {info.folder} (journal, corrections, observer.log)"
     yield ""
@@ -37,6 +47,13 @@ class PlainLines:
         rate = self._rate.at(elapsed_s, seen.ops)
         return self._cut(f"{elapsed_s:5.1f} s  {seen.ops} ops, {seen.failures} failed, {rate:.0f}/s: {sources(seen)}")
 
+    def lesson(self, seen: Seen, elapsed_s: float) -> Iterator[str]:
+        """How those fare who are told what was learnt, and those who are not; nothing before both have a task."""
+        lesson = seen.lessons.best()
+        if lesson is not None and lesson.shown.arm.tasks and lesson.withheld.arm.tasks:
+            for number, line in enumerate(lesson_lines(lesson, _LINE_COLUMNS)):
+                yield self._cut(f"{elapsed_s:5.1f} s  {'advice' if not number else '':10}  {line}")
+
     def news(self, seen: Seen, elapsed_s: float) -> Iterator[str]:
         """What has not been said yet."""
         at = f"{elapsed_s:5.1f} s"
@@ -46,6 +63,9 @@ class PlainLines:
         for finding in reversed(seen.findings.newest_first()):
             if not finding.is_open and self._is_new("finding", finding.fingerprint, finding.key):
                 yield from _wrapped(f"{at}  diagnosis   ", _told(finding), self._columns)
+        for entry in reversed(seen.lessons.entries):
+            if self._is_new("rule", entry.playbook_id, entry.state):
+                yield from _wrapped(f"{at}  rule        ", f"{entry.state}: {printable(entry.text)}", self._columns)
         for entry in reversed(seen.playbooks):
             if self._is_new("playbook", entry.playbook_id, str(entry.version)):
                 learnt = f"{printable(entry.endpoint)} v{entry.version}: {entry.successes} successes"
@@ -81,9 +101,23 @@ def _results(info: RunInfo, seen: Seen, elapsed_s: float) -> Iterator[str]:
     if rest := told[_MOST_REASONS:]:
         yield f"    {sum(count for _, count in rest):6}    in {len(rest)} more"
     yield from _explained(seen, info.columns)
+    yield from _lesson(seen, info.columns)
     yield f"  playbooks   {len(seen.playbooks)}{', by successes' if seen.playbooks else ''}"
     for entry in sorted(seen.playbooks, key=lambda each: -each.successes)[:_MOST_REASONS]:
         yield f"    {entry.successes:6}    {printable(entry.endpoint)} v{entry.version}"
+
+
+def _lesson(seen: Seen, columns: int) -> Iterator[str]:
+    """What the advice was worth."""
+    lesson = seen.lessons.best()
+    rules = len(seen.lessons.entries)
+    if lesson is None:
+        yield f"  advice      {rules} rules became entries, none that agents could act by yet"
+        return
+    yield f"  advice      {lesson.uplift} by the best of {rules} entries ({lesson.entry.state}):"
+    yield from _wrapped("              ", printable(lesson.entry.text), columns)
+    for line in lesson_lines(lesson, _LINE_COLUMNS):
+        yield f"              {line}"
 
 
 def _explained(seen: Seen, columns: int) -> Iterator[str]:

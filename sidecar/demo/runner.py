@@ -34,7 +34,7 @@ from sidecar.settings import Settings
 _AGENTS: Final = ("STF-anna", "STF-ben", "STF-chloe", "STF-dev", "STF-eva", "STF-night")
 _POOLS_EVENTS: Final = "STF-night"
 _PORT: Final = 3800
-_UNATTENDED_S: Final = 20.0
+_UNATTENDED_S: Final = 40.0
 _NO_MODEL: Final = "http://127.0.0.1:9"  # the discard port: closed, so the diagnosis is the deterministic one
 _LOOK_EVERY_S: Final = 0.5
 _STATUS_EVERY: Final = 4  # looks
@@ -82,7 +82,7 @@ def main(
     seed: int,
     env: Mapping[str, str] | None = None,
 ) -> int:
-    """Run the demo for *seconds* (None: until Ctrl-C, or 20 s if nobody is there to press it); the exit status.
+    """Run the demo for *seconds* (None: until Ctrl-C, or 40 s if nobody is there to press it); the exit status.
 
     *port* None means 3800 or, if that is taken, any; *data_dir* None means a folder that is removed at the end. Of
     *env* the `OTEL_*` variables and where the model is count; the rest is the demo's own. Raises ObserverError.
@@ -175,6 +175,7 @@ class _Demo:
             self._say(lines.news(doors.seen, elapsed_s))
             if number % _STATUS_EVERY == 0:
                 self._say([lines.status(doors.seen, elapsed_s)])
+                self._say(lines.lesson(doors.seen, elapsed_s))
         self._say([""])
 
     async def _looks(self, doors: ObserverDoors) -> AsyncIterator[tuple[int, float]]:

@@ -12,12 +12,24 @@ from rich.text import Text
 
 from sidecar.demo.findings import Finding
 from sidecar.demo.observer_doors import Seen
-from sidecar.demo.wording import Rate, RunInfo, by_count, failed_share, incident_line, op_line, printable, sources
+from sidecar.demo.wording import (
+    Rate,
+    RunInfo,
+    by_count,
+    failed_share,
+    incident_line,
+    lesson_lines,
+    op_line,
+    printable,
+    sources,
+)
 
 LEAST_COLUMNS: Final = 60
-LEAST_LINES: Final = 18
+LEAST_LINES: Final = 20
 _HEAD_LINES: Final = 7
-_SECTIONS: Final = 4
+_SECTIONS: Final = 5
+_LESSON_LINES: Final = 3
+_LINE_COLUMNS: Final = 24
 _BAR_COLUMNS: Final = 24
 
 
@@ -33,16 +45,17 @@ class LiveScreen:
         """The picture after *elapsed_s* seconds."""
         width, height = self._console.size
         lines: list[RenderableType] = [*self._head(seen, elapsed_s, width)]
-        incidents, findings, playbooks, ops = _shares(height - _HEAD_LINES - _SECTIONS)
+        incidents, findings, playbooks, ops = _shares(height - _HEAD_LINES - _SECTIONS - _LESSON_LINES)
         lines += _section("Incidents", len(seen.incidents), _incidents(seen), incidents, width)
         lines += _section("Diagnoses", _diagnosed(seen), _findings(seen), findings, width)
+        lines += _section("Advice", _advised(seen), _lesson(seen), _LESSON_LINES, width)
         lines += _section("Playbooks", len(seen.playbooks), _playbooks(seen), playbooks, width)
         lines += _section("Last operations", "", _last_ops(seen, ops), ops, width)
         return Group(*lines)
 
     def _head(self, seen: Seen, elapsed_s: float, width: int) -> list[RenderableType]:
         info = self._info
-        look = Text.assemble(" look at  ", (f"{info.address}/stats", "cyan"), (" /ops /incidents /playbooks", "dim"))
+        look = Text.assemble(" look at  ", (f"{info.address}/", "cyan"), (" /stats /ops /incidents /playbooks", "dim"))
         follow = Text.assemble(" follow   ", (f"observer tail --url {info.address}", "cyan"))
         rate = self._rate.at(elapsed_s, seen.ops)
         counts = Text.assemble(
@@ -76,8 +89,8 @@ class LiveScreen:
 def _shares(lines: int) -> tuple[int, int, int, int]:
     """How many of *lines* incidents, findings (two lines each), playbooks and ops get."""
     findings = 2 * max(1, round(lines * 0.15))
-    playbooks = min(6, max(2, round(lines * 0.16)))
-    incidents = max(2, round(lines * 0.36))
+    playbooks = min(6, max(1, round(lines * 0.16)))
+    incidents = max(1, round(lines * 0.36))
     return incidents, findings, playbooks, max(0, lines - findings - playbooks - incidents)
 
 
@@ -120,6 +133,23 @@ def _finding_lines(finding: Finding) -> tuple[Text, Text]:
     )
     by = "" if finding.by == "statistics" else f"{finding.by}: "
     return what, Text.assemble("       → ", (printable(by + finding.why), "" if finding.is_open else "yellow"))
+
+
+def _advised(seen: Seen) -> str:
+    lesson = seen.lessons.best()
+    rules = f"{len(seen.lessons.entries)} rules"
+    return rules if lesson is None else f"{rules}, the best: {lesson.uplift}, {lesson.entry.state}"
+
+
+def _lesson(seen: Seen) -> Iterable[Text]:
+    lesson = seen.lessons.best()
+    if lesson is None:
+        yield Text("       when failures share what an agent may choose, it is told, but for a coin's toss", "dim")
+        return
+    shown, withheld = lesson_lines(lesson, _LINE_COLUMNS)
+    yield Text(f"  {printable(lesson.entry.text)}")
+    yield Text(f"  {shown}", "green")
+    yield Text(f"  {withheld}", "red")
 
 
 def _playbooks(seen: Seen) -> Iterable[Text]:

@@ -12,11 +12,15 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 
 ROLES: Final = ("forklift operator", "picker", "packer", "welder", "line cook")
+CHANNELS: Final = ("app", "email", "sms")
+"""How workers hear of their shift. Nobody told the agents that the relay for text messages is broken."""
+
 UNKNOWN_ROLES: Final = ("drone pilot", "AI whisperer")
 """What agents ask for although nobody ever had that role."""
 
 _NAMES: Final = ("amy_chen", "omar_diaz", "li_novak", "sara_okafor", "ivan_petrov", "june_park")
 _BUSY: Final = 0.35  # share of the slow shard's calls that it does not answer in time
+_SMS_LOST: Final = 0.85  # share of text messages that the relay does not take
 _GIVES_UP_S: Final = 0.8
 _HANGS_S: Final = 5.0
 
@@ -54,6 +58,7 @@ class StaffingCall(msgspec.Struct, frozen=True, kw_only=True):
     state: Annotated[str, msgspec.Meta(max_length=100)] = ""
     count: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
     certified: bool = False
+    channel: Annotated[str, msgspec.Meta(max_length=100)] = ""
     question: Annotated[str, msgspec.Meta(max_length=1000)] = ""
 
 
@@ -111,6 +116,13 @@ def certificate_refusal(call: StaffingCall, dice: Random) -> Refusal | None:
         return None
     worker = f"{dice.choice(_NAMES)}_{dice.randrange(1000, 9999)}"
     return Refusal(403, f"worker {worker} holds no {city.state} certificate (policy CRT-{dice.randrange(1000, 9999)})")
+
+
+def channel_refusal(call: StaffingCall, dice: Random) -> Refusal | None:
+    """The relay for text messages takes few of them."""
+    if call.channel != "sms" or dice.random() >= _SMS_LOST:
+        return None
+    return Refusal(502, f"sms relay did not take the notice (message {dice.getrandbits(48):012x})")
 
 
 def capacity_refusal(call: StaffingCall, shift_id: str, capacity: int) -> Refusal | None:

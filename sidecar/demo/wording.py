@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from sidecar.demo.lessons import Lesson, Line
 from sidecar.demo.observer_doors import Seen
 from sidecar.model import Incident, ObservedOp
 
@@ -72,6 +73,16 @@ def reasons(seen: Seen) -> list[tuple[str, int]]:
     for incident in seen.incidents:
         counts[printable(incident.message)] += incident.count - seen.before.get(incident.fingerprint, 0)
     return [(message, count) for message, count in counts.most_common() if count > 0]
+
+
+def lesson_lines(lesson: Lesson, columns: int) -> tuple[str, str]:
+    """`shown     ▅▇▇▇█▇ 94 % of 81`, and the same of those withheld: the two lines that part."""
+    return _arm_line("shown", lesson.shown, columns), _arm_line("withheld", lesson.withheld, columns)
+
+
+def _arm_line(name: str, line: Line, columns: int) -> str:
+    rate = "  – " if line.rate is None else f"{100 * line.rate:3.0f} %"
+    return f"{name:8}  {line.drawn(columns):{columns}}  {rate} of {line.arm.tasks} tasks succeed"
 
 
 def op_line(op: ObservedOp) -> str:

@@ -63,6 +63,7 @@ def openapi(version: str) -> bytes:
             "/ops/stream": {"get": _stream()},
             **_incidents(incident),
             **_learning(entry, history, advice),
+            "/": {"get": {**_text("A page for people: all of this, live", "text/html"), "security": []}},
             "/metrics": {"get": _text("Own metrics, as Prometheus reads them", "text/plain")},
             "/v1/traces": {"post": _otlp()},
             **{f"/v1/{signal}": {"post": _not_taken(signal)} for signal in ("logs", "metrics")},

@@ -1,0 +1,304 @@
+"""`python -m benchmarks.learning`: what is learnt in made-up worlds, and how well; tables, and JSON.
+
+Everything runs on the product's own classes. All worlds and dice come from seeds: the same run gives the same figures.
+Exit status 0 whatever the figures are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from math import sqrt
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.learning_loop import REVERSES_AT, SEEN, WITHIN, improvement, reversal
+from benchmarks.learning_rules import OBSERVATIONS, Found, false_alarm, planted
+from benchmarks.learning_uplift import EXPOSURES, LOOKS, SETTINGS, life, missed_at, width_ratio
+from benchmarks.machine import machine, versions
+from benchmarks.servers import ROOT
+
+_EFFECTS = (-0.2, -0.15, -0.1, -0.05, 0.0, 0.1, 0.2)
+_BASES = (0.5, 0.6, 0.7, 0.8)
+_T = TypeVar("_T")
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """How many runs of each kind."""
+
+    worlds: int = 300
+    null_worlds: int = 200
+    null_cycles: int = 1000
+    loops: int = 100
+    reversals: int = 60
+    lives: int = 300
+    coverage: int = 400
+
+
+QUICK = Sizes(worlds=12, null_worlds=4, null_cycles=60, loops=4, reversals=2, lives=8, coverage=4)
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """One that has a bound: *share* of *runs* (or a value), the bound in words, and whether it is met."""
+
+    name: str
+    bound: str
+    value: float
+    met: bool
+    runs: int
+    low: float | None = None
+    high: float | None = None
+
+
+class Report(msgspec.Struct):
+    """All that was found."""
+
+    sizes: Sizes
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    seconds: float
+    figures: list[Figure]
+    tables: dict[str, list[dict[str, Any]]]
+
+
+class Runs:
+    """Runs the same thing for many seeds, on all cores."""
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+
+    def of(self, run: Callable[[int], _T], count: int) -> list[_T]:
+        """*run* for the seeds from 0 to *count*, in their order."""
+        if self._processes == 1:
+            return [run(seed) for seed in range(count)]
+        with Pool(self._processes) as pool:
+            return pool.map(run, range(count), chunksize=1)
+
+
+def measure(sizes: Sizes, runs: Runs, say: Callable[[str], None]) -> Report:
+    """Everything."""
+    began = time.monotonic()
+    report = Report(sizes, machine(ROOT), versions(None), 0.0, [], {})
+    for part in (_rules, _no_rules, _loop, _reversal, _lives, _coverage, _width):
+        say(part.__name__.strip("_").replace("_", " "))
+        part(report, runs)
+    report.seconds = round(time.monotonic() - began, 1)
+    return report
+
+
+def _rules(report: Report, runs: Runs) -> None:
+    found = runs.of(planted, report.sizes.worlds)
+    reported, true = sum(each.reported for each in found), sum(each.true for each in found)
+    report.figures += [
+        _at_least("recall of planted rules", 0.9, sum(each.found for each in found), len(found)),
+        _at_least("precision of rules reported", 0.9, true, reported),
+    ]
+    groups = {f"{size} conditions": [each for each in found if each.conditions == size] for size in (1, 2, 3)}
+    for low, high in ((30, 40), (40, 50), (50, 90)):
+        groups[f"effect of {low} to {high} points"] = [each for each in found if low <= each.effect < high]
+    title = f"planted rules, {OBSERVATIONS} observations on both sides"
+    report.tables[title] = [_rules_row(name, some) for name, some in groups.items()]
+
+
+def _rules_row(name: str, found: Sequence[Found]) -> dict[str, Any]:
+    reported = sum(each.reported for each in found)
+    return {
+        "worlds with": name,
+        "worlds": len(found),
+        "recall": _share(sum(each.found for each in found), len(found)),
+        "precision": _share(sum(each.true for each in found), reported),
+        "ops (median)": statistics.median(each.ops for each in found) if found else None,
+    }
+
+
+def _no_rules(report: Report, runs: Runs) -> None:
+    cycles = report.sizes.null_cycles
+    alarms = sum(runs.of(partial(false_alarm, cycles=cycles), report.sizes.null_worlds))
+    name = f"worlds without rules that report one in {cycles:,} cycles"
+    report.figures.append(_at_most(name, 0.05, alarms, report.sizes.null_worlds))
+
+
+def _loop(report: Report, runs: Runs) -> None:
+    found = runs.of(improvement, report.sizes.loops)
+    gained, possible = sum(each.gained for each in found), sum(each.possible for each in found)
+    name = f"of the oracle's improvement, ops {SEEN[0]} to {SEEN[1]}, tasks not withheld"
+    value = gained / possible if possible else 0.0
+    report.figures.append(Figure(name, "≥ 0.8", value, value >= 0.8, len(found)))
+    shares = sorted(each.gained / each.possible if each.possible else 1.0 for each in found)
+    report.tables["closed loop, points a task"] = [
+        {
+            "runs": len(found),
+            "gained": round(gained / len(found), 1),
+            "possible": round(possible / len(found), 1),
+            "runs that reach 80 %": _share(sum(each >= 0.8 for each in shares), len(found)),
+            "median run": round(statistics.median(shares), 2),
+        }
+    ]
+
+
+def _reversal(report: Report, runs: Runs) -> None:
+    found = [each for each in runs.of(reversal, report.sizes.reversals) if each.stood]
+    both = [max(each.retired, each.replaced) for each in found if each.retired and each.replaced]
+    name = f"rules that reverse at op {REVERSES_AT:,}: retired and replaced within {WITHIN} ops"
+    report.figures.append(_at_least(name, 0.9, len(both), len(found)))
+    report.tables["reversal, ops"] = [
+        {
+            "what": what,
+            "runs": len(times),
+            "done": _share(sum(each is not None for each in times), len(times)),
+            "median": statistics.median([each for each in times if each] or [0]),
+            "worst": max([each for each in times if each] or [0]),
+        }
+        for what, times in (("retired", [e.retired for e in found]), ("replaced", [e.replaced for e in found]))
+    ]
+
+
+def _lives(report: Report, runs: Runs) -> None:
+    rows = []
+    for effect in _EFFECTS:
+        ends = []
+        for base in _BASES:
+            ends += runs.of(partial(_life_of, base, effect), report.sizes.lives // len(_BASES))
+        states = [state for state, _ in ends]
+        retired = states.count("retired")
+        when = [number for state, number in ends if state == "retired"]
+        rows.append(
+            {
+                "effect, points": round(100 * effect),
+                "runs": len(ends),
+                "retired": _share(retired, len(ends)),
+                "promoted": _share(states.count("active"), len(ends)),
+                "exposures until retired (median)": statistics.median(when) if when else None,
+            }
+        )
+        if effect == -0.2:
+            name = f"harmful entry (−20 points) retired within {EXPOSURES} exposures"
+            report.figures.append(_at_least(name, 0.85, retired, len(ends)))
+        elif effect == 0.2:
+            name = "helpful entry (+20 points) wrongly retired"
+            report.figures.append(_at_most(name, 0.05, retired, len(ends)))
+    report.tables[f"entries after {EXPOSURES} exposures, both arms together"] = rows
+
+
+def _life_of(base: float, effect: float, seed: int) -> tuple[str, int]:
+    return life(base, effect, seed)
+
+
+def _coverage(report: Report, runs: Runs) -> None:
+    rows, missed_in_all = [], 0
+    for setting in SETTINGS:
+        missed = [at for at in runs.of(partial(missed_at, setting), report.sizes.coverage) if at is not None]
+        missed_in_all += len(missed)
+        low, high = wilson(report.sizes.coverage - len(missed), report.sizes.coverage)
+        rows.append(
+            {
+                "shown": setting.shown,
+                "withheld": setting.withheld,
+                "propensity": " then ".join(map(str, setting.propensities)),
+                "runs": report.sizes.coverage,
+                "covers": _share(report.sizes.coverage - len(missed), report.sizes.coverage),
+                "95 % of that": f"{low:.3f}–{high:.3f}",
+                "first miss (median look)": statistics.median(missed) if missed else None,
+            }
+        )
+    runs_in_all = report.sizes.coverage * len(SETTINGS)
+    name = f"coverage over {LOOKS:,} looks, from the first task on"
+    report.figures.append(_at_least(name, 0.95, runs_in_all - missed_in_all, runs_in_all))
+    report.tables["coverage of the uplift interval at every one of its looks"] = rows
+
+
+def _width(report: Report, _: Runs) -> None:
+    ratios = [width_ratio(rate, effect) for rate in (0.3, 0.5, 0.7) for effect in (-0.2, 0.0, 0.2)]
+    name = "width at 1,000 tasks an arm, × Newcombe's fixed sample (largest)"
+    report.figures.append(Figure(name, "≤ 1.8", max(ratios), max(ratios) <= 1.8, len(ratios)))
+
+
+def _at_least(name: str, bound: float, good: int, runs: int) -> Figure:
+    low, high = wilson(good, runs)
+    value = good / runs if runs else 0.0
+    return Figure(name, f"≥ {bound:g}", value, value >= bound, runs, low, high)
+
+
+def _at_most(name: str, bound: float, bad: int, runs: int) -> Figure:
+    low, high = wilson(bad, runs)
+    value = bad / runs if runs else 0.0
+    return Figure(name, f"≤ {bound:g}", value, value <= bound, runs, low, high)
+
+
+def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Monte-Carlo interval of a share, at 95 % (Wilson 1927)."""
+    if not n:
+        return 0.0, 1.0
+    rate = successes / n
+    middle, half = rate + z * z / (2 * n), z * sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
+def _share(count: int, of: int) -> float | None:
+    return round(count / of, 3) if of else None
+
+
+def show(report: Report, console: Console) -> None:
+    """Print all tables; the figures that have a bound come last."""
+    place = report.machine
+    console.print(
+        f"{place['cpu']}, {place['cores']} cores; python {report.versions['python']}; {report.seconds:,.0f} s",
+        highlight=False,
+    )
+    for title, rows in report.tables.items():
+        console.print(_table(title, list(rows[0]), ([*map(_cell, row.values())] for row in rows)))
+    console.print(
+        _table("Figures", ["what", "bound", "measured", "95 %", "runs", ""], map(_figure_row, report.figures))
+    )
+
+
+def _figure_row(each: Figure) -> list[str]:
+    between = "" if each.low is None or each.high is None else f"{each.low:.3f}–{each.high:.3f}"
+    if each.met:
+        said = "[green]met[/green]"
+    else:
+        said = "[red]not met[/red]"
+        if each.low is not None and each.high is not None and each.low <= float(each.bound[2:]) <= each.high:
+            said = "[yellow]not met, within error[/yellow]"
+    return [each.name, each.bound, f"{each.value:.3f}", between, f"{each.runs:,}", said]
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure as *arguments* say."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few runs of each kind: a first look")
+    parser.add_argument("--processes", type=int, default=2, help="at once [2]")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "learning.json", help="the JSON's file")
+    args = parser.parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    report = measure(QUICK if args.quick else Sizes(), Runs(args.processes), console.log)
+    args.output.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    show(report, console)
+    console.print(f"written: {args.output}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,97 @@
+"""`observer report`: what was learnt and whether it helped, as tables here and, with --html, as one file with plots."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sidecar.commands.observer_client import observer_client
+from sidecar.commands.report_data import Estimate, ReportData, avoided, gather
+from sidecar.commands.report_html import html
+from sidecar.commands.terminal import Terminal, fitted, padded, visible
+from sidecar.errors import StartError
+from sidecar.model_learning import PlaybookView
+
+_COLUMNS = 100  # where the output is no terminal
+_MOST = 12
+
+
+def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
+    """Print, write the file if one is named, and give 0. Raises AskError, StartError."""
+    with observer_client(args.url, args.token, env) as client:
+        data = gather(client, datetime.now(UTC))
+    terminal = Terminal(sys.stdout, env)
+    for line, colour in _lines(data, min(terminal.width or _COLUMNS, 140)):
+        terminal.write(terminal.paint(line, colour))
+    if args.html is not None:
+        path = Path(args.html)
+        try:
+            path.write_text(html(data), encoding="utf-8")
+        except OSError as exc:
+            raise StartError(f"{path} cannot be written", str(exc), "Name another file with --html") from exc
+        terminal.write(f"written: {path}")
+    return 0
+
+
+def _lines(data: ReportData, columns: int) -> Iterator[tuple[str, str]]:
+    yield f"what the observer at {visible(data.url)} learnt, {data.at}", "bold"
+    share = f" ({100 * data.failures / data.operations:.0f} %)" if data.operations else ""
+    yield f"  operations        {data.operations:,}, {data.failures:,} failed{share}; {data.older:,} older", ""
+    yield f"  advice            {data.asked:,} asked, {data.told:,} items told, {data.tasks:,} tasks", ""
+    yield f"  uplift            {_points(data)}", ""
+    yield f"  failures avoided  {_range(data.avoided)}", _colour(data.avoided)
+    yield from _entries(data, columns)
+    yield from _incidents(data, columns)
+
+
+def _points(data: ReportData) -> str:
+    measured = data.overall
+    if measured is None or measured.effect is None:
+        return "not known yet: nothing was both shown and withheld"
+    low, high = 100 * (measured.low or 0.0), 100 * (measured.high or 0.0)
+    arms = f"{measured.shown.tasks:,} shown, {measured.withheld.tasks:,} withheld"
+    return f"{100 * measured.effect:+.0f} points ({low:+.0f} to {high:+.0f}), {arms}"
+
+
+def _range(found: Estimate) -> str:
+    if found.value is None or found.low is None or found.high is None:
+        return "not known yet"
+    return f"{found.value:,.0f} ({found.low:,.0f} to {found.high:,.0f})"
+
+
+def _colour(found: Estimate) -> str:
+    return "green" if found.low is not None and found.low > 0 else ""
+
+
+def _entries(data: ReportData, columns: int) -> Iterator[tuple[str, str]]:
+    told = [each for each in data.entries if each.measured is not None or each.author != "successes"]
+    yield f"entries by uplift  {len(told)}", "bold"
+    if told:
+        yield "  points          interval  shown  withheld  avoided  state      entry", "dim"
+    for each in told[:_MOST]:
+        yield fitted(f"  {_entry(each)}  {visible(each.text)}", columns), _colour(avoided(each.measured))
+    if len(told) > _MOST:
+        yield f"  and {len(told) - _MOST} more", "dim"
+
+
+def _entry(each: PlaybookView) -> str:
+    measured = each.measured
+    state = padded(each.state, 9)
+    if measured is None or measured.effect is None:
+        return f"{'–':>6}{'–':>18}{'–':>7}{'–':>10}{'–':>9}  {state}"
+    between = f"{100 * (measured.low or 0.0):+.0f} to {100 * (measured.high or 0.0):+.0f}"
+    counts = f"{measured.shown.tasks:>7,}{measured.withheld.tasks:>10,}"
+    return f"{100 * measured.effect:>+6.0f}{between:>18}{counts}{avoided(measured).value or 0.0:>9,.0f}  {state}"
+
+
+def _incidents(data: ReportData, columns: int) -> Iterator[tuple[str, str]]:
+    still = sum(each.is_open for each in data.incidents)
+    yield f"incidents          {len(data.incidents)}, {still} open", "bold"
+    for each in data.incidents[:_MOST]:
+        what = f"{visible(each.endpoint)}: {visible(each.message)}"
+        yield fitted(f"{each.count:>8,}  {padded(each.state, 10)} {each.last_seen[:16]}  {what}", columns), ""
+    if len(data.incidents) > _MOST:
+        yield f"  and {len(data.incidents) - _MOST} more", "dim"

@@ -1,0 +1,116 @@
+"""The charts of the HTML report, as inline SVG: columns of failures over time, and intervals of uplift. Pure.
+
+Colours are classes, so that the page's style sheet decides them for light and for dark. All text is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from html import escape
+from math import ceil
+from typing import Final
+
+from sidecar.commands.report_data import Estimate, Times
+
+WIDTH: Final = 860
+_LEFT, _RIGHT = 44, 12
+_TOP, _PLOT, _FOOT = 10, 190, 26
+_ROW: Final = 34
+_WIDEST = 60.0  # column
+_LABELS = 400  # of the intervals' chart, to the left of its plot
+_LABEL_CHARACTERS = 58
+_COLOURS = 6
+
+
+def columns(times: Times) -> str:
+    """Stacked columns, one colour a series."""
+    totals = [sum(each.counts[at] for each in times.series) for at in range(len(times.series[0].counts))]
+    top = _round_up(max(totals, default=1))
+    step = min(_WIDEST, (WIDTH - _LEFT - _RIGHT) / max(len(totals), 1))
+    parts = [*_grid(top), *_time_labels(times, len(totals), step)]
+    for at in range(len(totals)):
+        height = 0.0
+        for number, series in enumerate(times.series):
+            part = _PLOT * series.counts[at] / top
+            if part:
+                height += part
+                title = f"{series.name[:120]}: {series.counts[at]}, {_clock(times.start + at * times.width_s)}"
+                parts.append(
+                    f'<rect class="c{number % _COLOURS}" x="{_LEFT + at * step + step * 0.1:.1f}" '
+                    f'y="{_TOP + _PLOT - height:.1f}" width="{step * 0.8:.1f}" height="{part:.1f}">'
+                    f"<title>{escape(title)}</title></rect>"
+                )
+    return _svg(_TOP + _PLOT + _FOOT, "Failures over time, by incident", parts)
+
+
+def _grid(top: int) -> Iterator[str]:
+    for share in (0, 0.5, 1):
+        y = _TOP + _PLOT * (1 - share)
+        yield f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
+        yield f'<text class="tick" x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{top * share:g}</text>'
+
+
+def _time_labels(times: Times, count: int, step: float) -> Iterator[str]:
+    every = max(1, -(-count // 6))
+    for at in range(0, count, every):
+        text = escape(_clock(times.start + at * times.width_s, short=times.width_s))
+        y = _TOP + _PLOT + 18
+        yield f'<text class="tick" x="{_LEFT + (at + 0.5) * step:.1f}" y="{y}" text-anchor="middle">{text}</text>'
+
+
+def intervals(rows: Sequence[tuple[str, str, Estimate]]) -> str:
+    """One line an entry: its (label, class), a dot at the estimate (−1 to 1) and its interval around it."""
+    most = max((abs(end) for _, _, each in rows for end in (each.low, each.high) if end is not None), default=1.0)
+    reach = min(1.0, max(0.2, ceil(5 * most) / 5))
+    middle, half = (_LABELS + WIDTH - 70) / 2, (WIDTH - 70 - _LABELS) / 2
+    height = _ROW * len(rows)
+    parts = [f'<line class="zero" x1="{middle}" x2="{middle}" y1="0" y2="{height + 6}"/>']
+    for share in (-1, -0.5, 0, 0.5, 1):
+        x = middle + half * share
+        label = _points(reach * share)
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{height + 22}" text-anchor="middle">{label}</text>')
+    for number, (label, kind, each) in enumerate(rows):
+        parts += _interval(_ROW * number + _ROW / 2, label, kind, each, (middle, half / reach))
+    return _svg(height + 30, "Uplift of each entry, in points, with its interval", parts)
+
+
+def _interval(y: float, label: str, kind: str, each: Estimate, scale: tuple[float, float]) -> Iterator[str]:
+    middle, unit = scale
+    short = label if len(label) <= _LABEL_CHARACTERS else label[: _LABEL_CHARACTERS - 1] + "…"
+    yield f'<text class="label" x="0" y="{y + 4}">{escape(short)}<title>{escape(label)}</title></text>'
+    if each.value is None or each.low is None or each.high is None:
+        yield f'<text class="tick" x="{middle}" y="{y + 4}" text-anchor="middle">not measured yet</text>'
+        return
+    low, value, high = (middle + unit * min(max(end, -1.0), 1.0) for end in (each.low, each.value, each.high))
+    yield f'<line class="{kind} span" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>'
+    yield f'<circle class="{kind}" cx="{value:.1f}" cy="{y}" r="5"/>'
+    yield f'<text class="value" x="{WIDTH}" y="{y + 4}" text-anchor="end">{_points(each.value)}</text>'
+
+
+def _svg(height: float, title: str, parts: Sequence[str]) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+
+
+def _points(share: float) -> str:
+    """`+62`, `−5`, `0`."""
+    number = round(100 * share)
+    return f"{number:+d}".replace("-", "−") if number else "0"
+
+
+def _round_up(count: int) -> int:
+    """The next of 2, 4, 6, 8, 10, 20, 40 …: its half is whole."""
+    size = 1
+    while True:
+        for factor in (2, 4, 6, 8, 10):
+            if count <= factor * size:
+                return factor * size
+        size *= 10
+
+
+def _clock(second: int, short: int = 0) -> str:
+    """UTC; *short*: only what a column of so many seconds needs."""
+    at = datetime.fromtimestamp(second, UTC)
+    if not short:
+        return at.strftime("%Y-%m-%d %H:%M UTC")
+    return at.strftime("%d %b" if short >= 86400 else "%d %b %H:%M" if short >= 3600 else "%H:%M")

@@ -1,0 +1,216 @@
+"""What a report is made of: read from a running observer's doors, and worked out. Pure but for the reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from sidecar.commands.observer_client import NotThereError, ObserverClient
+from sidecar.model_learning import Measured, PlaybookView
+
+MOST_INCIDENTS: Final = 40  # whose times are read
+_MOST_PAGES = 20
+_SERIES = 5  # incidents with a colour of their own
+_MOST_COLUMNS = 48
+_OPEN_STATES = frozenset({"new", "ongoing", "escalating", "regressed"})
+
+
+class _Advice(msgspec.Struct):
+    asked: int = 0
+    told: int = 0
+    tasks: int = 0
+    measured: Measured | None = None
+
+
+class _Stats(msgspec.Struct):
+    total: int = 0
+    successes: int = 0
+    failures: int = 0
+    ring_overwritten: int = 0
+    advice: _Advice = msgspec.field(default_factory=_Advice)
+
+
+class _Buckets(msgspec.Struct, rename={"start": "from"}):
+    width_s: int
+    start: str
+    counts: list[int]
+
+
+class Incident(msgspec.Struct, kw_only=True):
+    """An incident as the report tells it."""
+
+    fingerprint: str
+    endpoint: str
+    message: str
+    state: str
+    count: int
+    first_seen: str
+    last_seen: str
+    timeline: list[_Buckets] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still happens, as far as is known."""
+        return self.state in _OPEN_STATES
+
+
+class _Incidents(msgspec.Struct):
+    incidents: list[Incident]
+    next_cursor: str | None = None
+
+
+class _Playbooks(msgspec.Struct):
+    playbooks: list[PlaybookView]
+    next_cursor: str | None = None
+
+
+class Estimate(NamedTuple):
+    """A number and the interval that it is in; *value* None: not known yet."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class Series(NamedTuple):
+    """Failures of one incident (or of all others), column by column."""
+
+    name: str
+    counts: list[int]
+
+
+class Times(NamedTuple):
+    """Columns of *width_s* seconds, the first from *start* (s since the Unix epoch) on."""
+
+    start: int
+    width_s: int
+    series: list[Series]
+
+
+class ReportData(NamedTuple):
+    """All that is told, by both forms of the report."""
+
+    url: str
+    at: str
+    operations: int
+    failures: int
+    older: int
+    asked: int
+    told: int
+    tasks: int
+    overall: Measured | None
+    entries: list[PlaybookView]
+    incidents: list[Incident]
+    times: Times | None
+
+    @property
+    def avoided(self) -> Estimate:
+        """Failures avoided by all entries together."""
+        return together([avoided(each.measured) for each in self.entries])
+
+
+def avoided(measured: Measured | None) -> Estimate:
+    """Failures that *measured*'s shown tasks would have had more without the advice; negative: it made some."""
+    if measured is None or measured.effect is None or measured.low is None or measured.high is None:
+        return Estimate(None)
+    tasks = measured.shown.tasks
+    return Estimate(tasks * measured.effect, tasks * measured.low, tasks * measured.high)
+
+
+def together(parts: Sequence[Estimate]) -> Estimate:
+    """The sum of independent estimates. Its interval recovers their variances (Zou and Donner 2008, "MOVER")."""
+    known = [(each.value, each.low, each.high) for each in parts]
+    values = [(value, low, high) for value, low, high in known if None not in (value, low, high)]
+    if not values:
+        return Estimate(None)
+    total = sum(value or 0.0 for value, _, _ in values)
+    below = sum(((value or 0.0) - (low or 0.0)) ** 2 for value, low, _ in values) ** 0.5
+    above = sum(((high or 0.0) - (value or 0.0)) ** 2 for value, _, high in values) ** 0.5
+    return Estimate(total, total - below, total + above)
+
+
+def gather(client: ObserverClient, now: datetime) -> ReportData:
+    """Read everything. Raises AskError."""
+    stats: _Stats = client.decoded(client.get("/stats"), _Stats)
+    entries = [each for page in _pages(client, "/playbooks", _Playbooks) for each in page.playbooks]
+    incidents = [each for page in _pages(client, "/incidents", _Incidents) for each in page.incidents]
+    incidents.sort(key=lambda each: (-each.count, each.fingerprint))
+    detailed = [_detailed(client, each) for each in incidents[:MOST_INCIDENTS]]
+    advice = stats.advice
+    return ReportData(
+        url=client.url,
+        at=now.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        operations=stats.total,
+        failures=stats.failures,
+        older=stats.ring_overwritten,
+        asked=advice.asked,
+        told=advice.told,
+        tasks=advice.tasks,
+        overall=advice.measured,
+        entries=sorted(entries, key=_by_uplift),
+        incidents=[*detailed, *incidents[MOST_INCIDENTS:]],
+        times=times(detailed),
+    )
+
+
+def _pages(client: ObserverClient, path: str, kind: Any) -> Iterator[Any]:
+    cursor: str | None = None
+    for _ in range(_MOST_PAGES):
+        page = client.decoded(client.get(path, {"cursor": cursor} if cursor else None), kind)
+        yield page
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def _detailed(client: ObserverClient, incident: Incident) -> Incident:
+    try:
+        found: Incident = client.decoded(client.get(f"/incidents/{incident.fingerprint}"), Incident)
+    except NotThereError:  # it had to make room meanwhile
+        return incident
+    return found
+
+
+def _by_uplift(entry: PlaybookView) -> tuple[bool, float, str]:
+    effect = entry.measured.effect if entry.measured is not None else None
+    return effect is None, -(effect or 0.0), entry.playbook_id
+
+
+def times(incidents: Sequence[Incident]) -> Times | None:
+    """Failures over time, in columns as narrow as show all of them; None where there are none."""
+    for level in range(3):
+        spans = [(each, each.timeline[level]) for each in incidents if len(each.timeline) > level]
+        if not spans:
+            return None
+        width_s = spans[0][1].width_s
+        first = min(_second(span.start) // width_s for _, span in spans)
+        last = max(_second(span.start) // width_s + len(span.counts) for _, span in spans)
+        begun = min(_second(each.first_seen) // width_s for each, _ in spans)
+        if (last - begun <= _MOST_COLUMNS and begun >= first) or level == 2:
+            return _in_columns(spans, max(first, last - _MOST_COLUMNS), last, width_s)
+    return None
+
+
+def _in_columns(spans: Sequence[tuple[Incident, _Buckets]], first: int, last: int, width_s: int) -> Times:
+    series = []
+    others = [0] * (last - first)
+    for number, (incident, span) in enumerate(spans):
+        counts = [0] * (last - first)
+        at = _second(span.start) // width_s - first
+        for offset, count in enumerate(span.counts):
+            if 0 <= at + offset < len(counts):
+                counts[at + offset] += count
+        if number < _SERIES:
+            series.append(Series(f"{incident.endpoint}: {incident.message}", counts))
+        else:
+            others = [one + more for one, more in zip(others, counts, strict=True)]
+    if len(spans) > _SERIES:
+        series.append(Series(f"{len(spans) - _SERIES} others", others))
+    return Times(first * width_s, width_s, series)
+
+
+def _second(at: str) -> int:
+    return int(datetime.fromisoformat(at).timestamp())

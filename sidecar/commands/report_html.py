@@ -1,0 +1,182 @@
+"""The report as one HTML file: no script, nothing loaded from elsewhere, every text escaped. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Final
+
+from sidecar.commands.report_charts import columns, intervals
+from sidecar.commands.report_data import Estimate, Incident, ReportData, Times, avoided
+from sidecar.model_learning import ArmResult, Measured, PlaybookView
+
+_MOST_ROWS: Final = 25
+_STYLE = """
+:root{--bg:#fbfbfa;--card:#fff;--ink:#1c2024;--dim:#667079;--line:#e3e6e8;--good:#1a7f4b;--bad:#c0392b;
+--flat:#7a838b;
+--c0:#3867b5;--c1:#e08a2e;--c2:#2f9c8f;--c3:#a0529c;--c4:#b8a12a;--c5:#9aa3ab}
+@media(prefers-color-scheme:dark){:root{--bg:#14171a;--card:#1d2125;--ink:#e6e9eb;--dim:#97a1a9;--line:#30363b;
+--good:#4cc38a;--bad:#ff7b6b;--flat:#97a1a9;--c0:#6b9bf0;--c1:#f0a858;--c2:#58c7b9;--c3:#cf86cb;--c4:#dcc85a;
+--c5:#6c757d}}
+*{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
+main{max-width:960px;margin:0 auto;padding:32px 24px 64px}h1{font-size:24px;margin:0}h2{font-size:17px;
+margin:0 0 4px}
+p{margin:4px 0 12px}.dim{color:var(--dim)}.cards{display:grid;
+grid-template-columns:repeat(auto-fit,minmax(190px,1fr));
+gap:12px;margin:24px 0}.card,section{background:var(--card);border:1px solid var(--line);border-radius:10px;
+padding:16px 20px}
+section{margin:16px 0;overflow-x:auto}.big{font-size:28px;font-weight:650;line-height:1.2}.good{color:var(--good)}
+.bad{color:var(--bad)}table{border-collapse:collapse;width:100%;font-size:14px}th{text-align:left;color:var(--dim);
+font-weight:500}th,td{padding:6px 10px 6px 0;border-bottom:1px solid var(--line);vertical-align:top}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.w{overflow-wrap:anywhere}
+svg{width:100%;height:auto;display:block;font:12px system-ui,sans-serif}.grid{stroke:var(--line)}
+.zero{stroke:var(--dim);
+stroke-dasharray:3 3}.tick{fill:var(--dim)}.label{fill:var(--ink);font-size:13px}.value{fill:var(--ink);
+font-weight:600}
+.span{stroke-width:3;stroke-linecap:round;opacity:.55}line.good{stroke:var(--good)}line.bad{stroke:var(--bad)}
+line.flat{stroke:var(--flat)}circle.good{fill:var(--good)}circle.bad{fill:var(--bad)}circle.flat{fill:var(--flat)}
+.legend{display:flex;flex-direction:column;gap:2px;font-size:13px;margin-top:10px}.legend i{display:inline-block;
+width:10px;
+height:10px;border-radius:2px;margin-right:8px}.c0{fill:var(--c0);background:var(--c0)}.c1{fill:var(--c1);
+background:var(--c1)}
+.c2{fill:var(--c2);background:var(--c2)}.c3{fill:var(--c3);background:var(--c3)}.c4{fill:var(--c4);
+background:var(--c4)}
+.c5{fill:var(--c5);background:var(--c5)}.state{font-size:12px;border:1px solid var(--line);border-radius:99px;
+padding:1px 8px;
+white-space:nowrap}"""
+
+
+def html(data: ReportData) -> str:
+    """The whole page."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width"><title>Observer report</title>'
+        f"<style>{_STYLE}</style></head><body><main>"
+        f'<h1>What the observer learnt</h1><p class="dim">{escape(data.url)}, {escape(data.at)}</p>'
+        f"{_cards(data)}{_arms(data.overall)}{_entries(data.entries)}{_over_time(data.times)}{_incidents(data.incidents)}"
+        "</main></body></html>\n"
+    )
+
+
+def _cards(data: ReportData) -> str:
+    failed = f"{100 * data.failures / data.operations:.0f} % of the last {data.operations:,}" if data.operations else ""
+    cards = [
+        ("Operations", f"{data.operations + data.older:,}", f"{data.older:,} of them in the journal only", ""),
+        ("Failures", f"{data.failures:,}", failed, ""),
+        ("Failures avoided", *_avoided_words(data.avoided)),
+        ("Tasks advised", f"{data.tasks:,}", f"{data.told:,} items told to {data.asked:,} questions", ""),
+    ]
+    return f'<div class="cards">{"".join(_card(*card) for card in cards)}</div>'
+
+
+def _card(name: str, value: str, note: str, colour: str) -> str:
+    return (
+        f'<div class="card"><div class="dim">{escape(name)}</div><div class="big {colour}">{escape(value)}</div>'
+        f'<div class="dim">{escape(note)}</div></div>'
+    )
+
+
+def _avoided_words(found: Estimate) -> tuple[str, str, str]:
+    if found.value is None or found.low is None or found.high is None:
+        return "not known yet", "both arms need a task", ""
+    colour = "good" if found.low > 0 else "bad" if found.high < 0 else ""
+    return f"{found.value:,.0f}", f"between {found.low:,.0f} and {found.high:,.0f}, whenever one looks", colour
+
+
+def _arms(overall: Measured | None) -> str:
+    if overall is None or overall.effect is None:
+        return _section("Shown against withheld", "No advice was both shown and withheld yet.", "")
+    rows = [_arm_row("shown", overall.shown), _arm_row("withheld at random", overall.withheld)]
+    low, high = 100 * (overall.low or 0.0), 100 * (overall.high or 0.0)
+    said = (
+        f"Tasks that were shown an entry succeed {100 * overall.effect:+.0f} points more often than those that it was "
+        f"withheld from by a coin ({low:+.0f} to {high:+.0f}, 95 %, at whatever time one looks)."
+    )
+    heads = ("arm", "tasks", "succeeded", "no outcome in time", "only reported", "read it themselves")
+    return _section("Shown against withheld", said, _table(heads, rows))
+
+
+def _arm_row(name: str, arm: ArmResult) -> list[str]:
+    rate = f"{100 * arm.successes / arm.tasks:.0f} %" if arm.tasks else "–"
+    return [name, f"{arm.tasks:,}", rate, f"{arm.missing:,}", f"{arm.reported:,}", f"{arm.informed:,}"]
+
+
+def _entries(entries: Sequence[PlaybookView]) -> str:
+    told = [each for each in entries if each.measured is not None or each.author != "successes"][:_MOST_ROWS]
+    if not told:
+        return _section("Entries by uplift", "No rule has become an entry yet.", "")
+    chart = intervals([(each.text, _colour(each.measured), _uplift(each.measured)) for each in told])
+    rows = [
+        [each.text, each.state, each.endpoint, *_arm_counts(each.measured), _between(avoided(each.measured))]
+        for each in told
+    ]
+    heads = ("entry", "state", "endpoint", "shown", "withheld", "failures avoided")
+    said = "Points of success rate gained by being shown the entry, with the interval that it is in."
+    return _section("Entries by uplift", said, chart + _table(heads, rows, words=3))
+
+
+def _colour(measured: Measured | None) -> str:
+    if measured is None or measured.low is None or measured.high is None:
+        return "flat"
+    return "good" if measured.low > 0 else "bad" if measured.high < 0 else "flat"
+
+
+def _uplift(measured: Measured | None) -> Estimate:
+    return Estimate(None) if measured is None else Estimate(measured.effect, measured.low, measured.high)
+
+
+def _arm_counts(measured: Measured | None) -> tuple[str, str]:
+    if measured is None:
+        return "–", "–"
+    return f"{measured.shown.tasks:,}", f"{measured.withheld.tasks:,}"
+
+
+def _between(found: Estimate) -> str:
+    if found.value is None or found.low is None or found.high is None:
+        return "–"
+    return f"{found.value:,.0f} ({found.low:,.0f} to {found.high:,.0f})"
+
+
+def _over_time(times: Times | None) -> str:
+    if times is None:
+        return _section("Incidents over time", "There were no failures.", "")
+    unit = {60: "minute", 3600: "hour", 86400: "day"}.get(times.width_s, f"{times.width_s} s")
+    legend = "".join(
+        f'<span><i class="c{number % 6}"></i>{escape(each.name[:140])}</span>'
+        for number, each in enumerate(times.series)
+    )
+    chart = columns(times)
+    return _section("Incidents over time", f"Failures a {unit}, UTC.", f'{chart}<div class="legend">{legend}</div>')
+
+
+def _incidents(incidents: Sequence[Incident]) -> str:
+    rows = [
+        [each.message, each.state, each.endpoint, f"{each.count:,}", each.first_seen[:16], each.last_seen[:16]]
+        for each in incidents[:_MOST_ROWS]
+    ]
+    if not rows:
+        return ""
+    still = sum(each.is_open for each in incidents)
+    heads = ("incident", "state", "endpoint", "failures", "first", "last")
+    return _section("Incidents", f"{len(incidents)}, {still} of them open.", _table(heads, rows, words=3))
+
+
+def _section(title: str, said: str, body: str) -> str:
+    return f'<section><h2>{escape(title)}</h2><p class="dim">{escape(said)}</p>{body}</section>'
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """*words*: so many columns are text, the others numbers."""
+    head = "".join(f"<th{'' if at < words else _NUMBER}>{escape(name)}</th>" for at, name in enumerate(heads))
+    body = "".join(f"<tr>{''.join(_cell(at, text, words) for at, text in enumerate(row))}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+_NUMBER = ' class="n"'
+
+
+def _cell(at: int, text: str, words: int) -> str:
+    if at == 1 and words > 1:
+        return f'<td><span class="state">{escape(text)}</span></td>'
+    return f'<td class="{"w" if at < words else "n"}">{escape(text[:300])}</td>'

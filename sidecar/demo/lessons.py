@@ -1,0 +1,117 @@
+"""What advice came to, entry by entry: how tasks that were told fared, and those that a coin withheld it from. Pure.
+
+Everything is read from `/playbooks`, look by look; the two lines are drawn from what was added between two looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from sidecar.model_learning import ArmResult, PlaybookView
+
+_BLOCKS: Final = "▁▂▃▄▅▆▇█"
+_STEP_S: Final = 4.0  # between two points of a line
+_MOST_POINTS: Final = 40
+
+
+class Point(NamedTuple):
+    """What an arm had come to at a moment."""
+
+    tasks: int
+    successes: int
+
+
+class Line(NamedTuple):
+    """One arm: what it came to in all, and the rate of success of each stretch of time (None: no task)."""
+
+    arm: ArmResult
+    rates: list[float | None]
+
+    @property
+    def rate(self) -> float | None:
+        """Of all its tasks."""
+        return self.arm.successes / self.arm.tasks if self.arm.tasks else None
+
+    def drawn(self, columns: int) -> str:
+        """`▂▁▂▃▂ ▁`: the last *columns* stretches, low where tasks fail."""
+        blocks = [" " if rate is None else _BLOCKS[round(rate * (len(_BLOCKS) - 1))] for rate in self.rates]
+        return "".join(blocks[-columns:])
+
+
+class Lesson(NamedTuple):
+    """An entry that was told to some and withheld from others."""
+
+    entry: PlaybookView
+    shown: Line
+    withheld: Line
+
+    @property
+    def uplift(self) -> str:
+        """`+74 points (+51 to +90)`; what is not known yet is said to be so."""
+        measured = self.entry.measured
+        if measured is None or measured.effect is None or measured.low is None or measured.high is None:
+            return "uplift not known yet"
+        low, high = 100 * measured.low, 100 * measured.high
+        return f"{100 * measured.effect:+.0f} points ({low:+.0f} to {high:+.0f})"
+
+
+class Lessons:
+    """Remembers each entry's arms over the run."""
+
+    def __init__(self) -> None:
+        self._points: dict[str, list[tuple[Point, Point]]] = {}
+        self._entries: dict[str, PlaybookView] = {}
+        self._next_s = 0.0
+
+    def take(self, entries: Sequence[PlaybookView], elapsed_s: float) -> None:
+        """Note how the entries stand after *elapsed_s* seconds; a point is added every few."""
+        self._entries = {entry.playbook_id: entry for entry in entries if entry.author == "rule"}
+        if elapsed_s < self._next_s:
+            return
+        self._next_s = elapsed_s + _STEP_S
+        for key, entry in self._entries.items():
+            if entry.measured is not None:
+                points = self._points.setdefault(key, [(Point(0, 0), Point(0, 0))])
+                points.append((_point(entry.measured.shown), _point(entry.measured.withheld)))
+                del points[1:-_MOST_POINTS]
+
+    @property
+    def entries(self) -> list[PlaybookView]:
+        """The entries that are made of rules, the most recently changed first."""
+        return list(self._entries.values())
+
+    def best(self) -> Lesson | None:
+        """The entry that something can be done by, with the most tasks and uplift; None before there is one."""
+        told = [each for each in self._entries.values() if each.set and each.measured is not None]
+        if not told:
+            return None
+        entry = max(told, key=_weight)
+        points = [*self._points.get(entry.playbook_id, [])]
+        measured = entry.measured
+        if measured is None:  # told has none such
+            return None
+        shown = Line(measured.shown, _rates([one for one, _ in points]))
+        return Lesson(entry, shown, Line(measured.withheld, _rates([other for _, other in points])))
+
+
+def _weight(entry: PlaybookView) -> tuple[float, int]:
+    measured = entry.measured
+    if measured is None:
+        return 0.0, 0
+    tasks = min(measured.shown.tasks, measured.withheld.tasks)
+    return tasks * abs(measured.effect or 0.0), measured.shown.tasks
+
+
+def _point(arm: ArmResult) -> Point:
+    return Point(arm.tasks, arm.successes)
+
+
+def _rates(points: Sequence[Point]) -> list[float | None]:
+    rates: list[float | None] = []
+    for before, after in pairwise(points):
+        tasks = after.tasks - before.tasks
+        successes = after.successes - before.successes
+        rates.append(min(max(successes / tasks, 0.0), 1.0) if tasks > 0 else None)
+    return rates

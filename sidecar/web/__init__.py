@@ -1,0 +1,1 @@
+"""The status page: one look at a running observer, in a browser."""

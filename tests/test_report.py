@@ -1,0 +1,134 @@
+"""`observer report`: what it works out, what it prints, and a page that nothing can be smuggled into."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from sidecar.cli import main
+from sidecar.commands.report_charts import intervals
+from sidecar.commands.report_data import Estimate, Incident, ReportData, _Buckets, avoided, times, together
+from sidecar.commands.report_html import html
+from sidecar.model_learning import ArmResult, Measured, PlaybookView
+from tests.observers import client, observer
+from tests.test_advice_door import ENDPOINT, calls, learnt
+
+NASTY = '"><script>alert(1)</script><img src=x onerror=alert(2)>&'
+
+
+def an_incident(message: str = "refused", start: str = "2026-01-01T10:00:00.000Z", *counts: int) -> Incident:
+    level = [_Buckets(width, start, list(counts or (3,))) for width in (60, 3600, 86400)]
+    return Incident(
+        fingerprint=f"v1-{message[:9]}", endpoint="/x", message=message, state="new", count=sum(counts or (3,)),
+        first_seen=start, last_seen=start, timeline=level,
+    )  # fmt: skip
+
+
+def an_entry(text: str, effect: float | None = 0.5) -> PlaybookView:
+    low, high = (None, None) if effect is None else (effect - 0.2, effect + 0.1)
+    arms = ArmResult(tasks=100, successes=80), ArmResult(tasks=50, successes=15)
+    return PlaybookView(
+        playbook_id="pb-1", version=1, at="2026-01-01T00:00:00.000Z", kind="avoid", endpoint=NASTY, text=text,
+        successes=1, avg_duration_ms=0.0, author="rule", state="active",
+        measured=Measured(shown=arms[0], withheld=arms[1], effect=effect, low=low, high=high),
+    )  # fmt: skip
+
+
+def a_report(entries: list[PlaybookView], incidents: list[Incident]) -> ReportData:
+    overall = entries[0].measured if entries else None
+    return ReportData(
+        "http://127.0.0.1:3800", "2026-01-01", 10, 3, 0, 5, 4, 3, overall, entries, incidents, times(incidents)
+    )
+
+
+def test_failures_avoided_are_uplift_times_those_told() -> None:
+    """With the interval's ends; the sum of two entries is surer than its parts put end to end."""
+    one = avoided(an_entry("a").measured)
+    assert one == pytest.approx((50.0, 30.0, 60.0))
+    both = together([one, one, Estimate(None)])
+    assert both.value == pytest.approx(100.0)
+    assert both.low == pytest.approx(100 - 20 * 2**0.5)
+    assert both.high == pytest.approx(100 + 10 * 2**0.5)
+    assert together([avoided(None)]) == (None, None, None)
+
+
+def test_columns_are_as_narrow_as_show_everything() -> None:
+    """Two incidents an hour apart are told by the minute or the hour; beyond five there are others."""
+    near = times([an_incident("a"), an_incident("b", "2026-01-01T10:10:00.000Z", 1, 2)])
+    assert near is not None
+    assert (near.width_s, len(near.series[0].counts)) == (60, 12)
+    assert [series.counts[-2:] for series in near.series] == [[0, 0], [1, 2]]
+    far = times([an_incident("a"), an_incident("b", "2026-01-01T18:00:00.000Z")])
+    assert far is not None
+    assert (far.width_s, sum(far.series[0].counts)) == (3600, 3)
+    many = times([an_incident(f"m{number}") for number in range(8)])
+    assert many is not None
+    assert (many.series[-1].name, many.series[-1].counts) == ("3 others", [9])
+    assert times([]) is None
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+def test_nothing_that_was_sent_becomes_markup() -> None:
+    """Messages, endpoints and texts of entries are text, also in titles and in the charts."""
+    page = html(a_report([an_entry(NASTY), an_entry(NASTY, None)], [an_incident(NASTY)]))
+    found = _Tags()
+    found.feed(page)
+    assert found.tags.isdisjoint({"script", "img", "link", "iframe", "object"})
+    assert not {name for name in found.attributes if name.startswith("on") or name in ("src", "href")}
+    assert "default-src 'none'" in page
+    assert not re.search(r"https?://(?!127\.0\.0\.1)", page)
+    assert NASTY not in page
+
+
+def test_an_empty_report_says_so() -> None:
+    """No failures, no advice: nothing is drawn, and nothing fails."""
+    page = html(a_report([], []))
+    for said in ("not known yet", "There were no failures", "No rule has become an entry yet"):
+        assert said in page
+
+
+def test_an_interval_is_drawn_where_it_lies() -> None:
+    """The dot stands between the ends; what is below zero is bad."""
+    drawn = intervals([("a", "bad", Estimate(-0.4, -0.6, -0.1))])
+    low, high = (float(each) for each in re.findall(r'span" x1="([\d.]+)" x2="([\d.]+)"', drawn)[0])
+    (dot,) = re.findall(r'cx="([\d.]+)"', drawn)
+    (zero,) = re.findall(r'zero" x1="([\d.]+)"', drawn)
+    assert low < float(dot) < high < float(zero)
+    assert "−40" in drawn
+
+
+async def test_the_command_prints_tables_and_writes_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a running observer that learnt a rule: its entry and its incident are in both."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await learnt(running, http)
+        for number in range(40):
+            params = {"endpoint": ENDPOINT, "certified": "false", "task": f"t-{number}"}
+            await http.get("/advice", params=params)
+            (event,) = calls(1, seed=number)
+            await http.post("/event", json={**event, "task": f"t-{number}"})
+        page = tmp_path / "report.html"
+        flags = ["report", "--url", f"http://127.0.0.1:{running.port}", "--html", str(page)]
+        assert await asyncio.to_thread(main, flags) == 0
+    said = capsys.readouterr().out
+    assert "Avoid certified=false" in said
+    assert re.search(r"uplift +[+-]\d+ points", said)
+    assert "refused" in said
+    assert "Avoid certified=false" in page.read_text()
+    assert datetime.now(UTC).strftime("%Y-%m") in page.read_text()
