@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,8 +13,8 @@ import structlog
 from msgspec.structs import asdict, replace
 
 from sidecar.advice.advisor import Advisor
-from sidecar.advice.tallies import Tally
-from sidecar.advice.uplift import Arm, Uplift, uplift
+from sidecar.advice.tallies import Tally, merge
+from sidecar.advice.uplift import Stratum, Uplift, total, uplift
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import NotKnownError, ObserverError
@@ -46,6 +48,9 @@ class LearningLoop:
         self._learning = learning
         self._order = in_order
         self._clock = clock
+        self._effects: dict[str, tuple[list[Stratum], Uplift]] = {}  # by entry, with what they were worked out from
+        self._overall = uplift([])
+        self._learnt = -1  # ops that had been taken in at the last cycle
         self.undecided = 0  # times the decision journal did not take what a cycle found
         dice = random.SystemRandom()
         offers = learning.offers(holdout=settings.holdout, window_s=settings.outcome_window, draw=dice.random)
@@ -53,15 +58,38 @@ class LearningLoop:
 
     async def learn(self) -> None:
         """A cycle's step: mark it, look for rules in slices, decide what follows, as far as the journal takes it."""
+        taken = self._learning.taken
+        if taken == self._learnt and not self._learning.exposures.open:
+            return  # nothing happened: no mark
         try:
             await self._order.decide(CYCLE, CycleMark(at=self._now()))
+            self._learnt = taken
             await self._order.caught_up()
-            for kind, body in self._learning.proposals(self._now()):
-                await self._order.decide(kind, body)
-                await self._order.caught_up()
+            for proposal in self._learning.proposals(self._now()):
+                if proposal is not None:
+                    await self._order.decide(*proposal)
+                    await self._order.caught_up()
+                await asyncio.sleep(0)
+            await self._measure()
         except ObserverError as exc:
             self.undecided += 1
             log.warning("learning.not_written", error=str(exc))
+
+    async def _measure(self) -> None:
+        """Work out the effects anew that have changed, one in a turn: an interval takes a millisecond."""
+        effects: dict[str, tuple[list[Stratum], Uplift]] = {}
+        for tally in self._learning.exposures.tallies():
+            before = self._effects.get(tally.playbook_id)
+            if before is not None and before[0] == tally.strata:
+                effects[tally.playbook_id] = before
+            else:
+                effects[tally.playbook_id] = deepcopy(tally.strata), uplift(tally.strata)
+            await asyncio.sleep(0)
+        self._effects = effects
+        pooled: list[Stratum] = []
+        for strata, _ in effects.values():
+            merge(pooled, strata)
+        self._overall = uplift(pooled)
 
     async def change(self, playbook_id: str, action: EntryAction, why: str) -> PlaybookHistory:
         """A person's hand on an entry. Raises NotKnownError, JournalError."""
@@ -86,17 +114,17 @@ class LearningLoop:
             taken.append(entry.playbook_id)
         return taken
 
-    def views(self, as_of: str | None = None) -> list[PlaybookView]:
-        """All entries, the most recently changed first; as they were at the moment *as_of*."""
+    def views(self, as_of: str | None = None) -> Iterator[PlaybookView]:
+        """All entries, the most recently changed first; as they were at the moment *as_of*, without their effect."""
         book = self._learning.playbook
         if as_of is not None:
-            return [_view(row, None) for row in book.as_of(as_of)]
-        return [_view(row, self._learning.exposures.tally(row.latest.playbook_id)) for row in book.rows()]
+            return (_view(row, None) for row in book.as_of(as_of))
+        return (_view(row, self._effect(row.latest.playbook_id)) for row in book.rows())
 
     def history(self, playbook_id: str) -> PlaybookHistory:
         """One entry with all that was. Raises NotKnownError."""
         row = self._row(playbook_id)
-        view = _view(row, self._learning.exposures.tally(playbook_id))
+        view = _view(row, self._effect(playbook_id))
         return PlaybookHistory(
             **_fields(view), versions=list(row.versions), changes=list(row.changes), forgotten=row.forgotten
         )
@@ -113,7 +141,6 @@ class LearningLoop:
         exposures, advisor = self._learning.exposures, self.advisor
         tallies = exposures.tallies()
         states = [row.state for row in self._learning.playbook.rows()]
-        overall = uplift([stratum for tally in tallies for stratum in tally.strata])
         return {
             "asked": advisor.asked,
             "told": advisor.told,
@@ -122,8 +149,16 @@ class LearningLoop:
             "open": exposures.open,
             "unknown_reports": exposures.unknown_reports,
             "entries": {state: states.count(state) for state in ("candidate", "active", "retired")},
-            "measured": _measured(overall, tallies),
+            "measured": _measured(self._overall, tallies),
         }
+
+    def _effect(self, playbook_id: str) -> Measured | None:
+        """The arms as they are now, the effect as of the last cycle."""
+        tally = self._learning.exposures.tally(playbook_id)
+        if tally is None:
+            return None
+        _, found = self._effects.get(playbook_id, ([], uplift([])))
+        return _measured(found, [tally])
 
     def _row(self, playbook_id: str) -> EntryRow:
         row = self._learning.playbook.get(playbook_id)
@@ -148,8 +183,7 @@ def _same(one: PlaybookEntry, other: PlaybookEntry) -> bool:
     )
 
 
-def _view(row: EntryRow, tally: Tally | None) -> PlaybookView:
-    measured = _measured(uplift(tally.strata), [tally]) if tally is not None else None
+def _view(row: EntryRow, measured: Measured | None) -> PlaybookView:
     return PlaybookView(**_fields(row.latest), state=row.state, approved=row.approved, measured=measured)
 
 
@@ -159,15 +193,16 @@ def _fields(entry: msgspec.Struct) -> dict[str, Any]:
 
 def _measured(found: Uplift, tallies: list[Tally]) -> Measured:
     return Measured(
-        shown=_arm(found.shown, tallies, shown=True),
-        withheld=_arm(found.withheld, tallies, shown=False),
+        shown=_arm(tallies, shown=True),
+        withheld=_arm(tallies, shown=False),
         effect=found.estimate,
         low=found.low,
         high=found.high,
     )
 
 
-def _arm(arm: Arm, tallies: list[Tally], *, shown: bool) -> ArmResult:
+def _arm(tallies: list[Tally], *, shown: bool) -> ArmResult:
+    arm = total(each.shown if shown else each.withheld for tally in tallies for each in tally.strata)
     reported = [each.shown if shown else each.withheld for tally in tallies for each in tally.reported]
     return ArmResult(
         tasks=arm.tasks,

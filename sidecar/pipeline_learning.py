@@ -38,9 +38,11 @@ class Learning:
         self._follower = RuleFollower(self.rules, self.playbook)
         self._standings = Standings(self.exposures)
         self._books = (self.rules, self.playbook, self.exposures)
+        self.taken = 0  # ops
 
     def consume(self, op: ObservedOp) -> None:
         """Take one settled op in: as an outcome first, then, unless its agent was advised, for the rules."""
+        self.taken += 1
         shown = self.exposures.consume(op)
         self.rules.consume(op, shown)
 
@@ -60,12 +62,16 @@ class Learning:
             self.exposures.inform(msgspec.json.decode(body, type=InformedTask))
         return None
 
-    def proposals(self, at: str) -> Iterator[tuple[str, EntryChange | PlaybookEntry]]:
-        """(kind, body) of what is to be decided after a cycle's work; each to be decided before the next is taken."""
+    def proposals(self, at: str) -> Iterator[tuple[str, EntryChange | PlaybookEntry] | None]:
+        """(kind, body) of what is to be decided after a cycle's work; each to be decided before the next is taken.
+
+        None in between, where others may run.
+        """
         for each in self._follower.proposals(at):
-            yield PLAYBOOK if isinstance(each, PlaybookEntry) else PLAYBOOK_CHANGE, each
+            kind = PLAYBOOK if isinstance(each, PlaybookEntry) else PLAYBOOK_CHANGE
+            yield (kind, each) if each is not None else None
         for change in self._standings.proposals(self.playbook.rows(), at):
-            yield PLAYBOOK_CHANGE, change
+            yield (PLAYBOOK_CHANGE, change) if change is not None else None
 
     def offers(self, *, holdout: float, window_s: float, draw: Callable[[], float]) -> Offers:
         """What calls are offered, with these coins."""
@@ -79,8 +85,9 @@ class Learning:
     def cycle_now(self, at: str) -> None:
         """A whole cycle at once: look for rules, and decide what follows."""
         self.decide_now(CYCLE, CycleMark(at=at))
-        for kind, body in self.proposals(at):
-            self.decide_now(kind, body)
+        for proposal in self.proposals(at):
+            if proposal is not None:
+                self.decide_now(*proposal)
 
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore what `take_dirty` gave, in whatever order."""

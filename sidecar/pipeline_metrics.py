@@ -52,7 +52,7 @@ def losses(observer: Observer) -> dict[str, int]:
         "consumer_failed": observer.settled.failures + observer.ops_log.downstream_errors,
         "watcher_slow": observer.feed.missed,
         "journal_damaged": observer.checkpoint.damaged,
-        "decision_not_applied": observer.books.decided.failures,
+        "decision_not_applied": observer.books.decided.failures + observer.books.in_order.failures,
         "export_evicted": export.evicted if export is not None else 0,
         "export_failed": sum(export.failed.values()) if export is not None else 0,
         "export_unreadable": export.source.unreadable if export is not None else 0,
@@ -65,10 +65,23 @@ def losses(observer: Observer) -> dict[str, int]:
         "langfuse_not_forwarded": observer.langfuse.not_forwarded,
         "correction_rejected": observer.corrections.rejected,
         "saved_row_unusable": sum(book.unusable for book in observer.books.saved.values()),
-        "op_not_analysed": observer.books.incidents.not_counted + observer.books.successes.not_counted,
+        "op_not_analysed": observer.books.incidents.not_counted
+        + observer.books.successes.not_counted
+        + observer.books.learning.not_counted,
         "incident_evicted": observer.books.incidents.evicted,
         "template_evicted": observer.books.incidents.templates_evicted,
         "success_evicted": observer.books.successes.evicted,
+        **_learning_losses(observer),
+    }
+
+
+def _learning_losses(observer: Observer) -> dict[str, int]:
+    learning = observer.books.learning
+    return {
+        "rule_endpoint_evicted": learning.rules.evicted,
+        "playbook_evicted": learning.playbook.evicted,
+        "exposure_evicted": learning.exposures.evicted,
+        "learnt_out_of_order": observer.books.in_order.unordered,
     }
 
 
@@ -216,8 +229,13 @@ def _register_analysis(observer: Observer) -> None:
         "observer.decisions.unwritten",
         "{decision}",
         "Diagnoses and entries that the journal did not take; they are made again",
-        lambda: observer.analyzer.undecided + observer.consolidator.failed,
+        lambda: observer.analyzer.undecided + observer.consolidator.failed + observer.learning.undecided,
     )
+    advisor, learning = observer.learning.advisor, observer.books.learning
+    count("observer.advice.asked", "{request}", "Requests for advice", lambda: advisor.asked)
+    count("observer.advice.told", "{item}", "Advice that was given", lambda: advisor.told)
+    count("observer.advice.undecided", "{request}", "Not given: the journal took too long", lambda: advisor.undecided)
+    level("observer.rules", "{rule}", "Known", lambda: len(learning.rules.report().rules))
     count("observer.state.save.failures", "{save}", "Saves to be made again", lambda: observer.checkpoint.failed_saves)
     count("observer.corrections", "{row}", "Recorded", lambda: observer.corrections.recorded)
     count("observer.corrections.read.errors", "{error}", "Reads that failed", lambda: observer.corrections.read_errors)

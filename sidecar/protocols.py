@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from sidecar.model import Fragment, LangfuseTold, ObservedOp, OutboxLook, Post, PostOutcome, Score, SpanRef
@@ -320,7 +320,7 @@ class AdviceSource(Protocol):
 class PlaybookKeeper(Protocol):
     """The playbook, as people see it and lay hands on it. Real one: `pipeline_advice.LearningLoop`."""
 
-    def views(self, as_of: str | None = None) -> list[PlaybookView]:
+    def views(self, as_of: str | None = None) -> Iterator[PlaybookView]:
         """All entries, the most recently changed first; as they were at the moment *as_of* (RFC 3339)."""
         ...
 

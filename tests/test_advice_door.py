@@ -12,7 +12,7 @@ import pytest
 
 from sidecar.pb.v1 import observer_pb2 as pb
 from sidecar.pipeline import Observer
-from tests.observers import client, cycle, journal, observer
+from tests.observers import FaultyFile, client, cycle, journal, observer
 from tests.test_observer_service import service
 
 ENDPOINT = "/tools/fill"
@@ -165,3 +165,70 @@ async def test_advice_over_grpc_is_that_of_http(tmp_path: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.ReportOutcome(pb.ReportOutcomeRequest(exposure_id="ex-none"))
         assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_what_cannot_be_written_down_in_time_is_not_told(tmp_path: Path) -> None:
+    """503 with Retry-After and nothing of the advice; when the disk is back, the coin that fell then still counts."""
+    faulty = FaultyFile.fresh()
+    async with observer(tmp_path, open_file=faulty, OBSERVER_ADVICE_TIMEOUT="0.1") as running, client(running) as http:
+        await learnt(running, http)
+        faulty.open_gate.clear()
+        answer = await http.get("/advice", params=ASK)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "certified" not in answer.text
+        other = await http.get("/advice", params={**ASK, "certified": "true"})
+        assert other.json() == {"exposure_id": None, "advice": []}
+        faulty.open_gate.set()
+        await running.learning.advisor.idle()
+        await running.books.in_order.caught_up()
+        (written,) = [line["body"] for line in journal(tmp_path, "decisions.jsonl") if line["kind"] == "exposure"]
+        again = (await http.get("/advice", params=ASK)).json()
+        assert bool(again["advice"]) is written["assignments"][0]["shown"]
+        stats = (await http.get("/stats")).json()["advice"]
+        assert (stats["undecided"], stats["open"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({}, "endpoint is missing"),
+        ({"endpoint": "/x", "limit": "0"}, "limit='0'"),
+        ({"endpoint": "/x", "task": "t" * 257}, "1 to 256 characters"),
+        ({"endpoint": "/x", **{f"f{number}": "1" for number in range(65)}}, "65 features"),
+        ([("endpoint", "/x"), ("a", "1"), ("a", "2")], "given once"),
+    ],
+)
+async def test_a_wrong_question_is_refused(tmp_path: Path, params: Any, said: str) -> None:
+    """422, and what is wrong with it."""
+    async with observer(tmp_path) as running, client(running) as http:
+        answer = await http.get("/advice", params=params)
+        assert answer.status_code == 422
+        assert said in answer.json()["error"]
+
+
+async def test_doors_of_learning_ask_for_their_scopes(tmp_path: Path) -> None:
+    """A token for advice neither reads the playbook nor decides on it."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a advice\nr read\n")
+    async with observer(tmp_path, OBSERVER_TOKEN_FILE=str(tokens)) as running, client(running) as http:
+        for token, path, method, status in (
+            ("a", "/advice?endpoint=/x", "GET", 200),
+            ("r", "/advice?endpoint=/x", "GET", 403),
+            ("a", "/playbooks", "GET", 403),
+            ("r", "/playbooks", "GET", 200),
+            ("r", "/playbooks/pb-1/approve", "POST", 403),
+            ("r", "/playbooks/import", "POST", 403),
+            ("r", "/advice/ex-1/outcome", "POST", 403),
+        ):
+            answer = await http.request(method, path, headers={"Authorization": f"Bearer {token}"})
+            assert answer.status_code == status, (token, path)
+
+
+async def test_cycles_in_which_nothing_happened_leave_no_mark(tmp_path: Path) -> None:
+    """An idle observer's journal does not grow."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await learnt(running, http)
+        marks = [line["kind"] for line in journal(tmp_path, "decisions.jsonl")].count("cycle")
+        for _ in range(3):
+            await cycle(running)
+        assert [line["kind"] for line in journal(tmp_path, "decisions.jsonl")].count("cycle") == marks == 1

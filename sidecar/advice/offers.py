@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 from sidecar.advice.exposures import ExposureBook
 from sidecar.advice.fit import Fit, fit
 from sidecar.advice.standing import CANDIDATE_PROPENSITY
-from sidecar.advice.uplift import uplift
+from sidecar.advice.uplift import estimate, total
 from sidecar.clock import rfc3339_ms
 from sidecar.model_learning import Advice, AdviceItem, AdviceQuery, Assignment, EntryRow, Exposure
 
@@ -89,7 +89,7 @@ class Offers:
     def effect(self, entry_id: str) -> float | None:
         """The uplift of an entry as measured so far."""
         tally = self._book.tally(entry_id)
-        return uplift(tally.strata).estimate if tally is not None else None
+        return estimate(tally.strata) if tally is not None else None
 
     def _coin(self, task: str | None, each: Fit) -> _Coin:
         entry_id = each.entry.playbook_id
@@ -117,10 +117,11 @@ class Offers:
             said = abs(entry.rate - entry.other_rate) / 2
         tally = self._book.tally(entry.playbook_id)
         if tally is not None:
-            measured = uplift(tally.strata)
-            tasks = min(measured.shown.tasks, measured.withheld.tasks)
-            if measured.estimate is not None:
-                said += (measured.estimate - said) * tasks / (tasks + _TRUST_AT)
+            measured = estimate(tally.strata)
+            shown, withheld = total(each.shown for each in tally.strata), total(each.withheld for each in tally.strata)
+            tasks = min(shown.tasks, withheld.tasks)
+            if measured is not None:
+                said += (measured - said) * tasks / (tasks + _TRUST_AT)
         return said * (1 + _PER_CONDITION * len(entry.when))
 
     def _item(self, each: Fit) -> AdviceItem:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from sidecar.advice.exposures import ExposureBook
 from sidecar.advice.standing import SLUMP, STANDING_ALPHA, standing
 from sidecar.advice.tallies import Tally
-from sidecar.advice.uplift import Uplift, uplift
+from sidecar.advice.uplift import Uplift, excludes, uplift
 from sidecar.model_learning import EntryChange, EntryRow
 
 
@@ -21,22 +21,24 @@ class Standings:
         self._book = book
         self._looked: dict[str, tuple[int, str]] = {}
 
-    def proposals(self, rows: Iterable[EntryRow], at: str) -> Iterator[EntryChange]:
-        """The changes that are due at the moment *at*."""
+    def proposals(self, rows: Iterable[EntryRow], at: str) -> Iterator[EntryChange | None]:
+        """The changes that are due at the moment *at*; None where another entry was looked at, and others may run."""
         looked: dict[str, tuple[int, str]] = {}
         for row in rows:
             entry = row.latest
             tally = self._book.tally(entry.playbook_id)
             if tally is None or row.state == "retired":
                 continue
-            measured, with_reports = uplift(tally.strata, STANDING_ALPHA), tally.all_strata
+            with_reports = tally.all_strata
             size = sum(each.shown.tasks + each.withheld.tasks for each in with_reports)
             looked[entry.playbook_id] = (size, row.state)
             if looked[entry.playbook_id] == self._looked.get(entry.playbook_id):
                 continue
-            change = _due(row, measured, uplift(with_reports, STANDING_ALPHA), at) or _slumped(row, tally, at)
-            if change is not None:
-                yield change
+            # Most entries are nowhere near: one test tells, and only then the ends of the interval are looked for.
+            change = None
+            if any(excludes(strata, 0.0, STANDING_ALPHA) for strata in (tally.strata, with_reports)):
+                change = _due(row, uplift(tally.strata, STANDING_ALPHA), uplift(with_reports, STANDING_ALPHA), at)
+            yield change or _slumped(row, tally, at)
         self._looked = looked
 
 

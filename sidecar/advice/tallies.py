@@ -65,7 +65,7 @@ class Tally(msgspec.Struct, omit_defaults=True):
 
     def begin_anew(self) -> None:
         """Measure from here; what was measured is kept apart."""
-        _merge(self.past, self.strata)
+        merge(self.past, self.strata)
         self.strata, self.reported, self.slump = [], [], 0.0
 
     def _look_for_a_slump(self, *, success: bool) -> None:
@@ -81,8 +81,8 @@ class Tally(msgspec.Struct, omit_defaults=True):
     def all_strata(self) -> list[Stratum]:
         """With what agents reported."""
         merged: list[Stratum] = []
-        _merge(merged, self.strata)
-        _merge(merged, self.reported)
+        merge(merged, self.strata)
+        merge(merged, self.reported)
         return merged
 
 
@@ -90,7 +90,8 @@ def _smoothed(arm: Arm) -> float:
     return (arm.successes + 1) / (arm.tasks + 2)
 
 
-def _merge(into: list[Stratum], strata: list[Stratum]) -> None:
+def merge(into: list[Stratum], strata: list[Stratum]) -> None:
+    """Add the counts of *strata* to those *into* which they go."""
     for each in strata:
         _add(into, each.propensity, True, each.shown.tasks, each.shown.successes)
         _add(into, each.propensity, False, each.withheld.tasks, each.withheld.successes)

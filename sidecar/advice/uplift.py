@@ -67,6 +67,14 @@ def uplift(strata: Sequence[Stratum], alpha: float = 0.05) -> Uplift:
     return Uplift(estimate, low, high, shown, withheld)
 
 
+def estimate(strata: Sequence[Stratum]) -> float | None:
+    """The uplift's middle alone, without the search for its ends: O(strata)."""
+    used = _used(strata)
+    if not used:
+        return None
+    return sum(_weight(*each) * _difference(*each) for each in used) / sum(_weight(*each) for each in used)
+
+
 def excludes(strata: Sequence[Stratum], difference: float, alpha: float = 0.05) -> bool:
     """Whether *difference* lies outside the interval that `uplift` gives: the same test, without the search."""
     used = _used(strata)

@@ -33,8 +33,11 @@ class RuleFollower:
         self._missing: dict[str, int] = {}
         self.failures = 0  # rules that no entry could be made of
 
-    def proposals(self, at: str) -> Iterator[PlaybookEntry | EntryChange]:
-        """What is to be decided at the moment *at*. To be taken one by one, each decided before the next."""
+    def proposals(self, at: str) -> Iterator[PlaybookEntry | EntryChange | None]:
+        """What is to be decided at the moment *at*. To be taken one by one, each decided before the next.
+
+        None where another rule was looked at, and others may run.
+        """
         rules = self._rules.report().rules
         standing = {rule_entry_id(rule) for rule in rules}
         gone = list(self._gone(standing))
@@ -45,6 +48,7 @@ class RuleFollower:
                 left -= 1
                 if not left:
                     return
+            yield None
         for row, why in gone[:left]:
             yield _change(row, "retire", at, why)
 

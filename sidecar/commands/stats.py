@@ -15,6 +15,19 @@ from sidecar.commands.terminal import Terminal, visible, visible_json
 _BAR = 24  # columns
 
 
+class _Rules(msgspec.Struct):
+    found: int = 0
+
+
+class _Advice(msgspec.Struct):
+    """*measured*: both arms, and the effect between `low` and `high`."""
+
+    asked: int = 0
+    told: int = 0
+    entries: dict[str, int] = {}
+    measured: dict[str, Any] = {}
+
+
 class _Stats(msgspec.Struct):
     """The answer; fields that an older or newer observer does not have stay empty."""
 
@@ -26,6 +39,8 @@ class _Stats(msgspec.Struct):
     cycle: int = 0
     incidents: int = 0
     playbooks: int = 0
+    rules: _Rules = msgspec.field(default_factory=_Rules)
+    advice: _Advice = msgspec.field(default_factory=_Advice)
     ring_overwritten: int = 0
     lost: dict[str, int] = {}
 
@@ -72,7 +87,10 @@ def _sections(stats: _Stats) -> list[tuple[str, list[_Row]]]:
             [
                 _Row("cycles", f"{stats.cycle:,}"),
                 _Row("incidents", f"{stats.incidents:,}"),
+                _Row("rules", f"{stats.rules.found:,}"),
                 _Row("playbook entries", f"{stats.playbooks:,}"),
+                *(_Row(f"  {visible(state)}", f"{count:,}") for state, count in stats.advice.entries.items() if count),
+                *_advice(stats.advice),
             ],
         ),
         (
@@ -82,6 +100,15 @@ def _sections(stats: _Stats) -> list[tuple[str, list[_Row]]]:
         ),
     ]
     return [(title, rows) for title, rows in sections if rows]
+
+
+def _advice(advice: _Advice) -> list[_Row]:
+    """How many were told, and whether it helped."""
+    rows = [_Row("advice asked for", f"{advice.asked:,}"), _Row("  items told", f"{advice.told:,}")]
+    effect, low, high = (advice.measured.get(name) for name in ("effect", "low", "high"))
+    if isinstance(effect, float) and isinstance(low, float) and isinstance(high, float):
+        rows.append(_Row("  effect, points", f"{100 * effect:+.0f} ({100 * low:+.0f} to {100 * high:+.0f})"))
+    return rows
 
 
 def _share(label: str, count: int, total: int, colour: str) -> _Row:
