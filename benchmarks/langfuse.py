@@ -117,9 +117,9 @@ def requests() -> Iterator[tuple[bytes, int]]:
 
 def _sample(server: Server, door: str, bodies: Sequence[tuple[bytes, int]]) -> Sample:
     spans = sum(count for _, count in bodies)
-    began, used_s = time.perf_counter(), cpu_s(server.pid)
+    began, used_s = time.perf_counter(), cpu_s(server.pid) or 0.0
     asyncio.run(_send(server.port, door, bodies))
-    return Sample(spans / (time.perf_counter() - began), (cpu_s(server.pid) - used_s) / spans * 1e6)
+    return Sample(spans / (time.perf_counter() - began), ((cpu_s(server.pid) or 0.0) - used_s) / spans * 1e6)
 
 
 async def _send(port: int, door: str, bodies: Sequence[tuple[bytes, int]]) -> None:
