@@ -22,12 +22,13 @@ _METRIC = re.compile(r"\b((?:observer|process)_[a-z_]+)\{")
 _LABEL = re.compile(r"(?:by \(|[{,] ?)([a-z_]+)(?=[=!),])")
 
 
-@pytest.fixture(scope="module")
-def definition() -> ModuleType:
+@pytest.fixture
+def definition(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The generator, loaded from beside the dashboards."""
     spec = importlib.util.spec_from_file_location("generate", FOLDER.parent / "generate.py")
     assert spec is not None
     assert spec.loader is not None
+    monkeypatch.syspath_prepend(str(FOLDER.parent))  # as for a script that is run
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

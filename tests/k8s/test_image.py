@@ -12,6 +12,7 @@ import pytest
 from tests.k8s.pods import IMAGE, PODMAN_ENV, alone, missing, podman
 from tests.manifests import ROOT
 
+FIRST = podman("image", "inspect", "--format", "{{.Id}}", IMAGE) if not missing() else ""
 pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing() or "there")]
 
 _LISTED = """
@@ -74,3 +75,19 @@ def test_bytecode_is_checked_by_hash() -> None:
     count, flags = in_image("python", "-c", code).stdout.split(maxsplit=1)
     assert int(count) > 100
     assert flags.strip() == "{1}"
+
+
+@pytest.mark.timeout(580)
+def test_a_second_build_comes_out_the_same() -> None:
+    """From nothing but the same base and the same commit: the same image id, so the same bytes in every layer."""
+    again = "localhost/lakehouse-observer:again"
+    built = subprocess.run(
+        [str(ROOT / "tests" / "k8s" / "build.sh"), "--no-cache", "--tag", again],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    found = podman("image", "inspect", "--format", "{{.Id}}", again)
+    podman("rmi", again)
+    assert found == FIRST
