@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -63,6 +64,24 @@ def resident_mib(pid: int) -> float:
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
+def throttling(pid: int) -> str:
+    """How often the quota of a process's control group stopped it; "" where that cannot be read."""
+    groups = Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii").splitlines()
+    for _, controllers, path in (line.split(":", 2) for line in groups):
+        folder = "cpu" if "cpu" in controllers.split(",") else ""
+        stat = Path("/sys/fs/cgroup") / folder / path.lstrip("/") / "cpu.stat"
+        if ("cpu" in controllers.split(",") or not controllers) and stat.exists():
+            told = dict(line.split() for line in stat.read_text(encoding="ascii").splitlines())
+            return f"{told['nr_throttled']} of {told['nr_periods']} periods throttled"
+    return ""
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds of a process of the Pod."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main(seconds: float, rate: float) -> int:
     """Run it. 1 if a call failed or the sidecar restarted."""
     with tempfile.TemporaryDirectory() as name:
@@ -71,18 +90,21 @@ def main(seconds: float, rate: float) -> int:
         with running_pod(folder, customized(folder, patch(observer))) as pod:
             lines, memory, pid = folder / "calls.jsonl", [], pod.pid()
             memory.append(resident_mib(pid))
+            began_s = cpu_s(pid)
             with load(pod, lines, seconds, proxied=rate, direct=rate / 10) as process:
                 while process.poll() is None:
                     memory.append(resident_mib(pid))
                     time.sleep(1)
-            return _told(pod, lines, memory, seconds)
+            used = (cpu_s(pid) - began_s) / seconds
+            sys.stdout.write(f"{seconds:.0f} s, {used:.3f} cores used, {throttling(pid)}\n")
+            return _told(pod, lines, memory)
 
 
-def _told(pod: Pod, lines: Path, memory: list[float], seconds: float) -> int:
+def _told(pod: Pod, lines: Path, memory: list[float]) -> int:
     state, stats = pod.state(), pod.get("/stats")
     host = state["HostConfig"]
     say = sys.stdout.write
-    say(f"{seconds:.0f} s, observer with {host['Memory'] >> 20} MiB and {host['NanoCpus'] / 1e9} cores\n")
+    say(f"observer with {host['Memory'] >> 20} MiB and {host['NanoCpus'] / 1e9} cores\n")
     for kind in ("proxied", "direct"):
         say(f"{kind:8} {dict(outcomes(lines, kind))}; ms: {quantiles(lines, kind)}\n")
     say(f"resident MiB at start {memory[0]:.1f}, at end {memory[-1]:.1f}, most {max(memory):.1f}\n")
