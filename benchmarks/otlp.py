@@ -30,7 +30,7 @@ from benchmarks.events import BATCH
 from benchmarks.load import Load, LoadResult, percentile
 from benchmarks.machine import machine
 from benchmarks.otlp_load import OtlpLoad, OtlpSent
-from benchmarks.otlp_requests import SPANS, Mix, ops_in
+from benchmarks.otlp_requests import SERVICE, SPANS, Mix, ops_in
 from benchmarks.otlp_sink import Received
 from benchmarks.servers import (
     ROOT,
@@ -48,6 +48,7 @@ from benchmarks.servers import (
 )
 from sidecar.pb.v1 import observer_pb2 as pb
 from sidecar.pb.v1.observer_pb2_grpc import ObserverServiceStub
+from sidecar.spans.provider import DEFAULT_SERVICE_NAME
 
 _MIXES: tuple[Mix, ...] = ("agent", "ops")
 _PARALLEL = 4
@@ -95,10 +96,10 @@ class Sink:
                 cwd=ROOT,
                 text=True,
             )
-        self.ask("reset")
+        self.ask()
 
     def ask(self, what: str = "") -> Received:
-        """What it has received; from nothing on after `reset`."""
+        """What it has received; from nothing on after `reset SERVICE`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{what}\n")
@@ -227,7 +228,7 @@ def _row(name: str, load: str, runs: Sequence[_Run]) -> Row:
 
 
 def _one(peer: Peer, load: OtlpLoad, sink: Sink, cores: Cores) -> _Run:
-    sink.ask("reset")
+    sink.ask(f"reset {SERVICE}")
     with pinned(cores.load):
         sender = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.otlp_load", msgspec.json.encode(load).decode()],
@@ -260,7 +261,7 @@ def _one(peer: Peer, load: OtlpLoad, sink: Sink, cores: Cores) -> _Run:
 def _events(peer: Peer, sink: Sink, cores: Cores, args: argparse.Namespace) -> Row:
     runs = []
     for number in range(args.rounds + 1):
-        sink.ask("reset")
+        sink.ask(f"reset {DEFAULT_SERVICE_NAME}")
         load = Load(port=peer.server.port, path="/events", body="batch", connections=4, seconds=args.seconds)
         before = cpu_s(peer.server.pid) or 0.0
         with pinned(cores.load):

@@ -17,6 +17,7 @@ from benchmarks.events import ERRORS, PLACES, ROLES
 SPANS = 512  # a request, as the SDKs' batch processor sends them
 SPANS_A_TRACE = 20
 OPS_A_TRACE = 3
+SERVICE = "staffing-agent"
 Mix = Literal["agent", "ops"]
 
 _BEGAN_NS = 1_800_000_000_000_000_000
@@ -37,7 +38,7 @@ def ops_in(mix: Mix) -> float:
 def _request(mix: Mix, dice: random.Random) -> bytes:
     request = ExportTraceServiceRequest()
     resource_spans = request.resource_spans.add()
-    for key, value in (("service.name", "staffing-agent"), ("service.version", "1.4.2"), ("host.name", "node-7")):
+    for key, value in (("service.name", SERVICE), ("service.version", "1.4.2"), ("host.name", "node-7")):
         resource_spans.resource.attributes.add(key=key).value.string_value = value
     scope_spans = resource_spans.scope_spans.add()
     scope_spans.scope.name = "opentelemetry.instrumentation.agent"

@@ -1,7 +1,7 @@
 """Where the spans arrive: an OTLP receiver over gRPC that counts distinct spans and knows when the last one came.
 
 `python -m benchmarks.otlp_sink PORT`: answers each line on its standard input with a `Received` as JSON, and begins
-anew on `reset`.
+anew on `reset SERVICE`: only spans of that `service.name` are counted from then on.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ class Sink(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc's classes are 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._handler = grpc.unary_unary_rpc_method_handler(self._export)
-        self.reset()
+        self.reset("")
 
-    def reset(self) -> None:
-        """Begin anew."""
+    def reset(self, service: str) -> None:
+        """Begin anew, with the spans of *service*."""
+        self._service = service
         self._ids: set[bytes] = set()
         self._deliveries = self._requests = 0
         self._first_s = self._last_s = 0.0
@@ -59,9 +60,12 @@ class Sink(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc's classes are 
         ids = [
             span.trace_id + span.span_id
             for resource in request.resource_spans
+            if any(each.value.string_value == self._service for each in resource.resource.attributes)
             for scope in resource.scope_spans
             for span in scope.spans
         ]
+        if not ids:
+            return b""
         with self._lock:
             self._ids.update(ids)
             self._deliveries += len(ids)
@@ -79,8 +83,8 @@ def main(port: int) -> None:
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     for line in sys.stdin:
-        if line.strip() == "reset":
-            sink.reset()
+        if line.startswith("reset "):
+            sink.reset(line.split()[1])
         print(msgspec.json.encode(sink.received()).decode(), flush=True)
     server.stop(None)
 
