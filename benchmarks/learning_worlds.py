@@ -107,7 +107,7 @@ def some_fields(dice: Random, number: int) -> tuple[Field, ...]:
 def planted_world(seed: int, rules: int = 1, most_fields: int = 40, most_conditions: int = 3) -> World:
     """*rules* rules of one to three conditions each, in different fields, among 5 to 40 fields.
 
-    5 to 30 % of other calls fail; of those that meet a rule at least 30 points more, 95 % at most (uniformly).
+    5 to 30 % of other calls fail; of those that meet a rule at least 30 points more, up to all of them (uniformly).
     """
     dice = Random(seed)
     fields = some_fields(dice, dice.randint(5, most_fields))
@@ -115,7 +115,7 @@ def planted_world(seed: int, rules: int = 1, most_fields: int = 40, most_conditi
     left, planted = list(fields), []
     sizes = [dice.randint(1, most_conditions) for _ in range(rules)]
     while sizes and len(left) >= sizes[-1]:
-        rule = _planted(dice, left, sizes[-1], dice.uniform(base + 0.3, 0.95))
+        rule = _planted(dice, left, sizes[-1], dice.uniform(base + 0.3, 1.0))
         if rule is None:
             continue
         planted.append(rule)

@@ -46,6 +46,7 @@ def test_a_bet_on_a_block_expects_no_gain_where_the_rates_are_equal(
     assert expected <= 1 + 1e-9
 
 
+@settings(max_examples=20, deadline=None)
 @given(RATES, RATES, RATES)
 def test_what_is_staked_expects_no_gain_though_the_rate_drifts(before: float, first: float, second: float) -> None:
     """Two blocks after the one by whose outcome it was staked, each with another common rate."""
