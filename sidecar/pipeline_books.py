@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from sidecar.analysis.correction_review import CorrectionReview
 from sidecar.analysis.error_analyzer import DECISION_KIND as DIAGNOSIS
 from sidecar.analysis.error_analyzer import marked
 from sidecar.analysis.incidents import IncidentBook
@@ -37,6 +38,7 @@ class Books:
     def __init__(self, clock: Clock) -> None:
         self.latest = LatestOps()
         self.incidents = IncidentBook()
+        self.corrections = CorrectionReview(self.incidents)
         self.successes = SuccessBook()
         self.duplicates = Duplicates(clock)
         self.langfuse = LangfuseBook()
@@ -44,6 +46,7 @@ class Books:
         self.in_order = InOrder(self.learning)
         self.derived: dict[str, Derived] = {
             "incidents": self.incidents,
+            "corrections": self.corrections,
             "successes": self.successes,
             "learning": self.in_order,
             "seen_ids": self.duplicates,

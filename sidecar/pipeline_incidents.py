@@ -1,23 +1,86 @@
-"""The doors of the incidents. Part of the pipeline, apart only for length."""
+"""The doors of the incidents, and the webhook that is told of them. Part of the pipeline, apart only for length."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import httpx
+
+from sidecar.analysis.chat_model import ChatModel
 from sidecar.analysis.incident_details import incident_details
+from sidecar.analysis.life_cycle import DECISION_KIND
+from sidecar.analysis.llm import LakehouseModel
+from sidecar.analysis.webhook import TO, Webhook
+from sidecar.clock import rfc3339_ms
+from sidecar.export.outbox import Outbox
+from sidecar.gateway.gateway_log import HttpWebhook
+from sidecar.protocols import Clock, Stage
 from sidecar.receivers.bodies import BodyReader
 from sidecar.receivers.incident_resources import (
     ACTIONS,
     MAX_BODY_BYTES,
+    CorrectionsResource,
     IncidentHandResource,
     IncidentResource,
     IncidentsResource,
     IncidentsView,
+    WebhookTestResource,
 )
+from sidecar.settings import Settings
+from sidecar.store.decisions import DecisionHandlers
+from sidecar.store.outbox_table import OutboxTable
+from sidecar.store.state import StateStore
 
 if TYPE_CHECKING:
     from sidecar.pipeline import Observer
+
+
+class WebhookRoom:
+    """The webhook at *url*, or none, with an outbox of its own: neither it nor the gateway holds up the other."""
+
+    def __init__(
+        self, url: str, state: StateStore, client: httpx.AsyncClient, clock: Clock, decided: DecisionHandlers
+    ) -> None:
+        self._clock = clock
+        self.outbox: Outbox | None = None
+        if url:
+            self.outbox = Outbox(
+                OutboxTable(state, TO), HttpWebhook(client, url, clock), clock, random.random, name="webhook"
+            )
+            decided.add(DECISION_KIND, Webhook(self.outbox).tell)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The outbox, if there is one."""
+        return [self.outbox] if self.outbox is not None else []
+
+    def catch_up_both(self, gateway: Outbox) -> Callable[[], Awaitable[None]]:
+        """What puts all posts, the *gateway*'s too, before a checkpoint is saved; it raises RetryableError."""
+
+        async def catch_up() -> None:
+            await gateway.catch_up()
+            if self.outbox is not None:
+                await self.outbox.catch_up()
+
+        return catch_up
+
+    async def test(self) -> bool:
+        """Queue a post that says it is a test; whether there is a webhook. Raises RetryableError."""
+        if self.outbox is None:
+            return False
+        await Webhook(self.outbox).test(rfc3339_ms(self._clock.time_ns()))
+        return True
+
+
+def local_model(
+    settings: Settings, client: httpx.AsyncClient, clock: Clock, mask: Callable[[str], str]
+) -> LakehouseModel | ChatModel:
+    """The model behind LAKEHOUSE_URL, asked as the settings say."""
+    kind = ChatModel if settings.model_api == "openai" else LakehouseModel
+    return kind(client, settings.lakehouse_url, settings.model, settings.model_timeout, clock, mask=mask)
 
 
 def incident_routes(observer: Observer) -> dict[str, object]:
@@ -27,6 +90,8 @@ def incident_routes(observer: Observer) -> dict[str, object]:
     bodies = BodyReader(observer.budget, max_bytes=MAX_BODY_BYTES)
     hand, clean = observer.life_cycle.by_hand, observer.normalizer.text
     return {
+        "/corrections": CorrectionsResource(observer.books.corrections.reviews),
+        "/webhook/test": WebhookTestResource(observer.webhook.test),
         "/incidents": IncidentsResource(view),
         "/incidents/{fingerprint}": IncidentResource(view),
         **{

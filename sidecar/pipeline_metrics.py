@@ -11,9 +11,10 @@ from sidecar.process_usage import cpu_seconds, resident_bytes
 SOURCES = ("mcp", "scenario", "langfuse", "overseer_correction", "otlp")
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
+    from sidecar.export.outbox import Outbox
     from sidecar.pipeline import Observer
     from sidecar.store.commit_log import CommitLog
 
@@ -59,7 +60,7 @@ def losses(observer: Observer) -> dict[str, int]:
         "span_not_encoded": (export.processor.lost if export is not None else 0) + observer.op_processor.unnoted,
         "spool_full": export.door.refused if export is not None else 0,
         "spool_damaged": export.spool.damaged if export is not None else 0,
-        "post_lost": observer.outbox.lost,
+        "post_lost": sum(outbox.lost for outbox in _outboxes(observer)),
         "proxied_call": observer.proxy.recorder.lost if observer.proxy is not None else 0,
         "langfuse_score_unread": observer.langfuse.desk.unjudged,
         "langfuse_not_forwarded": observer.langfuse.not_forwarded,
@@ -69,6 +70,7 @@ def losses(observer: Observer) -> dict[str, int]:
         + observer.books.successes.not_counted
         + observer.books.learning.not_counted,
         "incident_evicted": observer.books.incidents.evicted,
+        "correction_kind_evicted": observer.books.corrections.evicted,
         "template_evicted": observer.books.incidents.templates_evicted,
         "success_evicted": observer.books.successes.evicted,
         **_learning_losses(observer),
@@ -246,10 +248,20 @@ def _register_analysis(observer: Observer) -> None:
     pipeline_learning_metrics.register(observer.metrics, observer.books.learning)
 
 
+def _outboxes(observer: Observer) -> list[Outbox]:
+    webhook = observer.webhook.outbox
+    return [observer.outbox, *([webhook] if webhook is not None else [])]
+
+
 def _register_posts(observer: Observer) -> None:
-    count, level, outbox = observer.metrics.observe_count, observer.metrics.observe_level, observer.outbox
-    count("observer.posts.delivered", "{post}", "Posts that were taken", lambda: outbox.delivered)
-    count("observer.posts.failed", "{attempt}", "Attempts to post that failed", lambda: outbox.failed)
-    level("observer.posts.waiting", "{post}", "Posts that the gateway has not taken yet", lambda: outbox.waiting)
-    level("observer.posts.dead", "{post}", "Posts that were given up and are kept", lambda: outbox.dead)
-    level("observer.posts.oldest", "s", "Since when the oldest post waits", lambda: outbox.oldest_s)
+    count, level, all_ = observer.metrics.observe_count, observer.metrics.observe_level, _outboxes(observer)
+
+    def total(name: str) -> Callable[[], int]:
+        return lambda: sum(getattr(outbox, name) for outbox in all_)
+
+    count("observer.posts.delivered", "{post}", "Posts that were taken", total("delivered"))
+    count("observer.posts.failed", "{attempt}", "Attempts to post that failed", total("failed"))
+    level("observer.posts.waiting", "{post}", "Posts that were not taken yet", total("waiting"))
+    level("observer.posts.dead", "{post}", "Posts that were given up and are kept", total("dead"))
+    oldest = "Since when the oldest post waits"
+    level("observer.posts.oldest", "s", oldest, lambda: max(outbox.oldest_s for outbox in all_))

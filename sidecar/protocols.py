@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from sidecar.model import Fragment, LangfuseTold, ObservedOp, OutboxLook, Post, PostOutcome, Score, SpanRef
@@ -265,11 +265,11 @@ class GatewayLog(Protocol):
 class PostSink(Protocol):
     """Takes posts that must arrive. Real one: `export.outbox`."""
 
-    async def put(self, kind: str, entry: dict[str, str], url: str = "/log") -> None:
+    async def put(self, kind: str, entry: Mapping[str, Any], url: str = "/log") -> None:
         """Return once *entry* is on disk, to be sent until it is taken; a repetition is none. `RetryableError`."""
         ...
 
-    def put_again(self, kind: str, entry: dict[str, str], decided_at: str, url: str = "/log") -> None:
+    def put_again(self, kind: str, entry: Mapping[str, Any], decided_at: str, url: str = "/log") -> None:
         """The same, later: for what the decision journal has, *decided_at* (RFC 3339). It may be there, or not.
 
         The next checkpoint is saved behind it.

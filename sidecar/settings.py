@@ -28,7 +28,9 @@ _URLS = (
     "otlp_metrics_endpoint",
     "langfuse_forward_url",
     "langfuse_pull_url",
+    "webhook_url",
 )
+_OPTIONAL = ("otlp", "langfuse", "webhook")
 Port = Annotated[int, Meta(ge=0, le=65535)]
 OptionalPort = Annotated[int, Meta(ge=-1, le=65535)]
 
@@ -125,10 +127,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 2.0
     model: Annotated[str, _doc("Model name sent to the model's server")] = "qwen2.5"
     model_api: Annotated[
-        Literal["lakehouse", "openai"],
-        _doc("How it is asked: `/ai/generate`, or `/v1/chat/completions` (Ollama, vLLM, llama.cpp, …)"),
+        Literal["lakehouse", "openai"], _doc("How it is asked: `/ai/generate`, or `/v1/chat/completions`")
     ] = "lakehouse"
     model_timeout: Annotated[float, _doc("Seconds the model may take", gt=0)] = 20.0
+    webhook_url: Annotated[str, _doc("Where new, escalating and regressed incidents are told; none = nowhere")] = ""
     gateway_timeout: Annotated[float, _doc("Seconds a gateway call may take", gt=0)] = 60.0
     grace: Annotated[float, _doc("Seconds to drain at stop; keep it below the pod's grace period", gt=0)] = 8.0
     require_gateway: Annotated[bool, _doc("Exit at start when the gateway does not answer")] = False
@@ -325,17 +327,15 @@ def expected(field: str) -> str:
 
 def _check(settings: Settings) -> None:
     for field in _URLS:
-        check_url(VARIABLES[field], getattr(settings, field), optional=field.startswith(("otlp", "langfuse")))
+        check_url(VARIABLES[field], getattr(settings, field), optional=field.startswith(_OPTIONAL))
     for part in ("forward", "pull"):
         _check_langfuse(settings, f"langfuse_{part}")
     if settings.fsync not in ("always", "never") and not is_number(settings.fsync):
-        raise SettingsError(
-            f"OBSERVER_FSYNC={settings.fsync!r} is not usable", "expected `always`, `never` or seconds above 0", FIX
-        )
+        why = "expected `always`, `never` or seconds above 0"
+        raise SettingsError(f"OBSERVER_FSYNC={settings.fsync!r} is not usable", why, FIX)
     if bool(settings.tls_cert) != bool(settings.tls_key):
-        raise SettingsError(
-            "TLS is half set", "OBSERVER_TLS_CERT and OBSERVER_TLS_KEY go together", "Set both, or neither"
-        )
+        why = "OBSERVER_TLS_CERT and OBSERVER_TLS_KEY go together"
+        raise SettingsError("TLS is half set", why, "Set both, or neither")
     _check_ports(settings)
     _check_exposure(settings)
     _check_own_endpoint(settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -101,16 +101,16 @@ class KeptPosts:
     """A `PostSink` that keeps (kind, entry), or fails with *failing* while that is set; `again` has restored ones."""
 
     def __init__(self) -> None:
-        self.posts: list[tuple[str, dict[str, str]]] = []
-        self.again: list[tuple[str, dict[str, str], str]] = []
+        self.posts: list[tuple[str, Mapping[str, Any]]] = []
+        self.again: list[tuple[str, Mapping[str, Any], str]] = []
         self.failing: Exception | None = None
 
-    async def put(self, kind: str, entry: dict[str, str], url: str = "/log") -> None:
+    async def put(self, kind: str, entry: Mapping[str, Any], url: str = "/log") -> None:
         if self.failing is not None:
             raise self.failing
         self.posts.append((kind, entry))
 
-    def put_again(self, kind: str, entry: dict[str, str], decided_at: str, url: str = "/log") -> None:
+    def put_again(self, kind: str, entry: Mapping[str, Any], decided_at: str, url: str = "/log") -> None:
         if self.failing is not None:
             raise self.failing
         self.again.append((kind, entry, decided_at))

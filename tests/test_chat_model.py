@@ -54,7 +54,8 @@ def knows(*forms: str, content: str = GOOD) -> Any:
     """A server that takes only these forms of answer."""
 
     def answer(asked: Asked) -> Answer:
-        form = asked.json().get("response_format", {"type": "text"})["type"]
+        format_ = asked.json().get("response_format", {"type": "text"})
+        form = format_["type"] + (" with schema" if "schema" in format_ else "")
         return a_choice(content) if form in forms else says({"error": {"message": f"unknown {form}"}}, 400)
 
     return answer
@@ -64,8 +65,9 @@ def knows(*forms: str, content: str = GOOD) -> Any:
     ("forms", "asked"),
     [
         (("json_schema", "json_object", "text"), 1),
-        (("json_object", "text"), 2),
-        (("text",), 3),
+        (("json_object with schema", "json_object", "text"), 2),
+        (("json_object", "text"), 3),
+        (("text",), 4),
     ],
 )
 async def test_the_strictest_form_that_the_server_knows_is_found_and_remembered(
@@ -103,7 +105,7 @@ async def test_what_is_wrong_with_the_request_itself_is_remembered_of_no_form(
     model = a_model(server, client, mask=Redactor().text)
     with pytest.raises(ModelError, match=r"HTTP status 400, it says: .*too long") as caught:
         await model.generate("why?", FORM)
-    assert ("sk-abc" in str(caught.value), model.form, len(server.asked)) == (False, "json_schema", 3)
+    assert ("sk-abc" in str(caught.value), model.form, len(server.asked)) == (False, "json_schema", 4)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,11 @@ SCRIPTS: dict[str, tuple[Any, str]] = {
     "nonsense": (chat("%% 00 11 ## 7 7 7"), "statistics"),
     "nonsense in JSON": (chat('{"findings": [{"failure": "many", "cause": 5}]}'), "statistics"),
     "a loop": (chat("the seat is the " * 200), "statistics"),
+    "the question": (chat("You are a system reliability observer. Analyze these recent failures."), "statistics"),
+    "the form": (
+        chat('{"findings": [{"failure": 1, "cause": "...", "adjustment": "...", "avoid": "..."}]}'),
+        "statistics",
+    ),
     "refusal": (chat("I'm sorry, but I can't assist with that request."), "statistics"),
     "empty": (chat(""), "statistics"),
     "an error": (says({"error": "out of memory"}, 500), "statistics"),

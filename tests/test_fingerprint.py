@@ -75,7 +75,7 @@ def test_the_recorded_failures_fall_into_their_true_causes() -> None:
         ("total 1,203.50, paid 833, off by -370.5 (3%)", "total <num>, paid <num>, off by <num> (<num>%)"),
         ("mia_li_3668, HAT030, NO6JO3, gift_card_8190333, JIRA-123", "<id>, <id>, <id>, <id>, <id>"),
         ("pod-5d9c7b8f6-x2x9z, ch_3NqLk2eZvKYlo2C", "<id>, <id>"),
-        ("KeyError: 'certificate' for \"New York\"", "KeyError: <str> for <str>"),
+        ("KeyError: 'certificate' for \"New York\"", "KeyError: 'certificate' for <str>"),
         (
             '{"code": 42, "message": "the city is closed today"}',
             '{"code": <num>, "message": "the city is closed today"}',
@@ -83,7 +83,17 @@ def test_the_recorded_failures_fall_into_their_true_causes() -> None:
         ("can't read the agent's card", "can't read the agent's card"),
         ("sha256, base64, utf8, E501 and v2 stay", "sha256, base64, utf8, E501 and v2 stay"),
         ("connection reset by peer", "connection reset by peer"),
-        ("two\nlines\x07 and \ud800", "two lines  and \N{REPLACEMENT CHARACTER}"),
+        ("two\nlines\x07 and \ud800", "two lines and \N{REPLACEMENT CHARACTER}"),
+        ("open /srv/data/a.json: no, /v1/x?id=7 and /x?y=1", "open <path>: no, <path> and <path>"),
+        ("at /app/main.js:15:30, /health and and/or", "at <path>, /health and and/or"),
+        ("'404 Not Found' and 503 Service Unavailable", "'404 Not Found' and 503 Service Unavailable"),
+        ("failed with status code 409, HTTP 500", "failed with status code 409, HTTP 500"),
+        (
+            'column "city" of relation "jobs", KeyError: \'role\'',
+            'column "city" of relation "jobs", KeyError: \'role\'',
+        ),
+        ("seat 12A, orders-17, pod web-n5jw7rbmds-kvskf, utf-8", "seat <id>, <id>, pod <id>, utf-<num>"),
+        ("name is '' or \"\"", "name is <str> or <str>"),
     ],
 )
 def test_particulars_are_masked_and_words_stay(message: str, masked: str) -> None:
@@ -117,7 +127,7 @@ def test_endpoint_error_type_and_message_each_tell_incidents_apart() -> None:
     ids = {fingerprint(op)[0] for op in [base, *others]}
     assert len(ids) == 4
     assert fingerprint(an_op(success=False, error="shard 12 is slow", error_type="500"))[0] == fingerprint(base)[0]
-    assert all(each.startswith("v1-") for each in ids)
+    assert all(each.startswith("v2-") for each in ids)
 
 
 def test_an_op_without_error_is_told_by_its_output() -> None:

@@ -95,11 +95,11 @@ def test_an_older_state_file_gets_its_outbox(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as older:
         for table in ("cursors (name", "incidents (key", "successes (key", "playbook (key"):
             older.execute(f"CREATE TABLE {table} TEXT PRIMARY KEY, body BLOB NOT NULL)")
-        older.execute("INSERT INTO playbook VALUES ('a', x'35')")
+        older.execute("INSERT INTO cursors VALUES ('corrections', x'35')")
         older.execute("PRAGMA user_version = 1")
     store = StateStore(tmp_path, ManualClock())
     store.open()
-    assert (store.load("playbook"), store.rebuilt) == ({"a": b"5"}, False)
+    assert (store.load("cursors"), store.rebuilt) == ({"corrections": b"5"}, False)
     with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
         assert outbox_rows.look(connection, 0).waiting == 0
     store.close()
@@ -112,7 +112,8 @@ def test_a_row_keeps_all_that_a_post_is(tmp_path: Path) -> None:
     store.open()
     with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
         assert outbox_rows.put(connection, [post, post], 5) == (1, 0)
-        queued = outbox_rows.look(connection, 5).post
+        queued = outbox_rows.look(connection, 5, post.url).post
+        assert outbox_rows.look(connection, 5).post is None  # what is for others is not the gateway's
     store.close()
     assert queued is not None
     assert (queued.key, queued.kind, queued.url, queued.body, queued.since_ns) == (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -61,7 +64,7 @@ class Bench:
         await self.consolidator.consolidate()
 
     @property
-    def posted(self) -> list[dict[str, str]]:
+    def posted(self) -> list[Mapping[str, Any]]:
         return [entry for _, entry, _ in self.gateway.again]
 
 

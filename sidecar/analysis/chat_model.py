@@ -1,7 +1,7 @@
 """A model behind `POST …/v1/chat/completions`, as Ollama, vLLM, llama.cpp and many others offer it.
 
-How strictly a server can be held to a form differs: `json_schema`, then `json_object`, then the prompt's own words are
-tried, and what a server refuses is not asked of it again.
+How strictly a server can be held to a form differs: `json_schema`, then `json_object` with the schema beside it (as
+llama.cpp's Python server has it), without, then the prompt's own words are tried; what it refuses is not asked again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sidecar.protocols import AnswerForm, Clock
 
 log = structlog.get_logger(__name__)
 
-FORMS: Final = ("json_schema", "json_object", "text")
+FORMS: Final = ("json_schema", "json_object with schema", "json_object", "text")
 MAX_JSON_TOKENS: Final = 1200
 _PATH = "/v1/chat/completions"
 _NOT_KNOWN = frozenset({400, 404, 422, 500, 501})  # what servers say to a form that they do not know
@@ -85,11 +85,8 @@ class ChatModel:
             "temperature": TEMPERATURE,
             "stream": False,
         }
-        if form is not None and level == "json_schema":
-            schema = {"name": form.name, "strict": True, "schema": form.schema}
-            payload["response_format"] = {"type": "json_schema", "json_schema": schema}
-        elif form is not None and level == "json_object":
-            payload["response_format"] = {"type": "json_object"}
+        if form is not None and (format_ := _response_format(form, level)):
+            payload["response_format"] = format_
         return payload
 
     def _content(self, answer: Answer, *, as_json: bool) -> str:
@@ -116,6 +113,15 @@ class ChatModel:
         except ModelError:
             return ""
         return f", it says: {self.asked.cleaned(str(error))[:200]}" if error else ""
+
+
+def _response_format(form: AnswerForm, level: str) -> dict[str, Any]:
+    schemas = {
+        "json_schema": {"json_schema": {"name": form.name, "strict": True, "schema": form.schema}},
+        "json_object with schema": {"schema": form.schema},
+        "json_object": {},
+    }
+    return {"type": level.split(" ", maxsplit=1)[0], **schemas[level]} if level in schemas else {}
 
 
 def _first(choices: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sidecar.analysis.incident_rows import MAX_LINE
 from sidecar.model import Incident
 
 MAX_FAILURES: Final = 10  # in one prompt
+OPENING: Final = "You are a system reliability observer."
 _MAX_PIECE = 600  # characters said of one incident
 
 
@@ -31,7 +32,7 @@ def build_prompt(lines: Sequence[str]) -> str:
     stands around them.
     """
     fenced = "\n".join(one_line(line.replace("```", "'''"), MAX_LINE) for line in lines[:MAX_FAILURES])
-    return f"""You are a system reliability observer. Analyze these recent failures and suggest fixes:
+    return f"""{OPENING} Analyze these recent failures and suggest fixes:
 
 ```
 {fenced}

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from opentelemetry.trace import Tracer
 
-from sidecar.analysis.diagnosis_text import MAX_FAILURES, build_prompt, counted_diagnosis, failure_samples
+from sidecar.analysis.diagnosis_text import MAX_FAILURES, OPENING, build_prompt, counted_diagnosis, failure_samples
 from sidecar.analysis.evidence import MAX_LINKS, links_to
 from sidecar.analysis.findings import FORM, STATISTICS, Sample, counted_finding, finding_text, model_findings
 from sidecar.analysis.incident_rows import Mark
@@ -143,6 +143,8 @@ class ErrorAnalyzer:
             return _Said(self._model_name, "\n".join(lines), findings)
         if _is_json(answer):
             raise ModelError("the model's answer is unusable", "nothing in its JSON can be used", FIX)
+        if OPENING in answer:
+            raise ModelError("the model's answer is unusable", "it repeats the question", FIX)
         return _Said(self._model_name, answer, counted.findings)
 
 

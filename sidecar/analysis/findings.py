@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from sidecar.analysis.answer_checks import why_unusable
 from sidecar.analysis.field_counts import Common
 from sidecar.analysis.fingerprint import one_line
+from sidecar.analysis.incident_rows import Mark
 from sidecar.model import Finding, Incident
 from sidecar.protocols import AnswerForm
 
@@ -45,9 +46,10 @@ FORM: Final = AnswerForm(
             }
         },
     },
-    'Answer with JSON alone: {"findings": [{"failure": 1, "cause": "…", "adjustment": "…", "avoid": "…", "when": "…"}]}'
-    ", one entry for each different cause. `failure` is the number of a line above, counted from 1; `cause` is why it "
-    "failed, `adjustment` what the agent should do instead, `avoid` what it should not do, `when` where this holds.",
+    'Answer with JSON alone: an object with a list "findings" of objects with the fields "failure", "cause", '
+    '"adjustment", "avoid" and "when", one for each different cause. "failure" is the number of a line above, counted '
+    'from 1; "cause" says in a sentence why it failed, "adjustment" what the agent should do instead, "avoid" what it '
+    'should not do, "when" where this holds.',
 )
 
 
@@ -79,6 +81,13 @@ def counted_finding(incident: Incident, common: Sequence[Common]) -> Finding:
         what += f" with {shared}"
     when = f"{endpoint} with {shared}" if shared else f"Any call of {endpoint}: nothing sets these apart yet"
     return _finding(STATISTICS, cause=cause, adjustment=adjustment, avoid=what, when=when)
+
+
+def known_mark(incident: Incident) -> Mark:
+    """The diagnosis of an incident that is no failure: what it is says why, and no model is asked."""
+    finding = counted_finding(incident, ())
+    text = finding_text(incident, finding)
+    return Mark(incident.count, 1, incident.last_seen, "", STATISTICS, text, finding)
 
 
 def model_findings(text: str, samples: Sequence[Sample], counted: Mapping[str, Finding], by: str) -> dict[str, Finding]:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import count
 from typing import Final
 
+from sidecar.analysis.stack_trace import without_frames
 from sidecar.analysis.template_tree import TemplateTree
 from sidecar.model import ObservedOp
 from sidecar.normalize import clean_text
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_MESSAGE: Final = 1000  # characters
 MAX_ENDPOINT: Final = 256
 _MAX_ERROR_TYPE = 100
@@ -27,32 +29,99 @@ _MAX_KNOWN = 1024  # messages
 
 _MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}+"
 _TIME = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?(?:\ ?(?:Z|[AaPp][Mm])\b|[+-]\d{2}:?\d{2})?"
-_TLD = "com|net|org|io|dev|app|edu|gov|info|biz|ai|co|uk|de|eu|us|local|internal|localdomain|svc|example|test"
+_TLD = (
+    "com|net|org|io|dev|app|cloud|edu|gov|info|biz|ai|co|uk|de|eu|us|ca|au|fr|ch|nl|jp|local|internal|localdomain|lan|corp"
+    "|svc|example|test|invalid"
+)
+# Quoted names that tell causes apart: of a schema, and of a missing key.
+_SCHEMA = "column|relation|constraint|table|index|sequence|schema|KeyError:"
+_POD = "[bcdfghjklmnpqrstvwxz2456789]"  # Kubernetes leaves vowels out of the names it makes up
 
-# Each begins at the start of a word (`_MASKS` says so once), which keeps one pass linear. The first that fits wins.
-_SHAPES: Mapping[str, str] = {
-    "kept": r"<[a-z]+>|(?<=[{,])\ ?\"[^\"]{1,60}\"\s?:",  # a mask already, or a JSON key
-    "email": r"[\w.+-]{1,64}+@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}",
-    "url": r"[a-zA-Z][a-zA-Z0-9+.-]{1,15}+://[^\s\"'<>)\]}]+",
-    "host": rf"(?:[A-Za-z0-9-]{{1,63}}+\.){{1,8}}(?:{_TLD})\b(?::\d+)?|localhost\b(?::\d+)?",
-    "ip": r"\d{1,3}(?:\.\d{1,3}){3}(?![.\d])(?::\d+)?"
-    r"|(?:[0-9a-fA-F]{1,4}:){3,7}[0-9a-fA-F]{1,4}\b|(?:[0-9a-fA-F]{1,4}:){1,6}(?::[0-9a-fA-F]{1,4}){1,6}\b|::1\b",
-    "traceparent": r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\b",
-    "uuid": r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b",
-    "hash": r"(?:[0-9a-fA-F]{64}|[0-9a-fA-F]{40}|[0-9a-fA-F]{32})\b",
-    "date": rf"\d{{4}}-\d{{2}}-\d{{2}}(?:[T ]{_TIME})?(?!\d)|\d{{1,4}}/\d{{1,2}}/\d{{1,4}}\b|{_TIME}(?![\d:])"
-    rf"|{_MONTH}\ \d{{1,2}}\b(?:,?\ \d{{4}}\b)?|\d{{1,2}}\ {_MONTH}\b(?:\ \d{{4}}\b)?",
-    "duration": r"\d+(?:\.\d+)?(?:[smhd]\b|\ ?(?:[nuµm]s|secs?|seconds?|mins?|minutes?|hours?|days?|milliseconds?)\b)",
-    "size": r"\d+(?:\.\d+)?\ ?(?:[KMGTkmgt]i?[Bb]|bytes?)\b",
-    "hex": r"0[xX][0-9a-fA-F]+\b|(?=[a-fA-F]*+\d)(?=\d*+[a-fA-F])[0-9a-fA-F]{8,}+\b",
-    "num": r"[+-]?(?:\d{1,3}(?:,\d{3})+\b|\d+)(?:\.\d+)*+(?:[eE][+-]?\d+)?(?!\w)",
-    # mia_li_3668; JIRA-123; HAT030 and NO6JO3; ch_3NqLk2eZv: letters with digits, as no word of a language has them
-    "id": r"(?:[A-Za-z]\w{0,80}?_\d+\b|[A-Z]{2,}+-\d+\b|(?=[A-Z]*+\d[A-Z]*+\d)(?=\d*+[A-Z]\d*+[A-Z])[A-Z0-9]{4,}+\b"
-    r"|(?=[A-Za-z_-]*+\d[A-Za-z_-]*+\d[A-Za-z_-]*+\d)(?=[\d_-]*+[A-Za-z])[\w-]{8,}+)",
-    "str": r"\"[^\"\s]{1,200}+(?:\ [^\"\s]{1,200}+){0,2}\"(?!\w)|'[^'\s]{1,200}+(?:\ [^'\s]{1,200}+){0,2}'(?!\w)",
+_EMAIL = r"[\w.+-]{1,64}+@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"
+_HOST = rf"(?:[A-Za-z0-9-]{{1,63}}+\.){{1,8}}(?:{_TLD})\b(?::\d+)?"
+_IPV6 = r"(?:[0-9a-fA-F]{1,4}:){3,7}[0-9a-fA-F]{1,4}\b|(?:[0-9a-fA-F]{1,4}:){1,6}(?::[0-9a-fA-F]{1,4}){1,6}\b"
+_NUM = r"[+-]?(?:\d{1,3}(?:,\d{3})+\b|\d+)(?:\.\d+)*+(?:[eE][+-]?\d+)?(?!\w)"
+_DATE = (
+    rf"\d{{4}}-\d{{2}}-\d{{2}}(?:[T ]{_TIME})?(?!\d)|\d{{1,4}}/\d{{1,2}}/\d{{1,4}}\b|{_TIME}(?![\d:])"
+    rf"|\d{{1,2}}\ {_MONTH}\b(?:\ \d{{4}}\b)?"
+)
+_QUOTED = (
+    r"''(?!')|\"\"(?!\")"
+    r"|\"[^\"\s]{1,200}+(?:\ [^\"\s]{1,200}+){0,2}\"(?!\w)|'[^'\s]{1,200}+(?:\ [^'\s]{1,200}+){0,2}'(?!\w)"
+)
+_HEXES: Final = (  # a letter or a digit first
+    ("traceparent", r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\b"),
+    ("uuid", r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b"),
+    ("hash", r"(?:[0-9a-fA-F]{64}|[0-9a-fA-F]{40}|[0-9a-fA-F]{32})\b"),
+)
+_HEX = r"(?=[a-fA-F]*+\d)(?=\d*+[a-fA-F])[0-9a-fA-F]{8,}+\b"
+# mia_li_3668; JIRA-123; 12A; HAT030 and NO6JO3; ch_3NqLk2eZv: letters with digits, as no word of a language has them
+_ID = (
+    r"\d{1,4}[A-Z]\b|[A-Za-z]\w{0,80}?_\d+\b"
+    rf"|[a-z][a-z0-9.-]{{0,60}}?-(?:{_POD}{{8,10}}-{_POD}{{5}}|(?=[a-z]*\d){_POD}{{5}})\b"
+    r"|(?!(?i:utf|iso|sha|x86|latin|base|ipv|http|cp|md)-)[A-Za-z][A-Za-z-]{0,40}?-\d+\b"
+    r"|[A-Z]{2,}+-\d+\b|(?=[A-Z]*+\d[A-Z]*+\d)(?=\d*+[A-Z]\d*+[A-Z])[A-Z0-9]{4,}+\b"
+    r"|(?=[A-Za-z_-]*+\d[A-Za-z_-]*+\d[A-Za-z_-]*+\d)(?=[\d_-]*+[A-Za-z])[\w-]{8,}+"
+)
+# A word of letters alone, which nearly all are, is passed over at once, but for those that begin one of the shapes.
+_BEGINNERS = rf"(?:{_MONTH}\ \d|status|HTTP|localhost|{_SCHEMA})"
+_WORD = rf"(?!(?!{_BEGINNERS})[A-Za-z]++(?:(?![\w@.:+-])|[.:](?=\s|$)))"
+
+# By the character that a word begins with; shapes begin there too, which keeps a pass linear. The first that fits wins.
+_SHAPES: Mapping[str, Sequence[tuple[str, str]]] = {
+    rf"(?=[A-Za-z_]){_WORD}": (
+        ("kept", r"(?:status(?:[ _]?code)?|HTTP(?:/[\d.]{1,3})?)[ :=]{1,3}[1-5]\d\d\b"),
+        ("kept", rf"(?:{_SCHEMA})\ ['\"`][A-Za-z_]{{1,63}}+['\"`]"),
+        ("email", _EMAIL),
+        ("url", r"[a-zA-Z][a-zA-Z0-9+.-]{1,15}+://[^\s\"'<>)\]}]+"),
+        ("host", rf"{_HOST}|localhost\b(?::\d+)?"),
+        ("ip", _IPV6),
+        *_HEXES,
+        ("date", rf"{_MONTH}\ \d{{1,2}}\b(?:,?\ \d{{4}}\b)?"),
+        ("hex", _HEX),
+        ("id", _ID),
+    ),
+    r"(?=\d)": (
+        ("kept", r"[45]\d\d(?=,?\ [A-Z][a-z]|,\ message=)"),
+        ("email", _EMAIL),
+        ("host", _HOST),
+        ("ip", rf"\d{{1,3}}(?:\.\d{{1,3}}){{3}}(?![.\d])(?::\d+)?|{_IPV6}"),
+        *_HEXES,
+        ("date", _DATE),
+        (
+            "duration",
+            r"\d+(?:\.\d+)?(?:[smhd]\b|\ ?(?:[nuµm]s|secs?|seconds?|mins?|minutes?|hours?|days?|milliseconds?)\b)",
+        ),
+        ("size", r"\d+(?:\.\d+)?\ ?(?:[KMGTkmgt]i?[Bb]|[KMGT]i|bytes?)\b"),
+        ("hex", rf"0[xX][0-9a-fA-F]+\b|{_HEX}"),
+        ("num", _NUM),
+        ("id", _ID),
+    ),
+    "(?=['\"])": (
+        ("kept", r"(?:(?<=[{,])|(?<=[{,]\ ))\"[^\"]{1,60}\"\s?:|['\"][45]\d\d\ [A-Z][\w\ -]{2,40}['\"]"),
+        ("str", _QUOTED),
+    ),
+    "(?=/)": (
+        ("path", r"(?:/[\w.%@~+-]{1,200}+){2,20}+/?(?:\?[^\s\"']{0,500}+)?(?::\d+){0,2}"),
+        ("path", r"/[\w.%-]{0,200}+\?[^\s\"']{1,500}+"),
+    ),
+    r"(?=[<.+:-])": (("kept", "<[a-z]+>"), ("email", _EMAIL), ("host", _HOST), ("num", _NUM), ("ip", r"::1\b")),
 }
-_MASKS = re.compile(rf"(?<!\w)(?:{'|'.join(f'(?P<{name}>{shape})' for name, shape in _SHAPES.items())})")
+
+
+def _compiled() -> re.Pattern[str]:
+    """All shapes in one; a group's name is its mask and a number."""
+    number = count()
+    branches = [
+        begins + "(?:" + "|".join(f"(?P<{name}{next(number)}>{shape})" for name, shape in shapes) + ")"
+        for begins, shapes in _SHAPES.items()
+    ]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(branches)})")
+
+
+_MASKS = _compiled()
 _MASKABLE = re.compile(rf"[\d@\"'/:]|\.(?:{_TLD})\b|localhost")
+_ANY_MASK = re.compile(r"<[a-z]+>")  # which kind of particular it was tells no causes apart
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -61,7 +130,7 @@ def fingerprint(op: ObservedOp) -> tuple[str, str]:
 
     Only the first `MAX_MESSAGE` characters of the message and `MAX_ENDPOINT` of the endpoint count.
     """
-    message = (op.error or op.output_summary)[:MAX_MESSAGE]
+    message = without_frames(op.error or op.output_summary)[:MAX_MESSAGE]
     return _fingerprint(op.endpoint[:MAX_ENDPOINT], (op.error_type or "")[:_MAX_ERROR_TYPE], message)
 
 
@@ -101,7 +170,7 @@ class Fingerprints:
 @lru_cache(maxsize=1024)  # the same failure comes again and again: that is why there are incidents
 def _fingerprint(endpoint: str, error_type: str, message: str) -> tuple[str, str]:
     masked = mask(message)
-    return _id(endpoint, error_type, masked), masked
+    return _id(endpoint, error_type, _ANY_MASK.sub("<>", masked)), masked
 
 
 def _id(*parts: str) -> str:
@@ -111,10 +180,15 @@ def _id(*parts: str) -> str:
 
 def mask(message: str) -> str:
     """*message* with its particulars replaced by `<num>`, `<date>`, `<id>` …; masking twice changes nothing."""
-    text = one_line(message, MAX_MESSAGE)
+    text = " ".join(one_line(message, MAX_MESSAGE).split())
     if not _MASKABLE.search(text):
         return text
-    # A mask can lay bare another, and the cut can end one early: go on until nothing changes.
+    return _settled(_MASKS.sub(_masked, text)[:MAX_MESSAGE].strip())
+
+
+@lru_cache(maxsize=4096)  # once masked, messages are mostly alike
+def _settled(text: str) -> str:
+    """*text*, masked once, masked until nothing changes: a mask can lay bare another, and the cut can end one early."""
     for _ in range(_MAX_PASSES):
         masked = _MASKS.sub(_masked, text)[:MAX_MESSAGE].strip()
         if masked == text:
@@ -132,4 +206,9 @@ def one_line(text: str, most: int) -> str:
 
 
 def _masked(match: re.Match[str]) -> str:
-    return match[0] if match.lastgroup == "kept" else f"<{match.lastgroup}>"
+    return _REPLACED[match.lastgroup or ""] or match[0]
+
+
+_REPLACED: Final = {
+    name: "" if name.startswith("kept") else f"<{name.rstrip('0123456789')}>" for name in _MASKS.groupindex
+}

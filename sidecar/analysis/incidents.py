@@ -16,6 +16,7 @@ import structlog
 from sidecar.analysis import incident_rows
 from sidecar.analysis.event_time import is_earlier
 from sidecar.analysis.field_counts import Common, FieldCounts, common_to_failures
+from sidecar.analysis.findings import known_mark
 from sidecar.analysis.fingerprint import MAX_ENDPOINT, Fingerprints, kind_fingerprint
 from sidecar.analysis.incident_rows import IncidentRow, Mark, Step, failure_line
 from sidecar.analysis.slow_successes import SLOW_MESSAGE, Latency, slow_line
@@ -98,6 +99,8 @@ class IncidentBook:
             self._apply_waiting(fingerprint)
         row.incident.message = message  # a template may have become more general
         incident_rows.count_op(row, op, line)
+        if kind != "failure" and not row.incident.diagnosed_count:
+            incident_rows.apply_mark(row.incident, known_mark(row.incident))
 
     def __len__(self) -> int:
         return len(self.rows())
@@ -278,7 +281,7 @@ def _take(row: IncidentRow, what: Mark | Step) -> None:
 
 
 def _is_due(incident: Incident) -> bool:
-    if incident.state in _SILENT:
+    if incident.state in _SILENT or incident.kind != "failure":
         return False
     if not incident.diagnosed_count or incident.count >= 2 * incident.diagnosed_count:
         return True

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -36,9 +36,16 @@ class Outbox:
     letters). Levels at the last look: `waiting`, `dead`.
     """
 
-    name = "outbox"
-
-    def __init__(self, store: OutboxStore, sender: GatewayLog, clock: Clock, random: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: OutboxStore,
+        sender: GatewayLog,
+        clock: Clock,
+        random: Callable[[], float],
+        *,
+        name: str = "outbox",
+    ) -> None:
+        self.name = name
         self._store = store
         self._sender = sender
         self._clock = clock
@@ -65,11 +72,11 @@ class Outbox:
         """Since when the oldest post waits, in seconds; 0 when none does."""
         return 0.0 if self._oldest_ns is None else max(0.0, (self._clock.time_ns() - self._oldest_ns) / 1e9)
 
-    async def put(self, kind: str, entry: dict[str, str], url: str = "/log") -> None:
+    async def put(self, kind: str, entry: Mapping[str, Any], url: str = "/log") -> None:
         """Return once *entry* is on disk. One that is known, also as taken or dead, is none. Raises RetryableError."""
         await self._keep([_post(kind, entry, url)])
 
-    def put_again(self, kind: str, entry: dict[str, str], decided_at: str, url: str = "/log") -> None:
+    def put_again(self, kind: str, entry: Mapping[str, Any], decided_at: str, url: str = "/log") -> None:
         """Have `start` put *entry*, unless it was *decided_at* a time by which it would have been given up."""
         if decided_at < rfc3339_ms(self._clock.time_ns() - MAX_AGE_NS) or len(self._restored) >= MAX_RESTORED:
             self._passed_over += 1
@@ -88,7 +95,7 @@ class Outbox:
         if self._passed_over:
             log.warning("outbox.old_decisions_skipped", decisions=self._passed_over)
         self._stopping = False
-        self._task = tasks.create_task(self._run(), name="outbox")
+        self._task = tasks.create_task(self._run(), name=self.name)
 
     async def stop(self) -> None:
         """Let the post in flight end, within the caller's deadline; the others wait for the next start."""
@@ -214,7 +221,7 @@ class Outbox:
                 each.cancel()
 
 
-def _post(kind: str, entry: dict[str, str], url: str) -> Post:
+def _post(kind: str, entry: Mapping[str, Any], url: str) -> Post:
     body = msgspec.json.encode(entry)
     content = msgspec.json.encode([url, entry], order="sorted")
     return Post(key=hashlib.sha256(content).hexdigest()[:32], kind=kind, url=url, body=body)

@@ -5,16 +5,30 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 import httpx
 
 from sidecar.errors import GatewayLogError, PostRefusedError
 from sidecar.protocols import Clock
 
-_WHAT = "the gateway took no post"
-_FIX = "It is tried again; look at the gateway behind GATEWAY_URL"
 _TRY_AGAIN = frozenset({408, 425, 429})
 _MAX_DIGITS = 9
+
+
+class _Whom(NamedTuple):
+    """Who takes posts, and the setting that says where."""
+
+    name: str
+    setting: str
+
+    @property
+    def took_none(self) -> str:
+        return f"{self.name} took no post"
+
+    @property
+    def fix(self) -> str:
+        return f"It is tried again; look at {self.name} behind {self.setting}"
 
 
 class HttpGatewayLog:
@@ -23,6 +37,7 @@ class HttpGatewayLog:
     def __init__(self, client: httpx.AsyncClient, gateway_url: str, clock: Clock, timeout_s: float = 5.0) -> None:
         self._client = client
         self._gateway_url = gateway_url.rstrip("/")
+        self._whom = _Whom("the gateway", "GATEWAY_URL")
         self._clock = clock
         self._timeout_s = timeout_s
 
@@ -32,7 +47,7 @@ class HttpGatewayLog:
         Raises PostRefusedError if answered 4xx other than 408, 425 and 429; GatewayLogError for what else is not 2xx.
         """
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
-        url = self._gateway_url + path
+        url = self._address(path)
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
@@ -41,16 +56,31 @@ class HttpGatewayLog:
                 status = response.status_code  # the body says nothing more and may be endless: it is not read
                 retry_after = response.headers.get("retry-after", "")
         except TimeoutError as exc:
-            raise GatewayLogError(_WHAT, f"no answer in {self._timeout_s:g} s", _FIX) from exc
+            raise GatewayLogError(self._whom.took_none, f"no answer in {self._timeout_s:g} s", self._whom.fix) from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise GatewayLogError(_WHAT, f"{type(exc).__name__} {exc}".strip(), _FIX) from exc
+            raise GatewayLogError(self._whom.took_none, f"{type(exc).__name__} {exc}".strip(), self._whom.fix) from exc
         if 400 <= status < 500 and status not in _TRY_AGAIN:
             raise PostRefusedError(
-                "the gateway refused a post", f"HTTP status {status}", "See it with `observer outbox list`"
+                f"{self._whom.name} refused a post", f"HTTP status {status}", "See it with `observer outbox list`"
             )
         if not 200 <= status < 300:
             wait_s = _seconds(retry_after, self._clock.time_ns())
-            raise GatewayLogError(_WHAT, f"HTTP status {status}", _FIX, wait_s)
+            raise GatewayLogError(self._whom.took_none, f"HTTP status {status}", self._whom.fix, wait_s)
+
+    def _address(self, path: str) -> str:
+        return self._gateway_url + path
+
+
+class HttpWebhook(HttpGatewayLog):
+    """The same for one *url*, whatever stands in the outbox for it."""
+
+    def __init__(self, client: httpx.AsyncClient, url: str, clock: Clock, timeout_s: float = 5.0) -> None:
+        super().__init__(client, url, clock, timeout_s)
+        self._url = url
+        self._whom = _Whom("the webhook", "OBSERVER_WEBHOOK_URL")
+
+    def _address(self, _path: str) -> str:
+        return self._url
 
 
 def _seconds(retry_after: str, now_ns: int) -> float | None:

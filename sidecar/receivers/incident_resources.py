@@ -1,8 +1,8 @@
-"""`/incidents`: the list by state, one incident in full, and a person's hand on it."""
+"""`/incidents`: the list by state, one incident in full, a person's hand on it; and the webhook's test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, Protocol, get_args
 
 import falcon
@@ -97,6 +97,37 @@ class IncidentHandResource:
             raise _unknown(fingerprint)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(incident)
+
+
+class CorrectionsResource:
+    """`GET /corrections`: by task class and sig_hash, what was corrected and what followed, a page at a time."""
+
+    scope = "read"
+
+    def __init__(self, reviews: Callable[[], list[dict[str, Any]]]) -> None:
+        self._reviews = reviews
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """`{"corrections": […], "next_cursor"}`; the cursor is missing on the last page."""
+        limit, cursor = page_query(req)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = page_of("corrections", self._reviews(), "kind", limit, cursor)
+
+
+class WebhookTestResource:
+    """`POST /webhook/test`: a post that says it is a test goes the way that incidents go."""
+
+    scope = "admin"
+
+    def __init__(self, test: Callable[[], Awaitable[bool]]) -> None:
+        self._test = test
+
+    async def on_post(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """`{"queued": true}`; 404 where no webhook is set."""
+        if not await self._test():
+            raise falcon.HTTPNotFound(description="no webhook is set; see OBSERVER_WEBHOOK_URL")
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = b'{"queued":true}'
 
 
 def _states(wanted: str | None) -> frozenset[str] | None:

@@ -97,6 +97,12 @@ def _incidents(incident: dict[str, Any]) -> dict[str, Any]:
     listed["get"]["parameters"].append(states)
     details = {"allOf": [incident, _object(history=_array({}), timeline=_array({}), common=_array({}))]}
     return {
+        "/corrections": _list(
+            "What was corrected, what failed before and what followed, the most recent first", "corrections", _review()
+        ),
+        "/webhook/test": {
+            "post": _read("A test goes to the webhook as incidents go", _object(queued={}), "404", "503")
+        },
         "/incidents": listed,
         "/incidents/{fingerprint}": {"get": _read("One incident in full", details, "404", parameters=[key])},
         **{
@@ -199,6 +205,17 @@ def _write(
             **_errors("400", "401", "403", "404", "413", "415", "421", "422", "503"),
         },
     }
+
+
+def _review() -> dict[str, Any]:
+    return _object(
+        kind={"type": "string"},
+        corrections=_COUNT,
+        operations=_COUNT,
+        successes=_COUNT,
+        followed=_object(succeeded=_COUNT, of=_COUNT),
+        reviews=_array({"type": "object"}),
+    )
 
 
 def _event() -> dict[str, Any]:

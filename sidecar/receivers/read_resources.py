@@ -181,7 +181,7 @@ async def _events(watching: AbstractContextManager[Watch], watch: Watch) -> Asyn
 def page_of(name: str, items: Iterable[Any], key: str, limit: int, cursor: str | None) -> bytes:
     """`{name: […], "next_cursor"}` as JSON, from behind the cursor's item on. Raises HTTPNotFound."""
     items = iter(items)
-    if cursor is not None and not any(getattr(item, key) == cursor for item in items):
+    if cursor is not None and not any(_id_of(item, key) == cursor for item in items):
         raise falcon.HTTPNotFound(description=f"cursor {cursor[:80]!r} is not known; begin without a cursor")
     page: list[msgspec.Raw] = []
     size, last, more = 0, "", {}
@@ -191,8 +191,12 @@ def page_of(name: str, items: Iterable[Any], key: str, limit: int, cursor: str |
             break
         page.append(msgspec.Raw(msgspec.json.encode(item)))
         size += len(memoryview(page[-1]))
-        last = getattr(item, key)
+        last = _id_of(item, key)
     return msgspec.json.encode({name: page, **more})
+
+
+def _id_of(item: Any, key: str) -> str:
+    return str(item[key] if isinstance(item, dict) else getattr(item, key))
 
 
 class TextResource:

@@ -14,7 +14,7 @@ from sidecar.store import outbox_rows
 Changes = Mapping[str, Mapping[str, bytes]]
 """Table → key → body; an empty body deletes the row."""
 
-DERIVED: Final = ("incidents", "successes", "learning", "seen_ids", "langfuse", "latest_ops")
+DERIVED: Final = ("incidents", "successes", "learning", "seen_ids", "langfuse", "latest_ops", "corrections")
 """What follows from the journals. The outbox and most cursors do not."""
 
 _KEY_COLUMNS: Final = {"cursors": "name", **dict.fromkeys(DERIVED, "key")}
@@ -64,6 +64,17 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "DELETE FROM successes",
         "DELETE FROM seen_ids",
         "DELETE FROM langfuse",
+        "DELETE FROM learning",
+        "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
+    ),
+    (
+        "CREATE TABLE corrections (key TEXT PRIMARY KEY, body BLOB NOT NULL)",
+        # What was corrected is in the journal, and so is what preceded and followed: all of it is read once more.
+        "DELETE FROM incidents",
+        "DELETE FROM successes",
+        "DELETE FROM seen_ids",
+        "DELETE FROM langfuse",
+        "DELETE FROM latest_ops",
         "DELETE FROM learning",
         "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
     ),

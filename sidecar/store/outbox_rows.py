@@ -55,20 +55,27 @@ def put(connection: sqlite3.Connection, posts: Sequence[Post], now_ns: int) -> t
     return connection.total_changes - before, len(new[room:])
 
 
-def look(connection: sqlite3.Connection, now_ns: int) -> OutboxLook:
-    """The oldest post that is due (one that a person wants now before all others), and the counts."""
-    row = connection.execute(f"{SELECT} WHERE state = 'waiting' AND due_ns = 0 ORDER BY number LIMIT 1").fetchone()
+def look(connection: sqlite3.Connection, now_ns: int, to: str | None = None) -> OutboxLook:
+    """The oldest post that is due (one that a person wants now before all others), and the counts.
+
+    Only posts whose url is *to*; None: all that are for the gateway, whose urls are paths.
+    """
+    mine = "url LIKE '/%'" if to is None else "url = :to"
+    asked = {"to": to, "now": now_ns, "farthest": now_ns + _FARTHEST_NS}
+    waiting_mine = f"state = 'waiting' AND {mine}"
+    row = connection.execute(f"{SELECT} WHERE {waiting_mine} AND due_ns = 0 ORDER BY number LIMIT 1", asked).fetchone()
     row = (
         row
         or connection.execute(
-            f"{SELECT} WHERE state = 'waiting' AND (due_ns <= ? OR due_ns > ?) ORDER BY number LIMIT 1",
-            (now_ns, now_ns + _FARTHEST_NS),
+            f"{SELECT} WHERE {waiting_mine} AND (due_ns <= :now OR due_ns > :farthest) ORDER BY number LIMIT 1", asked
         ).fetchone()
     )
     waiting, next_due_ns, oldest_ns = connection.execute(
-        "SELECT count(*), min(due_ns), min(since_ns) FROM outbox WHERE state = 'waiting'"
+        f"SELECT count(*), min(due_ns), min(since_ns) FROM outbox WHERE {waiting_mine}",  # noqa: S608 - ours
+        asked,
     ).fetchone()
-    (dead,) = connection.execute("SELECT count(*) FROM outbox WHERE state = 'dead'").fetchone()
+    dead_mine = f"SELECT count(*) FROM outbox WHERE state = 'dead' AND {mine}"  # noqa: S608 - ours
+    (dead,) = connection.execute(dead_mine, asked).fetchone()
     post = _queued(row) if row else None
     return OutboxLook(post=post, next_due_ns=next_due_ns, waiting=waiting, dead=dead, oldest_ns=oldest_ns)
 
@@ -82,7 +89,11 @@ def settle(connection: sqlite3.Connection, number: int, outcome: PostOutcome) ->
         (outcome.state, outcome.due_ns, outcome.at_ns, outcome.error, is_done, number),
     )
     if outcome.others_due:
-        connection.execute("UPDATE outbox SET due_ns = min(due_ns, ?) WHERE state = 'waiting'", (outcome.at_ns,))
+        connection.execute(
+            "UPDATE outbox SET due_ns = min(due_ns, ?) WHERE state = 'waiting'"
+            " AND (url LIKE '/%') = (SELECT url LIKE '/%' FROM outbox WHERE number = ?)",
+            (outcome.at_ns, number),
+        )
     if is_done:
         _forget_done(connection, outcome.at_ns)
     return _bury(connection) if outcome.state == "dead" else 0

@@ -18,10 +18,11 @@ _BUSY_TIMEOUT_S: Final = 5.0
 
 
 class OutboxTable:
-    """An `OutboxStore` in *state*, whose file is open while this is used."""
+    """An `OutboxStore` of the posts *to* one url (None: the gateway) in *state*, whose file is open meanwhile."""
 
-    def __init__(self, state: StateStore) -> None:
+    def __init__(self, state: StateStore, to: str | None = None) -> None:
         self._state = state
+        self._to = to
 
     async def put(self, posts: Sequence[Post], now_ns: int) -> tuple[int, int]:
         """See `outbox_rows.put`. Raises RetryableError."""
@@ -29,7 +30,7 @@ class OutboxTable:
 
     async def look(self, now_ns: int) -> OutboxLook:
         """See `outbox_rows.look`. Raises RetryableError."""
-        return await self._state.run(lambda connection: outbox_rows.look(connection, now_ns))
+        return await self._state.run(lambda connection: outbox_rows.look(connection, now_ns, self._to))
 
     async def settle(self, number: int, outcome: PostOutcome) -> int:
         """See `outbox_rows.settle`. Raises RetryableError."""

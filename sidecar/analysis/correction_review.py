@@ -1,0 +1,208 @@
+"""What overseers correct again and again, and what followed: k of n against the rate before. No proof, and said so.
+
+Fed every settled op on the event loop's thread. A correction is linked to the failures of its `sig_hash` or
+`task_class` that came before it; what follows are the next operations of that kind. Three corrections alike on one task
+class raise an incident in the book: data is missing, the agent has not drifted.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from sidecar.analysis.event_time import happened_at, is_earlier
+from sidecar.analysis.evidence import span_ref
+from sidecar.analysis.fingerprint import kind_fingerprint, mask, one_line
+from sidecar.analysis.incident_rows import line_of
+from sidecar.analysis.incidents import CORRECTION, IncidentBook
+from sidecar.kept_rows import KeptRows
+from sidecar.model import ObservedOp, SpanRef
+from sidecar.normalize import clean_text
+
+log = structlog.get_logger(__name__)
+
+ALIKE: Final = 3  # corrections of one task class that say the same
+FOLLOWED: Final = 20  # operations looked at after a correction
+MAX_KINDS: Final = 1000  # task classes and sig_hashes
+MAX_CORRECTIONS: Final = 20  # kept of one kind, the latest
+MAX_FAILURES: Final = 5  # spans linked to one correction
+MAX_DIFFERENT: Final = 32  # corrections told apart on one task class
+MESSAGE: Final = "recurring correction: likely a data gap, not drift"
+_MAX_TEXT = 200
+_CLASS: Final = "task_class:"
+
+
+class Review(msgspec.Struct, omit_defaults=True):
+    """One correction: what it said, the failures before it, and *succeeded* of the *followed* operations after it.
+
+    *before* of *before_of* succeeded before it: the base rate, over all that was seen of the kind.
+    """
+
+    at: str
+    correction: str
+    trace_id: str | None = None
+    failures: list[SpanRef] = []
+    before: int = 0
+    before_of: int = 0
+    succeeded: int = 0
+    followed: int = 0
+
+
+class Kind(msgspec.Struct, omit_defaults=True):
+    """One task class or sig_hash: counts, the latest failures, its corrections, and how often each was made."""
+
+    operations: int = 0
+    successes: int = 0
+    failures: list[SpanRef] = []
+    reviews: list[Review] = []
+    alike: dict[str, int] = {}
+    corrections: int = 0
+
+
+class CorrectionReview:
+    """At most 1000 kinds; what was seen least recently goes out, counted. For the event loop's thread only.
+
+    The kinds are `task_class:…` and `sig_hash:…`. An operation that has both counts in both.
+    """
+
+    def __init__(self, book: IncidentBook) -> None:
+        self._book = book
+        self._kinds = KeptRows("kind/", Kind, MAX_KINDS)
+        self.not_counted = 0  # ops that could not be taken in
+
+    def consume(self, op: ObservedOp) -> None:
+        """Take one settled op in. O(1); an op that cannot be read is logged and counted."""
+        if not op.task_class and not op.sig_hash:
+            return
+        try:
+            if op.source == CORRECTION:
+                self._corrected(op)
+            else:
+                self._happened(op)
+        except Exception:  # a poison op costs itself
+            self.not_counted += 1
+            log.exception("corrections.op_not_reviewed", failures=self.not_counted)
+
+    def retract(self, op: ObservedOp) -> None:
+        """Take *op*, which a later one amends, out again. Corrections stay."""
+        if op.source == CORRECTION:
+            return
+        at = happened_at(op)
+        for key in _keys(op):
+            kind = self._kinds.get(key)
+            if kind is None or not kind.operations:
+                continue
+            kind.operations -= 1
+            kind.successes -= op.success
+            for review in kind.reviews:
+                if review.followed and not is_earlier(at, review.at):
+                    review.followed -= 1
+                    review.succeeded -= op.success and review.succeeded > 0
+            self._kinds.changed(key)
+
+    @property
+    def evicted(self) -> int:
+        """Kinds that had to make room."""
+        return self._kinds.evicted
+
+    @property
+    def unusable(self) -> int:
+        """Saved rows that could not be read, and rows that could not be saved."""
+        return self._kinds.unusable
+
+    def reviews(self) -> list[dict[str, Any]]:
+        """What is known of each kind that was ever corrected, the most recently seen first."""
+        return [_shown(key, kind) for key, kind in reversed(self._kinds.items()) if kind.corrections]
+
+    def load(self, rows: Mapping[str, bytes]) -> None:
+        """Restore what `take_dirty` gave, in whatever order."""
+        self._kinds.load(rows)
+
+    def prepare(self) -> Iterator[None]:
+        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
+        yield from self._kinds.prepare()
+
+    def take_dirty(self) -> dict[str, bytes]:
+        """Rows changed since the last call, as JSON by key; removed ones as b""."""
+        return self._kinds.take_dirty()
+
+    def put_back(self, keys: Iterable[str]) -> None:
+        """Saving *keys* failed: `take_dirty` gives them again."""
+        self._kinds.put_back(keys)
+
+    def _kind(self, key: str) -> Kind:
+        kind = self._kinds.touch(key)
+        if kind is None:
+            kind = Kind()
+            self._kinds.add(key, kind)
+        return kind
+
+    def _happened(self, op: ObservedOp) -> None:
+        ref = None if op.success else span_ref(op)
+        for key in _keys(op):
+            kind = self._kind(key)
+            kind.operations += 1
+            kind.successes += op.success
+            if ref is not None:
+                kind.failures = [*kind.failures, ref][-MAX_FAILURES:]
+            for review in kind.reviews:
+                if review.followed < FOLLOWED:
+                    review.followed += 1
+                    review.succeeded += op.success
+
+    def _corrected(self, op: ObservedOp) -> None:
+        text = one_line(op.correction or op.output_summary, _MAX_TEXT)
+        for key in _keys(op):
+            kind = self._kind(key)
+            kind.corrections += 1
+            review = Review(
+                at=happened_at(op),
+                correction=text,
+                trace_id=op.trace_id,
+                failures=list(kind.failures),
+                before=kind.successes,
+                before_of=kind.operations,
+            )
+            kind.reviews = [*kind.reviews, review][-MAX_CORRECTIONS:]
+            if key.startswith(_CLASS) and text:
+                self._count_alike(op, kind, text)
+
+    def _count_alike(self, op: ObservedOp, kind: Kind, text: str) -> None:
+        """Count what the correction says, its particulars masked; the third alike and all after it are an incident."""
+        masked = mask(text)
+        alike = OrderedDict(kind.alike)
+        alike[masked] = alike.get(masked, 0) + 1
+        alike.move_to_end(masked)
+        if len(alike) > MAX_DIFFERENT:
+            del alike[min(alike, key=lambda said: (alike[said], list(alike).index(said)))]
+        kind.alike = dict(alike)
+        if alike.get(masked, 0) >= ALIKE:
+            fingerprint = kind_fingerprint(f"{op.task_class}\0{masked}", "recurring_correction")
+            self._book.raise_(op, fingerprint, f"{MESSAGE}: {masked}", "recurring_correction", line_of(op, text))
+
+
+def _keys(op: ObservedOp) -> list[str]:
+    named = (("task_class", op.task_class), ("sig_hash", op.sig_hash))
+    return [f"{name}:{clean_text(value[:_MAX_TEXT])}" for name, value in named if value]
+
+
+def _shown(key: str, kind: Kind) -> dict[str, Any]:
+    """A kind as JSON: `of`, `value`, what was corrected, and k of n after it beside the base rate."""
+    of, _, value = key.partition(":")
+    followed = sum(review.followed for review in kind.reviews)
+    succeeded = sum(review.succeeded for review in kind.reviews)
+    return {
+        "kind": key,
+        "of": of,
+        "value": value,
+        "corrections": kind.corrections,
+        "operations": kind.operations,
+        "successes": kind.successes,
+        "followed": {"succeeded": succeeded, "of": followed},
+        "note": "what followed is no proof: after a failure most things get better by themselves",
+        "reviews": msgspec.to_builtins(kind.reviews[::-1]),
+    }

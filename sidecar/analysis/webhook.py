@@ -1,0 +1,61 @@
+"""Tells a webhook of incidents that are new, escalating or have come back, through an outbox: until it is taken.
+
+What is told follows from the decision alone: a crash between decision and post tells it again, under the same key.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from sidecar.analysis.fingerprint import one_line
+from sidecar.model import IncidentChange, IncidentChanges
+from sidecar.protocols import PostSink
+
+log = structlog.get_logger(__name__)
+
+KIND: Final = "webhook"
+TO: Final = "webhook"
+"""Stands for the address in the outbox: the real one may hold a secret, and may change while posts wait."""
+TOLD: Final = frozenset({"new", "regressed", "escalating"})
+_MAX_TEXT: Final = 300
+
+
+class Webhook:
+    """Queues one post for each change that is worth telling."""
+
+    def __init__(self, outbox: PostSink) -> None:
+        self._outbox = outbox
+
+    def tell(self, decision_body: bytes | msgspec.Raw) -> None:
+        """Have the changes that are in the journal told. Raises msgspec.MsgspecError."""
+        decision = msgspec.json.decode(decision_body, type=IncidentChanges)
+        for change in decision.changes:
+            if change.state not in TOLD:
+                continue
+            try:
+                self._outbox.put_again(KIND, entry_of(change, decision.at), decision.at, TO)
+            except Exception:  # a poison post costs itself
+                log.exception("webhook.not_told", fingerprint=change.fingerprint)
+
+    async def test(self, at: str) -> None:
+        """Queue a post that says it is a test. Raises RetryableError."""
+        text = "Test of the Lakehouse Observer's webhook: no incident"
+        await self._outbox.put(KIND, {"event": "test", "at": at, "text": text}, TO)
+
+
+def entry_of(change: IncidentChange, at: str) -> dict[str, Any]:
+    """What the webhook is told: `event`, `at`, `text` (one line, as chat tools show it) and `incident`."""
+    times = "failure" if change.count == 1 else "failures"
+    if change.kind == "slow":
+        times = "slow calls"
+    text = f"{change.state} incident: {one_line(change.endpoint, 80)}: {one_line(change.message, 160)} "
+    incident = msgspec.to_builtins(change)
+    return {
+        "event": f"incident.{change.state}",
+        "at": at,
+        "text": (text + f"({change.count} {times} since {change.first_seen})")[:_MAX_TEXT],
+        "incident": {name: value for name, value in incident.items() if name != "by"},
+    }

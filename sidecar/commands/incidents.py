@@ -1,0 +1,165 @@
+"""`observer incidents list | show | resolve | ignore | reopen | test-webhook`: a running observer's incidents."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from sidecar.commands.observer_client import ObserverClient, observer_client
+from sidecar.commands.terminal import Terminal, fitted, padded, visible, visible_json
+from sidecar.errors import ObserverError, SettingsError
+
+_HEAD = ("fingerprint", "state", "count", "last seen (UTC)", "endpoint", "message")
+_COLOURS = {"new": "red", "regressed": "red", "escalating": "red", "resolved": "green", "ignored": "dim"}
+_HANDS = ("resolve", "ignore", "reopen")
+_LEAST_PREFIX = 4
+_PAGE = {"limit": "1000"}
+
+
+class _Incident(msgspec.Struct):
+    """What is shown of an incident; fields that another observer does not have stay empty."""
+
+    fingerprint: str
+    endpoint: str
+    message: str
+    count: int
+    last_seen: str
+    state: str = "?"
+
+
+class _Page(msgspec.Struct):
+    incidents: list[_Incident]
+    next_cursor: str | None = None
+
+
+def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
+    """Print and give 0. Raises AskError, SettingsError, ObserverError for an incident that is not there."""
+    needs_one = args.action in (*_HANDS, "show")
+    if needs_one and not args.fingerprint:
+        raise SettingsError(
+            "no incident was named", f"`observer incidents {args.action}` is about one", "Give its fingerprint"
+        )
+    terminal = Terminal(sys.stdout, env)
+    with observer_client(args.url, args.token, env) as client:
+        if args.action == "list":
+            _list(terminal, client, args)
+        elif args.action == "show":
+            _show(terminal, client.get(f"/incidents/{_found(client, args.fingerprint)}"), as_json=args.json)
+        elif args.action == "test-webhook":
+            client.post("/webhook/test", {})
+            terminal.write("queued; see `observer outbox list` if it does not arrive")
+        else:
+            said = {"by": args.by or env.get("USER", ""), "note": args.note}
+            path = f"/incidents/{_found(client, args.fingerprint)}/{args.action}"
+            body = client.post(path, {name: text for name, text in said.items() if text})
+            if args.json:
+                terminal.write(visible_json(body.decode()))
+            else:
+                one: _Incident = client.decoded(body, _Incident)
+                terminal.write(f"{one.fingerprint} is {visible(one.state)}")
+    return 0
+
+
+def _list(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) -> None:
+    query = {**_PAGE, **({"state": args.state} if args.state else {})}
+    if args.json:
+        terminal.write(visible_json(client.get("/incidents", query).decode()))
+        return
+    rows = _all(client, query)
+    if not rows:
+        terminal.write("no incidents" + (f" in the state {visible(args.state)}" if args.state else ""))
+        return
+    lines = [
+        (
+            visible(row.fingerprint),
+            visible(row.state),
+            f"{row.count:,}",
+            visible(row.last_seen)[:19].replace("T", " "),
+            visible(row.endpoint)[:40],
+            visible(row.message),
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in (_HEAD, *lines)) for column in range(len(_HEAD) - 1)]
+    for line in (_HEAD, *lines):
+        text = "  ".join(padded(cell, width) for cell, width in zip(line, widths, strict=False)) + "  " + line[-1]
+        text = fitted(text, terminal.width).rstrip() if terminal.width is not None else text.rstrip()
+        colour = "bold" if line is _HEAD else _COLOURS.get(line[1])
+        terminal.write(terminal.paint(text, colour) if colour else text)
+
+
+def _all(client: ObserverClient, query: Mapping[str, str]) -> list[_Incident]:
+    rows: list[_Incident] = []
+    cursor: str | None = None
+    while True:
+        page: _Page = client.decoded(
+            client.get("/incidents", {**query, **({"cursor": cursor} if cursor else {})}), _Page
+        )
+        rows += page.incidents
+        cursor = page.next_cursor
+        if cursor is None:
+            return rows
+
+
+def _found(client: ObserverClient, wanted: str) -> str:
+    """The fingerprint that is or begins with *wanted*. Raises ObserverError unless it is one."""
+    known = [row.fingerprint for row in _all(client, _PAGE)]
+    found = [each for each in known if each.startswith(wanted)] if len(wanted) >= _LEAST_PREFIX else []
+    if wanted in known or not found:
+        return wanted  # perhaps one that it had before: the observer knows
+    if len(found) > 1:
+        raise ObserverError(
+            f"{wanted!r} begins {len(found)} fingerprints", "one incident must be named", "Give more of it"
+        )
+    return found[0]
+
+
+def _show(terminal: Terminal, body: bytes, *, as_json: bool) -> None:
+    if as_json:
+        terminal.write(visible_json(body.decode()))
+        return
+    said: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+    for name in (
+        "fingerprint",
+        "state",
+        "kind",
+        "endpoint",
+        "error_type",
+        "message",
+        "count",
+        "first_seen",
+        "last_seen",
+    ):
+        if name in said:
+            terminal.write(f"{name.replace('_', ' '):<12} {visible(str(said[name]))}")
+    for name in ("by_source", "by_role", "by_city", "by_staffer", "by_sig_hash"):
+        if said.get(name):
+            counts = ", ".join(f"{visible(value)} {count}" for value, count in said[name].items())
+            terminal.write(f"{name.replace('_', ' '):<12} {counts}")
+    _show_finding(terminal, said)
+    for step in said.get("history", []):
+        note = f": {visible(step['note'])}" if step.get("note") else ""
+        terminal.write(
+            f"{'history':<12} {step['at'][:19].replace('T', ' ')}  {step['state']} by {visible(step['by'])}{note}"
+        )
+    _write_all(terminal, "trace", said.get("trace_ids", []))
+    _write_all(terminal, "sample", said.get("samples", []))
+
+
+def _show_finding(terminal: Terminal, said: Mapping[str, Any]) -> None:
+    finding = said.get("finding")
+    if not isinstance(finding, dict):
+        return
+    version, at = said.get("diagnosis_version", "?"), str(said.get("diagnosed_at", "?"))[:19].replace("T", " ")
+    terminal.write(f"{'diagnosis':<12} version {version}, {at}, by {visible(str(finding.get('by')))}")
+    for name in ("cause", "adjustment", "avoid", "when"):
+        terminal.write(f"  {name:<10} {visible(str(finding.get(name, '')))}")
+
+
+def _write_all(terminal: Terminal, label: str, values: Sequence[str]) -> None:
+    for value in values:
+        terminal.write(f"{label:<12} {visible(value)}")

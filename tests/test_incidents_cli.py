@@ -1,0 +1,67 @@
+"""`observer incidents`: list, show and decide, on a running observer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar import cli
+from sidecar.pipeline import Observer
+from tests.observers import client, cycle, observer
+
+
+async def said(running: Observer, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit status and what was printed."""
+    url = f"http://127.0.0.1:{running.port}"
+    status = await asyncio.to_thread(cli.main, ["incidents", *arguments, "--url", url])
+    return status, *capsys.readouterr()
+
+
+async def a_few(running: Observer) -> dict[str, Any]:
+    async with client(running) as door:
+        for error in ("no seat\x1b[31m", "city closed"):
+            event = {"endpoint": "/book", "success": False, "error": error, "city": "Reno"}
+            await door.post("/event", json=event)
+        await cycle(running)
+        rows = (await door.get("/incidents")).json()["incidents"]
+        return {row["message"].split(" ", maxsplit=1)[0]: row["fingerprint"] for row in rows}
+
+
+async def test_people_list_show_and_decide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the beginning of a fingerprint too; what others wrote cannot paint on the terminal."""
+    async with observer(tmp_path) as running:
+        keys = await a_few(running)
+        capsys.readouterr()
+        status, out, _ = await said(running, capsys, "list")
+        assert (status, "fingerprint" in out, keys["no"] in out, "\x1b" in out) == (0, True, True, False)
+        status, out, _ = await said(running, capsys, "ignore", keys["no"][:12], "--by", "ann", "--note", "known")
+        assert (status, out) == (0, f"{keys['no']} is ignored\n")
+        assert keys["city"] not in (await said(running, capsys, "list", "--state", "ignored"))[1]
+        status, out, _ = await said(running, capsys, "show", keys["no"])
+        for part in ("state        ignored", "by city      Reno 1", "cause", "ignored by ann: known", "trace "):
+            assert part in out
+        assert json.loads((await said(running, capsys, "show", keys["no"], "--json"))[1])["note"] == "known"
+        assert len(json.loads((await said(running, capsys, "list", "--json"))[1])["incidents"]) == 2
+        assert (await said(running, capsys, "reopen", keys["no"], "--json"))[0] == 0
+        assert (await said(running, capsys, "list", "--state", "ignored"))[1] == "no incidents in the state ignored\n"
+
+
+async def test_what_cannot_be_done_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No incident named, one that is not there, several with that beginning, no webhook."""
+    async with observer(tmp_path) as running:
+        await a_few(running)
+        capsys.readouterr()
+        status, _, err = await said(running, capsys, "resolve")
+        assert (status, "no incident was named" in err) == (64, True)
+        status, _, err = await said(running, capsys, "resolve", "v2-0000000000000000")
+        assert (status, "is not known" in err) == (1, True)
+        status, _, err = await said(running, capsys, "show", "v2-")
+        assert status == 1
+        status, _, err = await said(running, capsys, "test-webhook")
+        assert (status, "no webhook is set" in err) == (1, True)
+        status, _, err = await said(running, capsys, "list", "--state", "open")
+        assert (status, "expected new, ongoing" in err) == (1, True)
