@@ -92,8 +92,15 @@ class Pod:
 
     def is_alive(self) -> bool | None:
         """Whether the kubelet's probe would succeed."""
+        return self._answers("/livez")
+
+    def is_ready(self) -> bool | None:
+        """Whether every door is open: later than alive, where a journal is read back first."""
+        return self._answers("/readyz")
+
+    def _answers(self, path: str) -> bool | None:
         try:
-            return self.client.get(f"{self.url[HEALTH]}/livez").status_code == 200 or None
+            return self.client.get(f"{self.url[HEALTH]}{path}").status_code == 200 or None
         except httpx.HTTPError:
             return None
 
@@ -185,9 +192,9 @@ def played(folder: Path, printed: list[Document]) -> Iterator[Pod]:
 
 @contextlib.contextmanager
 def running_pod(folder: Path, printed: list[Document]) -> Iterator[Pod]:
-    """As `played`, once the sidecar's startup probe succeeds."""
+    """As `played`, once the sidecar's doors are open."""
     with played(folder, printed) as pod:
-        waited_for(pod.is_alive)
+        waited_for(pod.is_ready)
         yield pod
 
 
@@ -206,7 +213,7 @@ def replayed(pod: Pod) -> None:
     documents = yaml.safe_load_all(pod.manifest.read_text(encoding="utf-8"))
     again.write_text(yaml.safe_dump_all(workloads(list(documents))), encoding="utf-8")  # the claim is there already
     podman("kube", "play", "--network", NETWORK, str(again))
-    waited_for(pod.is_alive)
+    waited_for(pod.is_ready)
 
 
 def eventually(look: Callable[[], Any]) -> Any:

@@ -48,7 +48,7 @@ def test_the_sidecar_dies_under_load(folder: Path) -> None:
             before = pod.pid()
             pod.kill()
             eventually(lambda: pod.pid() not in {0, before})
-            eventually(pod.is_alive)
+            eventually(pod.is_ready)
         assert pod.state()["RestartCount"] == 1
         assert unanswered(lines, "direct") == 0
         assert len(calls(lines, "direct")) == 15 * 50
