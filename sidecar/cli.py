@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from sidecar.commands.flags import add_settings
+from sidecar.commands.process import load_without_terminal_parts
 from sidecar.errors import ObserverError, SettingsError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 64, 130
@@ -82,6 +83,8 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
         return EXIT_USAGE
     if unknown:
         raise _unknown(unknown[0], args.command, words[args.command])
+    if args.command == "run":
+        load_without_terminal_parts()  # before the module, which imports it too
     module = importlib.import_module(_COMMANDS[args.command][0])
     status: int = _demo(module.main, args, env) if args.command == "demo" else module.main(args, env)
     return status

@@ -45,3 +45,13 @@ def test_all_threads_share_one_heap(tmp_path: Path) -> None:
         heaps[how] = report.read_text().count("<heap nr=")
     assert heaps["bounded"] == 1
     assert heaps["as it is"] > 1
+
+
+def test_the_sidecar_does_not_load_what_is_for_terminals() -> None:
+    """`observer run` has structlog and httpx without rich; other commands can import rich afterwards all the same."""
+    program = (
+        "import sys; from sidecar.commands.process import load_without_terminal_parts; load_without_terminal_parts();"
+        "import sidecar.commands.run; assert 'structlog' in sys.modules;"
+        "assert not [name for name in sys.modules if name.split('.')[0] in ('rich', 'pygments')]; import rich.table"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
