@@ -202,6 +202,7 @@ def _add_playbook(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="ID|FILE", help="entries, or the file to import")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the export there")
     parser.add_argument("--why", metavar="TEXT", default="", help="kept with the decision")
+    parser.add_argument("--version", type=_whole(10**9), metavar="N", help="decide on this version [the latest]")
     parser.add_argument("--as-of", metavar="TIME", help="list and export as it was then (RFC 3339)")
     parser.add_argument(
         "--format", choices=["markdown", "json"], default="markdown", help="of the export [markdown]; json is imported"

@@ -91,11 +91,19 @@ class LearningLoop:
             merge(pooled, strata)
         self._overall = uplift(pooled)
 
-    async def change(self, playbook_id: str, action: EntryAction, why: str) -> PlaybookHistory:
-        """A person's hand on an entry. Raises NotKnownError, JournalError."""
-        entry = self._row(playbook_id).latest
+    async def change(
+        self, playbook_id: str, action: EntryAction, why: str, version: int | None = None
+    ) -> PlaybookHistory:
+        """A person's hand on an entry, as of *version* (the latest). Raises NotKnownError, JournalError."""
+        known = [entry.version for entry in self._row(playbook_id).versions]
+        if version is not None and version not in known:
+            raise NotKnownError(
+                f"version {version} of {playbook_id[:80]} is not known",
+                f"the latest is {known[-1]}",
+                "Look at it first",
+            )
         change = EntryChange(
-            playbook_id=playbook_id, at=self._now(), action=action, by="person", version=entry.version, why=why
+            playbook_id=playbook_id, at=self._now(), action=action, by="person", version=version or known[-1], why=why
         )
         await self._order.decide(PLAYBOOK_CHANGE, change)
         await self._order.caught_up()

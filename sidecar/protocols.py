@@ -328,7 +328,9 @@ class PlaybookKeeper(Protocol):
         """One entry with all that was. Raises NotKnownError."""
         ...
 
-    async def change(self, playbook_id: str, action: EntryAction, why: str) -> PlaybookHistory:
+    async def change(
+        self, playbook_id: str, action: EntryAction, why: str, version: int | None = None
+    ) -> PlaybookHistory:
         """A person's decision on an entry, taken when this returns. Raises NotKnownError, RetryableError."""
         ...
 

@@ -131,7 +131,10 @@ async def test_a_person_decides(tmp_path: Path, action: str) -> None:
     async with observer(tmp_path) as running, client(running) as http:
         (entry,) = await learnt(running, http)
         assert (await http.post(f"/playbooks/pb-none/{action}")).status_code == 404
-        done = (await http.post(f"/playbooks/{entry['playbook_id']}/{action}", json={"why": "I looked"})).json()
+        door = f"/playbooks/{entry['playbook_id']}/{action}"
+        for wrong, status in (({"version": 2}, 404), ({"version": True}, 422), ({"why": 1}, 422), ({"who": "me"}, 422)):
+            assert (await http.post(door, json=wrong)).status_code == status
+        done = (await http.post(door, json={"why": "I looked", "version": 1})).json()
         assert done["state"] == state
         (change,) = done["changes"]
         assert (change["action"], change["by"], change["why"]) == (action, "person", "I looked")

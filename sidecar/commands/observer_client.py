@@ -59,7 +59,7 @@ class ObserverClient:
             self._check(response)
             return response.content
 
-    def post(self, path: str, body: bytes | Mapping[str, str], scope: str = "admin") -> bytes:
+    def post(self, path: str, body: bytes | Mapping[str, str | int], scope: str = "admin") -> bytes:
         """The body of a successful answer to *body*, JSON already or to be made so; it takes a token with *scope*."""
         content = body if isinstance(body, bytes) else msgspec.json.encode(body)
         with self._explained():

@@ -69,7 +69,8 @@ def _print(terminal: Terminal, client: ObserverClient, args: argparse.Namespace)
 
 def _decide(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) -> None:
     for name in args.names:
-        body = {"why": args.why} if args.why else {}
+        said = {"why": args.why or None, "version": args.version}
+        body = {name: value for name, value in said.items() if value is not None}
         done = client.decoded(client.post(f"/playbooks/{_safe(name)}/{args.action}", body), dict[str, Any])
         terminal.write(f"{name} {_DONE[args.action]}: {done.get('state')} now")
 

@@ -98,6 +98,8 @@ def compact(advice: Advice) -> bytes:
             "text": item.text,
             "when": msgspec.to_builtins(item.when),
             "set": msgspec.to_builtins(item.set),
+            "evidence": item.evidence,
+            "effect": round(item.effect, 3) if item.effect is not None else None,
         }
         for item in advice.advice
     ]

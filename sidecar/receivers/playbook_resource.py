@@ -56,7 +56,7 @@ class PlaybookResource:
 
 
 class EntryActionResource:
-    """`POST /playbooks/{id}/<action>`: a person decides. The body may say why."""
+    """`POST /playbooks/{id}/<action>`: a person decides. The body may say why, and on which version (the latest)."""
 
     scope = "admin"
 
@@ -68,21 +68,26 @@ class EntryActionResource:
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, playbook_id: str) -> None:
         """The entry as it is now, once the decision is in the journal; 404 where there is none."""
         with self._bodies.lease() as lease:
-            why = _why(await self._bodies.read(req, lease))
-        found = await self._playbook.change(playbook_id, self._action, why)
+            why, version = _said(await self._bodies.read(req, lease))
+        found = await self._playbook.change(playbook_id, self._action, why, version)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(found)
 
 
-def _why(body: bytes) -> str:
+def _said(body: bytes) -> tuple[str, int | None]:
+    """(why, version). Raises InvalidInputError."""
     if not body.strip():
-        return ""
+        return "", None
     said = parse_json(body)
-    why = said.get("why", "") if isinstance(said, dict) else None
-    if not isinstance(why, str) or len(why) > _MAX_WHY or set(said) - {"why"}:
-        raise InvalidInputError(
-            "the body is not usable",
-            f"expected nothing, or an object with `why` of at most {_MAX_WHY} characters",
-            'Send {"why": "…"}, or no body',
-        )
-    return why
+    if isinstance(said, dict) and not set(said) - {"why", "version"}:
+        why, version = said.get("why", ""), said.get("version")
+        if isinstance(version, float) and version.is_integer():  # 3.0 is a whole number to JSON
+            version = int(version)
+        is_version = version is None or (isinstance(version, int) and not isinstance(version, bool) and version > 0)
+        if isinstance(why, str) and len(why) <= _MAX_WHY and is_version:
+            return why, version
+    raise InvalidInputError(
+        "the body is not usable",
+        f"expected nothing, or an object with `why` of at most {_MAX_WHY} characters and a `version`",
+        'Send {"why": "…", "version": 3}, or no body',
+    )
