@@ -125,7 +125,7 @@ def _learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, 
     entries = _list("What works and what does not, the most recently changed first", "playbooks", entry)
     entries["get"]["parameters"] += [as_of, task]
     entries["get"]["responses"] |= _errors("503")
-    said_by = {"why": {**text, "maxLength": 500}, "version": {"type": "integer", "minimum": 1}}
+    said_by = {"why": {**text, "maxLength": 500}, "version": {"type": ["integer", "null"], "minimum": 1}}
     why = {"type": "object", "properties": said_by, "additionalProperties": False}
     said = {**_object(success={"type": "boolean"}), "additionalProperties": False}
     return {
