@@ -119,7 +119,6 @@ class Agent:
         self._pools_events = pools_events
         self._pool: list[dict[str, Any]] = []
         self.jobs = 0
-        self.calls = 0
 
     async def run(self) -> None:
         """Work, with pauses."""
@@ -167,7 +166,6 @@ class Agent:
         body = job.body() if tool != "ask" else {**job.body(), "question": f"How many can work in {job.city}?"}
         seen = {"exposure_id": exposure_id} if exposure_id is not None else {}
         _, op = await self._gateway.observed(f"/tools/{tool}", body, words, **job.fields(), **seen)
-        self.calls += 1
         if op.error is not None:
             self._on_failure(job, op.error)
         return op

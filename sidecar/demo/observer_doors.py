@@ -75,17 +75,16 @@ class ObserverDoors:
         self._client = client
         self.seen = Seen()
         self._began = asyncio.get_running_loop().time()
-        self.taken = 0
         self.not_taken = 0
 
     async def post(self, event: dict[str, Any]) -> None:
         """`POST /event`; what the observer does not take is counted and logged."""
-        self.taken += await self._post("/event", msgspec.json.encode(event))
+        await self._post("/event", msgspec.json.encode(event))
 
     async def post_batch(self, events: list[dict[str, Any]]) -> None:
         """`POST /events`, one event a line."""
         content = b"\n".join(msgspec.json.encode(event) for event in events)
-        self.taken += len(events) * await self._post("/events", content)
+        await self._post("/events", content)
 
     async def advice(self, params: dict[str, str]) -> dict[str, Any]:
         """`GET /advice`; where the observer cannot say, there is none, and the agent goes on."""
@@ -144,12 +143,10 @@ class ObserverDoors:
         response.raise_for_status()
         return response.content
 
-    async def _post(self, path: str, content: bytes) -> bool:
+    async def _post(self, path: str, content: bytes) -> None:
         try:
             response = await self._client.post(path, content=content)
             response.raise_for_status()
         except httpx.HTTPError as exc:
             self.not_taken += 1
             log.warning("demo.event_not_taken", path=path, error=str(exc) or type(exc).__name__)
-            return False
-        return True

@@ -155,7 +155,7 @@ class _Demo:
             await show()
             elapsed_s = loop.time() - started
             self._stopping.set()
-        await _settled(doors, sum(agent.calls for agent in agents) + doors.taken + overseer.written)
+        await _settled(observer, doors, overseer.written)
         return elapsed_s
 
     async def _show_live(self, doors: ObserverDoors, info: RunInfo) -> None:
@@ -302,13 +302,18 @@ async def _followed(client: httpx.AsyncClient) -> AsyncIterator[ObserverDoors]:
         await asyncio.wait([following])
 
 
-async def _settled(doors: ObserverDoors, ops: int) -> None:
-    """Wait until all *ops* that were made have come through the stream, so that the summary counts them."""
+async def _settled(observer: Observer, doors: ObserverDoors, corrections: int) -> None:
+    """Wait until all *corrections* were read, and what the journal has came through the stream: the summary counts it.
+
+    All else was acknowledged before its agent ended, or is in the journal the moment after.
+    """
+    await asyncio.sleep(_LAST_S)
     with suppress(TimeoutError):
         async with asyncio.timeout(_SETTLE_S):
-            while doors.seen.ops < ops:  # noqa: ASYNC110 - the doors are read, they do not call
+            while (  # noqa: ASYNC110 - the doors are read, they do not call
+                observer.corrections.recorded < corrections or doors.seen.ops < observer.ops_log.committed
+            ):
                 await asyncio.sleep(_SETTLE_STEP_S)
-    await asyncio.sleep(_LAST_S)
 
 
 async def _gateway_log(gateway_url: str) -> list[dict[str, Any]]:
