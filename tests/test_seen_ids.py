@@ -76,12 +76,12 @@ def test_an_id_is_found_with_all_that_was_kept() -> None:
 
 
 def test_spans_are_forgotten_before_ids_are() -> None:
-    """Only the newest 65,536 ids keep their spans' ids."""
+    """Only the newest 16,384 ids keep their spans' ids."""
     ids = SeenIds()
-    for key in range(65_536 + 4096 + 1):
+    for key in range(16_384 + 4096 + 1):
         ids.add(spread(key), 1, 2, REF, 1000)
     assert ids.find(spread(0), 1000) == Seen(1, 2, bytes(24))
-    assert ids.find(spread(65_536), 1000) == Seen(1, 2, REF)
+    assert ids.find(spread(16_384), 1000) == Seen(1, 2, REF)
 
 
 def test_old_ids_give_their_memory_back() -> None:

@@ -6,7 +6,8 @@ import ctypes
 import importlib
 import resource
 import sys
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 _MOST_FILES: Final = 65536
 # Parameters of mallopt(3), as glibc numbers them.
@@ -45,7 +46,19 @@ def keep_memory_small() -> None:
     back: resident memory then creeps up for hours. Our threads hold the interpreter's lock nearly always, so they
     do not get in each other's way. Variables such as `MALLOC_ARENA_MAX` are read before and are overruled.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _glibc("mallopt")
     if mallopt is not None:
         for parameter, value in (_ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD):
             mallopt(parameter, value)
+
+
+def give_back_memory() -> None:
+    """Give free pages back that lie between used ones (malloc_trim(3)): a few ms, without the interpreter's lock."""
+    trim = _glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _glibc(name: str) -> Callable[..., Any] | None:
+    function: Callable[..., Any] | None = getattr(ctypes.CDLL(None), name, None)
+    return function

@@ -14,7 +14,7 @@ import uvloop
 
 from sidecar import logs
 from sidecar.commands.flags import settings_flags
-from sidecar.commands.process import keep_memory_small, raise_file_limit
+from sidecar.commands.process import give_back_memory, keep_memory_small, raise_file_limit
 from sidecar.commands.version import our_version
 from sidecar.pipeline import Observer
 from sidecar.redaction import Redactor
@@ -23,6 +23,7 @@ from sidecar.settings import Settings
 log = structlog.get_logger(__name__)
 
 _INTERRUPTED = 130
+_GIVE_BACK_EVERY_S = 60.0
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
@@ -46,11 +47,12 @@ async def _watch(settings: Settings, env: Mapping[str, str]) -> None:
         version=our_version(),
     )
     observer = Observer(settings, env=env)
-    announcing = asyncio.create_task(_announce(observer, ready))
+    beside = [asyncio.create_task(_announce(observer, ready)), asyncio.create_task(_give_back())]
     try:
         await observer.run(stopping, ready)
     finally:
-        announcing.cancel()
+        for task in beside:
+            task.cancel()
     log.info("observer.stopped")
 
 
@@ -63,6 +65,12 @@ async def _announce(observer: Observer, ready: asyncio.Event) -> None:
     grpc_port = observer.otlp.grpc.port if observer.otlp.grpc is not None else None
     ports = {"port": observer.port, "health_port": observer.health_port, "grpc_port": grpc_port}
     log.info("observer.ready", pid=os.getpid(), **ports)
+
+
+async def _give_back() -> None:
+    while True:
+        await asyncio.sleep(_GIVE_BACK_EVERY_S)
+        await asyncio.to_thread(give_back_memory)
 
 
 def _obey_signals(stopping: asyncio.Event) -> None:

@@ -23,7 +23,7 @@ _ENTRY_BYTES = 8 + 4 + 4 + 4
 _FIRST_SLOTS = 8
 _KEY_BITS = 64
 _LOOK_EVERY = 16  # entries between two looks at the age of the oldest
-_REF_ENTRIES = 1 << 16  # the newest entries keep their spans' ids: 1.5 MiB
+_REF_ENTRIES = 1 << 14  # the newest entries keep their spans' ids: 0.4 MiB
 
 
 class Seen(NamedTuple):
