@@ -60,12 +60,15 @@ def _learning_routes(observer: Observer) -> dict[str, object]:
     bodies = BodyReader(observer.budget, max_bytes=MAX_CHANGE_BYTES)
     actions: tuple[EntryAction, ...] = ("approve", "retire", "restore")
     return {
-        "/playbooks": PlaybooksResource(playbook, advisor),
+        "/playbooks": PlaybooksResource(playbook, advisor, clean),
         "/playbooks/import": ImportResource(
             playbook, BodyReader(observer.budget, max_bytes=MAX_IMPORT_BYTES), playbook_id, clean
         ),
-        "/playbooks/{playbook_id}": PlaybookResource(playbook, advisor),
-        **{f"/playbooks/{{playbook_id}}/{action}": EntryActionResource(playbook, bodies, action) for action in actions},
+        "/playbooks/{playbook_id}": PlaybookResource(playbook, advisor, clean),
+        **{
+            f"/playbooks/{{playbook_id}}/{action}": EntryActionResource(playbook, bodies, action, clean)
+            for action in actions
+        },
         "/advice": AdviceResource(advisor, clean),
         "/advice/{exposure_id}/outcome": OutcomeResource(
             advisor, BodyReader(observer.budget, max_bytes=MAX_OUTCOME_BYTES)

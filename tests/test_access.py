@@ -9,12 +9,16 @@ import ssl
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from falcon.asgi import Request, Response
 
 from sidecar.errors import SettingsError, StartError
 from sidecar.pipeline import Observer
+from sidecar.receivers.guards import Guard
+from sidecar.receivers.http_app import create_app
 from sidecar.receivers.tokens import TokenStore
 from tests.fakes import ManualClock
 from tests.observers import client, observer, raw, settings
@@ -171,6 +175,32 @@ async def test_a_foreign_origin_is_refused(tmp_path: Path) -> None:
         ):
             assert await statuses(http, [*_INGEST, *_READ], host=own, origin=origin) == {403}, origin
         assert await statuses(http, [*_INGEST, *_READ], host=own, origin=f"http://{own}") == {200}
+
+
+async def test_a_foreign_page_reads_nothing(tmp_path: Path) -> None:
+    """Not with what has no `Origin` either (an image, a frame); our own page does, and a person by a link."""
+    async with observer(tmp_path) as running, client(running) as http:
+        for site in ("cross-site", "same-site"):
+            for dest in ("image", "iframe", "empty"):
+                foreign = {"sec-fetch-site": site, "sec-fetch-dest": dest}
+                assert await statuses(http, [*_READ, ("GET", "/advice?endpoint=x")], **foreign) == {403}, foreign
+            assert await statuses(http, _READ, **{"sec-fetch-site": site, "sec-fetch-dest": "document"}) == {200}
+            assert (await http.get("/", headers={"sec-fetch-site": site})).status_code == 200
+        for site in ("same-origin", "none"):
+            assert await statuses(http, _READ, **{"sec-fetch-site": site, "sec-fetch-dest": "empty"}) == {200}
+
+
+async def test_a_door_that_names_no_scope_is_for_admins() -> None:
+    """One that is forgotten is closed, not open."""
+
+    class Forgetful:
+        async def on_get(self, _req: Request, resp: Response) -> None:
+            resp.media = {}
+
+    app: Any = create_app({"/x": Forgetful()}, Guard(TokenStore("t", "", ManualClock()), ()))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
+        assert await statuses(http, [("GET", "/x")]) == {401}
+        assert await statuses(http, [("GET", "/x")], "Bearer t") == {200}
 
 
 def test_other_addresses_need_a_token(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import grpc
 import httpx
 import pytest
 
+from sidecar.advice.advisor import INFORMED
 from sidecar.pb.v1 import observer_pb2 as pb
 from sidecar.pipeline import Observer
 from tests.observers import FaultyFile, client, cycle, journal, observer
@@ -134,16 +135,24 @@ async def test_a_person_decides(tmp_path: Path, action: str) -> None:
         door = f"/playbooks/{entry['playbook_id']}/{action}"
         for wrong, status in (({"version": 2}, 404), ({"version": True}, 422), ({"why": 1}, 422), ({"who": "me"}, 422)):
             assert (await http.post(door, json=wrong)).status_code == status
-        done = (await http.post(door, json={"why": "I looked", "version": 1})).json()
+        done = (await http.post(door, json={"why": "I looked, password=hunter2", "version": 1})).json()
         assert done["state"] == state
         (change,) = done["changes"]
-        assert (change["action"], change["by"], change["why"]) == (action, "person", "I looked")
+        assert (change["action"], change["by"], change["why"]) == (action, "person", "I looked, password=[redacted]")
         answers = [(await http.get("/advice", params={**ASK, "task": f"t-{n}"})).json() for n in range(20)]
         assert any(answer["exposure_id"] for answer in answers) is (action != "retire")
         lines = [line["body"] for line in journal(tmp_path, "decisions.jsonl") if line["kind"] == "playbook_change"]
         assert lines == [change]
         before = (await http.get("/playbooks", params={"as_of": entry["at"]})).json()["playbooks"]
         assert [each["state"] for each in before if each["playbook_id"] == entry["playbook_id"]] == ["candidate"]
+
+
+async def test_a_reader_of_the_playbook_is_known_by_the_task_of_its_ops(tmp_path: Path) -> None:
+    """The name is masked as in ops: it is written down, and compared with theirs."""
+    async with observer(tmp_path) as running, client(running) as http:
+        assert (await http.get("/playbooks", params={"task": "t password=hunter2"})).status_code == 200
+    (said,) = [line["body"] for line in journal(tmp_path, "decisions.jsonl") if line["kind"] == INFORMED]
+    assert said["task"] == "t password=[redacted]"
 
 
 async def test_advice_over_grpc_is_that_of_http(tmp_path: Path) -> None:
@@ -161,6 +170,7 @@ async def test_advice_over_grpc_is_that_of_http(tmp_path: Path) -> None:
         for request, code in (
             (pb.GetAdviceRequest(), grpc.StatusCode.INVALID_ARGUMENT),
             (pb.GetAdviceRequest(endpoint="/x", limit=-1), grpc.StatusCode.INVALID_ARGUMENT),
+            (pb.GetAdviceRequest(endpoint="/x", given=["a"] * 65), grpc.StatusCode.INVALID_ARGUMENT),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stub.GetAdvice(request)
@@ -198,6 +208,7 @@ async def test_what_cannot_be_written_down_in_time_is_not_told(tmp_path: Path) -
         ({"endpoint": "/x", "limit": "0"}, "limit='0'"),
         ({"endpoint": "/x", "task": "t" * 257}, "1 to 256 characters"),
         ({"endpoint": "/x", **{f"f{number}": "1" for number in range(65)}}, "65 features"),
+        ({"endpoint": "/x", "given": ",".join(f"f{number}" for number in range(65))}, "65 features"),
         ([("endpoint", "/x"), ("a", "1"), ("a", "2")], "given once"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,9 +12,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from sidecar.export.langfuse_relay import LangfuseRelay
 from tests.langfuse_batches import SCORES, event, post, taken, whole
-from tests.langfuse_server import FORWARD, LangfuseServer, Store, langfuse_server
-from tests.observers import client, observer
+from tests.langfuse_server import FORWARD, KEYS, LangfuseServer, Store, langfuse_server
+from tests.observers import client, observer, raw
 from tests.otlp_receiver import otlp_receiver
 from tests.otlp_requests import TRACE, a_request, a_span, flat, fresh_span_id
 from tests.processes import observer_life
@@ -184,3 +186,57 @@ async def test_what_sdks_ask_is_asked_of_langfuse(tmp_path: Path) -> None:
             assert (await http.get("/api/public/traces")).status_code == 404
         gone = await http.get("/api/public/v2/prompts/greeting")
         assert (gone.status_code, "Langfuse does not answer" in gone.json()["error"]) == (502, True)
+
+
+async def test_an_answer_that_never_ends_is_given_up() -> None:
+    """However steadily it drips: the agent and its connection are free again."""
+    given_up = asyncio.Event()
+
+    async def drip(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        while not given_up.is_set():
+            writer.write(b" ")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(given_up.wait(), 0.02)
+        writer.close()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    relay = LangfuseRelay(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", *KEYS, timeout_s=0.3)
+    async with server:
+        try:
+            said = await asyncio.wait_for(relay.ask("GET", "/api/public/projects", "", b""), 15)
+        finally:
+            given_up.set()
+            await relay.close()
+    assert (said.status, "Timeout" in said.error) == (502, True)
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["../../traces", "..%2F..%2Ftraces", "%2e%2e/%2E./traces", "..%252f..%252ftraces", "a%5C..%5C..%5Ctraces", "./x"],
+)
+async def test_no_path_leads_elsewhere_with_our_keys(tmp_path: Path, way: str) -> None:
+    """Whoever may ask for a prompt may not read the rest of the project by `..`, however it is written."""
+    async with langfuse_server() as server:
+        env = {"LANGFUSE_FORWARD_URL": server.url, **FORWARD}
+        async with observer(tmp_path, **env) as running:
+            head = f"GET /api/public/v2/prompts/{way} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            said = await raw(running.port, head.encode())  # an HTTP client would tidy the path up
+    assert said.startswith(b"HTTP/1.1 422")
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("value", [b"caf\xe9", b"v4 \t"])
+async def test_a_header_that_cannot_be_sent_holds_nothing_up(tmp_path: Path, value: bytes) -> None:
+    """The body goes on without it, or with it made fit; so does what comes after."""
+    async with langfuse_server() as server:
+        env = {"LANGFUSE_FORWARD_URL": server.url, **FORWARD}
+        async with observer(tmp_path, **env) as running:
+            for number in range(2):
+                body = b'{"id":"s-%d","name":"ok","value":1,"sessionId":"x"}' % number
+                lines = [f"POST {SCORES} HTTP/1.1".encode(), b"Host: localhost", b"Connection: close"]
+                lines += [b"Content-Length: %d" % len(body), *([b"X-Langfuse-Sdk-Name: " + value] * (not number))]
+                assert (await raw(running.port, b"\r\n".join([*lines, b"", body]))).startswith(b"HTTP/1.1 200")
+            await server.until(lambda: len(server.store.scores) == 2)
+    told = [headers.get("x-langfuse-sdk-name") for _, path, _, headers in server.asked if path == SCORES]
+    assert told == ["v4" if value.isascii() else None, None]

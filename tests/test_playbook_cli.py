@@ -80,6 +80,7 @@ ENTRY = {"kind": "do", "endpoint": "/x", "text": "Set a", "set": {"a": 1}}
         ({"format": "observer.playbook/1", "entries": [{**ENTRY, "set": {"a": {}}}]}, "no bound"),
         ({"format": "observer.playbook/1", "entries": [{**ENTRY, "set": {"a": [1]}}]}, "entry 0"),
         ({"format": "observer.playbook/1", "entries": [{**ENTRY, "sets": {}}]}, "entry 0"),
+        ({"format": "observer.playbook/1", "entries": [{**ENTRY, "evidence": [["a" * 65, "b"]]}]}, "entry 0"),
         (
             {"format": "observer.playbook/1", "entries": [{**ENTRY, "scope": ["a"], "playbook_id": "pb-000000000000"}]},
             "by its content",

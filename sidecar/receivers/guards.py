@@ -6,7 +6,7 @@ The `Host` check keeps a web page from reaching the observer through a DNS name 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 import falcon
@@ -16,7 +16,7 @@ from sidecar.receivers.tokens import TokenStore
 
 
 class Guard:
-    """Falcon middleware. A resource names the scope it needs in `scope`; None means anyone (health)."""
+    """Falcon middleware. A resource names the scope it needs in `scope`, None for anyone (health); else `admin`."""
 
     def __init__(self, tokens: TokenStore, allowed_hosts: Iterable[str]) -> None:
         self._tokens = tokens
@@ -27,7 +27,7 @@ class Guard:
     async def process_resource(
         self, req: falcon.asgi.Request, _resp: falcon.asgi.Response, resource: object, _params: dict[str, str]
     ) -> None:
-        """Refuse a foreign `Host` (421) or `Origin` (403), no token (401), a token without the scope (403)."""
+        """Refuse a foreign `Host` (421), `Origin` or page (403), no token (401), a token without the scope (403)."""
         headers = req.headers  # read out once: asking Falcon for each costs more, most of all for those not there
         host = headers.get("host", "")
         if host not in self._good_hosts:
@@ -36,8 +36,12 @@ class Guard:
         if origin is not None and _netloc(origin) != host.lower():
             self.refused += 1
             raise falcon.HTTPForbidden(description=f"Origin {origin[:80]!r} is foreign; web pages have no access")
-        scope = getattr(resource, "scope", None)
-        if scope is not None and self._tokens.required:
+        scope = getattr(resource, "scope", "admin")
+        if scope is None:
+            return
+        if "sec-fetch-site" in headers:
+            self._check_page(headers)
+        if self._tokens.required:
             self._check_token(headers.get("authorization"), scope)
 
     def _check_host(self, host: str) -> None:
@@ -48,6 +52,16 @@ class Guard:
             )
         if len(self._good_hosts) < 100:
             self._good_hosts.add(host)
+
+    def _check_page(self, headers: Mapping[str, str]) -> None:
+        """Browsers send no `Origin` with what an `<img>` asks for, but say whose page it is on.
+
+        A person who follows a link from elsewhere sees what it leads to.
+        """
+        is_foreign = headers["sec-fetch-site"] not in ("same-origin", "none")
+        if is_foreign and headers.get("sec-fetch-dest") != "document":
+            self.refused += 1
+            raise falcon.HTTPForbidden(description="the page that asks is foreign; web pages have no access")
 
     def _check_token(self, authorization: str | None, scope: str) -> None:
         scopes = self._tokens.scopes(authorization)

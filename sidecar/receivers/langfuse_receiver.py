@@ -262,6 +262,12 @@ def _wrong(what: str) -> InvalidInputError:
 
 
 def _headers(req: falcon.asgi.Request, media: str) -> dict[str, str]:
-    """What of the request's headers Langfuse is to see: what its SDKs say of themselves, but no credentials."""
-    told = {name: value for name, value in req.headers.items() if name.startswith("x-langfuse-") and "key" not in name}
-    return {"content-type": media, **told}
+    """What of the request's headers Langfuse is to see: what its SDKs say of themselves, but no credentials.
+
+    None that cannot be sent on: it would hold up all that waits behind it in the spool.
+    """
+    told = {name: value.strip() for name, value in req.headers.items() if name.startswith("x-langfuse-")}
+    sendable = {
+        name: value for name, value in told.items() if "key" not in name and value.isascii() and value.isprintable()
+    }
+    return {"content-type": media, **sendable}

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from hashlib import sha256
 from typing import Any, Final
+from urllib.parse import unquote
 
 import falcon
 import falcon.asgi
 import msgspec
 
+from sidecar.errors import InvalidInputError
 from sidecar.protocols import LangfuseAnswers
 from sidecar.receivers.bodies import BodyReader
 
@@ -38,15 +40,13 @@ class _Relayed:
         self._bodies = bodies
 
     async def _answer(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        target = _target(req)
         with self._bodies.lease() as lease:
             body = await self._bodies.read(req, lease)
             if self._answers is None:
                 self._otherwise(req, resp, body)
                 return
-            raw: bytes = req.scope.get("raw_path") or req.path.encode()
-            target = raw.decode("latin-1").partition("?")[0]
-            query = f"?{req.query_string}" if req.query_string else ""
-            said = await self._answers.ask(req.method, target + query, req.content_type or "", body)
+            said = await self._answers.ask(req.method, target, req.content_type or "", body)
         resp.status = said.status
         if said.error:
             raise falcon.HTTPError(said.status, description=said.error)
@@ -112,6 +112,19 @@ class MediaStatusResource(_Relayed):
 
     def _otherwise(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, _body: bytes) -> None:
         resp.media = {}
+
+
+def _target(req: falcon.asgi.Request) -> str:
+    """Path and query as they came. Raises InvalidInputError for `..`: with our keys it would lead anywhere there.
+
+    Decoded once more than by us, since a proxy and the server behind it may each do it; some read a backslash as `/`.
+    """
+    segments = unquote(req.path).replace("\\", "/").split("/")
+    if "." in segments or ".." in segments:
+        raise InvalidInputError("the path is not usable", "`.` and `..` are no names", "Ask for one thing by its name")
+    raw: bytes = req.scope.get("raw_path") or req.path.encode()
+    query = f"?{req.query_string}" if req.query_string else ""
+    return raw.decode("latin-1").partition("?")[0] + query
 
 
 def _media_id(body: bytes) -> str:

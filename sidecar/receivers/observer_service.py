@@ -200,6 +200,8 @@ def _check_advice(request: pb.GetAdviceRequest) -> None:
         wrong = f"task is not 1 to {MAX_TASK} characters long"
     elif len(request.facts) > MAX_ENTRIES:
         wrong = f"there are more than {MAX_ENTRIES} facts"
+    elif len(request.given) > MAX_ENTRIES:
+        wrong = f"more than {MAX_ENTRIES} are given"
     elif request.limit < 0:
         wrong = f"limit is {request.limit}"
     if wrong is not None:

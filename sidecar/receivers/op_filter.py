@@ -97,11 +97,12 @@ class ListQuery(msgspec.Struct, frozen=True):
     task: str | None
 
 
-def playbook_query(req: falcon.asgi.Request) -> ListQuery:
-    """The query of *req*. Raises InvalidInputError."""
+def playbook_query(req: falcon.asgi.Request, clean: Callable[[str], str]) -> ListQuery:
+    """The query of *req*, its task in the form of ops' (*clean*). Raises InvalidInputError."""
     limit, cursor = page_query(req, "as_of", "task")
     params = _params(req)
-    return ListQuery(limit, cursor, _taken(params, "as_of", utc_ms), _taken(params, "task", _task))
+    task = _taken(params, "task", _task)
+    return ListQuery(limit, cursor, _taken(params, "as_of", utc_ms), clean(task) if task is not None else None)
 
 
 def advice_query(req: falcon.asgi.Request, clean: Callable[[str], str]) -> AdviceQuery:
@@ -115,14 +116,15 @@ def advice_query(req: falcon.asgi.Request, clean: Callable[[str], str]) -> Advic
         raise InvalidInputError("endpoint is missing", "advice is given for one", "Name it: /advice?endpoint=/tools/x")
     limit = _taken(params, "limit", _limit) or ADVICE_LIMIT
     task = _taken(params, "task", _task)
-    given = params.pop("given", "")
-    if len(params) > MAX_ENTRIES:
-        raise InvalidInputError(f"{len(params)} features", f"at most {MAX_ENTRIES} are read", "Leave some out")
+    given = [name for name in params.pop("given", "").split(",") if name.strip()]
+    most = max(len(params), len(given))
+    if most > MAX_ENTRIES:
+        raise InvalidInputError(f"{most} features", f"at most {MAX_ENTRIES} are read", "Leave some out")
     return AdviceQuery(
         endpoint=clean(endpoint),
         facts={clean(name): clean(value) for name, value in params.items()},
         task=clean(task) if task is not None else None,
-        given=frozenset(clean(name.strip()) for name in given.split(",") if name.strip()),
+        given=frozenset(clean(name.strip()) for name in given),
         limit=min(limit, MAX_ADVICE),
     )
 

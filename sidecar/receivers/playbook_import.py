@@ -26,6 +26,7 @@ _MOST_NUMBER = 2**53
 _MAX_VALUE = 60  # characters of a text in `when` and `set`
 
 Name = Annotated[str, Meta(min_length=1, max_length=60)]
+Reference = Annotated[str, Meta(max_length=64)]
 Id = Annotated[str, Meta(pattern="^pb-[0-9a-f]{12}$")]
 Terms = Annotated[dict[Name, Term], Meta(max_length=8)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -43,7 +44,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     set: Terms = {}
     scope: Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(max_length=8)] = []
     came_from: Annotated[list[Id], Meta(max_length=32)] = []
-    evidence: Annotated[list[tuple[str, str]], Meta(max_length=100)] = []
+    evidence: Annotated[list[tuple[Reference, Reference]], Meta(max_length=100)] = []
     rate: Rate | None = None
     other_rate: Rate | None = None
     calls: Count = 0

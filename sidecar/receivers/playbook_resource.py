@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import falcon
 import falcon.asgi
 import msgspec
@@ -22,13 +24,14 @@ class PlaybooksResource:
 
     scope = "read"
 
-    def __init__(self, playbook: PlaybookKeeper, advisor: AdviceSource) -> None:
+    def __init__(self, playbook: PlaybookKeeper, advisor: AdviceSource, clean: Callable[[str], str]) -> None:
         self._playbook = playbook
         self._advisor = advisor
+        self._clean = clean
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """A page of entries, the most recently changed first; as they were at *as_of*."""
-        query = playbook_query(req)
+        query = playbook_query(req, self._clean)
         if query.task is not None:
             await self._advisor.inform(query.task)
         resp.content_type = falcon.MEDIA_JSON
@@ -41,13 +44,14 @@ class PlaybookResource:
 
     scope = "read"
 
-    def __init__(self, playbook: PlaybookKeeper, advisor: AdviceSource) -> None:
+    def __init__(self, playbook: PlaybookKeeper, advisor: AdviceSource, clean: Callable[[str], str]) -> None:
         self._playbook = playbook
         self._advisor = advisor
+        self._clean = clean
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, playbook_id: str) -> None:
         """The entry; 404 where there is none."""
-        task = playbook_query(req).task
+        task = playbook_query(req, self._clean).task
         found = self._playbook.history(playbook_id)
         if task is not None:
             await self._advisor.inform(task)
@@ -60,16 +64,19 @@ class EntryActionResource:
 
     scope = "admin"
 
-    def __init__(self, playbook: PlaybookKeeper, bodies: BodyReader, action: EntryAction) -> None:
+    def __init__(
+        self, playbook: PlaybookKeeper, bodies: BodyReader, action: EntryAction, clean: Callable[[str], str]
+    ) -> None:
         self._playbook = playbook
         self._bodies = bodies
         self._action = action
+        self._clean = clean
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, playbook_id: str) -> None:
         """The entry as it is now, once the decision is in the journal; 404 where there is none."""
         with self._bodies.lease() as lease:
             why, version = _said(await self._bodies.read(req, lease))
-        found = await self._playbook.change(playbook_id, self._action, why, version)
+        found = await self._playbook.change(playbook_id, self._action, self._clean(why), version)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(found)
 
