@@ -28,6 +28,8 @@ _ANSWERED: Final = "evaluated_output"
 _ERROR_TYPE: Final = "evaluation"
 _OUTPUT_CHARACTERS: Final = 100
 _ROW_BYTES: Final = 600
+_SCORE_BYTES: Final = 300
+_ALIAS_BYTES: Final = 200
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ObservedOp).decode
@@ -45,7 +47,7 @@ class Judgement(NamedTuple):
 class JudgedOp:
     """One op: as it was told itself (`own`), which op amended it last, and the scores by name."""
 
-    __slots__ = ("_own", "aliases", "latest_id", "parent", "scores", "size", "span_id", "trace_id")
+    __slots__ = ("_own", "_score_bytes", "aliases", "latest_id", "parent", "scores", "span_id", "trace_id")
 
     def __init__(self, op: ObservedOp) -> None:
         self.trace_id = op.trace_id or ""
@@ -54,7 +56,13 @@ class JudgedOp:
         self.latest_id = op.op_id or ""
         self.aliases = [self.latest_id]
         self.scores: dict[str, Judgement] = {}
+        self._score_bytes = 0
         self.tell(op)
+
+    @property
+    def size(self) -> int:
+        """About the bytes that it takes."""
+        return _ROW_BYTES + len(self._own) + self._score_bytes + _ALIAS_BYTES * len(self.aliases)
 
     @property
     def own(self) -> ObservedOp:
@@ -64,7 +72,18 @@ class JudgedOp:
     def tell(self, op: ObservedOp) -> None:
         """*op* is what is known of it now, without scores."""
         self._own = _encode(op)
-        self.size = len(self._own) + _ROW_BYTES
+
+    def judge(self, scores: dict[str, Judgement]) -> None:
+        """*scores* are all that there are of it."""
+        self.scores = scores
+        self._score_bytes = sum(
+            _SCORE_BYTES + len(each.name) + len(str(each.value)) + len(each.comment) for each in scores.values()
+        )
+
+    def amended_by(self, op_id: str) -> None:
+        """The op *op_id* is the latest word on it."""
+        self.latest_id = op_id
+        self.aliases.append(op_id)
 
 
 class JudgedOps:
@@ -86,6 +105,11 @@ class JudgedOps:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def held_bytes(self) -> int:
+        """About the bytes that all of them take."""
+        return self._bytes
 
     def consume(self, op: ObservedOp) -> None:
         """Take in one settled op. O(1)."""
@@ -154,21 +178,24 @@ class JudgedOps:
         if op.source == _CALL and op.parent_span_id is not None:
             self._called_from[f"{op.trace_id}{op.parent_span_id}"] = row
         self._bytes += row.size
-        while len(self._rows) > MOST_OPS or self._bytes > MOST_BYTES:
-            self._forget(self._rows.popitem(last=False)[1])
+        self._make_room()
         return row
 
     def _amended(self, row: JudgedOp, op: ObservedOp) -> None:
+        self._bytes -= row.size
         if (op.event_id or "").startswith(SCORE_EVENT):
-            row.scores = scores_in(op.extra or {}, row.own.extra or {})
+            row.judge(scores_in(op.extra or {}, row.own.extra or {}))
         else:
-            self._bytes -= row.size
             row.tell(without_scores(op, row.own))
-            self._bytes += row.size
         self._also(op, row)
-        row.latest_id = op.op_id or ""
-        row.aliases.append(row.latest_id)
+        row.amended_by(op.op_id or "")
         self._by_id[row.latest_id] = row
+        self._bytes += row.size
+        self._make_room()
+
+    def _make_room(self) -> None:
+        while len(self._rows) > MOST_OPS or self._bytes > MOST_BYTES:
+            self._forget(self._rows.popitem(last=False)[1])
 
     def _forget(self, row: JudgedOp) -> None:
         self._bytes -= row.size

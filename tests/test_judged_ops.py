@@ -1,0 +1,58 @@
+"""What is remembered of ops that scores judge: bounded, whatever is said of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from sidecar.ids import new_id
+from sidecar.langfuse.book import SCORE_EVENT
+from sidecar.langfuse.judged_ops import MOST_BYTES, JudgedOps, Judgement
+from sidecar.model import ObservedOp
+from sidecar.normalize import Normalizer
+from sidecar.redaction import Redactor
+from tests.fakes import an_op
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def remembered() -> JudgedOps:
+    return JudgedOps(Normalizer(Redactor()), lambda _op_id: True)
+
+
+def observed(number: int, **more: Any) -> ObservedOp:
+    return an_op(source="langfuse", op_id=new_id(), trace_id=TRACE, span_id=f"{number:016x}", **more)
+
+
+def judge(ops: JudgedOps, number: int, *given: Judgement) -> None:
+    """Let *given* judge op *number*, as settled ops do."""
+    for each in given:
+        row = ops.find(TRACE, f"{number:016x}")
+        assert row is not None
+        op_id = new_id()
+        said = ops.amended(row, row.own, each)
+        ops.consume(replace(said, op_id=op_id, event_id=f"{SCORE_EVENT}{op_id}", span_id=op_id[:16]))
+
+
+def test_long_comments_take_room() -> None:
+    """Scores count among the bytes: ops that were judged at length leave room to fewer."""
+    ops = remembered()
+    count = MOST_BYTES // 20_000
+    for number in range(count):
+        ops.consume(observed(number))
+        judge(ops, number, *(Judgement(f"score {each}", 1, "x" * 2000, None) for each in range(15)))
+    assert 0 < len(ops) <= MOST_BYTES // 30_000
+    assert ops.find(TRACE, f"{count - 1:016x}") is not None
+
+
+def test_an_op_judged_again_and_again_takes_room() -> None:
+    """Each amending op has an id by which it is known; they are bounded too."""
+    ops = remembered()
+    ops.consume(observed(1))
+    before = ops.held_bytes
+    judge(ops, 1, *(Judgement("score", number, "", None) for number in range(100)))
+    assert ops.held_bytes > before + 100 * len(new_id())
+    for number in range(2, 12):
+        ops.consume(observed(number, input_summary="y" * (MOST_BYTES // 10)))
+    assert ops.held_bytes <= MOST_BYTES
