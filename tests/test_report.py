@@ -123,6 +123,7 @@ async def test_the_command_prints_tables_and_writes_the_page(
             await http.get("/advice", params=params)
             (event,) = calls(1, seed=number)
             await http.post("/event", json={**event, "task": f"t-{number}"})
+        await running.cycle.run_once()  # effects are worked out once a cycle
         page = tmp_path / "report.html"
         flags = ["report", "--url", f"http://127.0.0.1:{running.port}", "--html", str(page)]
         assert await asyncio.to_thread(main, flags) == 0

@@ -1,0 +1,10 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+import signal
+
+# A shell has commands in the background ignore SIGINT, and they hand that on to what they start: the processes under
+# test would then not notice a Ctrl-C. A handler, unlike "ignored", is not inherited.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
