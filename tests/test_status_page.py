@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
+import json
 import re
+import shutil
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.observers import client, observer
 
 PAGE = Path(__file__).resolve().parents[1] / "sidecar" / "web" / "status.html"
+_LOOKED_AT = """
+const timers = new Set(), heard = {};
+const element = {replaceChildren() {}, addEventListener() {}};
+const document = {
+  hidden: false,
+  getElementById: () => element,
+  addEventListener: (name, run) => { heard[name] = run; },
+};
+const page = {
+  document,
+  sessionStorage: {getItem: () => null},
+  fetch: async () => { throw new Error("away"); },
+  setTimeout: (run) => { const timer = {run}; timers.add(timer); return timer; },
+  clearTimeout: (timer) => timers.delete(timer),
+};
+require("vm").runInNewContext(SCRIPT, page);
+for (let times = 0; times < 5; times++) {
+  for (const hidden of [true, false]) { document.hidden = hidden; heard.visibilitychange(); }
+}
+setImmediate(() => console.log(timers.size));
+"""
 
 
 async def test_the_page_is_served_with_a_policy_that_names_its_own_script(tmp_path: Path) -> None:
@@ -44,3 +69,15 @@ async def test_the_page_needs_no_token_and_its_data_does(tmp_path: Path) -> None
             for path in ("/stats", "/playbooks?limit=200", "/incidents?limit=20", "/ops?limit=15"):
                 assert (await stranger.get(path)).status_code == 401
             assert (await stranger.get("/", headers={"Host": "elsewhere.example"})).status_code == 421
+
+
+async def test_who_comes_back_to_the_page_often_asks_no_more_often() -> None:
+    """However often it is hidden and shown, one look follows the other."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("there is no node to run the page's script")
+    (script,) = re.findall("<script>(.*?)</script>", PAGE.read_text(), re.DOTALL)
+    program = _LOOKED_AT.replace("SCRIPT", json.dumps(script))
+    process = await asyncio.create_subprocess_exec(node, "-e", program, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    assert said.decode().strip() == "1"
