@@ -9,7 +9,7 @@ ROUNDS ?= 16
 SEED ?= 0
 MINUTES ?= 2
 
-.PHONY: dashboards load-k8s test-k8s demo test check lint types unit coverage test-reference fuzz fuzz-otlp crash soak bench bench-proxy bench-langfuse bench-otlp peers test-peers agents test-agents test-langfuse proto lock clean
+.PHONY: dashboards load-k8s test-k8s demo test check lint types unit coverage test-reference fuzz fuzz-otlp crash soak outage bench bench-proxy bench-langfuse bench-otlp peers test-peers agents test-agents test-langfuse proto lock clean
 
 demo: $(READY)  ## a small gateway, agents and the observer beside them; ARGS="--seconds 30" ends by itself
 	$(BIN)/observer demo $(ARGS)
@@ -81,6 +81,9 @@ crash: $(READY)  ## rounds of faults under load, judged by an oracle; ROUNDS=n, 
 
 soak: $(READY)  ## 1,000 events a second for MINUTES: memory, threads, descriptors and files must not grow
 	$(BIN)/python -m tests.crash.soak --minutes $(MINUTES) $(ARGS)
+
+outage: $(READY)  ## the collector is away for a minute under 2,000 events a second: all spans arrive, memory stays flat
+	$(BIN)/python -m tests.crash.outage $(ARGS)
 
 bench: $(READY)  ## throughput, latency, memory and start time, as a table and benchmarks/results.json
 	$(BIN)/python -m benchmarks $(ARGS)
