@@ -17,7 +17,7 @@ from tests.crash.servers import Collector, Gateway
 from tests.crash.soak import Load, Sample, sample
 from tests.processes import UNMEASURED, observer_life
 
-_BEFORE_S, _AFTER_S = 20.0, 15.0
+_BEFORE_S, _AFTER_S = 60.0, 20.0  # a fresh process takes a minute to settle
 _SAMPLE_S = 1.0
 _LATE_S = 120.0
 _MOST_GROWTH = 0.1
