@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from sidecar.commands import check_proxy
 from sidecar.errors import SettingsError
 from sidecar.gateway.proxy_head import RequestRules
-from sidecar.gateway.proxy_refusal import RefusedError
+from sidecar.gateway.proxy_refusal import TOO_SLOW, RefusedError
 from sidecar.pipeline import Observer
 from tests.observers import DEAD, observer, settings
 from tests.proxied import OK, answer, connected, exchange, proxied, proxy_port, raw_gateway, read_message, request
@@ -266,3 +267,20 @@ async def test_doctor_looks_at_the_proxys_port(tmp_path: Path) -> None:
     assert (await check_proxy.proxy_port(settings(tmp_path, OBSERVER_PROXY_PORT="0"))).status == "ok"
     exposed = {"OBSERVER_PROXY_HOST": "0.0.0.0", "OBSERVER_PROXY_EXPOSE": "true", "OBSERVER_PROXY_PORT": "0"}
     assert (await check_proxy.proxy_port(settings(tmp_path, **exposed))).status == "warn"
+
+
+async def test_an_agent_that_left_before_its_refusal_is_no_fault(tmp_path: Path) -> None:
+    """It is written to a socket that nobody has any more: the kernel resets that, and the connection is let go."""
+    loop = asyncio.get_running_loop()
+    async with raw_gateway() as gateway, proxied(tmp_path, gateway.url) as running:
+        proxy = running.proxy
+        assert proxy is not None
+        with socket.socket() as agent:
+            agent.setblocking(False)
+            await loop.sock_connect(agent, ("127.0.0.1", proxy_port(running)))
+            await loop.sock_sendall(agent, request("GET", "/x"))
+            assert (await loop.sock_recv(agent, 2**16)).startswith(b"HTTP/1.1 200")
+        (connection,) = proxy.agents.connections
+        connection.refused(TOO_SLOW)  # before the loop has been round to see the agent's end
+        async with asyncio.timeout(30):
+            await proxy.agents.quiet()

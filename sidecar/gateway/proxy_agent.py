@@ -233,7 +233,10 @@ class AgentConnection(asyncio.BufferedProtocol):
         limits = self._parts.limits
         self._closing = _Closing(self._parts.loop.time(), limits.head_s, limits.idle_s)
         if linger and transport.can_write_eof():
-            transport.write_eof()
+            try:
+                transport.write_eof()
+            except OSError:  # the agent has reset it, and the loop has yet to see that
+                transport.abort()
             if self._read_paused:
                 transport.resume_reading()
                 self._read_paused = False
