@@ -44,7 +44,7 @@ class Scene:
     spoilt: set[str] = field(default_factory=set)  # acknowledged ids whose lines we damaged
     spoilt_bytes: bytes = b""
     torn: bool = False
-    unsynced: bool = False  # `OBSERVER_FSYNC=always`, and the sync failed: refused ones may be there twice
+    unsynced: bool = False  # `OBSERVER_FSYNC=always`, and the sync failed: what was refused may be there twice
     failures: list[str] = field(default_factory=list)
 
     async def load(self, least: int, most: int) -> None:

@@ -26,6 +26,7 @@ class Ledger:
         self.sent: dict[str, bool] = {}  # id → whether the event carried it
         self.acknowledged: dict[str, None] = {}
         self.refused: set[str] = set()  # answered with 503 at some time
+        self._unread: Counter[str] = Counter()  # id → attempts whose answer, if there was one, nobody read
         self.statuses: Counter[int] = Counter()
         self.surprises: list[str] = []  # answers that are neither a 200 nor a refusal
         self._changed = asyncio.Condition()
@@ -35,6 +36,14 @@ class Ledger:
         """Ids that a sender would send again: refused or never answered, and named."""
         return [one for one, named in self.sent.items() if named and one not in self.acknowledged]
 
+    def may_be_refused(self, event_id: str) -> bool:
+        """Whether an attempt was answered with 503, or with something that nobody read."""
+        return event_id in self.refused or self._unread[event_id] > 0
+
+    def note_attempt(self, ids: Sequence[str]) -> None:
+        """A request that carries *ids* goes out."""
+        self._unread.update(ids)
+
     def note_sent(self, ids: Sequence[str], *, named: bool = True) -> None:
         """They are about to be sent."""
         for event_id in ids:
@@ -42,6 +51,7 @@ class Ledger:
 
     async def note_answer(self, ids: Sequence[str], status: int, answer: bytes) -> None:
         """The answer to the request that carried *ids*."""
+        self._unread.subtract(ids)
         self.statuses[status] += 1
         if status == 200:
             rejected = {item["index"]: item["error"] for item in json.loads(answer).get("rejected", ())}
@@ -120,12 +130,14 @@ class Sender:
         self._ledger.note_sent(ids)
         events = [event_of(event_id) for event_id in ids]
         body = dumps(events) if self._random.random() < 0.5 else b"\n".join(map(dumps, events))
+        self._ledger.note_attempt(ids)
         status, answer = await self._http.request("POST", "/events", body)
         await self._ledger.note_answer(ids, status, answer)
 
     async def _lost_answer(self) -> None:
         event_id = self._next_id()
         self._ledger.note_sent([event_id])
+        self._ledger.note_attempt([event_id])
         await self._http.send("POST", "/event", dumps(event_of(event_id)))
         await asyncio.sleep(self._random.random() * 0.01)
         self._http.drop()
@@ -139,6 +151,7 @@ class Sender:
             await self._post(event_id)
 
     async def _post(self, event_id: str, *, named: bool = True) -> int:
+        self._ledger.note_attempt([event_id])
         status, answer = await post(self._http, event_id, named=named)
         await self._ledger.note_answer([event_id], status, answer)
         return status
@@ -168,6 +181,7 @@ async def send_again(port: int, ids: Sequence[str], ledger: Ledger) -> None:
         http = HttpConnection(port)
         try:
             for event_id in own:
+                ledger.note_attempt([event_id])
                 status, answer = await post(http, event_id)
                 if status != 200:
                     ledger.surprises.append(f"{event_id} sent again: {status} {answer[:200]!r}")

@@ -47,7 +47,7 @@ def judge(scene: Scene, sent_again: set[str]) -> Verdict:
     verdict.doubled = [
         one
         for one, found in places.items()
-        if len(found) > 1 and not (scene.unsynced and one in ledger.refused)  # see docs/decisions.md, repeated events
+        if len(found) > 1 and not (scene.unsynced and ledger.may_be_refused(one))  # docs/decisions.md: repeated events
     ]
     verdict.damaged += [repr(text[:80]) for text in damaged if text + b"\n" != scene.spoilt_bytes]
     verdict.disordered = _disordered({one: found[0] for one, found in places.items() if one not in sent_again})

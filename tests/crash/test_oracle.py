@@ -68,6 +68,17 @@ def test_a_refused_event_may_be_there_twice_if_the_sync_failed(scene: Scene) -> 
     assert verdict(scene, *GOOD, line_of("0-3"), line_of("0-3")).kinds == {}
 
 
+async def test_a_refusal_that_nobody_read_counts_as_one(scene: Scene) -> None:
+    """A sender that hung up, and sent again; a first attempt that was answered with 200 excuses nothing."""
+    scene.unsynced = True
+    twice = [*GOOD, line_of("0-3"), line_of("0-3")]
+    scene.ledger.note_attempt(["0-3"])
+    await scene.ledger.note_answer(["0-3"], 200, b"{}")
+    assert verdict(scene, *twice).kinds == {"doubled": ["0-3"]}
+    scene.ledger.note_attempt(["0-3"])
+    assert verdict(scene, *twice).kinds == {}
+
+
 @pytest.mark.parametrize(
     "changed", [{"success": None}, {"duration_ms": -1}, {"input_summary": "other"}, {"features": {}}, {"error": "no"}]
 )
