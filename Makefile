@@ -115,6 +115,15 @@ build/model/.ready:
 test-model: $(READY) build/model/.ready  ## with a real local model (compiled once: some ten minutes)
 	$(BIN)/python -m tests.model_real
 
+.PHONY: test-drain3
+build/drain3/.ready:
+	$(PYTHON) -m venv --clear build/drain3
+	build/drain3/bin/python -m pip install --quiet --disable-pip-version-check drain3==0.9.11
+	@touch $@
+
+test-drain3: $(READY) build/drain3/.ready  ## our incidents and the clusters of drain3, both against true causes
+	OBSERVER_TEST_DRAIN3=$(CURDIR)/build/drain3/bin/python $(BIN)/pytest -q tests/drain3 $(ARGS)
+
 proto: $(READY)  ## generate sidecar/pb from proto/
 	$(BIN)/python proto/generate.py
 

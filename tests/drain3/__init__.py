@@ -1,0 +1,1 @@
+"""Against drain3, run by `make test-drain3`."""
