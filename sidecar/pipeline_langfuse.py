@@ -261,6 +261,7 @@ def register(observer: Observer) -> None:
     if poller is not None:
         count("observer.langfuse.pulled", "{row}", "Read", lambda: poller.observations + poller.scores)
         count("observer.langfuse.pull.failures", "{request}", "That gave nothing", lambda: poller.failures)
+        count("observer.langfuse.pull.too_large", "{page}", "Asked for anew in smaller ones", lambda: poller.too_large)
         count("observer.langfuse.pull.limited", "{request}", "Answered 429", lambda: poller.limited)
         count("observer.langfuse.pull.gap", "s", "That is not read any more", lambda: poller.gap_s)
         level("observer.langfuse.pull.lag", "s", "Since both lists were read whole", lambda: poller.lag_s)

@@ -176,6 +176,8 @@ class LangfuseServer:
         shown = [row for row in rows if since <= row[field] < until and not self.hidden(row)]
         shown.sort(key=lambda row: (row[field], row["id"]), reverse=True)
         limit = min(limit, self.page or limit)
+        if "io" not in query.get("fields", ["io"])[0]:
+            shown = [{key: value for key, value in row.items() if key not in ("input", "output")} for row in shown]
         meta: dict[str, Any] = {"limit": limit}
         if at + limit < len(shown):
             meta["cursor"] = base64.urlsafe_b64encode(f"{window}|{at + limit}".encode()).decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,6 +16,7 @@ from sidecar.clock import rfc3339_ms
 from sidecar.model import Fragment, LangfuseTold, Score
 from sidecar.normalize import Normalizer
 from sidecar.receivers.langfuse_events import LangfuseReader
+from sidecar.receivers.langfuse_pages import MOST_BYTES
 from sidecar.receivers.langfuse_poller import CATCH_UP_S, LangfusePoller
 from sidecar.redaction import Redactor
 from tests.fakes import ManualClock
@@ -184,6 +186,42 @@ async def test_a_row_that_cannot_be_read_costs_itself(tmp_path: Path) -> None:
         assert running.langfuse.poller is not None
         assert running.langfuse.poller.unreadable == 3
     assert len(ops(tmp_path)) == 2
+
+
+async def test_a_page_that_is_too_large_is_read_in_smaller_ones(tmp_path: Path) -> None:
+    """Down to one row, and a row that is too large alone without its texts; then pages grow again."""
+    store = filled(6)
+    store.observations[2]["input"] = json.dumps({"count": 3, "letter": "x" * MOST_BYTES})
+    async with langfuse_server(store) as server, observer(tmp_path, **env(server)) as running:
+        await running.cycle.run_once()
+        async with client(running) as http:
+            stats = (await http.get("/stats")).json()["langfuse"]["pull"]
+        limits = [query["limit"][0] for _, path, query, _ in server.asked if path.endswith("observations")]
+        await running.cycle.run_once()
+        again = [query for _, path, query, _ in server.asked if path.endswith("observations")][len(limits) :]
+    assert limits == ["200", "50", "12", "3", "6", "1", "1", "2"]
+    assert (stats["failures"], stats["gaps"], stats["too_large"]) == (0, 0, 5)
+    made = ops(tmp_path)
+    assert sorted(op["features"]["count"] for op in made if op.get("features")) == [1, 2, 4, 5, 6]
+    assert len(made) == 6
+    assert again[0]["limit"] == ["4"]
+
+
+async def test_what_cannot_be_read_at_all_is_a_gap_once(tmp_path: Path) -> None:
+    """A row that is too large even without its texts: the window is given up and said, the next one is read."""
+    store = Store()
+    store.observations = [observation(1, ago(25), metadata="x" * MOST_BYTES)]
+    async with langfuse_server(store) as server:
+        async with observer(tmp_path, **env(server)) as running:
+            assert running.langfuse.poller is not None
+            await running.cycle.run_once()
+            poller = running.langfuse.poller
+            assert (poller.failures, poller.gaps, poller.too_large) == (1, 1, 6)
+            assert poller.gap_s > 0
+        store.observations = [observation(2, ago(2), endTime=ago(1))]
+        async with observer(tmp_path, **env(server)) as running:
+            await running.cycle.run_once()
+    assert [op["features"]["count"] for op in ops(tmp_path)] == [2]
 
 
 async def test_a_cursor_that_the_server_forgot_begins_the_window_anew(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from sidecar.errors import InvalidInputError, ObserverError
 from sidecar.model import Fragment, Score
 from sidecar.protocols import Clock, LangfuseInbox
 from sidecar.receivers.langfuse_events import LangfuseReader, ns_of
+from sidecar.receivers.langfuse_pages import PageSize, PageTooLargeError, get_page, page_in
 
 log = structlog.get_logger(__name__)
 
@@ -34,9 +35,8 @@ _SLICE: Final = 20  # rows before other tasks get a turn
 _REQUEST_S: Final = 10.0
 _HOLD_S: Final = 30.0  # after a 429 that does not say for how long
 _MOST_HOLD_S: Final = 3600.0
-_MOST_PAGE: Final = 64 * 2**20  # bytes
 _NS: Final = 1_000_000_000
-_FIELDS: Final = "core,basic,time,io,model,usage,trace_context"
+_CORE_FIELDS: Final = "core,basic,time,model,usage,trace_context"
 
 
 class Window(msgspec.Struct, omit_defaults=True):
@@ -76,9 +76,8 @@ class _List(NamedTuple):
 
     window: Window
     path: str
-    limit: int
+    size: PageSize
     name: str  # of the parameters for the window
-    more: dict[str, str]
     take: Callable[[list[Any]], Awaitable[None]]
 
 
@@ -89,8 +88,8 @@ class _StopError(Exception):
 class LangfusePoller:
     """`pull` is a step of the cycle, of at most *timeout_s* seconds. *client* has the server's address and keys.
 
-    Counters since the start: rows read; `unreadable` ones; `requests`, `failures`, `limited` (429) ones; `gaps`,
-    windows that will not be read, of `gap_s` seconds in all.
+    Counters since the start: rows read; `unreadable` ones; `requests`, `failures`, `limited` (429) ones, `too_large`
+    pages that were asked for anew; `gaps`, windows that will not be read, of `gap_s` seconds in all.
     """
 
     def __init__(
@@ -112,6 +111,8 @@ class LangfusePoller:
         self._overlap_s = overlap_s
         self._timeout_s = timeout_s
         self._state: PullState | None = None
+        self._observation_pages = PageSize(_PAGE, f"{_CORE_FIELDS},io", _CORE_FIELDS)
+        self._score_pages = PageSize(_MOST_SCORES, "details,subject", "subject")
         self._held_until = 0.0
         self._stop_at = 0.0
         self.observations = 0
@@ -120,6 +121,7 @@ class LangfusePoller:
         self.requests = 0
         self.failures = 0
         self.limited = 0
+        self.too_large = 0
         self.gaps = 0
         self.gap_s = 0.0
 
@@ -130,8 +132,8 @@ class LangfusePoller:
             return
         state = self._state = self._state or self._loaded()
         lists = (
-            _List(state.observations, "v2/observations", _PAGE, "StartTime", {"fields": _FIELDS}, self._observed),
-            _List(state.scores, "v3/scores", _MOST_SCORES, "Timestamp", {"fields": "details,subject"}, self._scored),
+            _List(state.observations, "v2/observations", self._observation_pages, "StartTime", self._observed),
+            _List(state.scores, "v3/scores", self._score_pages, "Timestamp", self._scored),
         )
         try:
             for each in lists:
@@ -157,6 +159,7 @@ class LangfusePoller:
             "requests": self.requests,
             "failures": self.failures,
             "limited": self.limited,
+            "too_large": self.too_large,
             "gaps": self.gaps,
             "gap_s": round(self.gap_s, 3),
             "lag_s": round(self.lag_s, 3),
@@ -177,6 +180,8 @@ class LangfusePoller:
             self._open(window)
         while True:
             page = await self._page(each)
+            if page is None:
+                continue
             await each.take(page["data"])
             meta = page.get("meta")
             cursor = meta.get("cursor") if isinstance(meta, dict) else None
@@ -192,9 +197,7 @@ class LangfusePoller:
         now_ns, overlap_ns = self._clock.time_ns(), round(self._overlap_s * _NS)
         oldest_ns = now_ns - round(CATCH_UP_S * _NS)
         if 0 < window.upto_ns < oldest_ns:
-            self.gaps += 1
-            self.gap_s += (oldest_ns - window.upto_ns) / _NS
-            log.error("langfuse.not_read", since=rfc3339_ms(window.upto_ns), until=rfc3339_ms(oldest_ns))
+            self._gap(window.upto_ns, oldest_ns)
         begin_ns = max(window.upto_ns, oldest_ns) if window.upto_ns else now_ns
         is_deep = now_ns - window.deep_ns >= overlap_ns // 2
         back_ns = overlap_ns if is_deep else min(overlap_ns, round(_SHORT_S * _NS))
@@ -202,54 +205,66 @@ class LangfusePoller:
         if is_deep:
             window.deep_ns = now_ns
 
+    def _gap(self, since_ns: int, until_ns: int) -> None:
+        self.gaps += 1
+        self.gap_s += (until_ns - since_ns) / _NS
+        log.error("langfuse.not_read", since=rfc3339_ms(since_ns), until=rfc3339_ms(until_ns))
+
     def _close(self, window: Window) -> None:
         window.upto_ns = window.until_ns
         window.since_ns = window.until_ns = 0
 
-    async def _page(self, each: _List) -> Mapping[str, Any]:
+    async def _page(self, each: _List) -> Mapping[str, Any] | None:
+        """The page that comes next; None: to be asked for once more."""
         window = each.window
-        params = {
-            "limit": str(each.limit),
-            f"from{each.name}": rfc3339_ms(window.since_ns),
-            f"to{each.name}": rfc3339_ms(window.until_ns),
-            **each.more,
-            **({"cursor": window.cursor} if window.cursor else {}),
-        }
-        left_s = self._stop_at - self._clock.monotonic()
-        if left_s <= 0:
-            raise _StopError
-        self.requests += 1
-        status, retry_after, body = await self._get(f"/api/public/{each.path}", params, min(left_s, _REQUEST_S))
+        status, retry_after, body = await self._get(each)
         if status == 429 or (status == 503 and retry_after):
             self._hold(retry_after)
             raise _StopError
         if status == 400 and window.cursor:  # it is too old for the server: the window is read anew
             log.info("langfuse.cursor_refused", list=each.path)
             window.cursor = ""
-            return await self._page(each)
+            return None
         if status != 200:
             self._failed(f"HTTP {status} from {each.path}")
             raise _StopError
-        try:
-            said = msgspec.json.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-            self._failed(f"{each.path} is no JSON: {exc}")
-            raise _StopError from exc
-        if not isinstance(said, dict) or not isinstance(said.get("data"), list):
-            self._failed(f"{each.path} has no data")
-            raise _StopError
-        return said
+        page = page_in(each.path, body)
+        each.size.came(len(body))
+        return page
 
-    async def _get(self, path: str, params: dict[str, str], timeout_s: float) -> tuple[int, str, bytes]:
-        """Status, `Retry-After` and body, within *timeout_s* in all."""
-        body = b""
-        async with asyncio.timeout(timeout_s):
-            async with self._client.stream("GET", path, params=params, timeout=timeout_s) as response:
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > _MOST_PAGE:
-                        raise httpx.ReadError("a page is too large")
-                return response.status_code, response.headers.get("retry-after", ""), body
+    async def _get(self, each: _List) -> tuple[int, str, bytes]:
+        """One request: status, `Retry-After`, body; of a page that is too large smaller ones, until one is not."""
+        window = each.window
+        while True:
+            left_s = self._stop_at - self._clock.monotonic()
+            if left_s <= 0:
+                raise _StopError
+            params = {
+                f"from{each.name}": rfc3339_ms(window.since_ns),
+                f"to{each.name}": rfc3339_ms(window.until_ns),
+                **each.size.params(),
+                **({"cursor": window.cursor} if window.cursor else {}),
+            }
+            self.requests += 1
+            try:
+                return await get_page(self._client, f"/api/public/{each.path}", params, min(left_s, _REQUEST_S))
+            except (TimeoutError, httpx.TimeoutException):
+                each.size.halve()  # where it is the size that takes so long, the next attempt comes further
+                raise
+            except PageTooLargeError:
+                self.too_large += 1
+                if not each.size.shrink():
+                    await self._give_up(each)
+                    raise _StopError from None
+
+    async def _give_up(self, each: _List) -> None:
+        """Not even one row without its texts can be read: what is left of the window cannot."""
+        window = each.window
+        self._failed(f"one row of {each.path} is too large")
+        self._gap(window.since_ns, window.until_ns)
+        window.cursor = ""
+        self._close(window)
+        await self._cursor.save(msgspec.json.encode(self._state))
 
     def _hold(self, retry_after: str) -> None:
         self.limited += 1
