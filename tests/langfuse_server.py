@@ -90,9 +90,10 @@ class LangfuseServer:
             return False
         status, said, more = self._said(method, target, headers, body)
         content = b"" if said is None else json.dumps(said).encode()
-        lines = [f"HTTP/1.1 {status} X", "content-type: application/json", f"content-length: {len(content)}"]
+        more = {"content-type": "application/json", **more}
+        lines = [f"HTTP/1.1 {status} X", f"content-length: {len(content)}"]
         lines += [f"{name}: {value}" for name, value in more.items()]
-        writer.write("\r\n".join([*lines, "", ""]).encode() + content)
+        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + content)
         await writer.drain()
         async with self.changed:
             self.changed.notify_all()

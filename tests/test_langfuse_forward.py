@@ -226,6 +226,29 @@ async def test_no_path_leads_elsewhere_with_our_keys(tmp_path: Path, way: str) -
     assert server.asked == []
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("application/json; charset=utf-8", "application/json; charset=utf-8"),
+        ("text/html", "application/octet-stream"),
+        ("text/plain; x=caf\xe9", "application/octet-stream"),
+    ],
+)
+async def test_content_types_do_no_harm(tmp_path: Path, theirs: str, ours: str) -> None:
+    """An agent's that cannot be sent is left out; Langfuse's answer is data here, never a page of ours."""
+    async with langfuse_server() as server:
+        server.refuses = lambda _method, _path: (200, {"uploadUrl": None}, {"content-type": theirs})
+        async with observer(tmp_path, **{"LANGFUSE_FORWARD_URL": server.url, **FORWARD}) as running:
+            lines = [b"POST /api/public/media HTTP/1.1", b"Host: localhost", b"Connection: close"]
+            lines += [b"Content-Length: 2", b"Content-Type: caf\xe9"]
+            said = await raw(running.port, b"\r\n".join([*lines, b"", b"{}"]))
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert (head.startswith(b"HTTP/1.1 200"), body) == (True, b'{"uploadUrl": null}')
+    assert f"content-type: {ours}".encode() in head.lower()
+    assert b"x-content-type-options: nosniff" in head.lower()
+    assert "content-type" not in server.asked[0][3]
+
+
 @pytest.mark.parametrize("value", [b"caf\xe9", b"v4 \t"])
 async def test_a_header_that_cannot_be_sent_holds_nothing_up(tmp_path: Path, value: bytes) -> None:
     """The body goes on without it, or with it made fit; so does what comes after."""

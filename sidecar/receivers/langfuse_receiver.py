@@ -22,6 +22,7 @@ from sidecar.normalize import clean_text
 from sidecar.protocols import Clock, LangfuseForward, LangfuseInbox, Promise
 from sidecar.receivers.bodies import BodyReader, Lease, parse_json
 from sidecar.receivers.langfuse_events import KINDS, LangfuseReader, ns_of
+from sidecar.receivers.langfuse_relayed import is_sendable
 from sidecar.receivers.otlp_http import PROTOBUF, OtlpTracesResource
 from sidecar.receivers.otlp_receiver import OtlpIntake, Taken
 from sidecar.receivers.otlp_wire import Rejected
@@ -267,7 +268,5 @@ def _headers(req: falcon.asgi.Request, media: str) -> dict[str, str]:
     None that cannot be sent on: it would hold up all that waits behind it in the spool.
     """
     told = {name: value.strip() for name, value in req.headers.items() if name.startswith("x-langfuse-")}
-    sendable = {
-        name: value for name, value in told.items() if "key" not in name and value.isascii() and value.isprintable()
-    }
+    sendable = {name: value for name, value in told.items() if "key" not in name and is_sendable(value)}
     return {"content-type": media, **sendable}

@@ -17,6 +17,7 @@ from sidecar.errors import InvalidInputError
 from sidecar.protocols import LangfuseAnswers
 from sidecar.receivers.bodies import BodyReader
 
+_DATA: Final = frozenset([falcon.MEDIA_JSON, falcon.MEDIA_TEXT.partition(";")[0], "application/problem+json"])
 _NAME: Final = "lakehouse-observer"
 _PROJECT: Final = {
     "id": _NAME,
@@ -46,11 +47,13 @@ class _Relayed:
             if self._answers is None:
                 self._otherwise(req, resp, body)
                 return
-            said = await self._answers.ask(req.method, target, req.content_type or "", body)
+            media = req.content_type or ""
+            said = await self._answers.ask(req.method, target, media if is_sendable(media) else "", body)
         resp.status = said.status
         if said.error:
             raise falcon.HTTPError(said.status, description=said.error)
-        resp.content_type, resp.data = said.media or falcon.MEDIA_JSON, said.body
+        resp.content_type, resp.data = _shown_as(said.media), said.body
+        resp.set_header("X-Content-Type-Options", "nosniff")
 
     def _otherwise(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes) -> None:
         raise NotImplementedError
@@ -112,6 +115,19 @@ class MediaStatusResource(_Relayed):
 
     def _otherwise(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, _body: bytes) -> None:
         resp.media = {}
+
+
+def is_sendable(value: str) -> bool:
+    """Whether a client may send *value* in a header."""
+    return value.isascii() and value.isprintable()
+
+
+def _shown_as(media: str) -> str:
+    """The content type of Langfuse's answer here: it is data, and no page of ours, whatever it was called there."""
+    kind = media.partition(";")[0].strip().lower()
+    if not kind:
+        return falcon.MEDIA_JSON
+    return media if is_sendable(media) and kind in _DATA else "application/octet-stream"
 
 
 def _target(req: falcon.asgi.Request) -> str:
