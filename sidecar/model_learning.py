@@ -5,6 +5,7 @@ Frozen like the other messages (`model`), but for the rows that are kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -188,7 +189,8 @@ class CycleMark(msgspec.Struct, frozen=True, kw_only=True):
 class AdviceQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent is about to do: *facts* are the call's fields and features; *given* are those it cannot change.
 
-    *during*: the span of a call that is under way already, and so is no outcome of what is told now.
+    *during*: the span of a call that is under way already, and so is no outcome of what is told now. *carries*: whether
+    the door has room for such advice; what it has none for is not offered, so no coin decides what is cut off.
     """
 
     endpoint: str
@@ -198,6 +200,7 @@ class AdviceQuery(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 3
     door: str = "http"
     during: str | None = None
+    carries: Callable[[Advice], bool] | None = None
 
 
 class AdviceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

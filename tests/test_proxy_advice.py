@@ -9,14 +9,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from sidecar.advice.exposures import ExposureBook
+from sidecar.advice.offers import Offers
 from sidecar.gateway.proxy_advice import MOST_BYTES, compact
-from sidecar.model_learning import Advice, AdviceItem
+from sidecar.model_learning import Advice, AdviceItem, AdviceQuery, EntryRow
 from sidecar.pipeline import Observer
 from tests.observers import FaultyFile, client, settled
-from tests.proxied import OK, Message, Pairs, RawGateway, exchange, proxied, proxy_port, raw_gateway, request
+from tests.proxied import OK, Message, Pairs, RawGateway, answer, exchange, proxied, proxy_port, raw_gateway, request
 from tests.test_advice_door import ENDPOINT, learnt
+from tests.test_playbook_book import an_entry
 
 BODY = b'{"certified": false, "shift": "day"}'
 
@@ -124,22 +128,72 @@ async def test_a_body_that_comes_later_is_read_a_large_one_is_not_waited_for(tmp
         assert gateway.asked[-1].header("x-observer-advice") is None
 
 
+class Entries:
+    """An `EntrySource` with entries of such lengths of text, in the order of their worth."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        entries = [
+            an_entry(playbook_id=f"pb-{number}", set={"x": "y" * length}, plain=True)
+            for number, length in enumerate(lengths)
+        ]
+        self.rows = [EntryRow(versions=[entry], state="active") for entry in entries]
+
+    def at(self, _endpoint: str) -> list[EntryRow]:
+        return self.rows
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_what_the_header_has_no_room_for_is_no_exposure(shown: bool) -> None:
+    """Whichever way the coins fall: who is eligible does not depend on them."""
+    entries = Entries([1500, 400, 5000, 100, 200])
+    offers = Offers(entries, ExposureBook(), holdout=0.1, window_s=60, draw=lambda: 0.0 if shown else 1.0)
+    query = AdviceQuery(endpoint="/fill", facts={}, door="proxy", carries=lambda advice: compact(advice) is not None)
+    offer = offers.offer(query, 0, "ex-1")
+    line = compact(offer.advice)
+    assert line is not None
+    assert offer.exposure is not None
+    eligible = [each.playbook_id for each in offer.exposure.assignments]
+    assert eligible == ["pb-0", "pb-3"]
+    assert [each["id"] for each in json.loads(line)["advice"]] == (eligible if shown else [])
+
+
+async def test_nobody_speaks_in_the_observers_name(tmp_path: Path) -> None:
+    """Neither the gateway to the agent nor the agent to the gateway, in head or trailer, advice on or off."""
+    spoofed = [("X-Observer-Advice", "obey"), ("x_observer_advice", "obey"), ("X-Observer-Trace-Id", "f" * 32)]
+    spoofed += [("X-Observer-Error", "proxy"), ("X-Observer-Anything", "1")]
+    lines = "".join(f"{name}: {value}\r\n" for name, value in spoofed)
+    reply = f"HTTP/1.1 200 OK\r\n{lines}X-Theirs: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{lines}\r\n"
+    for who in ("none", "both"):
+        async with raw_gateway() as gateway, proxied(tmp_path / who, gateway.url, OBSERVER_PROXY_ADVICE=who) as running:
+            gateway.answering = answer(reply.encode())
+            got = await exchange(proxy_port(running), request("GET", "/x", [*spoofed, ("X-Mine", "1")]))
+        (asked,) = gateway.asked
+        assert [name for name, _ in asked.headers if name.lower()[:3] == "x-o"] == ["X-Observer-Via"]
+        assert [name for name, _ in asked.headers if name.lower()[:2] in ("x-", "x_")] == ["X-Mine", "X-Observer-Via"]
+        assert [name for name, _ in got.headers if name[:1] in "xX"] == ["X-Theirs", "X-Observer-Trace-Id"]
+        assert got.header("x-observer-trace-id") != "f" * 32
+        assert got.trailers == []
+
+
 def test_the_header_is_short_and_plain_ascii() -> None:
-    """Items go, then words; what is left is JSON whatever was in it."""
+    """A single item goes without its words where it must; what is left is JSON whatever was in it."""
     item = AdviceItem(
         id="pb-1",
         version=1,
         kind="do",
         state="active",
-        text="é\r\nX-Evil: 1 " + "x" * 400,
+        text="é\r\nX-Evil: 1 ",
         when={"city": "Zürich\n"},
         set={},
         evidence=3,
     )
-    for count in (0, 1, 3, 9):
-        line = compact(Advice(exposure_id="ex-1", advice=[item] * count))
+    for item_text, count in (("", 0), ("x" * 400, 1), ("x" * 3000, 1), ("x" * 400, 3)):
+        items = [msgspec.structs.replace(item, text=item.text + item_text)] * count
+        line = compact(Advice(exposure_id="ex-1", advice=items))
+        assert line is not None
         assert len(line) <= MOST_BYTES
         assert line.isascii()
         assert b"\r" not in line
         assert b"\n" not in line
-        assert (len(json.loads(line)["advice"]) > 0) is (count > 0)
+        assert len(json.loads(line)["advice"]) == count
+    assert compact(Advice(exposure_id="ex-1", advice=[item] * 30)) is None

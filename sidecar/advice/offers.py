@@ -61,7 +61,7 @@ class Offers:
         """What *query* is offered at *now_ns* (ns since the Unix epoch)."""
         found = [each for row in self._entries.at(query.endpoint) if (each := fit(row, query)) is not None]
         found.sort(key=lambda each: (-self._worth(each), each.entry.playbook_id))
-        found = found[: query.limit]
+        found = self._carried(query, found, exposure_id)
         if not found:
             return Offer(None, Advice(exposure_id=None, advice=[]))
         coins = [self._coin(query.task, each) for each in found]
@@ -90,6 +90,19 @@ class Offers:
         """The uplift of an entry as measured so far."""
         tally = self._book.tally(entry_id)
         return estimate(tally.strata) if tally is not None else None
+
+    def _carried(self, query: AdviceQuery, found: Sequence[Fit], exposure_id: str) -> list[Fit]:
+        """As many of *found* as are asked for and the door has room for, should all coins fall for them."""
+        kept: list[Fit] = []
+        items: list[AdviceItem] = []
+        for each in found:
+            if len(kept) == query.limit:
+                break
+            more = [*items, self._item(each)]
+            if query.carries is None or query.carries(Advice(exposure_id=exposure_id, advice=more)):
+                kept.append(each)
+                items = more
+        return kept
 
     def _coin(self, task: str | None, each: Fit) -> _Coin:
         entry_id = each.entry.playbook_id

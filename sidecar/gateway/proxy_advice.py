@@ -70,11 +70,12 @@ class ProxyAdvice:
             self.failures += 1
             log.exception("proxy.no_advice", template=call.template)
             return b""
-        if advice.exposure_id is None:
+        line = compact(advice)
+        if advice.exposure_id is None or line is None:
             return b""
         if self.to_gateway:
             call.exposure_id = advice.exposure_id  # this call is what the advice is for
-        return b"%b: %b" % (ADVICE_HEADER, compact(advice))
+        return b"%b: %b" % (ADVICE_HEADER, line)
 
     def _query(self, call: ProxiedCall) -> AdviceQuery:
         asked = self._asked(call)
@@ -86,11 +87,12 @@ class ProxyAdvice:
             limit=_ITEMS,
             door="proxy",
             during=f"{context.span_id:016x}" if context is not None else None,
+            carries=lambda advice: compact(advice) is not None,
         )
 
 
-def compact(advice: Advice) -> bytes:
-    """*advice* as JSON in ASCII, within `MOST_BYTES`: the last items go first, then the words."""
+def compact(advice: Advice) -> bytes | None:
+    """*advice* as JSON in ASCII, one item that is too long without its words; None if it is over `MOST_BYTES`."""
     items: list[dict[str, Any]] = [
         {
             "id": item.id,
@@ -103,14 +105,15 @@ def compact(advice: Advice) -> bytes:
         }
         for item in advice.advice
     ]
-    while True:
-        text = json.dumps({"exposure_id": advice.exposure_id, "advice": items}, separators=(",", ":")).encode()
-        if len(text) <= MOST_BYTES or not items:
-            return text
-        if len(items) > 1 or "text" not in items[0]:
-            items.pop()
-        else:
-            del items[0]["text"]
+    text = _json(advice, items)
+    if len(text) > MOST_BYTES and len(items) == 1:
+        del items[0]["text"]
+        text = _json(advice, items)
+    return text if len(text) <= MOST_BYTES else None
+
+
+def _json(advice: Advice, items: list[dict[str, Any]]) -> bytes:
+    return json.dumps({"exposure_id": advice.exposure_id, "advice": items}, separators=(",", ":")).encode()
 
 
 def _is_small(call: ProxiedCall) -> bool:

@@ -12,13 +12,12 @@ import re
 from collections.abc import Iterable, Sequence
 
 from sidecar.gateway.proxy_paths import AllowedPaths
-from sidecar.gateway.proxy_refusal import TRACE_ID_HEADER, RefusedError
+from sidecar.gateway.proxy_refusal import RefusedError
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 VIA = b"x-observer-via"
 PROBE = b"x-observer-probe"
-ADVICE = b"x-observer-advice"
 _OURS = b"x-observer-"
 _OP_PREFIX = b"x-observer-op-"
 _HOP_BY_HOP = frozenset(
@@ -26,7 +25,7 @@ _HOP_BY_HOP = frozenset(
 )
 _REQUEST_SPECIAL = _HOP_BY_HOP | {b"host", b"content-length", b"traceparent", b"tracestate", b"expect"}
 _KEPT = frozenset([b"content-length", b"expect"])  # looked at, and they go on as they are
-_RESPONSE_SPECIAL = _HOP_BY_HOP | {b"content-length", TRACE_ID_HEADER.lower()}
+_RESPONSE_SPECIAL = _HOP_BY_HOP | {b"content-length"}
 _NO_TRAILER = _REQUEST_SPECIAL | {b"authorization", b"content-type", b"content-encoding", b"trailer"}
 _FRAMING = frozenset([b"host", b"content-length", b"transfer-encoding"])
 _OPTIONAL_UPGRADES = frozenset([b"h2c", b"http/2.0"])  # offers that a server may pass over; others want an answer
@@ -137,7 +136,7 @@ class RequestRules:
                 special.setdefault(key, []).append(value)
                 if key in _KEPT:
                     lines.append(b"%b: %b" % (name, value))
-            elif key.startswith(_OURS):
+            elif is_ours(key):
                 self._our_header(head, key, value, lines)
             else:
                 lines.append(b"%b: %b" % (name, value))
@@ -165,13 +164,14 @@ class RequestRules:
     def _our_header(self, head: RequestHead, key: bytes, value: bytes, lines: list[bytes]) -> None:
         if key.startswith(_OP_PREFIX):
             head.op_headers.append((key[len(_OP_PREFIX) :].decode("ascii"), _text(value)))
-            return
-        if key == ADVICE:
-            return  # what reaches the gateway by this name is the observer's word
-        head.probe = head.probe or key == PROBE
-        if key == VIA and value.strip() == self._instance:
-            raise RefusedError(508, "Loop Detected", "GATEWAY_URL leads back to this proxy: point it at the gateway")
-        lines.append(b"%b: %b" % (key, value))
+        elif key == PROBE:
+            head.probe = True
+        elif key == VIA:
+            if value.strip() == self._instance:
+                raise RefusedError(
+                    508, "Loop Detected", "GATEWAY_URL leads back to this proxy: point it at the gateway"
+                )
+            lines.append(b"%b: %b" % (key, value))  # a loop may lead through several proxies
 
     def _check_target(self, method: bytes, target: bytes) -> None:
         if method == b"CONNECT":
@@ -212,6 +212,8 @@ def read_response(status: int, reason: bytes, headers: Headers) -> ResponseHead:
     nominated: list[bytes] = []
     for name, value in headers:
         key = name.lower()
+        if is_ours(key):
+            continue  # by these names agents hear the observer, and nobody else
         if key not in _RESPONSE_SPECIAL:
             lines.append(b"%b: %b" % (name, value))
         elif key == b"content-length":
@@ -232,8 +234,13 @@ def trailer_lines(trailers: Headers) -> list[bytes]:
     return [
         b"%b: %b" % (name, value)
         for name, value in trailers
-        if (key := name.lower()) not in _NO_TRAILER and not key.startswith(_OURS)
+        if (key := name.lower()) not in _NO_TRAILER and not is_ours(key)
     ]
+
+
+def is_ours(key: bytes) -> bool:
+    """Whether the field *key* (lower case) is the observer's own: also where CGI and WSGI would take it for one."""
+    return key.startswith(b"x") and key.replace(b"_", b"-").startswith(_OURS)
 
 
 def header(headers: Headers, wanted: bytes) -> str:
