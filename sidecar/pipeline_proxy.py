@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from sidecar.errors import SettingsError
 from sidecar.gateway.gateway_proxy import GatewayProxy
 from sidecar.gateway.proxy_advice import ProxyAdvice
 from sidecar.gateway.proxy_parts import ProxyLimits
-from sidecar.settings import Settings, is_loopback
+from sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -23,11 +21,9 @@ _KEEP_ALIVE_S = 300.0  # longer than clients keep theirs: who closes first shoul
 
 
 def gateway_proxy(settings: Settings, tracer: Tracer, normalizer: Normalizer, clock: Clock) -> GatewayProxy | None:
-    """The proxy as *settings* wish it, None where they wish none. Raises SettingsError."""
+    """The proxy as *settings* wish it, None where they wish none."""
     if settings.proxy_port < 0:
         return None
-    _check_exposure(settings)
-    _check_gateway(settings)
     return GatewayProxy(
         settings.gateway_url,
         tracer,
@@ -86,28 +82,3 @@ def register(observer: Observer) -> None:
     )
     level("observer.proxy.agents", "{connection}", "Open connections of agents", lambda: len(agents.connections))
     level("observer.proxy.upstream", "{connection}", "Open ones to the gateway", lambda: proxy.upstream_connections)
-
-
-def _check_exposure(settings: Settings) -> None:
-    if not is_loopback(settings.proxy_host) and not settings.proxy_expose:
-        raise SettingsError(
-            f"OBSERVER_PROXY_HOST={settings.proxy_host} would let anyone on the network reach the gateway",
-            "it is not a loopback address, and calls through the proxy need no token of ours",
-            "Set OBSERVER_PROXY_EXPOSE=true if that is what you want, and OBSERVER_PROXY_PATHS to what may be called",
-        )
-
-
-def _check_gateway(settings: Settings) -> None:
-    """A gateway that is one of our own doors would be called by itself, without end."""
-    parts = urlsplit(settings.gateway_url)
-    host = (parts.hostname or "").lower()
-    ours = is_loopback(host) or host in (settings.proxy_host, settings.host)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    own = {"OBSERVER_PROXY_PORT": settings.proxy_port, "OBSERVER_PORT": settings.port}
-    for name, number in own.items():
-        if ours and port == number:
-            raise SettingsError(
-                f"GATEWAY_URL is the observer itself ({name}={number})",
-                "the proxy would call itself",
-                "Point GATEWAY_URL at the gateway, and the agents at the proxy",
-            )

@@ -6,31 +6,18 @@ flags are made from the same definitions. Nothing here opens a port or a file.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
 from sidecar.errors import SettingsError
-from sidecar.settings_checks import FIX, PREFIX, check_url, is_number, refuse_service_links, refuse_unknown, shown_url
+from sidecar.settings_checks import FIX, PREFIX, is_number, refuse_service_links, refuse_unknown
+from sidecar.settings_together import check_together
 
 _SECRET = ("token", "langfuse_forward_secret_key", "langfuse_pull_secret_key")
-_PORTS = ("port", "health_port", "grpc_port", "otlp_http_port", "proxy_port")
-_URLS = (
-    "gateway_url",
-    "lakehouse_url",
-    "otlp_endpoint",
-    "otlp_traces_endpoint",
-    "otlp_metrics_endpoint",
-    "langfuse_forward_url",
-    "langfuse_pull_url",
-    "webhook_url",
-)
-_OPTIONAL = ("otlp", "langfuse", "webhook")
 Port = Annotated[int, Meta(ge=0, le=65535)]
 OptionalPort = Annotated[int, Meta(ge=-1, le=65535)]
 
@@ -204,7 +191,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         raw.update(flags or {})
         values: dict[str, Any] = {name: _converted(name, text) for name, text in raw.items()}
         settings = cls(**values)
-        _check(settings)
+        check_together(settings, VARIABLES)
         return settings
 
     @property
@@ -275,16 +262,6 @@ def describe() -> list[tuple[str, str, str, Any]]:
     ]
 
 
-def is_loopback(host: str) -> bool:
-    """Whether *host* (a name or an address) stays on this machine."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def _meta(hint: Any) -> Meta:
     return next(m for m in reversed(hint.__metadata__) if isinstance(m, Meta) and m.description)
 
@@ -323,78 +300,3 @@ def expected(field: str) -> str:
     if least is None:
         return "`true` or `false`" if get_args(hint)[0] is bool else ""
     return f"{least:,} to {most:,}" if most is not None else f"{least:,} or more"
-
-
-def _check(settings: Settings) -> None:
-    for field in _URLS:
-        check_url(VARIABLES[field], getattr(settings, field), optional=field.startswith(_OPTIONAL))
-    for part in ("forward", "pull"):
-        _check_langfuse(settings, f"langfuse_{part}")
-    if settings.fsync not in ("always", "never") and not is_number(settings.fsync):
-        why = "expected `always`, `never` or seconds above 0"
-        raise SettingsError(f"OBSERVER_FSYNC={settings.fsync!r} is not usable", why, FIX)
-    if bool(settings.tls_cert) != bool(settings.tls_key):
-        why = "OBSERVER_TLS_CERT and OBSERVER_TLS_KEY go together"
-        raise SettingsError("TLS is half set", why, "Set both, or neither")
-    _check_ports(settings)
-    _check_exposure(settings)
-    _check_own_endpoint(settings)
-
-
-def _check_exposure(settings: Settings) -> None:
-    if is_loopback(settings.host) or settings.token or settings.token_file or settings.allow_anonymous:
-        return
-    raise SettingsError(
-        f"OBSERVER_HOST={settings.host} would let anyone on the network in",
-        "it is not a loopback address and no token is set",
-        "Set OBSERVER_TOKEN or OBSERVER_TOKEN_FILE, or OBSERVER_ALLOW_ANONYMOUS=true if that is what you want",
-    )
-
-
-def _check_ports(settings: Settings) -> None:
-    taken: dict[int, str] = {}
-    for field in _PORTS:
-        port = getattr(settings, field)
-        if port > 0 and port in taken:
-            raise SettingsError(
-                f"{taken[port]} and {VARIABLES[field]} are both {port}", "each needs its own", "Change one"
-            )
-        taken[port] = VARIABLES[field]
-
-
-def _check_langfuse(settings: Settings, part: str) -> None:
-    """A URL goes with its keys, and is not our own."""
-    names = [f"{part}_{what}" for what in ("url", "public_key", "secret_key")]
-    missing = [VARIABLES[name] for name in names if not getattr(settings, name)]
-    if 0 < len(missing) < len(names):
-        raise SettingsError(
-            f"{VARIABLES[names[0]]} is half set",
-            f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing",
-            "Set the URL and both keys of the Langfuse project, or none of them",
-        )
-    if _is_own(settings, getattr(settings, names[0])):
-        raise SettingsError(
-            f"{VARIABLES[names[0]]} is the observer itself",
-            "it would be sent, or read, what it has",
-            "Give the address of the Langfuse server",
-        )
-
-
-def _is_own(settings: Settings, endpoint: str) -> bool:
-    """Whether *endpoint* is one of our own doors."""
-    parts = urlsplit(endpoint)
-    host = (parts.hostname or "").lower()
-    ours = is_loopback(host) or host in (settings.host, settings.health_host, "0.0.0.0", "::")  # noqa: S104 - compared
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return bool(endpoint) and ours and port in [getattr(settings, field) for field in _PORTS]
-
-
-def _check_own_endpoint(settings: Settings) -> None:
-    """An endpoint that is one of our own doors would feed the observer with itself."""
-    for endpoint in (settings.export_endpoint, settings.metrics_endpoint):
-        if _is_own(settings, endpoint):
-            raise SettingsError(
-                f"the OTLP endpoint {shown_url(endpoint)} is the observer itself",
-                "it would export its spans to its own door",
-                "Point OTEL_EXPORTER_OTLP_ENDPOINT at the collector; where that has the port, set OBSERVER_GRPC_PORT",
-            )

@@ -1,8 +1,9 @@
-"""What is wrong with a text from the environment, whatever setting it is of. Used by `settings` alone."""
+"""What is wrong with a text from the environment, whatever setting it is of. For `settings` and `settings_together`."""
 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -49,6 +50,16 @@ def is_number(text: str) -> bool:
     """Whether *text* is a finite number above 0."""
     try:
         return 0 < float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* (a name or an address) stays on this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
 

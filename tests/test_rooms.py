@@ -15,6 +15,7 @@ GROUND = {
     "errors",
     "settings",
     "settings_checks",
+    "settings_together",
     "clock",
     "normalize",
     "redaction",

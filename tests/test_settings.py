@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sidecar.errors import SettingsError
-from sidecar.settings import VARIABLES, Settings, describe, is_loopback
+from sidecar.settings import VARIABLES, Settings, describe
+from sidecar.settings_checks import is_loopback
 
 EXAMPLES = {
     "GATEWAY_URL": ("http://gw:1", "http://gw:1"),
@@ -83,6 +84,8 @@ def test_every_variable_is_read(field: str, variable: str) -> None:
     env = {variable: text}
     if field.startswith("tls_"):
         env = {"OBSERVER_TLS_CERT": text, "OBSERVER_TLS_KEY": text}
+    if field == "proxy_host":
+        env["OBSERVER_PROXY_EXPOSE"] = "true"
     if variable.startswith("LANGFUSE_"):
         prefix = "_".join(variable.split("_")[:2])
         env = {
@@ -225,6 +228,13 @@ def test_our_own_door_is_no_collector(env: dict[str, str]) -> None:
     assert "is the observer itself" in refusal(env)
     off = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
     assert Settings.from_env({**env, **off}).export_endpoint == ""
+
+
+@pytest.mark.parametrize("url", ["http://localhost:3800/hook", "http://127.0.0.1:3701", "http://[::1]:3802/x"])
+@pytest.mark.parametrize("name", ["GATEWAY_URL", "LAKEHOUSE_URL", "OBSERVER_WEBHOOK_URL"])
+def test_whom_we_call_is_not_ourselves(name: str, url: str) -> None:
+    """Gateway, model and webhook are others; by our own doors each call would make the next one."""
+    assert f"{name} is the observer itself" in refusal({name: url})
 
 
 def test_the_endpoint_for_traces_goes_first() -> None:

@@ -6,7 +6,8 @@ import httpx
 
 from sidecar.commands import checks_remote
 from sidecar.commands.finding import Finding
-from sidecar.settings import Settings, is_loopback
+from sidecar.settings import Settings
+from sidecar.settings_checks import is_loopback
 
 _CHECK = "proxy port"
 _PROBE_S = 2.0

@@ -16,7 +16,8 @@ from sidecar.clock import rfc3339_ms
 from sidecar.commands.finding import Finding
 from sidecar.errors import StartError
 from sidecar.pipeline import Observer
-from sidecar.settings import Settings, is_loopback
+from sidecar.settings import Settings
+from sidecar.settings_checks import is_loopback
 
 _LITTLE_SPACE_BYTES = 512 * 2**20
 _LEAST_SPACE_BYTES = 16 * 2**20

@@ -1,0 +1,129 @@
+"""What settings must be together, whatever each is alone: no loop, no open door by mistake, nothing half set.
+
+Used by `settings` alone, which hands in the names that people know each setting by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from sidecar.errors import SettingsError
+from sidecar.settings_checks import FIX, check_url, is_loopback, is_number, shown_url
+
+if TYPE_CHECKING:
+    from sidecar.settings import Settings
+
+_PORTS = ("port", "health_port", "grpc_port", "otlp_http_port", "proxy_port")
+_URLS = (
+    "gateway_url",
+    "lakehouse_url",
+    "otlp_endpoint",
+    "otlp_traces_endpoint",
+    "otlp_metrics_endpoint",
+    "langfuse_forward_url",
+    "langfuse_pull_url",
+    "webhook_url",
+)
+_OPTIONAL = ("otlp", "langfuse", "webhook")
+_NEVER_OURS = {
+    "gateway_url": ("it would call itself", "Point GATEWAY_URL at the gateway, and the agents at the proxy"),
+    "lakehouse_url": ("it would ask itself for a model's words", "Point LAKEHOUSE_URL at the model"),
+    "webhook_url": (
+        "each post would be an operation, and one that fails an incident to post",
+        "Give the address of who is to be told; `observer incidents` and `/incidents` have all that is posted",
+    ),
+    "langfuse_forward_url": ("it would be sent what it has", "Give the address of the Langfuse server"),
+    "langfuse_pull_url": ("it would read what it has", "Give the address of the Langfuse server"),
+}
+"""Addresses that others are at, what would come of it if they were one of our doors, and the fix."""
+
+
+def check_together(settings: Settings, names: Mapping[str, str]) -> None:
+    """Raise SettingsError for what does not go together; *names* are the variables by field."""
+    for field in _URLS:
+        check_url(names[field], getattr(settings, field), optional=field.startswith(_OPTIONAL))
+    for part in ("forward", "pull"):
+        _check_keys(settings, names, f"langfuse_{part}")
+    if settings.fsync not in ("always", "never") and not is_number(settings.fsync):
+        why = "expected `always`, `never` or seconds above 0"
+        raise SettingsError(f"OBSERVER_FSYNC={settings.fsync!r} is not usable", why, FIX)
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        why = "OBSERVER_TLS_CERT and OBSERVER_TLS_KEY go together"
+        raise SettingsError("TLS is half set", why, "Set both, or neither")
+    _check_ports(settings, names)
+    _check_exposure(settings)
+    _check_proxy_exposure(settings)
+    _check_loops(settings, names)
+
+
+def _check_exposure(settings: Settings) -> None:
+    if is_loopback(settings.host) or settings.token or settings.token_file or settings.allow_anonymous:
+        return
+    raise SettingsError(
+        f"OBSERVER_HOST={settings.host} would let anyone on the network in",
+        "it is not a loopback address and no token is set",
+        "Set OBSERVER_TOKEN or OBSERVER_TOKEN_FILE, or OBSERVER_ALLOW_ANONYMOUS=true if that is what you want",
+    )
+
+
+def _check_proxy_exposure(settings: Settings) -> None:
+    if settings.proxy_port < 0 or is_loopback(settings.proxy_host) or settings.proxy_expose:
+        return
+    raise SettingsError(
+        f"OBSERVER_PROXY_HOST={settings.proxy_host} would let anyone on the network reach the gateway",
+        "it is not a loopback address, and calls through the proxy need no token of ours",
+        "Set OBSERVER_PROXY_EXPOSE=true if that is what you want, and OBSERVER_PROXY_PATHS to what may be called",
+    )
+
+
+def _check_ports(settings: Settings, names: Mapping[str, str]) -> None:
+    taken: dict[int, str] = {}
+    for field in _PORTS:
+        port = getattr(settings, field)
+        if port > 0 and port in taken:
+            raise SettingsError(f"{taken[port]} and {names[field]} are both {port}", "each needs its own", "Change one")
+        taken[port] = names[field]
+
+
+def _check_keys(settings: Settings, names: Mapping[str, str], part: str) -> None:
+    """A Langfuse URL goes with its keys."""
+    fields = [f"{part}_{what}" for what in ("url", "public_key", "secret_key")]
+    missing = [names[field] for field in fields if not getattr(settings, field)]
+    if 0 < len(missing) < len(fields):
+        raise SettingsError(
+            f"{names[fields[0]]} is half set",
+            f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing",
+            "Set the URL and both keys of the Langfuse project, or none of them",
+        )
+
+
+def _check_loops(settings: Settings, names: Mapping[str, str]) -> None:
+    """An address of others that is one of our own doors would feed the observer with itself."""
+    for field, (why, fix) in _NEVER_OURS.items():
+        door = _own_door(settings, getattr(settings, field))
+        if door:
+            raise SettingsError(
+                f"{names[field]} is the observer itself ({names[door]}={getattr(settings, door)})", why, fix
+            )
+    for endpoint in (settings.export_endpoint, settings.metrics_endpoint):
+        if _own_door(settings, endpoint):
+            raise SettingsError(
+                f"the OTLP endpoint {shown_url(endpoint)} is the observer itself",
+                "it would export its spans to its own door",
+                "Point OTEL_EXPORTER_OTLP_ENDPOINT at the collector; where that has the port, set OBSERVER_GRPC_PORT",
+            )
+
+
+def _own_door(settings: Settings, url: str) -> str:
+    """The port's field of our door that *url* leads to, or ""."""
+    if not url:
+        return ""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    own = (settings.host, settings.health_host, settings.proxy_host, "0.0.0.0", "::")  # noqa: S104 - compared only
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if not is_loopback(host) and host not in own:
+        return ""
+    return next((field for field in _PORTS if getattr(settings, field) == port), "")
