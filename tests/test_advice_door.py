@@ -171,6 +171,9 @@ async def test_advice_over_grpc_is_that_of_http(tmp_path: Path) -> None:
             (pb.GetAdviceRequest(), grpc.StatusCode.INVALID_ARGUMENT),
             (pb.GetAdviceRequest(endpoint="/x", limit=-1), grpc.StatusCode.INVALID_ARGUMENT),
             (pb.GetAdviceRequest(endpoint="/x", given=["a"] * 65), grpc.StatusCode.INVALID_ARGUMENT),
+            (pb.GetAdviceRequest(endpoint="/" + "x" * 65_536), grpc.StatusCode.INVALID_ARGUMENT),
+            (pb.GetAdviceRequest(endpoint="/x", given=["a" * 65_536]), grpc.StatusCode.INVALID_ARGUMENT),
+            (pb.GetAdviceRequest(endpoint="/x", facts={"x" * 65_536: pb.Scalar()}), grpc.StatusCode.INVALID_ARGUMENT),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stub.GetAdvice(request)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from sidecar.ids import new_id
 from sidecar.langfuse.book import SCORE_EVENT
-from sidecar.langfuse.judged_ops import MOST_BYTES, JudgedOps, Judgement
+from sidecar.langfuse.judged_ops import MOST_BYTES, MOST_OPS, JudgedOps, Judgement
 from sidecar.model import ObservedOp
 from sidecar.normalize import Normalizer
 from sidecar.redaction import Redactor
@@ -44,6 +44,45 @@ def test_long_comments_take_room() -> None:
         judge(ops, number, *(Judgement(f"score {each}", 1, "x" * 2000, None) for each in range(15)))
     assert 0 < len(ops) <= MOST_BYTES // 30_000
     assert ops.find(TRACE, f"{count - 1:016x}") is not None
+
+
+def test_what_was_forgotten_is_held_by_no_other_name() -> None:
+    """Spans that stood for an op go with it, and take room while it is there; the span's id alone finds the newest."""
+    ops = remembered()
+    first, second = observed(1), observed(1)
+    ops.consume(first)
+    empty = ops.held_bytes
+    for number in range(100, 200):
+        ops.absorbed(observed(number), first)
+    assert ops.held_bytes > empty + 100 * len(new_id())
+    ops.consume(replace(second, trace_id="f" * 32))
+    assert ops.find(TRACE, f"{150:016x}") is ops.find(TRACE, f"{1:016x}")
+    newest = ops.find("", f"{1:016x}")
+    assert newest is not None
+    assert newest.trace_id == "f" * 32
+    for number in range(2, 13):
+        ops.consume(observed(number, input_summary="y" * (MOST_BYTES // 10)))
+    assert all(ops.find(TRACE, f"{number:016x}") is None for number in (1, 100, 150, 199))
+    assert ops.find("", f"{1:016x}") is None
+    assert ops.held_bytes <= MOST_BYTES
+    assert ops.find("", f"{12:016x}") is not None
+
+
+def test_one_span_stands_for_one_op_and_the_bound_holds() -> None:
+    """The latest word on a span counts, and the oldest names make room; nothing is counted twice."""
+    ops = remembered()
+    ones = [observed(number) for number in (1, 2)]
+    for one in ones:
+        ops.consume(one)
+    other = observed(3)
+    empty = ops.held_bytes
+    for one in ones:
+        ops.absorbed(other, one)
+    assert ops.find(TRACE, other.span_id or "") is ops.find(TRACE, f"{2:016x}")
+    one_name = ops.held_bytes - empty
+    for number in range(10, 10 + 2 * MOST_OPS):
+        ops.absorbed(observed(number), ones[number % 2])
+    assert ops.held_bytes - empty == MOST_OPS * one_name
 
 
 def test_an_op_judged_again_and_again_takes_room() -> None:

@@ -183,13 +183,44 @@ async def test_an_update_that_overtakes_its_beginning_loses_nothing(tmp_path: Pa
 async def test_open_observations_are_bounded_and_none_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond the bound a sender is told to come again; what was taken stays."""
+    """Beyond the bound a sender is told to come again, whole; what was taken stays, and its end makes room."""
     monkeypatch.setattr("sidecar.langfuse.book.MOST_OPEN", 3)
     async with observer(tmp_path) as running, client(running) as http:
-        await taken(http, *(begun(f"job-{number}") for number in range(3)))
-        answer = await http.post(INGESTION, json={"batch": [begun("one too many")]})
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert (await http.get("/stats")).json()["langfuse"]["observations_open"] == 3
+
+        async def refused(*names: str) -> None:
+            before = (await http.get("/stats")).json()["langfuse"]["observations_open"]
+            answer = await http.post(INGESTION, json={"batch": [begun(name) for name in names]})
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert (await http.get("/stats")).json()["langfuse"]["observations_open"] == before
+
+        await taken(http, begun("job-0"))
+        await refused("a", "b", "c")
+        await taken(http, begun("job-1"), begun("job-2"))
+        await refused("one too many")
+        await taken(http, ended("job-0"))
+        await taken(http, begun("job-3"))
+
+
+async def test_a_batch_larger_than_the_bound_passes_if_it_ends_what_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is over makes room for what comes behind it in the same request."""
+    monkeypatch.setattr("sidecar.langfuse.book.MOST_OPEN", 3)
+    monkeypatch.setattr("sidecar.langfuse.desk._AT_ONCE", 2)
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *(each for number in range(8) for each in whole(f"job-{number}", name="load")))
+    assert len(ops(tmp_path)) == 8
+
+
+async def test_requests_that_come_together_share_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room that is kept for one, while it is written, is not given to another."""
+    monkeypatch.setattr("sidecar.langfuse.book.MOST_OPEN", 10)
+    async with observer(tmp_path) as running, client(running) as http:
+        batches = [[begun(f"{batch}-{number}") for number in range(4)] for batch in range(12)]
+        answers = await asyncio.gather(*(http.post(INGESTION, json={"batch": batch}) for batch in batches))
+        assert Counter(answer.status_code for answer in answers)[207] == 2
+        assert {answer.status_code for answer in answers} == {207, 503}
+        assert (await http.get("/stats")).json()["langfuse"]["observations_open"] == 8
 
 
 async def test_credentials_reach_no_journal(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ same rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Final, TypeVar
 
@@ -29,7 +30,7 @@ MOST_OPEN_BYTES: Final = 8 * 2**20
 MOST_SCORES: Final = 10_000
 _MOST_DONE: Final = 2048
 _MOST_TRACES: Final = 4096
-_NO_BOUND: Final = 2**31  # of rows that `check_room` bounds: none of them is ever evicted
+_NO_BOUND: Final = 2**31  # of rows that `room` bounds: none of them is ever evicted
 _ROW_BYTES: Final = 300
 
 
@@ -70,6 +71,7 @@ class LangfuseBook:
         self._told = msgspec.json.Decoder(LangfuseTold).decode
         self._finished = msgspec.json.Decoder(LangfuseDone).decode
         self.open_bytes = 0
+        self._coming = [0, 0, 0]  # observations, their bytes, and scores that are being written
 
     # --- what decisions do ---------------------------------------------------------------------------------------
 
@@ -119,13 +121,26 @@ class LangfuseBook:
 
     # --- what the desk asks --------------------------------------------------------------------------------------
 
-    def check_room(self, told: LangfuseTold) -> None:
-        """Raise OverloadedError where there is no room for *told*: nothing that is taken is dropped."""
-        if told.fragments and (len(self._open) >= MOST_OPEN or self.open_bytes >= MOST_OPEN_BYTES):
+    @contextmanager
+    def room(self, told: LangfuseTold) -> Iterator[None]:
+        """Keep room for *told* while it is written: what is taken is never dropped. Raises OverloadedError.
+
+        The end of an observation that is open has always room: it makes some.
+        """
+        fresh = {_key(each) for each in told.fragments if each.span_id and self._open.get(_key(each)) is None}
+        growing = [each for each in told.fragments if each.span_id and not (each.end_ns and _key(each) not in fresh)]
+        more = (len(fresh), sum(map(_size, growing)), len(told.scores))
+        observations, size, scores = (now + each for now, each in zip(self._coming, more, strict=True))
+        if growing and (len(self._open) + observations > MOST_OPEN or self.open_bytes + size > MOST_OPEN_BYTES):
             why = f"{len(self._open)} Langfuse observations wait for their end"
             raise OverloadedError(why, "their clients have not ended them", "Send it again later")
-        if len(self._scores) + len(told.scores) > MOST_SCORES:
+        if more[2] and len(self._scores) + scores > MOST_SCORES:
             raise OverloadedError(f"{MOST_SCORES} Langfuse scores wait", "they are being recorded", "Send it later")
+        self._coming = [observations, size, scores]
+        try:
+            yield
+        finally:
+            self._coming = [now - each for now, each in zip(self._coming, more, strict=True)]
 
     def open(self, told: Iterable[Fragment] | None = None) -> list[tuple[str, FragmentRow]]:
         """Observations that are no op yet, by key: those *told* of, or all, those first that wait longest."""

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 SCORE_WAIT_S: Final = 60.0
 _LOOK_EVERY_S: Final = 1.0
 _PART: Final = 64  # items of one decision: two milliseconds to take in
+_AT_ONCE: Final = 1024  # items that room is kept for
 _SLICE: Final = 16  # items before other tasks get a turn: a millisecond or two
 
 K = TypeVar("K")
@@ -85,12 +86,12 @@ class LangfuseDesk:
 
     async def take(self, told: LangfuseTold) -> None:
         """See `LangfuseInbox`. What cannot be recorded now is on disk, and recorded later."""
-        if not told.fragments and not told.scores:
-            return
-        self._book.check_room(told)
-        for part in _parts(told, self._clock.time_ns()):
-            await self._decisions.decide(TOLD, part, None)
-        await self._round(told)
+        taken_ns = self._clock.time_ns()
+        for some in _parts(told, taken_ns, _AT_ONCE):  # what is over makes room for what comes behind it
+            with self._book.room(some):
+                for part in _parts(some, taken_ns, _PART):
+                    await self._decisions.decide(TOLD, part, None)
+            await self._round(some)
 
     async def observed(self, fragments: Sequence[Fragment]) -> None:
         """See `LangfuseInbox`. What has no end yet is passed over until its window closes: it is pulled again."""
@@ -219,10 +220,10 @@ class LangfuseDesk:
         return receipt
 
 
-def _parts(told: LangfuseTold, taken_ns: int) -> Iterator[LangfuseTold]:
-    """*told* in parts that take no more than a turn each."""
-    for start in range(0, max(len(told.fragments), len(told.scores)), _PART):
-        upto = start + _PART
+def _parts(told: LangfuseTold, taken_ns: int, most: int) -> Iterator[LangfuseTold]:
+    """*told* in parts of *most* items at most; none where it is empty."""
+    for start in range(0, max(len(told.fragments), len(told.scores)), most):
+        upto = start + most
         yield LangfuseTold(taken_ns=taken_ns, fragments=told.fragments[start:upto], scores=told.scores[start:upto])
 
 

@@ -47,7 +47,7 @@ class Judgement(NamedTuple):
 class JudgedOp:
     """One op: as it was told itself (`own`), which op amended it last, and the scores by name."""
 
-    __slots__ = ("_own", "_score_bytes", "aliases", "latest_id", "parent", "scores", "span_id", "trace_id")
+    __slots__ = ("_own", "_score_bytes", "aliases", "also", "latest_id", "parent", "scores", "span_id", "trace_id")
 
     def __init__(self, op: ObservedOp) -> None:
         self.trace_id = op.trace_id or ""
@@ -55,6 +55,7 @@ class JudgedOp:
         self.parent = op.parent_span_id
         self.latest_id = op.op_id or ""
         self.aliases = [self.latest_id]
+        self.also: list[str] = []  # keys of other spans that stand for it
         self.scores: dict[str, Judgement] = {}
         self._score_bytes = 0
         self.tell(op)
@@ -62,7 +63,7 @@ class JudgedOp:
     @property
     def size(self) -> int:
         """About the bytes that it takes."""
-        return _ROW_BYTES + len(self._own) + self._score_bytes + _ALIAS_BYTES * len(self.aliases)
+        return _ROW_BYTES + len(self._own) + self._score_bytes + _ALIAS_BYTES * (len(self.aliases) + len(self.also))
 
     @property
     def own(self) -> ObservedOp:
@@ -100,6 +101,7 @@ class JudgedOps:
         self._absorbed: OrderedDict[str, JudgedOp] = OrderedDict()
         self._called_from: dict[str, JudgedOp] = {}
         self._by_id: dict[str, JudgedOp] = {}
+        self._by_span: dict[str, JudgedOp] = {}  # the newest of each
         self._by_trace: dict[str, list[JudgedOp]] = {}
         self._bytes = 0
 
@@ -127,6 +129,7 @@ class JudgedOps:
     def absorbed(self, op: ObservedOp, into: ObservedOp) -> None:
         """*op* is no op of its own, but what *into* is: whoever judges the one judges the other."""
         self._also(op, self._by_id.get(into.op_id or "") or self._remember(into))
+        self._make_room()
 
     def call_of(self, op: ObservedOp) -> JudgedOp | None:
         """The gateway call that was made inside *op*'s span, the last if there were several."""
@@ -137,7 +140,7 @@ class JudgedOps:
         if trace_id:
             key = trace_id + span_id
             return self._if_counted(self._rows.get(key) or self._absorbed.get(key))
-        return self._if_counted(next((row for key, row in reversed(self._rows.items()) if key.endswith(span_id)), None))
+        return self._if_counted(self._by_span.get(span_id))
 
     def root(self, trace_id: str, *, is_last_chance: bool) -> JudgedOp | None:
         """The op that a trace as a whole is: its root; at last the only one whose parent is none of the trace's ops."""
@@ -159,9 +162,20 @@ class JudgedOps:
 
     def _also(self, op: ObservedOp, row: JudgedOp) -> None:
         """The span of *op* stands for *row*, too."""
-        self._absorbed[f"{op.trace_id}{op.span_id}"] = row
+        key = f"{op.trace_id}{op.span_id}"
+        if self._rows.get(row.trace_id + row.span_id) is not row:
+            return  # it had to make room already
+        if key in self._absorbed:
+            self._stands_no_more(key, self._absorbed.pop(key))
+        self._absorbed[key] = row
+        row.also.append(key)
+        self._bytes += _ALIAS_BYTES
         if len(self._absorbed) > MOST_OPS:
-            self._absorbed.popitem(last=False)
+            self._stands_no_more(*self._absorbed.popitem(last=False))
+
+    def _stands_no_more(self, key: str, row: JudgedOp) -> None:
+        row.also.remove(key)
+        self._bytes -= _ALIAS_BYTES
 
     def _if_counted(self, row: JudgedOp | None) -> JudgedOp | None:
         return row if row is not None and self._counts(row.latest_id) else None
@@ -174,6 +188,7 @@ class JudgedOps:
         row = JudgedOp(op)
         self._rows[key] = row
         self._by_id[row.latest_id] = row
+        self._by_span[row.span_id] = row
         self._by_trace.setdefault(row.trace_id, []).append(row)
         if op.source == _CALL and op.parent_span_id is not None:
             self._called_from[f"{op.trace_id}{op.parent_span_id}"] = row
@@ -187,10 +202,10 @@ class JudgedOps:
             row.judge(scores_in(op.extra or {}, row.own.extra or {}))
         else:
             row.tell(without_scores(op, row.own))
-        self._also(op, row)
         row.amended_by(op.op_id or "")
         self._by_id[row.latest_id] = row
         self._bytes += row.size
+        self._also(op, row)
         self._make_room()
 
     def _make_room(self) -> None:
@@ -201,6 +216,10 @@ class JudgedOps:
         self._bytes -= row.size
         for op_id in row.aliases:
             self._by_id.pop(op_id, None)
+        for key in row.also:
+            del self._absorbed[key]
+        if self._by_span.get(row.span_id) is row:
+            del self._by_span[row.span_id]
         called_from = f"{row.trace_id}{row.parent}"
         if self._called_from.get(called_from) is row:
             del self._called_from[called_from]

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar, get_args
 
-from sidecar.errors import InvalidInputError, ObserverError
+from sidecar.errors import InvalidInputError, ObserverError, TooLargeError
 from sidecar.model import Incident, IncidentState, ObservedOp
 from sidecar.model_learning import PlaybookEntry
 from sidecar.normalize import MAX_ENTRIES
@@ -15,7 +15,7 @@ from sidecar.pb.v1 import observer_pb2 as pb
 from sidecar.pb.v1.observer_pb2_grpc import ObserverServiceServicer
 from sidecar.protocols import AdviceSource, Receipt
 from sidecar.receivers.event_resource import EventIntake
-from sidecar.receivers.op_filter import ADVICE_LIMIT, EXACT, MAX_ADVICE, MAX_TASK, OpQuery
+from sidecar.receivers.op_filter import ADVICE_LIMIT, EXACT, MAX_ADVICE, MAX_QUESTION_BYTES, MAX_TASK, OpQuery
 from sidecar.receivers.op_messages import (
     advice_message,
     advice_query_of,
@@ -193,6 +193,7 @@ class ObserverService(ObserverServiceServicer):
 
 def _check_advice(request: pb.GetAdviceRequest) -> None:
     """Refuse what `GET /advice` would. Raises InvalidInputError."""
+    _check_size(request)
     wrong = None
     if not request.endpoint:
         wrong = "endpoint is missing"
@@ -208,8 +209,16 @@ def _check_advice(request: pb.GetAdviceRequest) -> None:
         raise InvalidInputError(wrong, "no advice can be given for that", "See observer.proto")
 
 
+def _check_size(question: pb.GetAdviceRequest | pb.WatchRequest) -> None:
+    """Refuse texts that would not fit into the head of an HTTP request. Raises TooLargeError."""
+    size = question.ByteSize()
+    if size > MAX_QUESTION_BYTES:
+        raise TooLargeError(f"{size} bytes of a question", f"at most {MAX_QUESTION_BYTES} are read", "Say less")
+
+
 def _query(request: pb.WatchRequest) -> OpQuery:
     """The filters of *request*. Raises InvalidInputError."""
+    _check_size(request)
     for name in request.equals:
         if name not in EXACT:
             raise InvalidInputError(

@@ -37,6 +37,7 @@ EXACT = (
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 ADVICE_LIMIT, MAX_ADVICE = 3, 10
 MAX_TASK = 256  # characters of a task's name
+MAX_QUESTION_BYTES = 64 * 1024  # what the HTTP door's bound on a request's head leaves to a query
 
 
 class OpQuery(msgspec.Struct, frozen=True):
