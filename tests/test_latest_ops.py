@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +13,15 @@ from sidecar.model import ObservedOp
 from sidecar.store import latest_ops
 from sidecar.store.latest_ops import LatestOps
 from tests.fakes import an_op
+
+
+@contextmanager
+def _traced() -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        tracemalloc.stop()
 
 
 def ids(ops: tuple[ObservedOp, ...] | None) -> list[str | None] | None:
@@ -87,6 +100,34 @@ def test_memory_is_bounded_in_ops_and_bytes() -> None:
     )
 
 
+def test_saving_copies_nothing_that_is_remembered() -> None:
+    """At a thousand ops a second each save has all of the rows to write: they are there already, but for the newest."""
+    latest = LatestOps()
+    with _traced():
+        for number in range(4000):
+            latest.take(an_op(op_id=str(number), error=f"{number} " + "x" * 1000))
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        rows = latest.take_dirty()
+        _, peak = tracemalloc.get_traced_memory()
+    assert sum(map(len, rows.values())) > 4_000_000
+    assert peak - before < 2 * latest_ops.BLOCK_BYTES
+
+
+def test_ops_that_count_no_more_are_not_held() -> None:
+    """Nor by the row that they are in: what is held is bounded by what counts, however rarely it is saved."""
+    latest = LatestOps()
+    with _traced():
+        for number in range(0, 2000, 20):
+            for each in range(20):
+                latest.take(an_op(op_id=str(number + each), error=f"{number} " + "x" * 60_000))
+            for each in range(20):
+                latest.take(an_op(op_id=f"{number + each}'", amends=str(number + each)))
+        held, _ = tracemalloc.get_traced_memory()
+    assert len(latest) == 4000
+    assert held < latest_ops.MOST_BYTES
+
+
 def test_a_row_that_cannot_be_read_costs_itself() -> None:
     """The others are there, and the loss is counted."""
     latest = LatestOps()
@@ -124,6 +165,8 @@ def test_restarts_change_nothing(ops: list[ObservedOp], saves: set[int], block: 
         rows: dict[str, bytes] = {}
         for number, op in enumerate(ops):
             if number in saves:
+                for _ in restarted.prepare():
+                    pass
                 rows.update(restarted.take_dirty())
                 rows = {key: row for key, row in rows.items() if row}
                 restarted = LatestOps()

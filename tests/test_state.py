@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -184,6 +185,19 @@ async def test_stalled_save_blocks_neither_loop_nor_next_save(tmp_path: Path) ->
     await store.save_soon({"cursors": {"b": b"3"}})
     assert store.load("cursors") == {"a": b"1", "b": b"3"}
     store.close()
+
+
+async def test_what_was_done_is_not_held_on_to(store: StateStore) -> None:
+    """A save's rows may be megabytes: they are let go of when it is done, not when the next one comes."""
+
+    def work(connection: sqlite3.Connection) -> int:
+        return connection.total_changes
+
+    gone = threading.Event()
+    weakref.finalize(work, gone.set)
+    await store.run(work)
+    del work
+    assert await asyncio.to_thread(gone.wait, 30)
 
 
 async def test_refused_write_is_retryable(tmp_path: Path) -> None:

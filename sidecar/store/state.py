@@ -146,23 +146,27 @@ class StateStore:
 
     def _work(self, jobs: SimpleQueue[_Job | None]) -> None:
         while (job := jobs.get()) is not None:
-            result, error = None, None
-            try:
-                result = self._transact(job.work, is_alone=job.is_alone)
-            except Exception as exc:  # noqa: BLE001 - told to whoever waits; the thread must go on
-                error = exc
-            if job.is_save:
-                self._saving = False
-            try:
-                job.loop.call_soon_threadsafe(_settle, job.done, result, error)
-                if job.is_save:
-                    job.loop.call_soon_threadsafe(self._idle.set)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                log.warning("state.saved_late", error=str(error or ""))
+            self._do(job)
+            del job  # or megabytes of rows would be held until the next one comes
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+    def _do(self, job: _Job) -> None:
+        result, error = None, None
+        try:
+            result = self._transact(job.work, is_alone=job.is_alone)
+        except Exception as exc:  # noqa: BLE001 - told to whoever waits; the thread must go on
+            error = exc
+        if job.is_save:
+            self._saving = False
+        try:
+            job.loop.call_soon_threadsafe(_settle, job.done, result, error)
+            if job.is_save:
+                job.loop.call_soon_threadsafe(self._idle.set)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            log.warning("state.saved_late", error=str(error or ""))
 
     def _transact(self, work: Callable[[sqlite3.Connection], T], *, is_alone: bool = False) -> T:
         with self._lock:
