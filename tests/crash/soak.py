@@ -29,6 +29,7 @@ _CONNECTIONS = 16
 _NAMED_EVERY = 20  # one event in so many carries an id: a million remembered ids alone take 30 MiB
 _SAMPLE_S = 10.0
 _SETTLED_S = 300.0
+_WINDOW_S = 60.0  # two cycles: what one sample says of memory depends on what was being done just then
 _MOST_GROWTH = 0.05
 _MOST_RESIDENT = 120 * 2**20
 _SPARE = 2  # threads or descriptors that may be open by chance at one sample and not at another
@@ -110,18 +111,20 @@ def sample(pid: int, data: Path, load: Load, collector: Collector, seconds: floa
 def findings(samples: Sequence[Sample], minutes: float, rate: float, most_bytes: int) -> list[tuple[bool, str]]:
     """(whether it is well, what was found), a line each. Short runs take their first half as what has settled."""
     settled_s = min(_SETTLED_S, minutes * 30)
+    end = samples[-1]
     early = [one for one in samples if one.seconds <= settled_s] or list(samples[:1])
     late = samples[-3:]
-    before, after = (statistics.median(one.resident for one in part) for part in (early[-3:], late))
+    before, after = (_median_before(samples, one, min(_WINDOW_S, settled_s / 2)) for one in (early[-1], end))
     growth, most = after / before - 1, max(one.resident for one in samples)
-    end = samples[-1]
+    one, other = early[-1].resident, end.resident
+    single = f"single samples {_mib(one)}, {_mib(other)}, {other / one - 1:+.1%}"
     wanted = rate * minutes * 60
     found = [
         (end.acknowledged >= 0.95 * wanted, f"acknowledged {end.acknowledged} of {wanted:.0f}"),
         (end.refused == 0, f"refused {end.refused}"),
         (
             growth <= _MOST_GROWTH,
-            f"resident {_mib(before)} after {settled_s:.0f} s, {_mib(after)} at the end ({growth:+.1%})",
+            f"resident {_mib(before)} after {settled_s:.0f} s, {_mib(after)} at the end ({growth:+.1%}; {single})",
         ),
         (most <= _MOST_RESIDENT, f"resident at most {_mib(most)}, bound {_mib(_MOST_RESIDENT)}"),
     ]
@@ -131,6 +134,10 @@ def findings(samples: Sequence[Sample], minutes: float, rate: float, most_bytes:
     largest = max(one.folder for one in samples)
     found.append((largest <= most_bytes, f"data folder at most {_mib(largest)}, bound {_mib(most_bytes)}"))
     return found
+
+
+def _median_before(samples: Sequence[Sample], end: Sample, window_s: float) -> float:
+    return statistics.median(one.resident for one in samples if end.seconds - window_s < one.seconds <= end.seconds)
 
 
 def _mib(size: float) -> str:
