@@ -45,7 +45,8 @@ async def test_nothing_names_them_any_more(tmp_path: Path, capsys: pytest.Captur
     assert {"ops.jsonl", "ops.damaged", "state.db", NAME, "state.db.corrupt-17"} <= set(naming(data))
     said = await asyncio.to_thread(forget, tmp_path, capsys)
     assert naming(data) == ["ops.damaged"]
-    assert (data / "ops.damaged").read_bytes() == b'{"staffer_id":"****","x\n{"staffer_id":"st-31"\n'
+    assert (data / "ops.damaged").read_bytes() == b'{"staffer_id":"st-31"\n'
+    assert "removed 1 damaged" in said
     assert (journal_span(data / "ops.jsonl"), [each[:2] for each in closed_segments(data / "ops.jsonl")]) == (
         span,
         sizes,
@@ -135,23 +136,25 @@ def test_whoever_was_never_here_leaves_all_as_it_is(tmp_path: Path, capsys: pyte
 
 def test_a_feature_names_its_staffer_too(tmp_path: Path) -> None:
     """An op that has the id among its features or extra fields is theirs."""
-    line = b'{"timestamp":"t","endpoint":"/a","features":{"staffer_id":"caf\xc3\xa9"}}\n'
-    other = b'{"timestamp":"t","endpoint":"/a","features":{"x":"caf\xc3\xa9 noir"}}\n'
+    op = b'{"timestamp":"t","endpoint":"/a","input_summary":"","success":true,"duration_ms":1,"output_summary":"",'
+    line = op + b'"features":{"staffer_id":"caf\xc3\xa9"}}\n'
+    other = op + b'"features":{"x":"caf\xc3\xa9 noir"}}\n'
     (tmp_path / "ops.jsonl").write_bytes(line + other)
     forgetting = Forgetting(tmp_path, "café")
-    forgetting.journal("ops.jsonl")
+    forgetting.run()
     assert (tmp_path / "ops.jsonl").read_bytes() == tombstone(len(line)) + other.replace(b"caf\xc3\xa9", b"*****")
     assert (forgetting.forgotten.lines, forgetting.forgotten.masked) == (1, 1)
 
 
-def test_a_damaged_state_is_masked_before_it_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is kept of it for people does not name them either."""
+def test_a_damaged_state_goes_as_a_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody can say what else is in it, and it is made again from the journals."""
     data = tmp_path / "data"
     data.mkdir()
-    (data / "state.db").write_bytes(b"st-3 " * 500)
-    forget(tmp_path, capsys)
+    for name in ("state.db", NAME, "state.db.corrupt-17"):
+        (data / name).write_bytes(b"st-3 " * 500)
+    assert "removed 3 damaged" in forget(tmp_path, capsys)
     assert naming(data) == []
-    assert list(data.glob("state.db.corrupt-*"))
+    assert sorted(path.name for path in data.glob("*.db*")) == ["state.db"]
 
 
 @given(st.integers(29, 400))

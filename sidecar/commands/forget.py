@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sqlite3
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from sidecar import logs
 from sidecar.commands.replay import data_folder, replayed
 from sidecar.commands.terminal import Terminal, visible
 from sidecar.errors import SettingsError
-from sidecar.store.checkpoint_copy import NAME
 from sidecar.store.folder_lock import FolderLock
 from sidecar.store.forgetting import Forgetting
 
-_STATE = "state.db"
 _NOT_OURS = (
-    "not touched: the corrections file, the gateway's log, the collector, spans in spool/ that wait for it, and logs"
+    "not touched: the corrections file, the gateway's log, the collector and Langfuse, what waits for them in spool/"
+    " and langfuse-spool/, and logs"
 )
 
 
@@ -33,28 +30,16 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     try:
         terminal = Terminal(sys.stdout, env)
         forgetting = Forgetting(data_dir, args.staffer)
-        _forget(forgetting, data_dir)
+        forgetting.run()
         replayed(data_dir, terminal)
         done = forgetting.forgotten
         terminal.write(
             f"forgot {visible(args.staffer)}: {done.lines:,} operations overwritten, the id masked in {done.masked:,}"
             f" other places and {done.rows:,} saved rows"
         )
+        if done.files:
+            terminal.write(f"removed {done.files:,} damaged or unfinished state files")
         terminal.write(_NOT_OURS)
     finally:
         lock.release()
     return 0
-
-
-def _forget(forgetting: Forgetting, data_dir: Path) -> None:
-    for name in ("ops.jsonl", "decisions.jsonl"):
-        forgetting.journal(name)
-    for name in (_STATE, NAME):
-        (data_dir / f"{name}.new").unlink(missing_ok=True)  # a copy that was never finished
-        try:
-            forgetting.database(data_dir / name)
-        except sqlite3.DatabaseError:  # damaged: it will be set aside, and not read again
-            for path in data_dir.glob(f"{name}*"):
-                forgetting.raw(path)
-    for path in data_dir.glob(f"{_STATE}.corrupt-*"):
-        forgetting.raw(path)

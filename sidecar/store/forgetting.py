@@ -1,173 +1,256 @@
-"""A person is forgotten: their lines in the journals are overwritten, their id is taken out of all else.
+"""A person is forgotten: their lines in the journals are overwritten, and what followed from them is taken out.
 
 Journal lines keep their length, so every saved offset stays valid. Each step can be done again: whoever is
-interrupted begins anew, and what is done already is found to be so.
+interrupted begins anew, and what is done already is found to be so. Their own operations, which tell what is to be
+looked for, go last.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import zlib
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
+from sidecar.model import Decision, ObservedOp
+from sidecar.store.checkpoint_copy import NAME
 from sidecar.store.damaged import aside_path
-from sidecar.store.database import DERIVED, SELECT, connect
-from sidecar.store.journal_file import CRC_TAIL, TOMBSTONE, opened
-from sidecar.store.segments import closed_segments
+from sidecar.store.database import DERIVED, SELECT, connect, is_damage
+from sidecar.store.forgotten_person import MASK, Person
+from sidecar.store.forgotten_rows import CleanedRows
+from sidecar.store.journal_file import CRC_TAIL, TOMBSTONE, opened, sealed
+from sidecar.store.journal_reader import JournalReader
+from sidecar.store.latest_ops import LATEST, kept_ops
+from sidecar.store.segments import closed_segments, journal_span
 
-MASK: Final = b"*"
-FIELD: Final = "staffer_id"
-_WORD: Final = rb"[\w-]"  # of which ids are made: `st-1` is no part of `st-12`
-_COUNTS: Final = ("values", "beyond")  # members of saved rows that map values to counts
+_OPS, _DECISIONS, _STATE = "ops.jsonl", "decisions.jsonl", "state.db"
 _LEAST: Final = len(TOMBSTONE) + 2 + CRC_TAIL  # bytes of the shortest tombstone line, with its line feed
+_TABLES: Final = tuple(table for table in (*DERIVED, "cursors") if table != "seen_ids")  # those are hashes
 
 
 class Forgotten(msgspec.Struct):
-    """What was removed: lines overwritten whole, other places where the id was masked, rows of databases changed."""
+    """What was removed: lines overwritten whole, other lines in which something was, rows of databases, whole files."""
 
     lines: int = 0
     masked: int = 0
     rows: int = 0
+    files: int = 0
 
 
 class Forgetting:
-    """Removes the staffer *staffer_id* from files of *data_dir*, whose lock the caller holds.
+    """Removes the staffer *staffer_id* from the files of *data_dir*, whose lock the caller holds.
 
-    Lines whose `staffer_id` it is become tombstones. Elsewhere (other people's lines, decisions, damaged pieces,
-    saved rows, posts) the id is masked; only whole words are it, and no names of
-    JSON members. All methods raise OSError, databases sqlite3.Error.
+    Lines whose `staffer_id` it is become tombstones. Elsewhere (other people's lines, decisions, saved rows, posts)
+    the id is masked, and so are words that were theirs alone; only whole words are it, and no names of JSON members.
+    What cannot be read row by row goes as a whole. Raises OSError, sqlite3.Error.
     """
 
     def __init__(self, data_dir: Path, staffer_id: str) -> None:
         self._data_dir = data_dir
-        self._id = staffer_id
-        written = msgspec.json.encode(staffer_id)[1:-1]  # as JSON has it
-        self._needle = written
-        self._pattern = re.compile(rb'(?<!%b)%b(?!%b|":)' % (_WORD, re.escape(written), _WORD))
-        self._mask = MASK * len(written)
-        self._text = re.compile(rf"(?<![\w-]){re.escape(staffer_id)}(?![\w-])", re.ASCII)
+        self._person = Person(staffer_id)
+        spans = (journal_span(data_dir / name) for name in (_OPS, _DECISIONS))
+        self._rows = CleanedRows(self._person, are_gone=any(first for first, _ in spans))
         self.forgotten = Forgotten()
 
-    def journal(self, name: str) -> None:
-        """All segments of the journal whose active file is *name*, and what was kept aside of it."""
-        active = self._data_dir / name
-        for path in [*(segment.path for segment in closed_segments(active)), active]:
-            if path.exists():
-                self._lines(path)
-        self.raw(aside_path(active))
+    def run(self) -> None:
+        """Do all of it."""
+        self._remove_damaged()
+        self._look()
+        self._journal(_DECISIONS, self._decision)
+        for name in (NAME, _STATE):
+            self._database(self._data_dir / name)
+        for name in (_DECISIONS, _OPS):
+            self._aside(aside_path(self._data_dir / name))
+        self._journal(_OPS, self._op)
 
-    def raw(self, path: Path) -> None:
-        """A file that is no journal and no sound database: the id's bytes are masked where they stand."""
-        if path.is_file():
-            data = path.read_bytes()
-            clean, found = self._pattern.subn(self._mask, data)
-            if found:
-                with path.open("r+b") as file:
-                    file.write(clean)
-                    os.fsync(file.fileno())
-                self.forgotten.masked += found
+    # --- what is theirs ------------------------------------------------------------------------------------------
 
-    def database(self, path: Path) -> None:
+    def _look(self) -> None:
+        """Learn from operations, rows and decisions what was theirs alone."""
+        for op in self._known_ops():
+            if self._person.is_theirs(op):
+                self._person.learn(op)
+        for name in (_STATE, NAME):
+            for table, key, body in self._saved(self._data_dir / name):
+                self._rows.look(table, key, body)
+        for decision, _ in JournalReader(self._data_dir / _DECISIONS).scan(Decision):
+            if decision.kind == "langfuse_told" and self._person.needle in bytes(decision.body):
+                self._rows.told(msgspec.json.decode(decision.body))
+        for op in self._known_ops():
+            if not self._person.is_theirs(op):
+                self._person.unlearn(op)
+
+    def _known_ops(self) -> Iterator[ObservedOp]:
+        """Those in the journal, and those of last that a state file has whole."""
+        for op, _ in JournalReader(self._data_dir / _OPS).scan(ObservedOp):
+            yield op
+        for name in (_STATE, NAME):
+            for table, _, body in self._saved(self._data_dir / name):
+                if table == LATEST:
+                    yield from kept_ops(body)
+
+    def _saved(self, path: Path) -> Iterator[tuple[str, str, bytes]]:
+        if path.exists():
+            with closing(connect(path, 5.0)) as connection:
+                for table in _TABLES:
+                    for key, body in connection.execute(SELECT[table]):
+                        yield table, key, bytes(body)
+
+    # --- state files ---------------------------------------------------------------------------------------------
+
+    def _remove_damaged(self) -> None:
+        """What is no sound state file is made again from the journals; nobody can say what else is in it."""
+        found = [path for path in self._data_dir.glob(f"{_STATE}.corrupt-*") if path.is_file()]
+        for name in (_STATE, NAME):
+            found += [path for path in [self._data_dir / f"{name}.new"] if path.exists()]  # a copy never finished
+            try:
+                for _ in self._saved(self._data_dir / name):
+                    pass
+            except sqlite3.DatabaseError as exc:
+                if not is_damage(exc):
+                    raise
+                found += [path for path in self._data_dir.glob(f"{name}*") if path.is_file()]
+        for path in dict.fromkeys(found):
+            path.unlink(missing_ok=True)
+            self.forgotten.files += 1
+
+    def _database(self, path: Path) -> None:
         """The rows of *path*, a state file or a copy of one; nothing of what they were stays in free pages."""
         if not path.exists():
             return
         with closing(connect(path, 5.0)) as connection:
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("BEGIN IMMEDIATE")
-            for table in (*DERIVED, "cursors"):
-                if table != "seen_ids":  # hashes
-                    self._rows(connection, table)
+            for table in _TABLES:
+                self._table(connection, table)
             self._posts(connection)
             connection.execute("COMMIT")
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _lines(self, path: Path) -> None:
+    def _table(self, connection: sqlite3.Connection, table: str) -> None:
+        column = "name" if table == "cursors" else "key"
+        for key, body in connection.execute(SELECT[table]).fetchall():
+            clean = self._rows.row(table, key, bytes(body))
+            if clean == (key, bytes(body)):
+                continue
+            self.forgotten.rows += 1
+            connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (key,))  # noqa: S608 - both names are ours
+            if clean is not None:  # two who were forgotten may have come to one key
+                connection.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", clean)  # noqa: S608 - as above
+
+    def _posts(self, connection: sqlite3.Connection) -> None:
+        for number, body, error in connection.execute("SELECT number, body, error FROM outbox").fetchall():
+            clean, why = self._post(bytes(body)), self._person.masked(error)
+            if (clean, why) != (bytes(body), error):
+                connection.execute("UPDATE outbox SET body = ?, error = ? WHERE number = ?", (clean, why, number))
+                self.forgotten.rows += 1
+
+    def _post(self, body: bytes) -> bytes:
+        try:
+            said = msgspec.json.decode(body)
+        except msgspec.DecodeError:  # empty: it was taken
+            return self._person.masked_id_in(body)
+        clean = self._rows.post(said)
+        return body if clean == said else msgspec.json.encode(clean)
+
+    # --- journals ------------------------------------------------------------------------------------------------
+
+    def _journal(self, name: str, cleaned: Callable[[bytes], bytes]) -> None:
+        """All segments of the journal whose active file is *name*."""
+        active = self._data_dir / name
+        for path in [*(segment.path for segment in closed_segments(active)), active]:
+            if path.exists():
+                self._lines(path, cleaned)
+
+    def _lines(self, path: Path, cleaned: Callable[[bytes], bytes]) -> None:
         stat, at = path.stat(), 0
         with path.open("r+b", buffering=0) as out, path.open("rb") as lines:
             for line in lines:
-                if self._needle in line or line.startswith(TOMBSTONE):
-                    clean = self._without(line)
-                    if clean != line:
-                        os.pwrite(out.fileno(), clean, at)
+                clean = _finished(line) if line.startswith(TOMBSTONE) else cleaned(line)
+                if clean != line:
+                    os.pwrite(out.fileno(), clean, at)
                 at += len(line)
             os.fsync(out.fileno())
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the age of a segment is that of its records
 
-    def _without(self, line: bytes) -> bytes:
-        end = b"\n" if line.endswith(b"\n") else b""
-        record = opened(line[: len(line) - len(end)])
-        if line.startswith(TOMBSTONE):  # one without its checksum was being written when we were interrupted
-            return tombstone(len(line)) if record is None and end and len(line) >= _LEAST else line
-        if record is not None and self._is_theirs(record) and len(line) >= _LEAST and end:
+    def _op(self, line: bytes) -> bytes:
+        """A line of `ops.jsonl`: one of theirs says nothing any more, nor does a damaged one that names them."""
+        if self._person.needle not in line:
+            return line
+        record = opened(line.rstrip(b"\n"))
+        op = _decoded(record)
+        if (op is not None and self._person.is_theirs(op)) or (op is None and self._person.names(line)):
             self.forgotten.lines += 1
-            return tombstone(len(line))
-        masked, found = self._pattern.subn(self._mask, line)
-        self.forgotten.masked += found
-        if found and record is not None and line[-CRC_TAIL - 1 : 7 - CRC_TAIL] == b',"crc":"':
-            body = masked[: -CRC_TAIL - 1] + b"}"
-            return masked[:-11] + b"%08x" % zlib.crc32(body) + b'"}\n'
-        return masked
+            return _overwritten(line)
+        masked = self._person.masked_id_in(line)
+        if masked == line:
+            return line
+        self.forgotten.masked += 1
+        if record is None or len(record) + 1 >= len(line):  # it has no checksum
+            return masked
+        body = masked[: -CRC_TAIL - 1] + b"}"
+        return masked[:-11] + b"%08x" % zlib.crc32(body) + b'"}\n'
 
-    def _is_theirs(self, record: bytes) -> bool:
-        """Whether the op names them as its staffer, in its field or among its features and extra fields."""
+    def _decision(self, line: bytes) -> bytes:
+        """A line of `decisions.jsonl`; what is shorter then is filled up with spaces."""
+        record = opened(line.rstrip(b"\n"))
         try:
-            op = msgspec.json.decode(record)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return False
-        if not isinstance(op, dict):
-            return False
-        places = [op, op.get("features"), op.get("extra")]
-        return any(isinstance(place, dict) and place.get(FIELD) == self._id for place in places)
+            decision = msgspec.json.decode(record or b"")
+            clean = {**decision, "body": self._rows.decision(decision["kind"], decision["body"])}
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
+            return _overwritten(line) if self._person.names(line) else line
+        if record is None or clean == msgspec.json.decode(record):
+            return line
+        self.forgotten.masked += 1
+        encoded = msgspec.json.encode(clean)
+        if len(encoded) > len(record):
+            return _overwritten(line)
+        filled = encoded[:-1] + b" " * (len(record) - len(encoded)) + b"}"
+        return sealed(filled) if len(line) > len(record) + 1 else filled + line[len(record) :]
 
-    def _rows(self, connection: sqlite3.Connection, table: str) -> None:
-        column = "name" if table == "cursors" else "key"
-        for key, body in connection.execute(SELECT[table]).fetchall():
-            if self._needle not in body:
-                continue
-            row = msgspec.json.decode(body)
-            clean = self._cleaned(row)
-            if clean != row:
-                connection.execute(
-                    f"UPDATE {table} SET body = ? WHERE {column} = ?",  # noqa: S608 - both are names of ours
-                    (msgspec.json.encode(clean), key),
-                )
-                self.forgotten.rows += 1
+    def _aside(self, path: Path) -> None:
+        """Damaged pieces kept for people: those that name them go, their words are masked in others."""
+        if not path.is_file():
+            return
+        pieces = path.read_bytes().splitlines(keepends=True)
+        kept = [self._piece(piece) for piece in pieces if not self._person.names(piece)]
+        if kept != pieces:
+            self.forgotten.masked += len(pieces) - len(kept)
+            with path.open("r+b") as file:
+                file.write(b"".join(kept))
+                file.truncate()
+                os.fsync(file.fileno())
 
-    def _cleaned(self, value: Any, *, is_counts: bool = False) -> Any:
-        """*value* with the id masked in texts, and without what is counted under it (there members' names are data)."""
-        if isinstance(value, str):
-            return self._masked(value)
-        if isinstance(value, list):
-            return [self._cleaned(each) for each in value]
-        if isinstance(value, dict) and is_counts:
-            kept = {key: each for key, each in value.items() if key != self._id}
-            return {self._masked(key): self._cleaned(each, is_counts=True) for key, each in kept.items()}
-        if isinstance(value, dict):
-            return {
-                key: self._cleaned(each, is_counts=key in _COUNTS or key.startswith("by_"))
-                for key, each in value.items()
-            }
-        return value
-
-    def _masked(self, text: str) -> str:
-        return self._text.sub(MASK.decode() * len(self._id), text)
-
-    def _posts(self, connection: sqlite3.Connection) -> None:
-        for number, body, error in connection.execute("SELECT number, body, error FROM outbox").fetchall():
-            clean, why = self._pattern.sub(self._mask, bytes(body)), self._masked(error)
-            if (clean, why) != (bytes(body), error):
-                connection.execute("UPDATE outbox SET body = ?, error = ? WHERE number = ?", (clean, why, number))
-                self.forgotten.rows += 1
+    def _piece(self, piece: bytes) -> bytes:
+        return self._person.masked(piece.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
 def tombstone(size: int) -> bytes:
     """A line of *size* bytes that says nothing, with a checksum; readers pass over it. At least `_LEAST` bytes."""
     record = TOMBSTONE + b"-" * (size - _LEAST) + b'"}'
     return b'%b,"crc":"%08x"}\n' % (record[:-1], zlib.crc32(record))
+
+
+def _overwritten(line: bytes) -> bytes:
+    """A tombstone in place of *line*; of one that is too short, or has no end, nothing but asterisks."""
+    if line.endswith(b"\n") and len(line) >= _LEAST:
+        return tombstone(len(line))
+    return MASK.encode() * len(line.rstrip(b"\n")) + line[len(line.rstrip(b"\n")) :]
+
+
+def _finished(line: bytes) -> bytes:
+    """A tombstone without its checksum was being written when we were interrupted."""
+    return _overwritten(line) if opened(line.rstrip(b"\n")) is None else line
+
+
+def _decoded(record: bytes | None) -> ObservedOp | None:
+    try:
+        return msgspec.json.decode(record or b"", type=ObservedOp)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None

@@ -8,7 +8,7 @@ has all of them to write: so a full block is held as its row, and saving it copi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -219,6 +219,18 @@ class LatestOps:
             del self._known[known.op_id]
         self._bytes -= block.bytes
         self._dirty.add(number)
+
+
+def kept_ops(row: bytes) -> list[ObservedOp]:
+    """The ops that a saved *row* has whole. Raises msgspec.MsgspecError."""
+    return [_decode(known.op) for known in _rows.decode(row) if _size(known)]
+
+
+def without_ops(row: bytes, is_gone: Callable[[ObservedOp], bool]) -> bytes:
+    """A saved *row* without the ops that are gone. Raises msgspec.MsgspecError."""
+    kept = _rows.decode(row)
+    left = [known for known in kept if not (_size(known) and is_gone(_decode(known.op)))]
+    return row if len(left) == len(kept) else _encode(left)
 
 
 def _size(known: _Known) -> int:

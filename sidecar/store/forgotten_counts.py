@@ -1,0 +1,156 @@
+"""What counts over many ops say of one person, found and taken out: saved rows of incidents, endpoints and rules.
+
+Pure, on rows as JSON has them. A count tells at most how many of the ops were theirs: a value that more ops had was
+not theirs alone, and stays. What cannot be told apart goes.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from typing import Any, Final
+
+from sidecar.normalize import clean_text
+from sidecar.store.forgotten_person import FIELD, Person
+
+Row = dict[str, Any]
+
+_OTHER: Final = "_OTHER"  # where counts sum up what they had no room for
+_LENGTHS: Final = 60  # characters of a value that is counted
+_BY_LENGTH: Final = 100
+_MOST_FIELDS: Final = 32  # of counts; past it a field that is not there may have been met
+_SHEET_FIELDS, _SHEET_COLUMNS = 73, 32  # the same of a sheet
+_NAMES: Final = (FIELD, "features." + FIELD)
+_WORK: Final = ("source", "role", "city", "state", "event_kind", "sig_hash", "task_class", "count")  # tell of no one
+
+
+def at_most(counts: Row, person: Person) -> int:
+    """How many of the ops that `FieldCounts` *counts* may be theirs."""
+    values, beyond, found = counts.get("values", {}), counts.get("beyond", {}), 0
+    for name in _NAMES:
+        if name in values:
+            known = values[name]
+            found += known.get(_key(person, _LENGTHS), beyond.get(name, 0))
+        elif name == FIELD and len(values) >= _MOST_FIELDS:
+            found += counts.get("seen", 0)
+    return int(min(found, counts.get("seen", 0)))
+
+
+def incident_at_most(row: Row, person: Person) -> int:
+    """How many of an incident's failures may be theirs."""
+    by_staffer = row["incident"].get("by_staffer", {})
+    own = by_staffer.get(_key(person, _BY_LENGTH), by_staffer.get(_OTHER, 0))
+    values = row["counts"].get("values", {}).get(_NAMES[1], {})
+    return int(own + values.get(_key(person, _LENGTHS), 0))
+
+
+def suspects(counts: Row, most: int) -> set[str]:
+    """Values that no more than *most* ops had."""
+    found = (values.items() for values in counts.get("values", {}).values())
+    return {value for each in found for value, count in each if count <= most}
+
+
+def clean_counts(counts: Row, most: int, person: Person) -> None:
+    """Take out what was theirs alone, *most* ops being theirs; the others' values keep their counts."""
+    if not most:
+        return
+    gone = suspects(counts, most)
+    for field, values in counts.get("values", {}).items():
+        for value in [value for value in values if value in gone and person.is_alone(value)]:
+            count = values.pop(value)
+            counts["pairs"] = counts.get("pairs", 0) - 1
+            if field not in _NAMES:
+                counts.setdefault("beyond", {}).setdefault(field, 0)
+                counts["beyond"][field] += count
+
+
+def sheet_names(sheet: Row, person: Person) -> set[str]:
+    """Values of a sheet that were surely theirs, and nobody else's there; not those that tell of the work."""
+    theirs = _theirs(sheet, person, surely=True)
+    return {value for field, value in _alone(sheet, theirs) if field not in (*_WORK, *_NAMES)}
+
+
+def sheet_suspects(sheet: Row, person: Person) -> set[str]:
+    """Values of a sheet that nobody but them may have had."""
+    return {value for _, value in _alone(sheet, _theirs(sheet, person))}
+
+
+def clean_rules(row: Row, person: Person) -> None:
+    """Take out of an endpoint's sheet and rules what was theirs alone; bets and rules on that are void."""
+    sheet = row["sheet"]
+    theirs = _theirs(sheet, person)
+    gone = {(field, value) for field, value in _alone(sheet, theirs) if person.is_alone(value)}
+    for field, column in sheet.get("fields", {}).items():
+        _clean_column(column, {value for name, value in gone if name == field}, theirs)
+    if "fields" in sheet:
+        sheet["fields"] = {person.masked_id(field): column for field, column in sheet["fields"].items()}
+    sheet["columns"] = sheet.get("columns", 0) - len(gone)
+    if theirs and "refs" in sheet:
+        sheet["refs"] = [each for each in sheet["refs"] if not theirs >> each[0] & 1]
+    gone |= {(name, _key(person, _LENGTHS)) for name in _NAMES}
+    for name in ("bets", "fallen", "earlier", "found"):
+        if name in row:
+            row[name] = [each for each in row[name] if not _is_on(_together(each), gone)]
+
+
+def _clean_column(column: Row, gone: set[str], theirs: int) -> None:
+    """Without the values *gone*, and the numbers of *theirs*: of what had them is only known that it had something."""
+    before = beyond = _bits(column.get("beyond", ""))
+    for value in gone:
+        beyond |= _bits(column["values"].pop(value))
+    early = column.get("early", [])
+    for at, _ in early:
+        beyond |= (1 << at) & theirs
+    if beyond != before:
+        column["early"] = [each for each in early if not theirs >> each[0] & 1]
+        column["beyond"] = _base64(beyond)
+
+
+def _theirs(sheet: Row, person: Person, *, surely: bool = False) -> int:
+    """A bit for each op of the sheet that may be theirs."""
+    fields, found = sheet.get("fields", {}), 0
+    for name in _NAMES:
+        column = fields.get(name)
+        known = column.get("values", {}).get(_key(person, _LENGTHS)) if column is not None else None
+        if known is not None:
+            found |= _bits(known)
+        elif surely:
+            continue
+        elif column is not None:
+            found |= _bits(column.get("beyond", ""))
+        elif name == FIELD and (len(fields) >= _SHEET_FIELDS or sheet.get("columns", 0) >= _SHEET_COLUMNS):
+            found |= (1 << sheet.get("ops", 0)) - 1  # there was no room to count it
+    return found
+
+
+def _alone(sheet: Row, theirs: int) -> list[tuple[str, str]]:
+    """(field, value) that no other op of the sheet had."""
+    return [
+        (field, value)
+        for field, column in sheet.get("fields", {}).items()
+        for value, encoded in column.get("values", {}).items()
+        if (bits := _bits(encoded)) and not bits & ~theirs
+    ]
+
+
+def _together(each: Any) -> list[Row]:
+    """The conditions of a bet, of a standing rule, or of one that fell."""
+    if isinstance(each, list):
+        return each
+    found: list[Row] = each["together"] if "together" in each else each["rule"]["conditions"]
+    return found
+
+
+def _is_on(together: list[Row], gone: set[tuple[str, str]]) -> bool:
+    return any(each["kind"] == "is" and (each["field"], each.get("value", "")) in gone for each in together)
+
+
+def _key(person: Person, most: int) -> str:
+    return clean_text(person.staffer_id[:most])
+
+
+def _bits(encoded: str) -> int:
+    return int.from_bytes(b64decode(encoded), "little")
+
+
+def _base64(bits: int) -> str:
+    return b64encode(bits.to_bytes((bits.bit_length() + 7) // 8, "little")).decode()
