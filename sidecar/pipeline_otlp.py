@@ -44,7 +44,9 @@ class OtlpDoors:
         if export is not None and settings.export_success_ratio < 1:
             self.sampling = TailSampling(settings.export_success_ratio, observer.clock)
         self.names = Templates()
-        self.conventions = SpanConventions(observer.normalizer, lambda: _gateways(observer, settings), self.names)
+        self.conventions = SpanConventions(
+            observer.normalizer, lambda: _gateways(observer, settings), self.names, observer.clock
+        )
         self.witness = ReceivedRecorder(provider, observer.judged.absorbed)
         self.intake = OtlpIntake(
             self.conventions,

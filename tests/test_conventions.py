@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from sidecar.clock import SystemClock
 from sidecar.gateway.route_template import Templates
 from sidecar.model import ObservedOp
 from sidecar.normalize import Normalizer
@@ -199,7 +200,7 @@ WANTED: dict[str, list[Want | None]] = {
 @pytest.fixture
 def conventions() -> SpanConventions:
     return SpanConventions(
-        Normalizer(Redactor()), lambda: ["http://localhost:3700", "http://127.0.0.1:3701"], Templates()
+        Normalizer(Redactor()), lambda: ["http://localhost:3700", "http://127.0.0.1:3701"], Templates(), SystemClock()
     )
 
 

@@ -18,10 +18,12 @@ from sidecar.model import ObservedOp
 from sidecar.normalize import MAX_ENTRIES, Normalizer
 from sidecar.redaction import Redactor
 from sidecar.spans.attributes import OP_ID
+from sidecar.spans.clock_skew import taken_by
 from sidecar.spans.conventions import SpanConventions
 from sidecar.spans.conventions_table import EVALUATION_EVENT, KEYS, KINDS
 from sidecar.spans.conventions_values import op_id_of
 from sidecar.spans.op_span import OpSpan
+from tests.fakes import ManualClock
 from tests.strategies import ops
 
 NORMALIZER = Normalizer(Redactor())
@@ -78,6 +80,7 @@ def fill(value: Any, given: Any) -> None:
         value.string_value = given
 
 
+LATE_NS = 253_402_000_000 * 10**9  # the end of the year 9999: behind nearly all times that are made up
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 VALUES = st.recursive(
     st.one_of(
@@ -122,7 +125,7 @@ def spans(draw: st.DrawFn) -> Span:
 
 
 def reader() -> SpanConventions:
-    return SpanConventions(NORMALIZER, lambda: ["http://localhost:3700"], Templates())
+    return SpanConventions(NORMALIZER, lambda: ["http://localhost:3700"], Templates(), ManualClock(LATE_NS))
 
 
 def one_span(**attributes: Any) -> Span:
@@ -190,7 +193,7 @@ def test_our_own_ops_come_back_exactly(op: ObservedOp) -> None:
     )
     (resource_spans,) = encode_spans([span]).resource_spans
     (read,) = reader().ops_of(resource_spans)
-    assert read == (span.op if normal.op_id is not None else None)
+    assert read == (taken_by(LATE_NS, span.op) if normal.op_id is not None else None)
 
 
 def test_what_is_our_own_but_not_whole_is_no_op() -> None:
@@ -265,7 +268,7 @@ def test_a_level_says_more_than_the_status() -> None:
 
 def test_endpoints_stay_few() -> None:
     """A sender that names each span anew makes no more endpoints than there is room for."""
-    conventions = SpanConventions(NORMALIZER, list, Templates(most=50))
+    conventions = SpanConventions(NORMALIZER, list, Templates(most=50), ManualClock(LATE_NS))
     named = [
         conventions.op_of(one_span(**{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": f"tool {number}"}))
         for number in range(500)

@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sidecar.clock import SystemClock
 from sidecar.errors import InvalidInputError
 from sidecar.gateway.route_template import Templates
 from sidecar.langfuse.book import LangfuseBook, merged, score_key
@@ -23,7 +24,7 @@ from tests.strategies import texts, values
 
 NORMALIZER = Normalizer(Redactor())
 READER = LangfuseReader(NORMALIZER)
-OPS = FragmentReader(SpanConventions(NORMALIZER, list, Templates()))
+OPS = FragmentReader(SpanConventions(NORMALIZER, list, Templates(), SystemClock()))
 NOW_NS = 1_769_847_300_000_000_000
 KINDS = ("trace", "span", "generation", "event", "observation", "score", "sdk")
 

@@ -10,7 +10,6 @@ An op's id is made of its span's: the same span, delivered again, is the same op
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from functools import cached_property
 from math import isfinite
 from typing import Any, NamedTuple, Protocol
@@ -22,8 +21,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from sidecar.clock import rfc3339_ms
 from sidecar.model import SCHEMA_VERSION, ObservedOp
 from sidecar.normalize import INT64_MAX, INT64_MIN, MAX_ENTRIES, Normalizer, scalar
+from sidecar.protocols import Clock
 from sidecar.spans import conventions_table as table
 from sidecar.spans.attributes import ERROR_TYPE_OTHER, LANGFUSE_EVENT, OP_ID, OP_PREFIX
+from sidecar.spans.clock_skew import ended_by, taken_by
 from sidecar.spans.conventions_facts import (
     Facts,
     Outcome,
@@ -86,11 +87,14 @@ class SpanConventions:
     *names* is asked for each endpoint, so that hostile span names cannot make endless many.
     """
 
-    def __init__(self, normalizer: Normalizer, gateways: Callable[[], Iterable[str]], names: EndpointNames) -> None:
+    def __init__(
+        self, normalizer: Normalizer, gateways: Callable[[], Iterable[str]], names: EndpointNames, clock: Clock
+    ) -> None:
         self._normalizer = normalizer
         self._cut = normalizer.cut
         self._given_gateways = gateways
         self._names = names
+        self._clock = clock
 
     def ops_of(self, resource_spans: ResourceSpans) -> Iterator[ObservedOp | None]:
         """The ops among these spans, in order, None for each span that is none."""
@@ -197,6 +201,7 @@ class SpanConventions:
         self, span: Span, convention: table.Convention, facts: Facts, told: _Told, extra: dict[str, Any]
     ) -> ObservedOp:
         ended = span.end_time_unix_nano or span.start_time_unix_nano
+        taken = ended_by(self._clock.time_ns(), ended)
         result = outcome(span, facts, convention)
         error = self._cut(result.error, _ERROR_CHARACTERS) if result.error is not None else None
         answered = f"ERROR: {error}" if error is not None else told.answered or "ok"
@@ -213,12 +218,12 @@ class SpanConventions:
                 texts[name] = self._short(value if isinstance(value, str) else str(value))
         extra = self._cleaned(texts, extra)
         return ObservedOp(
-            timestamp=rfc3339_ms(ended),
+            timestamp=rfc3339_ms(taken),
             success=error is None,
             duration_ms=round(max(0, ended - (span.start_time_unix_nano or ended)) / 1e6, 3),
             source=convention.source,
             v=SCHEMA_VERSION,
-            op_id=op_id_of(span.trace_id, span.span_id, ended),
+            op_id=op_id_of(span.trace_id, span.span_id, taken),
             trace_id=span.trace_id.hex(),
             span_id=span.span_id.hex(),
             parent_span_id=span.parent_span_id.hex() or None,
@@ -269,7 +274,7 @@ class SpanConventions:
         return self._cut(known, _ID_CHARACTERS) if isinstance(known, str) else known
 
     def _own(self, span: Span) -> ObservedOp | None:
-        """The op that an observer's span mirrors, exactly."""
+        """The op that an observer's span mirrors, exactly, unless that observer's clock is ahead of ours."""
         attributes = {each.key: value_of(each.value) for each in span.attributes if each.key.startswith(OP_PREFIX)}
         ids = span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex() or None
         try:
@@ -277,8 +282,8 @@ class SpanConventions:
             if op is None:
                 return None
             op = msgspec.convert(msgspec.structs.asdict(op), ObservedOp)  # attributes may be of any type
-            datetime.fromisoformat(op.timestamp)
-        except (TypeError, ValueError):  # a required field is missing, or one says nothing
+            op = taken_by(self._clock.time_ns(), op)
+        except (TypeError, ValueError, OverflowError):  # a required field is missing, or one says nothing
             return None
         return self._normalizer.op(op) if op.duration_ms >= 0 else None
 

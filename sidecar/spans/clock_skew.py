@@ -1,0 +1,42 @@
+"""Received spans that claim to have ended later than now: their op ended when it was taken. Pure.
+
+What tells when an op was taken is the time in its id (UUID version 7), and the id of a received span's op is made of
+the span's own end. A sender's clock that is ahead would so put an op into next year, where it keeps its incident open.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
+
+from sidecar.clock import rfc3339_ms
+from sidecar.model import ObservedOp
+from sidecar.spans.conventions_values import op_id_of
+
+_SKEW_NS = 1_000_000_000  # a clock this much ahead is none that is wrong
+
+
+def ended_by(now_ns: int, ended_ns: int) -> int:
+    """*ended_ns*, or *now_ns* where that is ahead of it; both in ns since the Unix epoch."""
+    return ended_ns if ended_ns <= now_ns + _SKEW_NS else now_ns
+
+
+def taken_by(now_ns: int, op: ObservedOp) -> ObservedOp:
+    """*op*, from another observer's span, with time and id of now where either is ahead.
+
+    Raises ValueError: its timestamp is no time.
+    """
+    if not _is_ahead(now_ns, op):
+        return op
+    trace_id, span_id = bytes.fromhex(op.trace_id or ""), bytes.fromhex(op.span_id or "")
+    return replace(op, timestamp=rfc3339_ms(now_ns), op_id=op_id_of(trace_id, span_id, now_ns))
+
+
+def _is_ahead(now_ns: int, op: ObservedOp) -> bool:
+    limit_ns = now_ns + _SKEW_NS
+    ended = datetime.fromisoformat(op.timestamp)
+    if (ended if ended.tzinfo is not None else ended.replace(tzinfo=UTC)) > datetime.fromtimestamp(limit_ns / 1e9, UTC):
+        return True
+    op_id = op.op_id or ""
+    return op_id[14:15] == "7" and op_id[:8] + op_id[9:13] > f"{limit_ns // 1_000_000:012x}"
