@@ -119,6 +119,38 @@ async def test_a_foreign_host_is_refused(tmp_path: Path, host: str, status: str)
         assert len(gateway.asked) == (status == "200")
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([("Origin", "http://localhost")], "200"),
+        ([("Origin", "HTTP://LOCALHOST")], "200"),
+        ([("Origin", "https://friend.example:8443"), ("Sec-Fetch-Site", "cross-site")], "200"),
+        ([("Sec-Fetch-Site", "same-origin")], "200"),
+        ([("Sec-Fetch-Site", "none")], "200"),
+        ([("Origin", "https://evil.example")], "403"),
+        ([("Origin", "https://evil.example"), ("Sec-Fetch-Site", "same-origin")], "403"),
+        ([("Origin", "http://localhost"), ("Origin", "https://evil.example")], "403"),
+        ([("Origin", "http://localhost:8000")], "403"),
+        ([("Origin", "null")], "403"),
+        ([("Origin", "")], "403"),
+        ([("Origin", "http://[")], "403"),
+        ([("Sec-Fetch-Site", "cross-site")], "403"),
+        ([("Sec-Fetch-Site", "same-site")], "403"),
+    ],
+)
+async def test_a_foreign_web_page_is_refused(tmp_path: Path, headers: list[tuple[str, str]], status: str) -> None:
+    """A browser would otherwise call tools for any page that it shows; what is let through goes on unchanged."""
+    async with (
+        raw_gateway() as gateway,
+        proxied(tmp_path, gateway.url, OBSERVER_ALLOWED_HOSTS="friend.example") as running,
+    ):
+        message = await exchange(proxy_port(running), request("POST", "/x", headers))
+        assert message.first.split(" ")[1] == status
+        assert len(gateway.asked) == (status == "200")
+        for asked in gateway.asked:
+            assert [pair for pair in asked.headers if pair[0] in ("Origin", "Sec-Fetch-Site")] == headers
+
+
 async def test_upgrades_and_tunnels_are_501(tmp_path: Path) -> None:
     """Clearly, with a reason; an offer of HTTP/2 is passed over, body and all, as some clients make it always."""
     async with raw_gateway() as gateway, proxied(tmp_path, gateway.url) as running:

@@ -11,6 +11,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 
+from sidecar.gateway.proxy_page import PageRules
 from sidecar.gateway.proxy_paths import AllowedPaths
 from sidecar.gateway.proxy_refusal import RefusedError
 
@@ -23,8 +24,9 @@ _OP_PREFIX = b"x-observer-op-"
 _HOP_BY_HOP = frozenset(
     [b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"http2-settings"]
 )
-_REQUEST_SPECIAL = _HOP_BY_HOP | {b"host", b"content-length", b"traceparent", b"tracestate", b"expect"}
-_KEPT = frozenset([b"content-length", b"expect"])  # looked at, and they go on as they are
+_PAGE = frozenset([b"origin", b"sec-fetch-site"])  # what browsers say of the page that asks
+_REQUEST_SPECIAL = _HOP_BY_HOP | _PAGE | {b"host", b"content-length", b"traceparent", b"tracestate", b"expect"}
+_KEPT = _PAGE | {b"content-length", b"expect"}  # looked at, and they go on as they are
 _RESPONSE_SPECIAL = _HOP_BY_HOP | {b"content-length"}
 _NO_TRAILER = _REQUEST_SPECIAL | {b"authorization", b"content-type", b"content-encoding", b"trailer"}
 _FRAMING = frozenset([b"host", b"content-length", b"transfer-encoding"])
@@ -45,7 +47,6 @@ class RequestHead:
         "length",
         "lines",
         "method",
-        "offers",
         "op_headers",
         "probe",
         "target",
@@ -60,7 +61,7 @@ class RequestHead:
         self.http10 = http10
         self.close = close or http10
         self.lines: list[bytes] = []
-        self.chunked = self.probe = self.offers = self.expects = False
+        self.chunked = self.probe = self.expects = False
         self.length = 0  # of the body, unless it is chunked
         self.traceparent: list[bytes] = []
         self.tracestate: list[bytes] = []
@@ -116,8 +117,9 @@ class RequestRules:
         self, gateway_host: str, gateway_name: str, allowed_hosts: Iterable[str], paths: Iterable[str], instance: bytes
     ) -> None:
         self._host_line = b"Host: " + gateway_host.encode("idna" if not gateway_host.isascii() else "ascii")
-        names = {name.strip().lower() for name in allowed_hosts}
-        self._names = frozenset(filter(None, names | {"localhost", gateway_name.lower()}))
+        allowed = frozenset(name.strip().lower() for name in allowed_hosts) - {""}
+        self._names = allowed | ({"localhost", gateway_name.lower()} - {""})
+        self._pages = PageRules(allowed)
         self._paths = AllowedPaths(paths)
         self._instance = instance
         self._known_hosts: set[bytes] = set()
@@ -158,7 +160,10 @@ class RequestRules:
         if b"trailers" in _all_tokens(special, b"te"):
             head.lines.append(b"TE: trailers")
         self._check_host(special.get(b"host", []), head)
-        _check_upgrade(head, _all_tokens(special, b"upgrade"), nominated)
+        if not _PAGE.isdisjoint(special):
+            pages, sites = special.get(b"origin", []), special.get(b"sec-fetch-site", [])
+            self._pages.check(pages, sites, special.get(b"host", []))
+        _check_upgrade(_all_tokens(special, b"upgrade"), nominated)
         _drop_nominated(head.lines, nominated)
 
     def _our_header(self, head: RequestHead, key: bytes, value: bytes, lines: list[bytes]) -> None:
@@ -274,14 +279,13 @@ def _check_coding(head: RequestHead, value: bytes) -> None:
     head.chunked = True
 
 
-def _check_upgrade(head: RequestHead, upgrades: list[bytes], nominated: list[bytes]) -> None:
+def _check_upgrade(upgrades: list[bytes], nominated: list[bytes]) -> None:
     if not upgrades or b"upgrade" not in nominated:
         return  # without the connection option it means nothing, and ends here like any hop-by-hop field
     if not _OPTIONAL_UPGRADES.issuperset(upgrades):
         raise RefusedError(
             501, "Not Implemented", "this proxy does not switch protocols (WebSocket): call the gateway itself"
         )
-    head.offers = True
 
 
 def _drop_nominated(lines: list[bytes], nominated: list[bytes]) -> None:

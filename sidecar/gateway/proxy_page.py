@@ -1,0 +1,41 @@
+"""Which web pages may call the gateway through whoever looks at them: the proxy's own, and those of allowed hosts.
+
+A browser sends a simple POST to any address it can reach, the loopback included, whatever page asks for it. It says
+which one: in `Origin` (RFC 6454, 7), or in `Sec-Fetch-Site` where it sends no `Origin`, as for an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from sidecar.gateway.proxy_refusal import RefusedError
+
+_OWN_SITES: Final = frozenset([b"same-origin", b"none"])
+_FOREIGN: Final = RefusedError(
+    403, "Forbidden", "web pages of another origin have no access: name their host in OBSERVER_ALLOWED_HOSTS"
+)
+
+
+class PageRules:
+    """*allowed_hosts*, lower case, are those whose pages may call besides the pages of the `Host` that is called."""
+
+    def __init__(self, allowed_hosts: Iterable[str]) -> None:
+        self._allowed = frozenset(allowed_hosts)
+
+    def check(self, origins: Sequence[bytes], sites: Sequence[bytes], hosts: Sequence[bytes]) -> None:
+        """Look at a request's `Origin`, `Sec-Fetch-Site` and `Host`. Raises RefusedError."""
+        if origins:
+            if not all(self._is_own(origin, hosts) for origin in origins):
+                raise _FOREIGN
+        elif not _OWN_SITES.issuperset(sites):
+            raise _FOREIGN
+
+    def _is_own(self, origin: bytes, hosts: Sequence[bytes]) -> bool:
+        try:
+            page = urlsplit(origin.decode("latin-1").strip().lower())
+            called = [host.decode("latin-1").strip().lower() for host in hosts]
+            return bool(page.netloc) and (page.netloc in called or page.hostname in self._allowed)
+        except ValueError:
+            return False
