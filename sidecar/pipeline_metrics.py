@@ -63,6 +63,7 @@ def losses(observer: Observer) -> dict[str, int]:
         "post_lost": sum(outbox.lost for outbox in _outboxes(observer)),
         "proxied_call": observer.proxy.recorder.lost if observer.proxy is not None else 0,
         "langfuse_score_unread": observer.langfuse.desk.unjudged,
+        "langfuse_item_not_recorded": observer.langfuse.desk.unrecorded,
         "langfuse_not_forwarded": observer.langfuse.not_forwarded,
         "correction_rejected": observer.corrections.rejected,
         "saved_row_unusable": sum(book.unusable for book in observer.books.saved.values()),

@@ -20,17 +20,16 @@ from sidecar.settings import Settings
 from tests.otlp_receiver import TAKEN, OtlpReceiver, Said, otlp_receiver, request_of, sender
 
 _RETRYABLE = ["CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"]
+_CREDENTIALS = ["UNAUTHENTICATED", "PERMISSION_DENIED"]
 _PERMANENT = [
     "UNKNOWN",
     "INVALID_ARGUMENT",
     "NOT_FOUND",
     "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED",
     "FAILED_PRECONDITION",
     "UNIMPLEMENTED",
     "INTERNAL",
-    "UNAUTHENTICATED",
 ]
 
 
@@ -41,12 +40,12 @@ async def answer(receiver: OtlpReceiver, protocol: str, said: Said) -> Answer:
         return await asyncio.to_thread(made.send, request_of("a"), 30.0)
 
 
-@pytest.mark.parametrize("code", [*_RETRYABLE, *_PERMANENT])
+@pytest.mark.parametrize("code", [*_RETRYABLE, *_CREDENTIALS, *_PERMANENT])
 async def test_grpc_codes_are_kept_apart_as_otlp_says(code: str) -> None:
-    """Retryable ones come again, all others never; RESOURCE_EXHAUSTED only with RetryInfo."""
+    """Retryable ones come again, and so do unknown credentials; all others never. RESOURCE_EXHAUSTED with RetryInfo."""
     async with otlp_receiver() as receiver:
         plain = await answer(receiver, "grpc", Said(grpc.StatusCode[code], "because"))
-        assert plain.verdict == ("retry" if code in _RETRYABLE else "refused")
+        assert plain.verdict == ("refused" if code in _PERMANENT else "retry")
         assert (plain.why, plain.wait_s) == (f"{code} because", None)
         if code in ("RESOURCE_EXHAUSTED", "UNAVAILABLE"):
             told = await answer(receiver, "grpc", Said(grpc.StatusCode[code], "busy", retry_info_s=2.5))
@@ -55,10 +54,10 @@ async def test_grpc_codes_are_kept_apart_as_otlp_says(code: str) -> None:
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504, 400, 401, 403, 404, 405, 413, 415, 418, 500, 501, 307])
 async def test_http_statuses_are_kept_apart_as_otlp_says(status: int) -> None:
-    """429, 502, 503 and 504 come again; 413 was too large; all others never."""
+    """429, 502, 503 and 504 come again, and so do 401 and 403: a person puts that right; 413 was too large."""
     async with otlp_receiver() as receiver:
         said = await answer(receiver, "http/protobuf", Said(status=status, headers=((b"retry-after", b"7"),)))
-    if status in (429, 502, 503, 504):
+    if status in (401, 403, 429, 502, 503, 504):
         assert (said.verdict, said.wait_s) == ("retry", 7.0)
     else:
         assert said.verdict == ("too_large" if status == 413 else "refused")

@@ -11,8 +11,9 @@ import pytest
 
 from sidecar.errors import SettingsError
 from sidecar.langfuse.score_rules import ScoreRules
-from sidecar.model import Scalar, Score
+from sidecar.model import Fragment, Scalar, Score
 from sidecar.pipeline import Observer
+from sidecar.protocols import Receipt
 from sidecar.spans.conventions_table import FAILING_LABELS
 from tests.langfuse_batches import SCORES, TRACE, begun, ended, score, taken, whole
 from tests.observers import client, cycle, observer, settings, settled, stand_in
@@ -122,6 +123,35 @@ async def test_a_score_waits_for_the_op_it_judges(tmp_path: Path) -> None:
         await taken(http, *whole("job", name="plan"))
         await written(running, tmp_path, 2)
     assert [op["success"] for op in ops(tmp_path)] == [True, False]
+
+
+async def test_a_score_that_names_a_span_alone_waits_too(tmp_path: Path) -> None:
+    """Without its trace's id an observation's is enough to know what is judged, once it comes."""
+    async with observer(tmp_path) as running, client(running) as http:
+        alone = judgement("correct", 0, observationId="job", dataType="BOOLEAN")
+        del alone["traceId"]
+        await posted(http, alone)
+        assert (await http.get("/stats")).json()["langfuse"]["scores_waiting"] == 1
+        await taken(http, *whole("job", name="plan"))
+        await written(running, tmp_path, 2)
+    assert [op["success"] for op in ops(tmp_path)] == [True, False]
+
+
+async def test_an_item_that_cannot_be_recorded_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours costs the one item, and says so in `lost`; the next one is recorded."""
+    async with observer(tmp_path) as running, client(running) as http:
+        observations = running.langfuse.desk._observations
+        told = observations.told
+
+        def faulty(fragment: Fragment) -> Receipt | None:
+            if fragment.name == "poison":
+                raise ZeroDivisionError
+            return told(fragment)
+
+        monkeypatch.setattr(observations, "told", faulty)
+        await taken(http, *whole("bad", name="poison"), *whole("good", name="plan"))
+        await written(running, tmp_path, 1)
+        assert (await http.get("/stats")).json()["lost"]["langfuse_item_not_recorded"] == 1
 
 
 async def test_a_score_of_a_trace_judges_its_root(tmp_path: Path) -> None:

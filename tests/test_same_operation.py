@@ -274,3 +274,28 @@ def test_an_op_tells_how_it_was_seen(source: str, operation_name: str | None, ki
     """By its source, and by the operation that the conventions wrote down."""
     extra = operation(operation_name) if operation_name else {}
     assert kind_of(op("x", TOOL, None, source=source, **extra)) is kind
+
+
+def test_large_ops_are_remembered_by_their_size() -> None:
+    """Some thousand small ones, or a few of a megabyte: the oldest go early and are counted; the texts stay bounded."""
+    one = OneOp(most_characters=1000)
+    for number in range(50):
+        large = op(f"op-{number}", f"{number:016x}", AGENT, **operation("execute_tool"), error="e" * 300)
+        assert one.seen(large, float(number) / 100) is large
+        assert one.characters <= 1000
+    assert (len(one), one.forgotten) == (3, 47)
+    again = op("again", f"{49:016x}", AGENT, **operation("execute_tool"), error="e" * 300)
+    assert one.seen(again, 1.0) is None
+    assert one.seen(op("late", "f" * 16, AGENT, **operation("execute_tool")), 1000.0) is not None
+    assert (len(one), one.characters) == (1, len("asked") + len("1 rows") + len("execute_tool"))
+
+
+def test_a_merged_operation_counts_its_texts_once() -> None:
+    """All witnesses of one call: what is remembered of it goes with it."""
+    one = OneOp()
+    for witness in the_witnesses():
+        one.seen(witness, 0.0)
+    assert len(one) == 1
+    assert one.characters > 0
+    one.seen(op("late", "f" * 16, AGENT, **operation("execute_tool")), 1000.0)
+    assert one.characters == len("asked") + len("1 rows") + len("execute_tool")

@@ -1,4 +1,8 @@
-"""What a collector's answer means for the spans of a request. Source: OTLP specification, responses and throttling."""
+"""What a collector's answer means for the spans of a request. Source: OTLP specification, responses and throttling.
+
+One thing is decided otherwise: to OTLP, credentials that are not known are final. Here the spans are on disk, and wait
+until a person has put the setting right, or a bound of the disk is reached.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 _RETRYABLE_HTTP: Final = frozenset({429, 502, 503, 504})
+UNKNOWN_CREDENTIALS_HTTP: Final = frozenset({401, 403})
+_UNKNOWN_CREDENTIALS_GRPC: Final = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 _RETRYABLE_GRPC: Final = frozenset(
     {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"}
 )
@@ -54,7 +60,7 @@ def http_answer(status: int, body: bytes, retry_after: str, now_ns: int) -> Answ
     why = f"HTTP {status} {_readable(body)}".strip()
     if status == 413:
         return Answer("too_large", why)
-    if status in _RETRYABLE_HTTP:
+    if status in _RETRYABLE_HTTP | UNKNOWN_CREDENTIALS_HTTP:
         return Answer("retry", why, wait_s=_seconds(retry_after, now_ns))
     return Answer("refused", why)
 
@@ -66,7 +72,7 @@ def grpc_answer(code: str, details: str, wait_s: float | None) -> Answer:
         return Answer("too_large", why)
     if code == "RESOURCE_EXHAUSTED":
         return Answer("retry" if wait_s is not None else "refused", why, wait_s=wait_s)
-    if code in _RETRYABLE_GRPC:
+    if code in _RETRYABLE_GRPC | _UNKNOWN_CREDENTIALS_GRPC:
         return Answer("retry", why, wait_s=wait_s, answered=code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"))
     return Answer("refused", why)
 

@@ -14,12 +14,11 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from sidecar.export.answers import Answer, http_answer, unreachable
+from sidecar.export.answers import UNKNOWN_CREDENTIALS_HTTP, Answer, http_answer, unreachable
 from sidecar.export.http_client import read_bounded, tls_context
 from sidecar.export.spool_door import SpoolDoor
 from sidecar.protocols import Promise
 
-_UNKNOWN_KEYS: Final = (401, 403)
 _MULTI_STATUS: Final = 207
 _MOST_TEXT: Final = 300
 _MOST_ANSWER: Final = 2**20  # it speaks of each event
@@ -74,7 +73,7 @@ def basic_auth(public_key: str, secret_key: str) -> dict[str, str]:
 
 def _meaning(response: httpx.Response, body: bytes) -> Answer:
     status = response.status_code
-    if status in _UNKNOWN_KEYS:  # a person will put it right: nothing need be lost until then
+    if status in UNKNOWN_CREDENTIALS_HTTP:
         return Answer("retry", f"HTTP {status}: Langfuse does not know the keys of LANGFUSE_FORWARD_…")
     if status == _MULTI_STATUS:
         return _of_each(body)

@@ -40,7 +40,7 @@ class LangfuseDesk:
     """A stage, and the `LangfuseInbox`. *window_s*: how long an observation may stay without an end.
 
     Counters since the start: `judged` scores that became ops, `repeated` ones, `unjudged` ones that could not be read,
-    `failed` rounds, which are made again.
+    `unrecorded` items that a fault of ours kept from becoming ops, `failed` rounds, which are made again.
     """
 
     name = "langfuse"
@@ -71,6 +71,7 @@ class LangfuseDesk:
         self.judged = 0
         self.repeated = 0
         self.unjudged = 0
+        self.unrecorded = 0
         self.failed = 0
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
@@ -159,6 +160,7 @@ class LangfuseDesk:
                 error = exc
                 break
             except Exception:  # a poison item costs itself
+                self.unrecorded += 1
                 log.exception("langfuse.item_not_recorded", item=str(key)[:200])
                 receipts.append((key, None))
         for key, receipt in receipts:

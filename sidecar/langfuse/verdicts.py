@@ -51,7 +51,7 @@ class Verdicts:
     def ruling(self, key: str, score: Score, *, is_last_chance: bool) -> Ruling | None:
         """What *score*, named *key*, makes; None if what it judges may still come."""
         row = self._judged_by(score, is_last_chance)
-        if row is None and not is_last_chance and score.trace_id:
+        if row is None and not is_last_chance and (score.trace_id or score.span_id):
             return None
         linked = [(row.trace_id, row.span_id)] if row is not None else []
         of = row.trace_id + row.span_id if row is not None else ""

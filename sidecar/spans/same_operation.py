@@ -27,6 +27,8 @@ WINDOW_S = 15.0
 """How long after an op another report of it may come: a span's exporter waits 5 s, and may take 10 s to send."""
 
 MOST_OPERATIONS = 8192
+MOST_CHARACTERS = 4 * 2**20
+"""Of all texts in what is remembered: an event may be of a megabyte."""
 _MOST_UNDER_PARENT = 64
 _OURS = frozenset([Kind.PROXY, Kind.WRAPPER])
 _HOLDERS = frozenset().union(*INSIDE.values())
@@ -48,6 +50,8 @@ def kind_of(op: ObservedOp) -> Kind:
 class OneOp:
     """Remembers the operations of the last *window_s* seconds, at most *most* of them; the oldest go first.
 
+    Of their texts at most *most_characters* are kept, the latest operation's apart.
+
     `span_processor` calls `look` with each op before it is journalled, in any order, one at a time:
 
     - it gives the op to journal in the op's place, with the ids of the op that came in. If others of the same operation
@@ -60,9 +64,13 @@ class OneOp:
     time of arrival, in seconds on a monotonic clock.
     """
 
-    def __init__(self, *, window_s: float = WINDOW_S, most: int = MOST_OPERATIONS) -> None:
+    def __init__(
+        self, *, window_s: float = WINDOW_S, most: int = MOST_OPERATIONS, most_characters: int = MOST_CHARACTERS
+    ) -> None:
         self._window_s = window_s
         self._most = most
+        self._most_characters = most_characters
+        self.characters = 0  # of text in what is remembered
         self._operations: OrderedDict[int, Operation] = OrderedDict()
         self._by_span: dict[str, Operation] = {}
         self._under: dict[str, _Under] = {}
@@ -91,8 +99,12 @@ class OneOp:
         if not same:
             operation = Operation((member,), op, at_s)
             self._remember(operation)
-            return op, operation
-        return self._join(same, member, at_s)
+            joined: tuple[ObservedOp | None, Operation] = (op, operation)
+        else:
+            joined = self._join(same, member, at_s)
+        if self.characters > self._most_characters:
+            self._trim()
+        return joined
 
     def forget(self, operation: Operation) -> None:
         """*operation* was not journalled: for all that comes it never was."""
@@ -140,6 +152,7 @@ class OneOp:
             self.absorbed += 1
             return None, operation
         op = operation.with_member(member)
+        self.characters += member.size
         self._index(operation, member)
         if op is None and len(before) == 1 and not _must_be_kept(member):
             self.absorbed += 1
@@ -159,6 +172,7 @@ class OneOp:
         for member in other.members:
             self._index(operation, member)
         operation.take(other)
+        self.characters += other.size
 
     def _remember(self, operation: Operation) -> None:
         if len(self._operations) >= self._most:
@@ -166,9 +180,15 @@ class OneOp:
             self.forgotten += 1
         operation.number = self._next
         self._next += 1
+        self.characters += operation.size
         self._operations[operation.number] = operation
         for member in operation.members:
             self._index(operation, member)
+
+    def _trim(self) -> None:
+        while self.characters > self._most_characters and len(self._operations) > 1:
+            self._forget(self._operations.popitem(last=False)[1])
+            self.forgotten += 1
 
     def _index(self, operation: Operation, member: Member) -> None:
         if member.span:
@@ -187,6 +207,7 @@ class OneOp:
             self._forget(self._operations.popitem(last=False)[1])
 
     def _forget(self, operation: Operation) -> None:
+        self.characters -= operation.size
         for member in operation.members:
             if self._by_span.get(member.span) is operation:
                 del self._by_span[member.span]

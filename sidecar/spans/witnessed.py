@@ -18,6 +18,8 @@ _NONE: frozenset[Kind] = frozenset()
 class Member(msgspec.Struct, eq=False, frozen=True, gc=False):
     """One op of an operation: who saw it, and where it stands in its trace; *span* and *parent* are "" for none.
 
+    *size* is the number of characters in what may be long of it.
+
     Thousands are remembered, in a hot path: neither these nor operations can be in a cycle, so none is tracked.
     """
 
@@ -25,12 +27,15 @@ class Member(msgspec.Struct, eq=False, frozen=True, gc=False):
     kind: Kind
     span: str
     parent: str
+    size: int
 
     @classmethod
     def of(cls, op: ObservedOp, kind: Kind) -> Member:
         """*op*, seen as *kind*; it names its trace."""
         trace_id, span_id, parent_id = op.trace_id or "", op.span_id, op.parent_span_id
-        return cls(op, kind, trace_id + span_id if span_id else "", trace_id + parent_id if parent_id else "")
+        return cls(
+            op, kind, trace_id + span_id if span_id else "", trace_id + parent_id if parent_id else "", _size(op)
+        )
 
     @property
     def times_ms(self) -> tuple[float, float]:
@@ -50,6 +55,11 @@ class Operation(msgspec.Struct, eq=False, gc=False):
     at_s: float
     number: int = -1
     receipt: Receipt | None = None
+
+    @property
+    def size(self) -> int:
+        """Characters of text in what its members say."""
+        return sum(each.size for each in self.members)
 
     def has_kind(self, kind: Kind) -> bool:
         """Whether a member saw it so."""
@@ -97,6 +107,15 @@ class Operation(msgspec.Struct, eq=False, gc=False):
     def told_by(self, member: Member) -> ObservedOp:
         """All that is known, with *member*'s ids."""
         return told(((each.kind, each.op) for each in self.members), member.op)
+
+
+def _size(op: ObservedOp) -> int:
+    """Characters of what may be long in *op*; the rest is bounded."""
+    size = len(op.input_summary) + len(op.output_summary) + len(op.error or "")
+    for values in (op.features, op.extra):
+        if values:
+            size += sum([len(value) for value in values.values() if type(value) is str])
+    return size
 
 
 @lru_cache(maxsize=256)
