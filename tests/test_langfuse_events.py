@@ -15,8 +15,8 @@ from sidecar.langfuse.book import LangfuseBook, merged, score_key
 from sidecar.langfuse.score_rules import ScoreRules
 from sidecar.model import Fragment
 from sidecar.normalize import Normalizer
+from sidecar.receivers.langfuse_batches import EventBatch
 from sidecar.receivers.langfuse_events import LangfuseReader
-from sidecar.receivers.langfuse_receiver import EventBatch
 from sidecar.redaction import Redactor
 from sidecar.spans.conventions import SpanConventions
 from sidecar.spans.fragment_reader import FragmentReader

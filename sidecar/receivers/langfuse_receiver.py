@@ -8,32 +8,33 @@ Source: Langfuse public API, ingestion, scores, OpenTelemetry.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from typing import Any, Final, TypeVar
 
 import falcon
 import falcon.asgi
 import msgspec
 
-from sidecar.errors import InvalidInputError, MalformedError, OverloadedError, TooLargeError
-from sidecar.ids import new_id
-from sidecar.model import Fragment, LangfuseTold, Score
-from sidecar.normalize import clean_text
+from sidecar.errors import OverloadedError, TooLargeError
+from sidecar.model import LangfuseTold
 from sidecar.protocols import Clock, LangfuseForward, LangfuseInbox, Promise
-from sidecar.receivers.bodies import BodyReader, Lease, parse_json
-from sidecar.receivers.langfuse_events import KINDS, LangfuseReader, ns_of
+from sidecar.receivers.bodies import BodyReader, Lease
+from sidecar.receivers.json_items import InTurns, bound_values
+from sidecar.receivers.langfuse_batches import EventBatch, ScoreBatch, events_of, scores_of
+from sidecar.receivers.langfuse_events import LangfuseReader
 from sidecar.receivers.langfuse_relayed import is_sendable
 from sidecar.receivers.otlp_http import PROTOBUF, OtlpTracesResource
 from sidecar.receivers.otlp_receiver import OtlpIntake, Taken
 from sidecar.receivers.otlp_wire import Rejected
 
+_Split = TypeVar("_Split")
+
 API: Final = "/api/public"
 MAX_BYTES: Final = 5 * 2**20  # Langfuse itself takes 3.5 MB
+MOST_VALUES: Final = 1_000_000  # of one request
 _MOST_ITEMS: Final = 10_000
-_SMALL: Final = 64 * 1024  # bytes of JSON that are read at once
-_TURN_S: Final = 0.0015
-_MOST_ID: Final = 256
-_SDK_LOG: Final = "sdk-log"
+_SMALL: Final = 64 * 1024  # bytes that are split at once
 _TRACES: Final = f"{API}/otel/v1/traces"
 
 
@@ -94,6 +95,7 @@ class _Door:
         self._clock = clock
         self._counters = counters
         self._forward = forward
+        self._in_turns = InTurns()
 
     async def _take(self, req: falcon.asgi.Request, body: bytes, told: LangfuseTold, items: int) -> None:
         """Return once *told*, and *body* for Langfuse, are on disk. Raises RetryableError."""
@@ -104,6 +106,22 @@ class _Door:
                 raise OverloadedError("the spool cannot keep up", "too much waits for Langfuse", "Send it again later")
             await promise.wait()
         self._counters.scores += len(told.scores)
+
+    async def _read(
+        self, req: falcon.asgi.Request, lease: Lease, split: Callable[[bytes], _Split]
+    ) -> tuple[bytes, _Split]:
+        """The body, and what *split* makes of it: items that are text still, no more than are taken."""
+        body = await self._bodies.read(req, lease)
+        await bound_values(body, MOST_VALUES)
+        said = await asyncio.to_thread(split, body) if len(body) > _SMALL else split(body)
+        if isinstance(said, list) and len(said) > _MOST_ITEMS:
+            raise TooLargeError(f"{len(said)} items in one request", f"at most {_MOST_ITEMS} are read", "Send fewer")
+        return body, said
+
+    async def _read_each(self, items: Iterable[Any], batch: EventBatch | ScoreBatch) -> None:
+        async with aclosing(self._in_turns.values(items)) as values:
+            async for value in values:
+                batch.read(value)
 
     def _now_ns(self) -> int:
         return self._clock.time_ns()
@@ -121,30 +139,16 @@ class IngestionResource(_Door):
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """207 once what was taken is on disk."""
         with self._bodies.lease() as lease:
-            body, batch = await self._batch(req, lease)
-            batch_read = EventBatch(self._reader, self._now_ns())
-            time = asyncio.get_running_loop().time
-            began = time()
-            for item in batch:
-                batch_read.read(item)
-                if time() - began > _TURN_S:
-                    await asyncio.sleep(0)
-                    began = time()
-            await self._take(req, body, batch_read.told(), len(batch))
-        self._counters.events += len(batch_read.fragments)
-        self._counters.logs += batch_read.logs
-        self._counters.invalid += len(batch_read.errors)
+            body, items = await self._read(req, lease, events_of)
+            batch = EventBatch(self._reader, self._now_ns())
+            await self._read_each(items, batch)
+            await self._take(req, body, batch.told(), len(items))
+        self._counters.events += len(batch.fragments)
+        self._counters.logs += batch.logs
+        self._counters.invalid += len(batch.errors)
         resp.status = falcon.HTTP_207
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = msgspec.json.encode({"successes": batch_read.successes, "errors": batch_read.errors})
-
-    async def _batch(self, req: falcon.asgi.Request, lease: Lease) -> tuple[bytes, list[Any]]:
-        body = await self._bodies.read(req, lease)
-        said = await asyncio.to_thread(parse_json, body) if len(body) > _SMALL else parse_json(body)
-        batch = said.get("batch") if isinstance(said, dict) else None
-        if not isinstance(batch, list):
-            raise MalformedError("the body has no batch", "`batch` is to be a list of events", 'Send {"batch": […]}')
-        return body, _bounded(batch)
+        resp.data = msgspec.json.encode({"successes": batch.successes, "errors": batch.errors})
 
 
 class ScoresResource(_Door):
@@ -155,35 +159,23 @@ class ScoresResource(_Door):
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """200 with the id of one, 202 for a list, 207 if some of it were refused; once the others are on disk."""
         with self._bodies.lease() as lease:
-            body = await self._bodies.read(req, lease)
-            said = parse_json(body)
+            body, said = await self._read(req, lease, scores_of)
             alone = isinstance(said, dict)
-            if not isinstance(said, dict | list):
-                raise MalformedError("the body is no score", "it is neither object nor list", "Send a score, or a list")
-            scores: list[Score] = []
-            errors: list[dict[str, str]] = []
-            for item in [said] if isinstance(said, dict) else _bounded(said):
-                try:
-                    scores.append(self._score(item))
-                except InvalidInputError as exc:
-                    if alone:
-                        self._counters.invalid += 1
-                        raise
-                    errors.append({"message": str(exc)})
-            await self._take(req, body, LangfuseTold(scores=scores), len(scores) + len(errors))
-        self._counters.invalid += len(errors)
+            batch = ScoreBatch(self._reader, self._now_ns())
+            await self._read_each([said] if isinstance(said, dict) else said, batch)
+            self._counters.invalid += len(batch.errors)
+            if alone and batch.errors:
+                raise batch.errors[0]
+            await self._take(req, body, LangfuseTold(scores=batch.scores), len(batch.scores) + len(batch.errors))
         resp.content_type = falcon.MEDIA_JSON
         if alone:
-            resp.data = msgspec.json.encode({"id": scores[0].score_id})
-        elif errors:
+            resp.data = msgspec.json.encode({"id": batch.scores[0].score_id})
+        elif batch.errors:
             resp.status = falcon.HTTP_207
-            resp.data = msgspec.json.encode({"accepted": len(scores), "rejected": len(errors), "errors": errors})
+            resp.data = msgspec.json.encode(batch.answer())
         else:
             resp.status = falcon.HTTP_202
             resp.data = b'{"message":"Accepted"}'
-
-    def _score(self, item: Any) -> Score:
-        return self._reader.score(_object(item, "a score"), self._now_ns(), new_id())
 
 
 class LangfuseHealthResource:
@@ -197,69 +189,6 @@ class LangfuseHealthResource:
     async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Always the same."""
         resp.content_type, resp.data = falcon.MEDIA_JSON, self._data
-
-
-class EventBatch:
-    """Reads the events of a batch one by one."""
-
-    def __init__(self, reader: LangfuseReader, now_ns: int) -> None:
-        self._reader = reader
-        self._now_ns = now_ns
-        self.fragments: list[Fragment] = []
-        self.scores: list[Score] = []
-        self.logs = 0
-        self.successes: list[dict[str, Any]] = []
-        self.errors: list[dict[str, Any]] = []
-
-    def told(self) -> LangfuseTold:
-        """All that was read."""
-        return LangfuseTold(fragments=self.fragments, scores=self.scores)
-
-    def read(self, item: Any) -> None:
-        """Take in one event, or say what is wrong with it. Never raises for what it holds."""
-        event_id = ""
-        try:
-            event = _object(item, "an event")
-            said_id = event.get("id")
-            if not isinstance(said_id, str) or not said_id:
-                raise _wrong("id is missing")
-            event_id = clean_text(said_id[:_MOST_ID])
-            self._event(event, event_id)
-            self.successes.append({"id": event_id, "status": 201})
-        except InvalidInputError as exc:
-            error = {"id": event_id, "status": 400, "message": "Invalid request data", "error": str(exc)}
-            self.errors.append(error)
-
-    def _event(self, event: Mapping[str, Any], event_id: str) -> None:
-        said_type = event.get("type")
-        kind, _, what = said_type.partition("-") if isinstance(said_type, str) else ("", "", "")
-        told_ns = ns_of(event["timestamp"], "timestamp") if event.get("timestamp") else self._now_ns
-        if said_type == _SDK_LOG:
-            self.logs += 1
-            return
-        body = _object(event.get("body"), "body")
-        if said_type == "score-create":
-            self.scores.append(self._reader.score(body, told_ns, event_id))
-        elif kind in KINDS and what in ("create", "update"):
-            self.fragments.append(self._reader.fragment(kind, body, told_ns, is_update=what == "update"))
-        else:
-            raise _wrong(f"type {said_type!r:.40} is not known")
-
-
-def _bounded(items: list[Any]) -> list[Any]:
-    if len(items) > _MOST_ITEMS:
-        raise TooLargeError(f"{len(items)} items in one request", f"at most {_MOST_ITEMS} are read", "Send fewer")
-    return items
-
-
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _wrong(f"{what} is no object")
-    return value
-
-
-def _wrong(what: str) -> InvalidInputError:
-    return InvalidInputError(what, "the item was not taken", "See Langfuse's API reference")
 
 
 def _headers(req: falcon.asgi.Request, media: str) -> dict[str, str]:

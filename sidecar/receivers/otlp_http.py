@@ -5,7 +5,6 @@ Source: OTLP specification, OTLP/HTTP.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import falcon
@@ -15,7 +14,6 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from sidecar.receivers.bodies import BodyReader
-from sidecar.receivers.otlp_json import protobuf_request
 from sidecar.receivers.otlp_receiver import OtlpIntake, Taken
 from sidecar.receivers.otlp_wire import Rejected
 from sidecar.receivers.rpc_status import status_of_http
@@ -46,7 +44,7 @@ class OtlpTracesResource:
             body = await self._bodies.read(req, lease)
             rejected = Rejected()
             if media == JSON:
-                body = await asyncio.to_thread(protobuf_request, body, rejected)
+                body = await self.intake.json.protobuf(body, rejected)
                 lease.take(len(body))
             taken = await self.take(req, body, rejected)
         resp.content_type, resp.data = _said(taken.response(), media)

@@ -1,57 +1,82 @@
 """OTLP/JSON requests: the protobuf JSON mapping, but for ids, which are hex. Each becomes the protobuf request.
 
+One span at a time is read as objects: 20 MiB of JSON whole would be a gigabyte of them.
 Source: OTLP specification, JSON Protobuf encoding: hex ids, integer enums, lowerCamelCase, unknown fields ignored.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, Final
 
+import msgspec
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import DecodeError, EncodeError, Message
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from sidecar.errors import MalformedError
-from sidecar.receivers.bodies import parse_json
-from sidecar.receivers.otlp_wire import Rejected
+from sidecar.errors import InvalidInputError, MalformedError
+from sidecar.receivers.json_items import bound_values, items_of, read_value
+from sidecar.receivers.otlp_wire import CHILDREN, RESOURCE_SPANS, ItemBound, Rejected, delimited
 
-M = TypeVar("M", bound=Message)
+MOST_VALUES: Final = 2_000_000
+"""Values of one request: 20 MiB of attributes have some 1.5 million."""
 _WRONG = (ParseError, DecodeError, EncodeError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 _IDS = ("traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id")
+_HEADS: Final = ("resource", "scope", "schemaUrl", "schema_url")
+_LISTS: Final = ("resourceSpans", "resource_spans", "scopeSpans", "scope_spans", "spans")
+
+_Level: Final = msgspec.defstruct("_Level", [(name, msgspec.Raw, msgspec.Raw()) for name in (*_HEADS, *_LISTS)])
+_levels: Final = msgspec.json.Decoder(_Level)
+
+
+class JsonRequests:
+    """Converts requests in a thread, one at a time: each may need its share of memory, and all need the interpreter."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+
+    async def protobuf(self, body: bytes, rejected: Rejected) -> bytes:
+        """As `protobuf_request`, once its bounds are checked."""
+        await bound_values(body, MOST_VALUES)
+        async with self._turn:
+            return await asyncio.to_thread(protobuf_request, body, rejected)
 
 
 def protobuf_request(body: bytes, rejected: Rejected) -> bytes:
     """The request that JSON *body* says, serialised; spans that are not right are counted in *rejected*.
 
-    Raises MalformedError. Slow, a tenth of a millisecond a span: for a thread.
+    Raises MalformedError, TooLargeError. Slow, a tenth of a millisecond a span: for a thread.
     """
-    said = parse_json(body)
-    if not isinstance(said, dict):
-        raise _malformed("it is not an object")
-    request = ExportTraceServiceRequest()
-    for resource in _objects(said, "resourceSpans", "resource_spans"):
-        resource_spans = request.resource_spans.add()
-        _fill(resource_spans, {k: v for k, v in resource.items() if k not in ("scopeSpans", "scope_spans")})
-        for scope in _objects(resource, "scopeSpans", "scope_spans"):
-            scope_spans = resource_spans.scope_spans.add()
-            _fill(scope_spans, {k: v for k, v in scope.items() if k != "spans"})
-            for span in _objects(scope, "spans", "spans"):
-                _add_span(scope_spans, span, rejected)
-    data: bytes = request.SerializeToString()
+    bound = ItemBound()
+    request = bytearray()
+    for resource in _objects(_level(body), bound, "resourceSpans", "resource_spans"):
+        level = _level(resource)
+        resource_spans = bytearray(_head(ResourceSpans(), level))
+        for scope in _objects(level, bound, "scopeSpans", "scope_spans"):
+            resource_spans += delimited(CHILDREN, _scope_spans(_level(scope), bound, rejected))
+        request += delimited(RESOURCE_SPANS, resource_spans)
+    return bytes(request)
+
+
+def _scope_spans(level: Mapping[str, Any], bound: ItemBound, rejected: Rejected) -> bytearray:
+    scope_spans = bytearray(_head(ScopeSpans(), level))
+    for said in _objects(level, bound, "spans"):
+        try:
+            scope_spans += delimited(CHILDREN, _span(said))
+        except (*_WRONG, InvalidInputError) as exc:
+            rejected.unreadable += 1
+            rejected.add(f"{type(exc).__name__}: {exc}"[:200])
+    return scope_spans
+
+
+def _span(text: Any) -> bytes:
+    said = read_value(text)
+    links = [_with_ids(link) for link in said.get("links") or ()]
+    span = ParseDict({**_with_ids(said), "links": links}, Span(), ignore_unknown_fields=True)
+    data: bytes = span.SerializeToString()  # text with a lone surrogate is found only here
     return data
-
-
-def _add_span(scope_spans: ScopeSpans, said: dict[str, Any], rejected: Rejected) -> None:
-    try:
-        links = [_with_ids(link) for link in said.get("links") or ()]
-        span = ParseDict({**_with_ids(said), "links": links}, Span(), ignore_unknown_fields=True)
-        span.SerializeToString()  # text with a lone surrogate is found only here
-        scope_spans.spans.append(span)  # and what is nested too deeply here
-    except _WRONG as exc:
-        rejected.unreadable += 1
-        rejected.add(f"{type(exc).__name__}: {exc}"[:200])
 
 
 def _with_ids(said: dict[str, Any]) -> dict[str, Any]:
@@ -60,20 +85,40 @@ def _with_ids(said: dict[str, Any]) -> dict[str, Any]:
     return {**said, **ids}
 
 
-def _fill(message: Message, said: dict[str, Any]) -> None:
+def _head(message: Message, level: Mapping[str, Any]) -> bytes:
+    """*message* with what *level* says of it, without its children. Raises MalformedError, TooLargeError."""
+    said = {name: read_value(level[name]) for name in _HEADS if level.get(name) is not None}
     try:
         ParseDict(said, message, ignore_unknown_fields=True)
-        message.SerializeToString()
+        data: bytes = message.SerializeToString()
     except _WRONG as exc:
         raise _malformed(f"{type(exc).__name__}: {exc}"[:200]) from exc
+    return data
 
 
-def _objects(said: dict[str, Any], *names: str) -> list[dict[str, Any]]:
-    """The list under the first of *names* that is there. Raises MalformedError if it is not one of objects."""
-    found: Any = next((said[name] for name in names if said.get(name) is not None), [])
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+def _level(text: Any) -> Mapping[str, Any]:
+    """The object that *text* says, its known members texts still. Raises MalformedError, TooLargeError."""
+    if isinstance(text, bytes | msgspec.Raw):
+        try:
+            level = _levels.decode(text)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass  # it is no object, or has what this reader refuses, such as lone surrogates
+        else:
+            said_of = {name: getattr(level, name) for name in (*_HEADS, *_LISTS)}
+            return {name: text for name, text in said_of.items() if memoryview(text)}
+    said = read_value(text)
+    if not isinstance(said, dict):
+        raise _malformed("it is not an object")
+    return said
+
+
+def _objects(level: Mapping[str, Any], bound: ItemBound, *names: str) -> list[Any]:
+    """The list under the first of *names* that is there. Raises MalformedError if it is none, TooLargeError."""
+    items: Any = next((found for name in names if (found := items_of(level.get(name))) is not None), [])
+    if not isinstance(items, list):
         raise _malformed(f"{names[0]} is not a list of objects")
-    return found
+    bound.add(len(items))
+    return items
 
 
 def _malformed(why: str) -> MalformedError:

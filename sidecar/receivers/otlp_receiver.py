@@ -17,6 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Status
 
 from sidecar.errors import MalformedError, OverloadedError
 from sidecar.protocols import ExportSampling, Promise, RequestSpool, SpanReader, SpanWitness
+from sidecar.receivers.otlp_json import JsonRequests
 from sidecar.receivers.otlp_wire import Piece, Rejected, cut, read_piece
 
 _TURN_S = 0.0015  # of reading before other tasks get a turn
@@ -56,6 +57,7 @@ class OtlpIntake:
         self._witness = witness
         self._spool = spool
         self._sampling = sampling
+        self.json = JsonRequests()
         self._unfinished: OrderedDict[bytes, _Attempt] = OrderedDict()
         self._finished: OrderedDict[bytes, Taken] = OrderedDict()
         self.spans = 0

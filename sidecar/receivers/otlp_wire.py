@@ -22,8 +22,8 @@ _BREATH_ITEMS = 1000  # a millisecond
 _SMALL_HEAD = 4096
 _LENGTH_DELIMITED = 2
 _FIXED = {1: 8, 5: 4}  # wire type → bytes
-_CHILDREN = 2  # `scope_spans` of a resource's spans, `spans` of a scope's
-_RESOURCE_SPANS = 1
+CHILDREN = 2  # `scope_spans` of a resource's spans, `spans` of a scope's
+RESOURCE_SPANS = 1
 _MOST_VARINT = 10
 _NOT_OTLP = "Send an OTLP ExportTraceServiceRequest"
 
@@ -75,7 +75,7 @@ def cut(request: bytes, piece_bytes: int = PIECE_BYTES, head_bytes: int = PIECE_
     bounds = _Bounds(piece_bytes, head_bytes)
     start = end = 0  # of small fields that go together
     for field in _fields(request, 0, len(request), bounds):
-        if field.end - field.start > piece_bytes and field.number == _RESOURCE_SPANS:
+        if field.end - field.start > piece_bytes and field.number == RESOURCE_SPANS:
             if end > start:
                 yield request[start:end]
             yield from _cut_resource(request, field, bounds)
@@ -102,9 +102,9 @@ def _cut_resource(request: bytes, whole: _Field, bounds: _Bounds) -> Iterator[by
         yield request[whole.start : whole.end]
         return
     for scope in fields:
-        if scope.number == _CHILDREN:
+        if scope.number == CHILDREN:
             for part in _cut_scope(request, scope, bounds):
-                yield _delimited(_RESOURCE_SPANS, head + part) if part else b""
+                yield delimited(RESOURCE_SPANS, head + part) if part else b""
 
 
 def _cut_scope(request: bytes, whole: _Field, bounds: _Bounds) -> Iterator[bytes]:
@@ -122,39 +122,50 @@ def _cut_scope(request: bytes, whole: _Field, bounds: _Bounds) -> Iterator[bytes
     gathered: list[bytes] = []
     size = 0
     for field in fields:
-        if field.number != _CHILDREN:
+        if field.number != CHILDREN:
             continue
         length = field.end - field.start
         if gathered and size + length > bounds.piece_bytes:
-            yield _delimited(_CHILDREN, head + b"".join(gathered))
+            yield delimited(CHILDREN, head + b"".join(gathered))
             gathered, size = [], 0
         gathered.append(request[field.start : field.end])
         size += length
-    yield _delimited(_CHILDREN, head + b"".join(gathered))
+    yield delimited(CHILDREN, head + b"".join(gathered))
 
 
 def _head(request: bytes, fields: list[_Field]) -> bytes:
     """What the children share: the resource or scope, its schema, and whatever else is not a child."""
-    return b"".join(request[field.start : field.end] for field in fields if field.number != _CHILDREN)
+    return b"".join(request[field.start : field.end] for field in fields if field.number != CHILDREN)
 
 
-class _Bounds:
-    """Sizes of pieces, and how many items a request may have."""
+class ItemBound:
+    """How many spans, scopes and resources a request may have yet."""
 
-    def __init__(self, piece_bytes: int, head_bytes: int) -> None:
-        self.piece_bytes = piece_bytes
-        self.head_bytes = head_bytes
+    def __init__(self) -> None:
         self._left = MAX_ITEMS
-        self._breath = _BREATH_ITEMS
 
-    def one(self) -> None:
-        """Another item. Raises TooLargeError."""
-        self._left -= 1
-        self._breath -= 1
+    def add(self, count: int) -> None:
+        """*count* more. Raises TooLargeError."""
+        self._left -= count
         if self._left < 0:
             raise TooLargeError(
                 f"over {MAX_ITEMS} spans, scopes and resources in one request", "no more are read", "Send fewer at once"
             )
+
+
+class _Bounds(ItemBound):
+    """Sizes of pieces, and how many items a request may have."""
+
+    def __init__(self, piece_bytes: int, head_bytes: int) -> None:
+        super().__init__()
+        self.piece_bytes = piece_bytes
+        self.head_bytes = head_bytes
+        self._breath = _BREATH_ITEMS
+
+    def one(self) -> None:
+        """Another item. Raises TooLargeError."""
+        self._breath -= 1
+        self.add(1)
 
     def breathe(self) -> bool:
         """Whether it is time to let other tasks run."""
@@ -198,14 +209,15 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     raise _malformed(f"the number at byte {at} does not end")
 
 
-def _delimited(number: int, content: bytes) -> bytes:
+def delimited(number: int, content: bytes | bytearray) -> bytes:
+    """Field *number* with *content*. Source: Protocol Buffers encoding."""
     length = len(content)
     prefix = bytearray([number << 3 | _LENGTH_DELIMITED])
     while length >= 0x80:
         prefix.append(length & 0x7F | 0x80)
         length >>= 7
     prefix.append(length)
-    return bytes(prefix) + content
+    return bytes(prefix + content)
 
 
 def _malformed(why: str) -> MalformedError:

@@ -1,0 +1,88 @@
+"""JSON that is a list of things, read one by one: a megabyte of text can stand for a hundred of objects.
+
+What a body may hold is counted before any of it is read; then each item stays text until its turn comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from typing import Any, Final
+
+import msgspec
+
+from sidecar.errors import InvalidInputError, TooLargeError
+from sidecar.receivers.bodies import parse_json
+
+MOST_VALUES: Final = 200_000
+"""Values of one item: 36 MiB of objects at worst."""
+_VALUE_STARTS: Final = b"{[,"  # each value but the first stands behind one of them
+_SLICE: Final = 1 << 20  # bytes counted before other tasks get a turn: two milliseconds
+_LARGE: Final = 64 * 1024  # bytes of an item that is read in a thread
+_TURN_S: Final = 0.0015
+
+_raws: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+async def bound_values(body: bytes, most: int) -> None:
+    """Raises TooLargeError if JSON *body* may have over *most* values: those in its texts are counted too."""
+    if len(body) <= most:
+        return
+    count = 0
+    for start in range(0, len(body), _SLICE):
+        count += sum(body.count(sign, start, start + _SLICE) for sign in _VALUE_STARTS)
+        if count > most:
+            raise _too_many(most)
+        await asyncio.sleep(0)
+
+
+def read_value(value: Any) -> Any:
+    """*value* as plain objects, where it is text still. Raises MalformedError, TooLargeError over `MOST_VALUES`."""
+    if not isinstance(value, bytes | msgspec.Raw):
+        return value
+    text = bytes(value)
+    if len(text) > MOST_VALUES and sum(text.count(sign) for sign in _VALUE_STARTS) > MOST_VALUES:
+        raise _too_many(MOST_VALUES)
+    return parse_json(text)
+
+
+def items_of(value: Any) -> Any:
+    """The items of a list, each text still; *value* as `read_value` has it where the fast reader sees no list."""
+    if isinstance(value, bytes | msgspec.Raw):
+        try:
+            return _raws.decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass  # it is none, or has what this reader refuses, such as lone surrogates
+    return read_value(value)
+
+
+class InTurns:
+    """Reads items one by one, and lets other tasks run; large ones are read in a thread, one at a time."""
+
+    def __init__(self) -> None:
+        self._large = asyncio.Lock()
+
+    async def values(self, items: Iterable[Any]) -> AsyncGenerator[Any, None]:
+        """Each of *items* as objects, or the InvalidInputError that says why it cannot be read."""
+        time = asyncio.get_running_loop().time
+        began = time()
+        for item in items:
+            if isinstance(item, msgspec.Raw) and len(memoryview(item)) > _LARGE:
+                async with self._large:
+                    yield await asyncio.to_thread(_value_or_error, item)
+            else:
+                yield _value_or_error(item)
+            if time() - began > _TURN_S:
+                await asyncio.sleep(0)
+                began = time()
+
+
+def _value_or_error(item: Any) -> Any:
+    try:
+        return read_value(item)
+    except InvalidInputError as exc:
+        return exc
+
+
+def _too_many(most: int) -> TooLargeError:
+    return TooLargeError(f"the JSON may have over {most} values", "no more are read at once", "Send fewer at a time")
