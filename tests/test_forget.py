@@ -31,7 +31,7 @@ def forget(tmp_path: Path, capsys: pytest.CaptureFixture[str], staffer: str = ST
 
 def naming(data: Path, staffer: str = STAFFER) -> list[str]:
     """Files that still have the id's bytes in them."""
-    return sorted(path.name for path in data.iterdir() if path.is_file() and staffer.encode() in path.read_bytes())
+    return sorted(path.name for path in data.rglob("*") if path.is_file() and staffer.encode() in path.read_bytes())
 
 
 async def test_nothing_names_them_any_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +110,7 @@ async def test_an_interrupted_forgetting_is_finished_by_the_next(
     assert "damaged records: 0" in said
     state = dumped(data / "state.db")
     said = await asyncio.to_thread(forget, tmp_path, capsys)
-    assert "0 operations overwritten, the id masked in 0 other places and 0 saved rows" in said
+    assert "0 operations and 0 waiting spans overwritten, the id masked in 0 other places and 0 saved rows" in said
     assert dumped(data / "state.db") == state
 
 

@@ -10,13 +10,12 @@ from sidecar import logs
 from sidecar.commands.replay import data_folder, replayed
 from sidecar.commands.terminal import Terminal, visible
 from sidecar.errors import SettingsError
+from sidecar.export.spool_forgetting import SpoolForgetting
 from sidecar.store.folder_lock import FolderLock
 from sidecar.store.forgetting import Forgetting
 
-_NOT_OURS = (
-    "not touched: the corrections file, the gateway's log, the collector and Langfuse, what waits for them in spool/"
-    " and langfuse-spool/, and logs"
-)
+_SPOOLS = {"spool": False, "langfuse-spool": True}  # whether a record says where it goes
+_NOT_OURS = "not touched: the corrections file, the gateway's log, what the collector and Langfuse have got, and logs"
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
@@ -30,12 +29,15 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     try:
         terminal = Terminal(sys.stdout, env)
         forgetting = Forgetting(data_dir, args.staffer)
+        spooled = SpoolForgetting(args.staffer)
         forgetting.run()
+        for name, addressed in _SPOOLS.items():
+            spooled.folder(data_dir / name, addressed=addressed)
         replayed(data_dir, terminal)
         done = forgetting.forgotten
         terminal.write(
-            f"forgot {visible(args.staffer)}: {done.lines:,} operations overwritten, the id masked in {done.masked:,}"
-            f" other places and {done.rows:,} saved rows"
+            f"forgot {visible(args.staffer)}: {done.lines:,} operations and {spooled.spans:,} waiting spans"
+            f" overwritten, the id masked in {done.masked + spooled.masked:,} other places and {done.rows:,} saved rows"
         )
         if done.files:
             terminal.write(f"removed {done.files:,} damaged or unfinished state files")
