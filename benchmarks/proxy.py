@@ -1,13 +1,15 @@
 """`python -m benchmarks.proxy`: what a call through the proxy costs, and what the observer's own trouble adds to it.
 
 The same load goes directly to a stub gateway, through a bare pass-through of the proxy's HTTP stack, and through the
-observer in several states (`benchmarks.proxy_server`), in interleaved rounds. Then one long body is streamed.
+observer in several states (`benchmarks.proxy_server`), in interleaved rounds. Then one long body is streamed, and many
+agents ask for one and never read it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import resource
 import shutil
 import signal
 import socket
@@ -44,6 +46,7 @@ from benchmarks.servers import (
 _CONNECTIONS = (1, 16)
 _DIRECT = "direct"
 _SPARE_S = 60.0
+_STILL_S = 1.0  # without growth: all has come that will
 _MIB = 2**20
 
 
@@ -61,7 +64,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured. *streamed* is the long body: bytes, seconds, and MiB that the proxy grew by."""
+    """All that was measured. *streamed* is the long body: bytes, seconds, and MiB that the proxy grew by.
+
+    *stalled_mib* is what the proxy's process had resident at most while *stalled_agents* agents did not read.
+    """
 
     machine: Mapping[str, object]
     rounds: int
@@ -70,6 +76,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     streamed_bytes: int
     streamed_s: float
     streamed_growth_mib: float
+    stalled_agents: int
+    stalled_mib: float
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
@@ -93,6 +101,8 @@ def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
 def run(args: argparse.Namespace, env: Mapping[str, str], folder: Path, states: Sequence[str] = STATES) -> Report:
     """Start the servers, load them in turn, stream the long body. Raises BenchmarkError."""
     cores = split_cores(usable_cores())
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # two for each agent that never reads
     with contextlib.ExitStack() as running:
         stub = running.enter_context(Server(_stub(), folder / _DIRECT, env, cores.load))
         url = f"http://127.0.0.1:{stub.port}"
@@ -109,6 +119,7 @@ def run(args: argparse.Namespace, env: Mapping[str, str], folder: Path, states: 
                     )
         observed = next(way for way in ways if way.name == "observed")
         took_s, growth_mib = stream(observed.port, observed.pid, args.stream_bytes, cores)
+        stalled_mib = stall(observed.port, observed.pid, args.stalled_agents)
     return Report(
         machine=machine(folder),
         rounds=args.rounds,
@@ -117,6 +128,8 @@ def run(args: argparse.Namespace, env: Mapping[str, str], folder: Path, states: 
         streamed_bytes=args.stream_bytes,
         streamed_s=took_s,
         streamed_growth_mib=growth_mib,
+        stalled_agents=args.stalled_agents,
+        stalled_mib=stalled_mib,
     )
 
 
@@ -147,6 +160,25 @@ def stream(port: int, pid: int, size: int, cores: Cores) -> tuple[float, float]:
     return time.perf_counter() - began, most - before
 
 
+def stall(port: int, pid: int, agents: int) -> float:
+    """Let *agents* agents ask for a long text and read none of it: MiB that the process has resident at most."""
+    most, still_since = 0.0, time.perf_counter()
+    with contextlib.ExitStack() as asking:
+        for _ in range(agents):
+            sock = asking.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+            sock.sendall(b"GET /text/%d HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % (16 * _MIB))
+        while time.perf_counter() - still_since < _STILL_S:
+            now = resident_mib(pid) or 0.0
+            if now > most:
+                most, still_since = now, time.perf_counter()
+            time.sleep(0.05)
+    deadline = time.perf_counter() + _STILL_S  # what is known of the calls is read when the agents have left
+    while time.perf_counter() < deadline:
+        most = max(most, resident_mib(pid) or 0.0)
+        time.sleep(0.05)
+    return most
+
+
 def show(report: Report, console: Console) -> None:
     """The table."""
     table = Table(title=f"Calls through the proxy ({report.rounds} rounds of {report.seconds:g} s)")
@@ -162,6 +194,7 @@ def show(report: Report, console: Console) -> None:
     console.print(
         f"{report.streamed_bytes / _MIB:,.0f} MiB streamed in {report.streamed_s:.1f} s ({rate:,.0f} MiB/s): {grown}"
     )
+    console.print(f"{report.stalled_agents:,} agents that never read: {report.stalled_mib:.1f} MiB resident at most")
     facts = ", ".join(f"{name} {value}" for name, value in report.machine.items())
     console.print(facts, highlight=False, markup=False)
 
@@ -224,6 +257,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each load [3]")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each load [2]")
     parser.add_argument("--stream-bytes", type=int, default=2**30, help="size of the long body [1 GiB]")
+    parser.add_argument("--stalled-agents", type=int, default=1000, help="agents that never read [1000]")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "proxy.json", help="the JSON's file")
     parser.add_argument("--data-dir", type=Path, default=ROOT / "build", help="where data lies while it runs [build/]")
     args = parser.parse_args(arguments)

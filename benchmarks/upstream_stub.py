@@ -1,7 +1,8 @@
 """A gateway that costs next to nothing: what stands behind the proxy while it is measured.
 
 `python -m benchmarks.upstream_stub PORT`: a short JSON answer to every request, each tenth an error; the path
-`/stream/BYTES` gives so many bytes, as fast as they are taken. Reads `Content-Length` bodies only.
+`/stream/BYTES` gives so many bytes, as fast as they are taken, `/text/BYTES` the same as text.
+Reads `Content-Length` bodies only.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import cast
 import uvloop
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_STREAM = re.compile(rb"GET /stream/(\d+)")
+_STREAM = re.compile(rb"GET /(stream|text)/(\d+)")
+_KINDS = {b"stream": b"application/octet-stream", b"text": b"text/plain"}
 _GOOD = b'{"rows":[{"id":"w-17","name":"Ann"},{"id":"w-23","name":"Bo"}],"row_count":2}'
 _BAD = b'{"error":"Boise office is closed until 2026-05-04 (notice N-4711)"}'
 _PIECE = b"x" * 65536
@@ -58,9 +60,9 @@ class Stub(asyncio.Protocol):
         assert self._transport is not None
         stream = _STREAM.match(request)
         if stream:
-            self._left = int(stream[1])
-            head = b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: %d\r\n\r\n"
-            self._transport.write(head % self._left)
+            self._left = int(stream[2])
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n"
+            self._transport.write(head % (_KINDS[stream[1]], self._left))
             self._pour()
             return
         self._count += 1

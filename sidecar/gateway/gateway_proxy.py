@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 _BACKLOG = 2048
 _MOST_CONNECTIONS = 8192
 _SWEEP_S = 1.0
-_READ_BYTES = 32 * 1024  # at once: with what waits to be written, the most that a slow agent makes us hold
+_READ_BYTES = 16 * 1024  # at once: with what waits to be written, the most that a slow agent makes us hold
 
 
 class GatewayProxy:

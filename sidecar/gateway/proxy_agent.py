@@ -14,7 +14,7 @@ from sidecar.gateway.proxy_requests import RequestReader
 
 _MOST_DROPPED_BYTES = 64 * 2**20
 _LINGER_S = 2.0
-_WRITE_BUFFER_BYTES = 16 * 1024
+_WRITE_BUFFER_BYTES = 4 * 1024  # that wait before the gateway is not read any more: there may be many such agents
 
 
 class Agents:

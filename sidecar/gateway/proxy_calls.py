@@ -35,7 +35,7 @@ FIRST_BYTE_MS = "observer.proxy.first_byte_ms"
 _MOST_URL = 2048  # characters; twice as many are masked, so that no half of a secret is left at the cut
 _MOST_ERROR = 8192
 _BEYOND_ERROR = 1024  # masked with it: half a secret has no shape
-_CAPTURED_BYTES = 16 * 2**20
+_CAPTURED_BYTES = 8 * 2**20  # of all bodies under way: 64 long ones; agents that never read keep theirs for long
 _W3C = TraceContextTextMapPropagator()
 _SAMPLED = 1
 
