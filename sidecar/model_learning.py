@@ -73,8 +73,8 @@ class EntryChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class EntryRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     """An entry as it is kept: its *versions*, oldest first, and what was decided on it.
 
-    *approved* is the latest version that a person approved, 0 where none. *forgotten* counts versions and changes
-    that had to make room; the first of each stays.
+    *approved* is the version that a person approved last, 0 where none; no other is told for its sake. *forgotten*
+    counts versions and changes that had to make room; the first of each stays, and so do the versions that matter.
     """
 
     versions: list[PlaybookEntry]
@@ -92,9 +92,16 @@ class EntryRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     def told(self) -> PlaybookEntry | None:
         """The version that agents may be told: the latest that is plain or approved; None where there is none."""
         for entry in reversed(self.versions):
-            if entry.plain or entry.version <= self.approved:
+            if entry.plain or entry.version == self.approved:
                 return entry
         return None
+
+    @property
+    def spare(self) -> int:
+        """The place of the version that is missed least: neither first, newest, approved, nor told."""
+        told = self.told
+        needed = {self.approved, self.latest.version, told.version if told is not None else 0}
+        return next(at for at, entry in enumerate(self.versions) if at and entry.version not in needed)
 
 
 class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,8 +140,12 @@ class PlaybookView(PlaybookEntry, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class PlaybookHistory(PlaybookView, frozen=True, kw_only=True, omit_defaults=True):
-    """The same with everything that was. *forgotten* versions and changes are in the journal only."""
+    """The same with everything that was, and the version that agents may be *told*, None where there is none.
 
+    *forgotten* versions and changes are in the journal only.
+    """
+
+    told: PlaybookEntry | None = None
     versions: list[PlaybookEntry]
     changes: list[EntryChange]
     forgotten: int = 0

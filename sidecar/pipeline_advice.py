@@ -134,7 +134,11 @@ class LearningLoop:
         row = self._row(playbook_id)
         view = _view(row, self._effect(playbook_id))
         return PlaybookHistory(
-            **_fields(view), versions=list(row.versions), changes=list(row.changes), forgotten=row.forgotten
+            **_fields(view),
+            told=row.told,
+            versions=list(row.versions),
+            changes=list(row.changes),
+            forgotten=row.forgotten,
         )
 
     def rule_stats(self) -> dict[str, Any]:

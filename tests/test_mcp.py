@@ -121,6 +121,11 @@ async def test_an_entry_that_agents_may_not_be_told_is_not_read(tmp_path: Path) 
                 await agent.read_resource(uri)
             assert (await http.post(f"/playbooks/{entry['playbook_id']}/approve")).status_code == 200
             assert sentence in (await agent.read_resource(uri)).contents[0].text
+            later = {"kind": entry["kind"], "endpoint": ENDPOINT, "text": "and nobody read this"}
+            more = [{**later, "playbook_id": entry["playbook_id"]}]
+            await http.post("/playbooks/import", json={"format": "observer.playbook/1", "entries": more})
+            assert (await http.get(f"/playbooks/{entry['playbook_id']}")).json()["version"] == 2
+            assert sentence in (await agent.read_resource(uri)).contents[0].text
 
 
 async def test_without_the_sdk_it_says_what_to_install() -> None:

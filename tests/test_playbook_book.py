@@ -77,6 +77,35 @@ def test_history_is_bounded_and_its_first_stays() -> None:
     assert (row.versions[0].version, row.latest.version) == (1, MAX_VERSIONS + 5)
 
 
+@pytest.mark.parametrize("plain", [False, True], ids=["approved", "plain"])
+def test_what_agents_are_told_outlives_any_number_of_versions(plain: bool) -> None:
+    """Versions that nobody has read are never told in its place, first or last, over a restart too."""
+    book = PlaybookBook()
+    for number in range(1, MAX_VERSIONS + 40):
+        book.keep(an_entry(number, text=f"UNREAD {number}" if number != 2 else "read", plain=plain and number == 2))
+        if number == 2 and not plain:
+            book.change(a_change("approve", 2, version=2))
+    again = PlaybookBook()
+    again.load(book.take_dirty())
+    (row,) = again.rows()
+    assert row.told is not None
+    assert (row.told.version, row.told.text, len(row.versions)) == (2, "read", MAX_VERSIONS)
+    assert (row.versions[0].version, row.latest.version) == (1, MAX_VERSIONS + 39)
+    assert fit(row, asked()) is not None
+
+
+def test_an_approval_is_of_one_version() -> None:
+    """Versions before it were not read by it, and a later approval of an earlier version takes its place."""
+    book = PlaybookBook()
+    for number in (1, 2, 3):
+        book.keep(an_entry(number))
+    (row,) = book.rows()
+    assert row.told is None
+    for version in (3, 2):
+        book.change(a_change("approve", 4, version=version))
+        assert row.told == an_entry(version)
+
+
 def test_a_change_of_an_unknown_entry_changes_nothing() -> None:
     """It may have made room for others."""
     book = PlaybookBook()

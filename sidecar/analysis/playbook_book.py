@@ -16,7 +16,7 @@ from sidecar.kept_rows import KeptRows
 from sidecar.model_learning import EntryChange, EntryRow, EntryState, PlaybookEntry
 
 MAX_ENTRIES: Final = 1000
-MAX_VERSIONS: Final = 40  # of an entry; the first and the last stay
+MAX_VERSIONS: Final = 40  # of an entry; `EntryRow.spare` says which goes
 MAX_CHANGES: Final = 100
 
 _LEADS_TO: Final[Mapping[str, EntryState]] = {
@@ -46,7 +46,7 @@ class PlaybookBook:
         elif row.latest.version < entry.version:
             row.versions.append(entry)
             if len(row.versions) > MAX_VERSIONS:
-                del row.versions[1]
+                del row.versions[row.spare]
                 row.forgotten += 1
 
     def change(self, change: EntryChange) -> None:
@@ -130,7 +130,7 @@ def row_as_of(row: EntryRow, at: str) -> EntryRow | None:
 def _apply(row: EntryRow, change: EntryChange) -> None:
     row.state = _LEADS_TO[change.action]
     if change.action == "approve":
-        row.approved = max(row.approved, change.version)
+        row.approved = change.version
     elif change.action == "restore" and row.approved:
         row.state = "active"  # what a person approved needs no second trial
     row.changes.append(change)

@@ -78,10 +78,11 @@ class _Doors:
             raise ResourceNotFoundError(f"no playbook entry {id[:80]!r}") from exc
         except AskError as exc:
             raise ResourceError(str(exc)) from exc
-        told = _told(found)
+        told = found.get("told")
         if told is None:
             raise ResourceError(f"playbook entry {id[:80]!r} waits for a person's approval")
-        return msgspec.json.encode(told).decode()
+        whole = {"state": found["state"], "when": {}, "set": {}, **told, "measured": found.get("measured")}
+        return msgspec.json.encode({name: whole[name] for name in _TOLD_OF_ENTRY}).decode()
 
     async def _asked(self, path: str, params: dict[str, str]) -> dict[str, Any]:
         try:
@@ -93,15 +94,6 @@ class _Doors:
         body = await asyncio.to_thread(self._observer.get, path, params)
         found: dict[str, Any] = self._observer.decoded(body, dict[str, Any])
         return found
-
-
-def _told(entry: dict[str, Any]) -> dict[str, Any] | None:
-    """The version of *entry* that agents may be told, with where the entry stands; None where there is none."""
-    for version in reversed(entry.get("versions", [])):
-        if version.get("plain") or version["version"] <= entry.get("approved", 0):
-            whole = entry | {"when": {}, "set": {}} | version
-            return {name: whole[name] for name in _TOLD_OF_ENTRY if name in whole}
-    return None
 
 
 def _fact_name(name: str) -> str:

@@ -74,9 +74,11 @@ def _effect(entry: Mapping[str, Any], *, interval: bool = False) -> str:
 def _told(entry: Mapping[str, Any]) -> str:
     if entry.get("state") == "retired":
         return "to nobody: it is retired"
-    if entry.get("plain") or entry.get("approved") == entry.get("version"):
+    told = (entry.get("told") or {}).get("version")
+    if told == entry.get("version"):
         return "to agents"
-    return "to nobody in this version, until a person approves it"
+    wait = "in this version to nobody, until a person approves it"
+    return wait if told is None else f"{wait}; agents are told version {told}"
 
 
 def _text(entry: Mapping[str, Any], name: str) -> str:
