@@ -118,7 +118,11 @@ class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class IncidentChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An incident's new *state*, decided *by* `observer` or a person, with the incident as it then was."""
+    """An incident's new *state*, decided *by* `observer` or a person, with the incident as it then was.
+
+    The observer's says which decision it was *judged_from*: the moment of the last one known, "" where there was none.
+    It has no effect where a person decided in between.
+    """
 
     fingerprint: str
     state: IncidentState
@@ -133,6 +137,7 @@ class IncidentChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     error_type: str | None = None
     note: str | None = None
     trace_ids: list[str] = []
+    judged_from: str | None = None
 
 
 class IncidentChanges(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ Term = str | bool | int | float | None | Range
 
 EntryKind = Literal["do", "avoid", "correction"]
 EntryState = Literal["candidate", "active", "retired"]
-EntryAction = Literal["approve", "promote", "retire", "restore"]
+EntryAction = Literal["approve", "promote", "retire", "restore", "retry"]
 
 
 class PlaybookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -60,7 +60,11 @@ class PlaybookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class EntryChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A decision on an entry's state: by a person, by its measured effect (`numbers`), or as its rule came or went."""
+    """A decision on an entry's state: by a person, by its measured effect (`numbers`), or as its rule came or went.
+
+    One that nobody made by hand says how many decisions on the entry it was *judged_from*: it has no effect where
+    another came between. `retry` is another trial, from an active entry's own numbers.
+    """
 
     playbook_id: str
     at: str
@@ -68,10 +72,11 @@ class EntryChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     by: Literal["person", "numbers", "rule", "import"]
     version: int
     why: str = ""
+    judged_from: int | None = None
 
 
 class EntryRow(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """An entry as it is kept: its *versions*, oldest first, and what was decided on it.
+    """An entry as it is kept: its *versions*, oldest first, and what was decided on it, *decided* times in all.
 
     *approved* is the version that a person approved last, 0 where none; no other is told for its sake. *forgotten*
     counts versions and changes that had to make room; the first of each stays, and so do the versions that matter.
@@ -82,6 +87,20 @@ class EntryRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     approved: int = 0
     changes: list[EntryChange] = []
     forgotten: int = 0
+    decided: int = 0
+
+    def due(self, action: EntryAction, at: str, by: Literal["numbers", "rule"], why: str) -> EntryChange:
+        """The change that follows at the moment *at* from how the entry is now, and holds for that alone."""
+        entry = self.latest
+        return EntryChange(
+            playbook_id=entry.playbook_id,
+            at=at,
+            action=action,
+            by=by,
+            version=entry.version,
+            why=why,
+            judged_from=self.decided,
+        )
 
     @property
     def latest(self) -> PlaybookEntry:

@@ -227,7 +227,7 @@ class Observer:
         self.outbox = Outbox(OutboxTable(state), gateway_log, clock, random.random)
         self.model = local_model(settings, self._own_client, clock, self.normalizer.text)
         self.life_cycle = LifeCycle(self.books.incidents, self.decisions, clock)
-        self.webhook = WebhookRoom(settings.webhook_url, state, self._own_client, clock, self.books.decided)
+        self.webhook = WebhookRoom(settings.webhook_url, state, self._own_client, clock, self.books)
         self.analyzer = ErrorAnalyzer(
             self.books.incidents,
             self.model,

@@ -160,6 +160,7 @@ class LearningLoop:
             "tasks": len(exposures),
             "open": exposures.open,
             "unknown_reports": exposures.unknown_reports,
+            "overtaken": self._learning.playbook.overtaken,
             "entries": {state: states.count(state) for state in ("candidate", "active", "retired")},
             "measured": _measured(self._overall, tallies),
         }

@@ -30,27 +30,27 @@ from sidecar.receivers.incident_resources import (
     WebhookTestResource,
 )
 from sidecar.settings import Settings
-from sidecar.store.decisions import DecisionHandlers
 from sidecar.store.outbox_table import OutboxTable
 from sidecar.store.state import StateStore
 
 if TYPE_CHECKING:
     from sidecar.pipeline import Observer
+    from sidecar.pipeline_books import Books
 
 
 class WebhookRoom:
     """The webhook at *url*, or none, with an outbox of its own: neither it nor the gateway holds up the other."""
 
-    def __init__(
-        self, url: str, state: StateStore, client: httpx.AsyncClient, clock: Clock, decided: DecisionHandlers
-    ) -> None:
+    def __init__(self, url: str, state: StateStore, client: httpx.AsyncClient, clock: Clock, books: Books) -> None:
         self._clock = clock
+        self._webhook: Webhook | None = None
         self.outbox: Outbox | None = None
         if url:
             self.outbox = Outbox(
                 OutboxTable(state, TO), HttpWebhook(client, url, clock), clock, random.random, name="webhook"
             )
-            decided.add(DECISION_KIND, Webhook(self.outbox).tell)
+            self._webhook = Webhook(self.outbox, books.incidents.holds)
+            books.decided.add(DECISION_KIND, self._webhook.tell)
 
     @property
     def stages(self) -> list[Stage]:
@@ -69,9 +69,9 @@ class WebhookRoom:
 
     async def test(self) -> bool:
         """Queue a post that says it is a test; whether there is a webhook. Raises RetryableError."""
-        if self.outbox is None:
+        if self._webhook is None:
             return False
-        await Webhook(self.outbox).test(rfc3339_ms(self._clock.time_ns()))
+        await self._webhook.test(rfc3339_ms(self._clock.time_ns()))
         return True
 
 

@@ -130,6 +130,5 @@ class Learning:
             self.exposures.begin_anew(entry.playbook_id)
 
     def _change(self, change: EntryChange) -> None:
-        self.playbook.change(change)
-        if change.action == "restore":
+        if self.playbook.change(change) and change.action in ("restore", "retry"):
             self.exposures.begin_anew(change.playbook_id)

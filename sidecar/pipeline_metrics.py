@@ -237,6 +237,12 @@ def _register_analysis(observer: Observer) -> None:
     advisor, learning = observer.learning.advisor, observer.books.learning
     count("observer.advice.asked", "{request}", "Requests for advice", lambda: advisor.asked)
     count("observer.advice.told", "{item}", "Advice that was given", lambda: advisor.told)
+    count(
+        "observer.decisions.overtaken",
+        "{decision}",
+        "A cycle's own, without effect since a person decided meanwhile",
+        lambda: observer.life_cycle.overtaken + observer.books.learning.playbook.overtaken,
+    )
     count("observer.advice.undecided", "{request}", "Not given: the journal took too long", lambda: advisor.undecided)
     level("observer.rules", "{rule}", "Known", lambda: len(learning.rules.report().rules))
     count("observer.state.save.failures", "{save}", "Saves to be made again", lambda: observer.checkpoint.failed_saves)

@@ -50,6 +50,40 @@ def test_a_rule_that_reverses_is_retired_and_replaced() -> None:
     assert old.changes[-1].action == "retire"
 
 
+def test_an_approved_entry_that_stops_helping_is_tried_again() -> None:
+    """Trusted, then the world changes: from there on it is withheld from half of the tasks, and measured anew."""
+    world = World(6, lambda features: 0.65 if features["f1"] == "a" else 0.1)
+    entry = PlaybookEntry(
+        playbook_id="pb-kept",
+        version=1,
+        at=world.now,
+        kind="do",
+        endpoint=ENDPOINT,
+        text="Set f1 to b",
+        successes=0,
+        avg_duration_ms=0.0,
+        set={"f1": "b"},
+        author="import",
+    )
+    world.learning.decide_now(PLAYBOOK, entry)
+    approved = EntryChange(playbook_id="pb-kept", at=world.now, action="approve", by="person", version=1)
+    world.learning.decide_now(PLAYBOOK_CHANGE, approved)
+    row = world.learning.playbook.get("pb-kept")
+    assert row is not None
+    world.live(400)
+    assert (row.state, len(row.changes)) == ("active", 1)
+    world.fails = lambda _: 0.65
+    while len(row.changes) == 1:
+        world.live(20)
+        assert world.tasks < 1000
+    assert (row.changes[1].action, row.changes[1].by, row.state) == ("retry", "numbers", "candidate")
+    query = AdviceQuery(endpoint=ENDPOINT, facts={"f1": "a"})
+    offer = world.offers.offer(query, world.now_ns, "ex-after")
+    assert offer.exposure is not None
+    assert {each.propensity for each in offer.exposure.assignments if each.playbook_id == "pb-kept"} == {0.5}
+    assert world.offers.effect("pb-kept") is None
+
+
 def test_an_entry_that_harms_is_retired_by_the_numbers() -> None:
     """A person's import that does harm: it is measured like any other."""
     world = World(3, lambda features: 0.5 if features["f1"] == "b" else 0.1)

@@ -189,16 +189,16 @@ async def test_a_look_decides_a_hundred_at_most() -> None:
 
 
 def test_decisions_and_failures_come_to_the_same_in_any_order() -> None:
-    """A replay may see a decision before failures that the live run saw first."""
+    """A replay may see a decision before failures that the live run saw first; one overtaken is none to both."""
     body = (
         rb'{"at":"%s","changes":[{"fingerprint":"%s","state":"%s","was":"new","by":"ann","endpoint":"/fill",'
-        rb'"message":"m","kind":"failure","count":1,"first_seen":"","last_seen":""}]}'
+        rb'"message":"m","kind":"failure","count":1,"first_seen":"","last_seen":""%s}]}'
     )
     first = a_failure(1)
     key = book_of(first).incidents()[0].fingerprint.encode()
     steps = [
-        body % (rfc3339_ms((START_S + at) * 10**9).encode(), key, state)
-        for at, state in ((5, b"new"), (50, b"resolved"))
+        body % (moment(at).encode(), key, state, b',"judged_from":"%s"' % seen.encode() if seen is not None else b"")
+        for at, state, seen in ((5, b"new", ""), (50, b"resolved", None), (55, b"escalating", moment(5)))
     ]
     ops = [a_failure(40, trace_id=None), a_failure(60, trace_id=None)]
     found = set()
@@ -212,7 +212,11 @@ def test_decisions_and_failures_come_to_the_same_in_any_order() -> None:
                 book.consume(each)
         (incident,) = book.incidents()
         found.add((incident.state, incident.decided_at, incident.count, incident.last_seen))
-    assert found == {("regressed", rfc3339_ms((START_S + 50) * 10**9), 3, rfc3339_ms((START_S + 60) * 10**9))}
+    assert found == {("regressed", moment(50), 3, moment(60))}
+
+
+def moment(second: int) -> str:
+    return rfc3339_ms((START_S + second) * 10**9)
 
 
 def book_of(*ops: ObservedOp) -> IncidentBook:

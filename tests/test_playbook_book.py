@@ -244,6 +244,37 @@ def test_a_rule_that_is_passed_over_retires_its_entry_a_contradicted_one_at_once
     assert bench.cycle(a_rule(A)) == []
 
 
+def test_what_a_person_decides_while_a_cycle_proposes_stays() -> None:
+    """A retirement by the rule that was judged before the person's own is none: the rule cannot restore it later."""
+    bench = Bench()
+    bench.cycle(a_rule(A), a_rule(B))
+    bench.rules.given, bench.rules.gone = (a_rule(B, n=500, successes=50),), ((A,),)
+    name = rule_entry_id(a_rule(A))
+    proposals = bench.follower.proposals(moment(2))
+    assert isinstance(next(proposals), PlaybookEntry)  # B's new version; who is gone has been judged by now
+    bench.playbook.change(EntryChange(playbook_id=name, at=moment(3), action="retire", by="person", version=1))
+    judged = [each for each in proposals if isinstance(each, EntryChange)]
+    assert [(each.playbook_id, bench.playbook.change(each)) for each in judged] == [(name, False)]
+    assert bench.cycle(a_rule(A), a_rule(B)) == []
+    row = bench.playbook.get(name)
+    assert row is not None
+    assert (row.state, [each.by for each in row.changes], bench.playbook.overtaken) == ("retired", ["person"], 1)
+
+
+def test_an_approved_entry_that_stops_working_gets_another_trial() -> None:
+    """It is a candidate again, and still the approved words; only a person's own restoring needs no trial."""
+    book = PlaybookBook()
+    book.keep(an_entry(1))
+    book.change(a_change("approve", 1))
+    (row,) = book.rows()
+    book.change(row.due("retry", moment(2), "numbers", ""))
+    assert (row.state, row.told) == ("candidate", an_entry(1))
+    assert fit(row, asked()) is not None
+    for by, state in (("rule", "candidate"), ("person", "active")):
+        book.change(EntryChange(playbook_id="pb-1", at=moment(3), action="restore", by=by, version=1))  # type: ignore[arg-type]  # both are
+        assert row.state == state
+
+
 @pytest.mark.parametrize(("before", "after"), [((A,), (A, B)), ((A, B), (A,))], ids=["split", "merged"])
 def test_entries_split_and_merge_and_keep_their_history(before: Any, after: Any) -> None:
     """The new entry names the one whose place it takes, which stays to be seen, retired."""

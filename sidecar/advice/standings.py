@@ -43,16 +43,11 @@ class Standings:
 
 
 def _due(row: EntryRow, seen: Uplift, said: Uplift, at: str) -> EntryChange | None:
-    entry = row.latest
     if "retired" in (standing(row.state, seen), standing(row.state, said)):
         worst = seen if standing(row.state, seen) == "retired" else said
-        return EntryChange(
-            playbook_id=entry.playbook_id, at=at, action="retire", by="numbers", version=entry.version, why=_why(worst)
-        )
+        return row.due("retire", at, "numbers", _why(worst))
     if row.state == "candidate" and standing(row.state, seen) == "active":
-        return EntryChange(
-            playbook_id=entry.playbook_id, at=at, action="promote", by="numbers", version=entry.version, why=_why(seen)
-        )
+        return row.due("promote", at, "numbers", _why(seen))
     return None
 
 
@@ -60,11 +55,7 @@ def _slumped(row: EntryRow, tally: Tally, at: str) -> EntryChange | None:
     """An active entry whose shown tasks lately do no better than withheld ones did gets another trial."""
     if row.state != "active" or tally.slump < SLUMP:
         return None
-    entry = row.latest
-    why = "tasks that are shown it do no better any more: tried again"
-    return EntryChange(
-        playbook_id=entry.playbook_id, at=at, action="restore", by="numbers", version=entry.version, why=why
-    )
+    return row.due("retry", at, "numbers", "tasks that are shown it do no better any more: tried again")
 
 
 def _why(measured: Uplift) -> str:

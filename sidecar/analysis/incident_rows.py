@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -32,12 +33,21 @@ _COUNTED: Final = (
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One decision on an incident's state: when, what, by whom, why."""
+    """One decision on an incident's state: when, what, by whom, why. *judged_from* as in `IncidentChange`."""
 
     at: str
     state: IncidentState
     by: str
     note: str | None = None
+    judged_from: str | None = None
+
+    def is_overtaken(self, history: Iterable[Step]) -> bool:
+        """Whether a person decided, in *history*, between what this was judged from and this.
+
+        More of a history never makes it hold again: it comes to the same in whatever order decisions are met.
+        """
+        seen = self.judged_from
+        return seen is not None and any(each.judged_from is None and seen < each.at <= self.at for each in history)
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -132,15 +142,19 @@ def line_of(op: ObservedOp, what: str) -> str:
 
 
 def decide(row: IncidentRow, step: Step) -> None:
-    """Let a decision take effect; of several the latest holds, and of those of one moment the last written."""
+    """Let a decision take effect; of several the latest holds, and of those of one moment the last written.
+
+    Those that are overtaken are none.
+    """
     if step not in row.history:
-        row.history = sorted([*row.history, step], key=lambda each: each.at)[-MAX_HISTORY:]
+        history = sorted([*row.history, step], key=lambda each: each.at)
+        row.history = [each for each in history if not each.is_overtaken(history)][-MAX_HISTORY:]
     restate(row)
 
 
 def step_of(change: IncidentChange, at: str) -> Step:
     """*change*, decided *at*, as a step of its incident's history."""
-    return Step(at, change.state, change.by, change.note)
+    return Step(at, change.state, change.by, change.note, change.judged_from)
 
 
 def restate(row: IncidentRow) -> None:

@@ -168,6 +168,11 @@ class IncidentBook:
         """Let a decision on the incident's state take effect. One on an incident that is not here waits for it."""
         self._apply(fingerprint, step)
 
+    def holds(self, fingerprint: str, step: Step) -> bool:
+        """Whether the decision *step* took effect, or waits for an incident that is not here."""
+        row = self.row(fingerprint)
+        return row is None or step in row.history
+
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore what `take_dirty` gave, in whatever order."""
         for key in self._incidents.load(rows):

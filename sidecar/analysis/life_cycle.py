@@ -1,7 +1,8 @@
 """What becomes of incidents: announced, escalating, subsided, gone quiet, come back; and what people decide on them.
 
 Once a cycle each incident is looked at. What changes is a decision in the journal first, and takes effect when it is
-there (`IncidentBook.decide`), live as in a replay. The criteria are pure functions:
+there (`IncidentBook.decide`), live as in a replay, unless a person has decided since the look: the journal is slow at
+times, and people go first. The criteria are pure functions:
 
 - `new` until a day old, then `ongoing`; `regressed` likewise, counted from when that was decided.
 - `escalating`: the last 5 minutes against the 55 before, or the last hours against the day before, by an exact test of
@@ -52,7 +53,9 @@ class LifeCycle:
         self._book = book
         self._decisions = decisions
         self._clock = clock
+        self._last_ms = 0
         self.changes = 0
+        self.overtaken = 0  # of ours, by a person's
         self.undecided = 0  # times the decision journal did not take them
 
     async def look(self) -> None:
@@ -64,7 +67,7 @@ class LifeCycle:
                 break
             state = next_state(row, now_s, self._book.last_success(row.incident.endpoint))
             if state is not None:
-                changes.append(_change(row, state, OBSERVER, None))
+                changes.append(_change(row, state))
             if not number % _ROWS_A_TURN:
                 await asyncio.sleep(0)
         if not changes:
@@ -80,14 +83,17 @@ class LifeCycle:
         row = self._book.row(fingerprint)
         if row is None:
             return None
-        await self._decide([_change(row, state, by, note)])
+        await self._decide([_change(row, state, by, note, by_hand=True)])
         return self._book.get(fingerprint)
 
     async def _decide(self, changes: list[IncidentChange]) -> None:
-        at = rfc3339_ms(self._clock.time_ns())
+        at = self._moment()
         await self._decisions.decide(DECISION_KIND, IncidentChanges(at=at, changes=changes), self._book.last_op_id)
-        self.changes += len(changes)
         for change in changes:
+            if not self._book.holds(change.fingerprint, step_of(change, at)):
+                self.overtaken += 1
+                continue
+            self.changes += 1
             log.info(
                 "incident.changed",
                 fingerprint=change.fingerprint,
@@ -96,6 +102,11 @@ class LifeCycle:
                 by=change.by,
                 failures=change.count,
             )
+
+    def _moment(self) -> str:
+        """Now, and later than at the last decision: what was decided after what can be told from their times."""
+        self._last_ms = max(self._clock.time_ns() // 1_000_000, self._last_ms + 1)
+        return rfc3339_ms(self._last_ms * 1_000_000)
 
 
 def next_state(row: IncidentRow, now_s: float, last_success: str | None) -> IncidentState | None:
@@ -181,7 +192,9 @@ def decided(book: IncidentBook, decision_body: bytes | msgspec.Raw) -> IncidentC
     return decision
 
 
-def _change(row: IncidentRow, state: IncidentState, by: str, note: str | None) -> IncidentChange:
+def _change(
+    row: IncidentRow, state: IncidentState, by: str = OBSERVER, note: str | None = None, *, by_hand: bool = False
+) -> IncidentChange:
     incident = row.incident
     return IncidentChange(
         fingerprint=incident.fingerprint,
@@ -197,6 +210,7 @@ def _change(row: IncidentRow, state: IncidentState, by: str, note: str | None) -
         first_seen=incident.first_seen,
         last_seen=incident.last_seen,
         trace_ids=_trace_ids(incident),
+        judged_from=None if by_hand else row.history[-1].at if row.history else "",
     )
 
 

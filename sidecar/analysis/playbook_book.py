@@ -24,6 +24,7 @@ _LEADS_TO: Final[Mapping[str, EntryState]] = {
     "promote": "active",
     "retire": "retired",
     "restore": "candidate",
+    "retry": "candidate",
 }
 
 
@@ -33,6 +34,7 @@ class PlaybookBook:
     def __init__(self) -> None:
         self._rows = KeptRows("entry/", EntryRow, MAX_ENTRIES)
         self._by_endpoint: dict[str, list[EntryRow]] | None = None
+        self.overtaken = 0  # changes judged from what had been decided otherwise meanwhile
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -49,15 +51,24 @@ class PlaybookBook:
                 del row.versions[row.spare]
                 row.forgotten += 1
 
-    def change(self, change: EntryChange) -> None:
-        """Let *change* take effect; one of an entry that is not here has none."""
-        row = self._rows.touch(change.playbook_id)
+    def change(self, change: EntryChange) -> bool:
+        """Let *change* take effect; whether it does.
+
+        One of an entry that is not here has none, nor has one that was judged from what no longer holds.
+        """
+        row = self._rows.get(change.playbook_id)
         if row is None:
-            return
+            return False
+        if change.judged_from not in (None, row.decided):
+            self.overtaken += 1
+            return False
+        self._rows.touch(change.playbook_id)
         _apply(row, change)
+        row.decided += 1
         if len(row.changes) > MAX_CHANGES:
             del row.changes[1]
             row.forgotten += 1
+        return True
 
     def get(self, playbook_id: str) -> EntryRow | None:
         """The entry as it is now."""
@@ -131,8 +142,8 @@ def _apply(row: EntryRow, change: EntryChange) -> None:
     row.state = _LEADS_TO[change.action]
     if change.action == "approve":
         row.approved = change.version
-    elif change.action == "restore" and row.approved:
-        row.state = "active"  # what a person approved needs no second trial
+    elif change.action == "restore" and change.by == "person" and row.approved:
+        row.state = "active"  # what people approve and restore needs no trial
     row.changes.append(change)
 
 

@@ -15,7 +15,7 @@ from sidecar.analysis.playbook_book import PlaybookBook
 from sidecar.analysis.rule_entries import entry_ids, rule_entry, rule_entry_id
 from sidecar.analysis.rule_standing import Rule
 from sidecar.analysis.rules import RuleBook
-from sidecar.model_learning import EntryAction, EntryChange, EntryRow, PlaybookEntry
+from sidecar.model_learning import EntryChange, PlaybookEntry
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ class RuleFollower:
         """
         rules = self._rules.report().rules
         standing = {rule_entry_id(rule) for rule in rules}
-        gone = list(self._gone(standing))
+        gone = list(self._gone(standing, at))
         left = MOST_A_CYCLE
         for rule in rules:
             for proposal in self._of_rule(rule, gone, at):
@@ -49,11 +49,11 @@ class RuleFollower:
                 if not left:
                     return
             yield None
-        for row, why in gone[:left]:
-            yield _change(row, "retire", at, why)
+        for _, change in gone[:left]:
+            yield change
 
-    def _gone(self, standing: set[str]) -> Iterator[tuple[EntryRow, str]]:
-        """Entries whose rule holds no longer, and why they are to be retired."""
+    def _gone(self, standing: set[str], at: str) -> Iterator[tuple[PlaybookEntry, EntryChange]]:
+        """Entries whose rule holds no longer, and their retirement."""
         fallen = {each for endpoint, together in self._rules.fallen() for each in entry_ids(endpoint, together)}
         missing: dict[str, int] = {}
         for row in self._playbook.rows():
@@ -62,13 +62,13 @@ class RuleFollower:
                 continue
             count = missing[entry.playbook_id] = self._missing.get(entry.playbook_id, 0) + 1
             if entry.playbook_id in fallen:
-                yield row, "what happened since speaks against its rule"
+                yield entry, row.due("retire", at, "rule", "what happened since speaks against its rule")
             elif count >= MISSING_CYCLES:
-                yield row, "its rule was not found again"
+                yield entry, row.due("retire", at, "rule", "its rule was not found again")
         self._missing = missing
 
     def _of_rule(
-        self, rule: Rule, gone: Sequence[tuple[EntryRow, str]], at: str
+        self, rule: Rule, gone: Sequence[tuple[PlaybookEntry, EntryChange]], at: str
     ) -> Iterator[PlaybookEntry | EntryChange]:
         try:
             row = self._playbook.get(rule_entry_id(rule))
@@ -77,7 +77,7 @@ class RuleFollower:
                 came_from = _came_from(rule, gone) if before is None else []
                 yield rule_entry(rule, self._rules.finding(rule), at, before, came_from)
             if row is not None and row.state == "retired" and row.changes[-1].by == "rule":
-                yield _change(row, "restore", at, "its rule was found again")
+                yield row.due("restore", at, "rule", "its rule was found again")
         except Exception:  # a poison rule costs itself
             self.failures += 1
             log.exception("rule.no_entry", endpoint=rule.endpoint, failures=self.failures)
@@ -89,18 +89,12 @@ def _is_due(entry: PlaybookEntry, rule: Rule) -> bool:
     return rule.n >= 2 * entry.calls or rule.others >= 4 * entry.other_calls or moved >= _MATERIAL_RATE
 
 
-def _came_from(rule: Rule, gone: Sequence[tuple[EntryRow, str]]) -> list[str]:
+def _came_from(rule: Rule, gone: Sequence[tuple[PlaybookEntry, EntryChange]]) -> list[str]:
     """Entries that fade as *rule* comes, and say more or less than it does: it splits them, or merges them."""
     own = {each.text() for each in rule.conditions}
     found = []
-    for row, _ in gone:
-        entry = row.latest
+    for entry, _ in gone:
         theirs = set(entry.scope)
         if entry.endpoint == rule.endpoint and theirs and (theirs < own or own < theirs):
             found.append(entry.playbook_id)
     return found
-
-
-def _change(row: EntryRow, action: EntryAction, at: str, why: str) -> EntryChange:
-    entry = row.latest
-    return EntryChange(playbook_id=entry.playbook_id, at=at, action=action, by="rule", version=entry.version, why=why)

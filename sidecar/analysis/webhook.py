@@ -5,12 +5,14 @@ What is told follows from the decision alone: a crash between decision and post 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 import structlog
 
 from sidecar.analysis.fingerprint import one_line
+from sidecar.analysis.incident_rows import Step, step_of
 from sidecar.model import IncidentChange, IncidentChanges
 from sidecar.protocols import PostSink
 
@@ -21,19 +23,21 @@ TO: Final = "webhook"
 """Stands for the address in the outbox: the real one may hold a secret, and may change while posts wait."""
 TOLD: Final = frozenset({"new", "regressed", "escalating"})
 _MAX_TEXT: Final = 300
+_OURS: Final = frozenset({"by", "judged_from"})
 
 
 class Webhook:
-    """Queues one post for each change that is worth telling."""
+    """Queues one post for each change that is worth telling, and that *holds* now that it is decided."""
 
-    def __init__(self, outbox: PostSink) -> None:
+    def __init__(self, outbox: PostSink, holds: Callable[[str, Step], bool]) -> None:
         self._outbox = outbox
+        self._holds = holds
 
     def tell(self, decision_body: bytes | msgspec.Raw) -> None:
         """Have the changes that are in the journal told. Raises msgspec.MsgspecError."""
         decision = msgspec.json.decode(decision_body, type=IncidentChanges)
         for change in decision.changes:
-            if change.state not in TOLD:
+            if change.state not in TOLD or not self._holds(change.fingerprint, step_of(change, decision.at)):
                 continue
             try:
                 self._outbox.put_again(KIND, entry_of(change, decision.at), decision.at, TO)
@@ -57,5 +61,5 @@ def entry_of(change: IncidentChange, at: str) -> dict[str, Any]:
         "event": f"incident.{change.state}",
         "at": at,
         "text": (text + f"({change.count} {times} since {change.first_seen})")[:_MAX_TEXT],
-        "incident": {name: value for name, value in incident.items() if name != "by"},
+        "incident": {name: value for name, value in incident.items() if name not in _OURS},
     }
