@@ -6,7 +6,7 @@ from math import sqrt
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.advice.standing import SLUMP, STANDING_ALPHA, State, standing
@@ -35,7 +35,11 @@ def test_the_estimate_lies_in_its_interval_and_all_tasks_are_counted(strata: lis
         assert -1 <= found.low <= found.estimate <= found.high <= 1
 
 
+CONTRADICTING = [Stratum(0.5, Arm(37, 37), Arm(4, 0)), Stratum(0.9, Arm(362, 0), Arm(2, 0))]
+
+
 @given(STRATA, st.floats(-1, 1))
+@example(CONTRADICTING, 0.0)
 def test_the_interval_is_what_the_test_does_not_exclude(strata: list[Stratum], difference: float) -> None:
     """Searching for its ends gives the same as asking for each difference."""
     found = uplift(strata)

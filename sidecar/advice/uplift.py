@@ -63,8 +63,9 @@ def uplift(strata: Sequence[Stratum], alpha: float = 0.05) -> Uplift:
     weights = sum(_weight(*each) for each in used)
     estimate = sum(_weight(*each) * _difference(*each) for each in used) / weights
     most = _boundary(weights, alpha)
-    low, high = _edge(used, most, estimate, -1.0), _edge(used, most, estimate, 1.0)
-    return Uplift(estimate, low, high, shown, withheld)
+    inside = _inside(used, most, estimate)
+    low, high = _edge(used, most, inside, -1.0), _edge(used, most, inside, 1.0)
+    return Uplift(min(max(estimate, low), high), low, high, shown, withheld)
 
 
 def estimate(strata: Sequence[Stratum]) -> float | None:
@@ -160,8 +161,20 @@ def _other_rate(counts: _Counts, difference: float) -> float:
     return min(max(2 * length * cos(angle) - b, 0.0, -difference), 1.0, 1 - difference)
 
 
+def _inside(used: Sequence[_Counts], most: float, estimate: float) -> float:
+    """A difference that is not excluded: the *estimate*, but where the strata contradict each other."""
+    below, above, found = -1.0, 1.0, estimate
+    for _ in range(2 * _STEPS):
+        statistic = _statistic(used, found)
+        if abs(statistic) <= most:
+            break
+        below, above = (found, above) if statistic > 0 else (below, found)
+        found = (below + above) / 2
+    return found
+
+
 def _edge(used: Sequence[_Counts], most: float, inside: float, outside: float) -> float:
-    """Where the statistic passes *most* between *inside*, where it is about 0, and *outside*."""
+    """Where the statistic passes *most* between *inside*, where it stays below it, and *outside*."""
     if abs(_statistic(used, outside)) <= most:
         return outside
     for _ in range(_STEPS):
