@@ -12,6 +12,7 @@ GROUND = {
     "model",
     "model_learning",
     "protocols",
+    "retry_after",
     "errors",
     "settings",
     "settings_checks",

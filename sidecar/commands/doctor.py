@@ -1,7 +1,8 @@
 """`observer doctor`: checks everything an observer needs, all at once, and says what to do.
 
-Each check takes at most 5 seconds. Fit for an init container or a pipeline before a deployment: exit status 0 when
-nothing failed, 1 when something did, 64 when the settings are wrong.
+Each check takes at most 5 seconds. Fit for a pipeline before a deployment, and for a look from inside a running pod:
+exit status 0 when nothing failed, 1 when something did, 64 when the settings are wrong. Not for an init container of
+the gateway's own pod: it would wait for a gateway that starts after it.
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ until a person has put the setting right, or a bound of the disk is reached.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Final, Literal
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from sidecar.retry_after import asked_seconds
 
 _RETRYABLE_HTTP: Final = frozenset({429, 502, 503, 504})
 UNKNOWN_CREDENTIALS_HTTP: Final = frozenset({401, 403})
@@ -22,7 +22,6 @@ _RETRYABLE_GRPC: Final = frozenset(
 )
 _TOO_LARGE: Final = ("larger than max", "message too large", "message size", "exceeds maximum", "too big")
 _MOST_TEXT: Final = 300  # characters of what a collector says that go into our log
-_MAX_DIGITS: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def http_answer(status: int, body: bytes, retry_after: str, now_ns: int) -> Answ
     if status == 413:
         return Answer("too_large", why)
     if status in _RETRYABLE_HTTP | UNKNOWN_CREDENTIALS_HTTP:
-        return Answer("retry", why, wait_s=_seconds(retry_after, now_ns))
+        return Answer("retry", why, wait_s=asked_seconds(retry_after, now_ns))
     return Answer("refused", why)
 
 
@@ -80,16 +79,3 @@ def grpc_answer(code: str, details: str, wait_s: float | None) -> Answer:
 def _readable(body: bytes) -> str:
     text = body[:_MOST_TEXT].decode("utf-8", "replace")
     return "".join(character if character.isprintable() else " " for character in text).strip()
-
-
-def _seconds(retry_after: str, now_ns: int) -> float | None:
-    """How long *retry_after* asks to wait: seconds, or an HTTP date; None if it is neither. RFC 9110, 10.2.3."""
-    text = retry_after.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:_MAX_DIGITS]) if len(text) <= _MAX_DIGITS else float("inf")
-    try:
-        at = parsedate_to_datetime(text)
-        at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-        return max(0.0, at.timestamp() - now_ns / 1e9)
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 import httpx
 
 from sidecar.errors import GatewayLogError, PostRefusedError
 from sidecar.protocols import Clock
+from sidecar.retry_after import asked_seconds
 
 _TRY_AGAIN = frozenset({408, 425, 429})
-_MAX_DIGITS = 9
 
 
 class _Whom(NamedTuple):
@@ -64,7 +62,7 @@ class HttpGatewayLog:
                 f"{self._whom.name} refused a post", f"HTTP status {status}", "See it with `observer outbox list`"
             )
         if not 200 <= status < 300:
-            wait_s = _seconds(retry_after, self._clock.time_ns())
+            wait_s = asked_seconds(retry_after, self._clock.time_ns())
             raise GatewayLogError(self._whom.took_none, f"HTTP status {status}", self._whom.fix, wait_s)
 
     def _address(self, path: str) -> str:
@@ -81,16 +79,3 @@ class HttpWebhook(HttpGatewayLog):
 
     def _address(self, _path: str) -> str:
         return self._url
-
-
-def _seconds(retry_after: str, now_ns: int) -> float | None:
-    """How long *retry_after* asks to wait: seconds, or an HTTP date; None if it is neither. RFC 9110, 10.2.3."""
-    text = retry_after.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:_MAX_DIGITS]) if len(text) <= _MAX_DIGITS else float("inf")
-    try:
-        at = parsedate_to_datetime(text)
-        at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-        return max(0.0, at.timestamp() - now_ns / 1e9)
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None

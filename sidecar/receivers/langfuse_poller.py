@@ -22,6 +22,7 @@ from sidecar.model import Fragment, Score
 from sidecar.protocols import Clock, LangfuseInbox
 from sidecar.receivers.langfuse_events import LangfuseReader, ns_of
 from sidecar.receivers.langfuse_pages import PageSize, PageTooLargeError, get_page, page_in
+from sidecar.retry_after import asked_seconds
 
 log = structlog.get_logger(__name__)
 
@@ -268,8 +269,8 @@ class LangfusePoller:
 
     def _hold(self, retry_after: str) -> None:
         self.limited += 1
-        asked_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else _HOLD_S
-        self._held_until = self._clock.monotonic() + min(asked_s, _MOST_HOLD_S)
+        asked_s = asked_seconds(retry_after, self._clock.time_ns())
+        self._held_until = self._clock.monotonic() + min(_HOLD_S if asked_s is None else asked_s, _MOST_HOLD_S)
 
     def _failed(self, why: str) -> None:
         self.failures += 1
