@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -75,3 +75,36 @@ async def test_what_was_diagnosed_stays_so_when_the_state_is_derived_anew(tmp_pa
     async with observer(tmp_path) as running:
         await running.cycle.run_once()
         assert (running.analyzer.diagnoses, _counts(running)) == (0, [2])
+
+
+class BusyRows:
+    """Saved state of which every look at it finds fewer, but some, rows that changed meanwhile."""
+
+    unusable = 0
+
+    def __init__(self, steps: list[int]) -> None:
+        self._steps = steps
+        self.left: list[int] = []
+
+    def load(self, _rows: Mapping[str, bytes]) -> None: ...
+
+    def put_back(self, _keys: Iterable[str]) -> None: ...
+
+    def prepare(self) -> Iterator[None]:
+        return iter([None] * (self._steps.pop(0) if self._steps else 0))
+
+    def take_dirty(self) -> dict[str, bytes]:
+        self.left = list(self._steps)
+        return {}
+
+
+@pytest.mark.parametrize(("steps", "left"), [([9, 3, 1, 7], [7]), ([0, 5], [5]), ([9, 9, 9, 9, 9], [9])])
+async def test_what_changes_while_rows_are_prepared_is_prepared_again(
+    tmp_path: Path, steps: list[int], left: list[int]
+) -> None:
+    """Until hardly any does, or four times: so little is encoded in the moment in which nothing may change."""
+    async with observer(tmp_path) as running:
+        rows = BusyRows(steps)
+        running.checkpoint._rows = {"incidents": rows}
+        await running.checkpoint.save()
+        assert rows.left == left

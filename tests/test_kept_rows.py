@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.analysis.field_counts import FieldCounts
-from sidecar.kept_rows import KeptRows, SavedRow
+from sidecar.kept_rows import BYTES_A_STEP, ROWS_A_STEP, KeptRows, SavedRow
 
 
 def rows_of_two() -> KeptRows[FieldCounts]:
@@ -99,3 +99,25 @@ def test_a_restart_changes_nothing(uses: list[tuple[int, bool]]) -> None:
     saved_through |= through.take_dirty()
     saved_again |= again.take_dirty()
     assert {k: v for k, v in saved_through.items() if v} == {k: v for k, v in saved_again.items() if v}
+
+
+@given(st.lists(st.integers(0, 3 * BYTES_A_STEP // 2), max_size=12), st.integers(0, 3 * ROWS_A_STEP))
+def test_a_step_of_preparing_is_bounded_by_bytes_and_rows(large: list[int], small: int) -> None:
+    """Rows of a few bytes or of many: a step ends with the row that fills it, and what fills none is left unsaid."""
+    rows = KeptRows("x/", FieldCounts, 1000)
+    for number, size in enumerate([*large, *([0] * small)]):
+        rows.add(str(number), FieldCounts(beyond={"y" * size: 1}))
+    sizes = {key: len(data) for key, data in rows.take_dirty().items()}
+    rows.put_back(sizes)
+    before: set[str] = set()
+    for _ in rows.prepare():
+        new = [sizes[f"x/{key}"] for key in rows._encoded if key not in before]
+        before |= rows._encoded.keys()
+        assert len(new) <= ROWS_A_STEP
+        assert sum(new) - max(new) < BYTES_A_STEP
+        assert len(new) == ROWS_A_STEP or sum(new) >= BYTES_A_STEP
+    left = [sizes[f"x/{key}"] for key in rows._encoded if key not in before]
+    assert len(left) < ROWS_A_STEP
+    assert sum(left) < BYTES_A_STEP
+    assert list(rows.prepare()) == []
+    assert {key: len(data) for key, data in rows.take_dirty().items()} == sizes
