@@ -24,6 +24,7 @@ from sidecar.store.decisions import DecisionHandlers
 from sidecar.store.duplicates import Duplicates
 from sidecar.store.in_order import InOrder
 from sidecar.store.latest_ops import LATEST, LatestOps
+from sidecar.store.op_total import TABLE, OpTotal
 
 
 class Books:
@@ -43,6 +44,7 @@ class Books:
         self.duplicates = Duplicates(clock)
         self.langfuse = LangfuseBook()
         self.learning = Learning()
+        self.total = OpTotal()
         self.in_order = InOrder(self.learning)
         self.derived: dict[str, Derived] = {
             "incidents": self.incidents,
@@ -51,6 +53,7 @@ class Books:
             "learning": self.in_order,
             "seen_ids": self.duplicates,
             "langfuse": self.langfuse,
+            TABLE: self.total,
         }
         self.decided = DecisionHandlers()
         self._on(DIAGNOSIS, lambda body: marked(self.incidents, body))

@@ -89,7 +89,7 @@ def _more_stats(observer: Observer) -> dict[str, Any]:
         "playbooks": len(observer.books.learning.playbook),
         "rules": observer.learning.rule_stats(),
         "advice": observer.learning.advice_stats(),
-        "ring_overwritten": observer.ring.overwritten,
+        "operations_in_all": observer.books.total.operations,
         "langfuse": observer.langfuse.stats(),
         "amendments": {
             "in_ring": observer.ring.amended_ops,

@@ -39,7 +39,7 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
 def _lines(data: ReportData, columns: int) -> Iterator[tuple[str, str]]:
     yield f"what the observer at {visible(data.url)} learnt, {data.at}", "bold"
     share = f" ({100 * data.failures / data.operations:.0f} %)" if data.operations else ""
-    yield f"  operations        {data.operations:,}, {data.failures:,} failed{share}; {data.older:,} older", ""
+    yield f"  operations        {data.in_all:,}; of the last {data.operations:,} {data.failures:,} failed{share}", ""
     yield f"  advice            {data.asked:,} asked, {data.told:,} items told, {data.tasks:,} tasks", ""
     yield f"  uplift            {_points(data)}", ""
     yield f"  failures avoided  {_range(data.avoided)}", _colour(data.avoided)

@@ -29,7 +29,7 @@ class _Stats(msgspec.Struct):
     total: int = 0
     successes: int = 0
     failures: int = 0
-    ring_overwritten: int = 0
+    operations_in_all: int = 0
     advice: _Advice = msgspec.field(default_factory=_Advice)
 
 
@@ -97,7 +97,7 @@ class ReportData(NamedTuple):
     at: str
     operations: int
     failures: int
-    older: int
+    in_all: int
     asked: int
     told: int
     tasks: int
@@ -145,7 +145,7 @@ def gather(client: ObserverClient, now: datetime) -> ReportData:
         at=now.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         operations=stats.total,
         failures=stats.failures,
-        older=stats.ring_overwritten,
+        in_all=stats.operations_in_all,
         asked=advice.asked,
         told=advice.told,
         tasks=advice.tasks,

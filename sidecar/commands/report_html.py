@@ -62,7 +62,7 @@ def html(data: ReportData) -> str:
 def _cards(data: ReportData) -> str:
     failed = f"{100 * data.failures / data.operations:.0f} % of the last {data.operations:,}" if data.operations else ""
     cards = [
-        ("Operations", f"{data.operations + data.older:,}", f"{data.older:,} of them in the journal only", ""),
+        ("Operations", f"{data.in_all:,}", f"the last {data.operations:,} of them in memory", ""),
         ("Failures", f"{data.failures:,}", failed, ""),
         ("Failures avoided", *_avoided_words(data.avoided)),
         ("Tasks advised", f"{data.tasks:,}", f"{data.told:,} items told to {data.asked:,} questions", ""),

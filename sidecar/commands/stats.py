@@ -41,7 +41,7 @@ class _Stats(msgspec.Struct):
     playbooks: int = 0
     rules: _Rules = msgspec.field(default_factory=_Rules)
     advice: _Advice = msgspec.field(default_factory=_Advice)
-    ring_overwritten: int = 0
+    operations_in_all: int = 0
     lost: dict[str, int] = {}
 
 
@@ -78,7 +78,7 @@ def _sections(stats: _Stats) -> list[tuple[str, list[_Row]]]:
                 _Row("all", f"{stats.total:,}"),
                 _share("succeeded", stats.successes, stats.total, "green"),
                 _share("failed", stats.failures, stats.total, "red" if stats.failures else ""),
-                _Row("older, in the journal only", f"{stats.ring_overwritten:,}"),
+                _Row("ever recorded", f"{stats.operations_in_all:,}"),
             ],
         ),
         ("by source", [_share(visible(name), count, stats.total, "cyan") for name, count in sources]),

@@ -14,7 +14,16 @@ from sidecar.store import outbox_rows
 Changes = Mapping[str, Mapping[str, bytes]]
 """Table → key → body; an empty body deletes the row."""
 
-DERIVED: Final = ("incidents", "successes", "learning", "seen_ids", "langfuse", "latest_ops", "corrections")
+DERIVED: Final = (
+    "incidents",
+    "successes",
+    "learning",
+    "seen_ids",
+    "langfuse",
+    "latest_ops",
+    "corrections",
+    "operations",
+)
 """What follows from the journals. The outbox and most cursors do not."""
 
 _KEY_COLUMNS: Final = {"cursors": "name", **dict.fromkeys(DERIVED, "key")}
@@ -78,6 +87,7 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "DELETE FROM learning",
         "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
     ),
+    ("CREATE TABLE operations (key TEXT PRIMARY KEY, body BLOB NOT NULL)",),
 )
 """Step n brings schema version n to n + 1 (`PRAGMA user_version`). Steps are only ever added."""
 

@@ -1,0 +1,71 @@
+"""How many operations there ever were: one number, which outlives restarts and the segments that held them.
+
+Fed every settled op, as all books are; read by `/stats`. A state that is older than it counts from its upgrade on,
+until a replay of all the journals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from sidecar.kept_rows import KeptRows
+from sidecar.model import ObservedOp
+
+TABLE: Final = "operations"
+_KEY: Final = "total"
+
+
+class _Total(msgspec.Struct):
+    operations: int = 0
+
+
+class OpTotal:
+    """The operations that count: one that amends another is the same operation. For the event loop's thread only."""
+
+    def __init__(self) -> None:
+        self._rows = KeptRows("", _Total, 1)
+
+    @property
+    def operations(self) -> int:
+        """All that there ever were."""
+        row = self._rows.get(_KEY)
+        return row.operations if row is not None else 0
+
+    def consume(self, _op: ObservedOp) -> None:
+        """Count one settled op. O(1)."""
+        self._add(1)
+
+    def retract(self, _op: ObservedOp) -> None:
+        """An op that was counted is amended by another, which counts in its place."""
+        self._add(-1)
+
+    def _add(self, count: int) -> None:
+        row = self._rows.touch(_KEY)
+        if row is None:
+            row = _Total()
+            self._rows.add(_KEY, row)
+        row.operations += count
+
+    @property
+    def unusable(self) -> int:
+        """Saved rows that could not be read, and rows that could not be saved."""
+        return self._rows.unusable
+
+    def load(self, rows: Mapping[str, bytes]) -> None:
+        """Restore what `take_dirty` gave."""
+        self._rows.load(rows)
+
+    def prepare(self) -> Iterator[None]:
+        """Do most of `take_dirty`'s work ahead of it."""
+        yield from self._rows.prepare()
+
+    def take_dirty(self) -> dict[str, bytes]:
+        """Rows changed since the last call, as JSON by key."""
+        return self._rows.take_dirty()
+
+    def put_back(self, keys: Iterable[str]) -> None:
+        """Saving *keys* failed: `take_dirty` gives them again."""
+        self._rows.put_back(keys)
