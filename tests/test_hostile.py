@@ -279,6 +279,21 @@ async def test_a_batch_that_is_dear_to_read_lets_others_in_between(tmp_path: Pat
         assert (await batch).json()["accepted"] == 20
 
 
+async def test_an_event_is_taken_while_a_large_one_is_read(tmp_path: Path) -> None:
+    """A mebibyte of credentials takes long to mask: what comes behind it does not wait for that."""
+    event = {"input_summary": "http://u:p@h/p?access_token=abc%20&x=1 " * 26_000}
+    async with observer(tmp_path) as running, client(running) as http:
+        large = asyncio.create_task(http.post("/event", json=event))
+        watched = Watched(running)
+        while not running.intake.reading_large:
+            await watched.look()
+        assert (await http.post("/event", json={"endpoint": "/small"})).status_code == 200
+        assert not large.done()
+        assert (await large).status_code == 200
+    assert [op["endpoint"] for op in journal(tmp_path)] == ["/small", "scenario:fill"]
+    assert "access_token=[redacted]&x=1" in journal(tmp_path)[1]["input_summary"]
+
+
 async def test_health_answers_between_large_events_full_of_credentials(tmp_path: Path) -> None:
     """Each takes long to mask; they are dealt with one at a time, and whoever asks for health comes in between."""
     event = {"input_summary": "password: hunter2 Bearer abcdefgh12345 " * 20_000}

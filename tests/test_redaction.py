@@ -68,6 +68,8 @@ NAMED = [
     f"sent with bearer\t{SECRET}",
     "sent with Basic dXNlcjpzM2NyM3RWYWx1ZQ==",
     f"pa\u017f\u017fword={SECRET}",
+    f"\u017fecret={SECRET}",
+    f"\u0131d_token={SECRET}",
     json.dumps(f"two lines\npassword={SECRET}\tBearer {SECRET}"),
     f"×××: token={SECRET}",
     f"https://h/p?password=a%20{SECRET}&x=1",
@@ -176,6 +178,11 @@ def test_names_that_the_user_adds() -> None:
     assert mine.named("dateOfBirth")
     assert mine.named("SSN")
     assert mine.text("x=1 lesson: 4") == "x=1 lesson: 4"
+    marked = Redactor(["_badge", "key", "s"])
+    assert marked.text("badge=1 my_badge: 2, _badge=3, xbadge=4") == (
+        f"badge={MASK} my_badge: {MASK}, _badge={MASK}, xbadge=4"
+    )
+    assert marked.text("\u212aEY=1 \u017f=2 is=3") == f"\u212aEY={MASK} \u017f={MASK} is=3"
     assert REDACTOR.text("ssn=123") == "ssn=123"
 
 

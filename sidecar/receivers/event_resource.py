@@ -30,8 +30,8 @@ MAX_BATCH_BYTES = 20 * 2**20
 MAX_BATCH_EVENTS = 50_000
 MAX_BATCH_VALUES = 1_000_000  # commas of an array, lines of NDJSON
 _TURN_S = 0.005  # of handling events before other tasks get a turn
-_LARGE_BYTES = 64 * 1024  # above, reading and masking one event may take a tenth of a second
-_MOST_TURNS = 10  # for the others, after one event that took long: an answer takes several
+LARGE_BYTES = 16 * 1024  # above, reading and masking one event would hold up all others for too long
+_MOST_TURNS = 10  # for the others, after events that took long: an answer takes several
 
 _raw_array = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -84,17 +84,39 @@ class EventIntake:
         OverloadedError if there is no room.
         """
         try:
-            raw = parse_json(event) if isinstance(event, bytes | msgspec.Raw) else event
-            if idempotency_key and isinstance(raw, dict) and raw.get("event_id") in (None, ""):
-                raw["event_id"] = idempotency_key
-            op = event_op(raw, self._now(), self._normalizer)
+            op, stamped = self._read(event, idempotency_key, self._now())
         except InvalidInputError:
             self.invalid += 1
             raise
+        return self._taken(op, stamped, headers)
+
+    @property
+    def reading_large(self) -> bool:
+        """Whether a large event is being read just now."""
+        return self._large.locked()
+
+    async def record_large(self, event: object, headers: dict[str, str], idempotency_key: str = "") -> Receipt:
+        """As `record`, for an event of more than `LARGE_BYTES`: read in a thread, one at a time."""
+        async with self._large:
+            try:
+                op, stamped = await asyncio.to_thread(self._read, event, idempotency_key, self._now())
+            except InvalidInputError:
+                self.invalid += 1
+                raise
+            return self._taken(op, stamped, headers)
+
+    def _read(self, event: object, idempotency_key: str, now: str) -> tuple[ObservedOp, bool]:
+        """The op of *event*, and whether it said when it was. Keeps nothing: any thread may call it."""
+        raw = parse_json(event) if isinstance(event, bytes | msgspec.Raw) else event
+        if idempotency_key and isinstance(raw, dict) and raw.get("event_id") in (None, ""):
+            raw["event_id"] = idempotency_key
+        op = event_op(raw, now, self._normalizer)
+        return op, isinstance(raw, dict) and raw.get("timestamp") is not None
+
+    def _taken(self, op: ObservedOp, stamped: bool, headers: dict[str, str]) -> Receipt:
         if not op.event_id:
             return self._recorded(op, headers)
         try:
-            stamped = isinstance(raw, dict) and raw.get("timestamp") is not None
             receipt, first = self._sent_once.once(op, stamped, lambda: self._recorded(op, headers))
         except ConflictError:
             self.conflicts += 1
@@ -103,12 +125,6 @@ class EventIntake:
             return receipt
         self.repeats += 1
         return Repeat(receipt)
-
-    async def large_turn(self) -> None:
-        """Wait until it is this large event's turn: they come one at a time, and others have turns between them."""
-        async with self._large:
-            for _ in range(_MOST_TURNS):
-                await asyncio.sleep(0)
 
     async def settled(self, receipts: Sequence[Receipt]) -> None:
         """Wait for every receipt, and count what is accepted. Raises JournalError if one failed."""
@@ -147,9 +163,11 @@ class EventResource:
         """200 once the op's line is written."""
         with self._bodies.lease() as lease:
             body = await self._bodies.read(req, lease)
-            if len(body) > _LARGE_BYTES:
-                await self._intake.large_turn()
-            receipt = self._intake.record(body, _trace_context(req), _idempotency_key(req))
+            context, key = _trace_context(req), _idempotency_key(req)
+            if len(body) > LARGE_BYTES:
+                receipt = await self._intake.record_large(body, context, key)
+            else:
+                receipt = self._intake.record(body, context, key)
             await self._intake.settled((receipt,))
         resp.content_type = falcon.MEDIA_JSON
         resp.data = _accepted(receipt.op, self._intake.ring_size())
@@ -185,9 +203,10 @@ class EventsResource:
         turn_began = time()
         for index, event in enumerate(events):
             try:
-                if _size(event) > _LARGE_BYTES:
-                    await self._intake.large_turn()
-                receipts.append(self._intake.record(event, headers))
+                if _size(event) > LARGE_BYTES:
+                    receipts.append(await self._intake.record_large(event, headers))
+                else:
+                    receipts.append(self._intake.record(event, headers))
             except InvalidInputError as exc:
                 rejected.append({"index": index, "error": str(exc)})
             except RetryableError as exc:

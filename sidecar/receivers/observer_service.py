@@ -14,7 +14,7 @@ from sidecar.normalize import MAX_ENTRIES
 from sidecar.pb.v1 import observer_pb2 as pb
 from sidecar.pb.v1.observer_pb2_grpc import ObserverServiceServicer
 from sidecar.protocols import AdviceSource, Receipt
-from sidecar.receivers.event_resource import EventIntake
+from sidecar.receivers.event_resource import LARGE_BYTES, EventIntake
 from sidecar.receivers.op_filter import ADVICE_LIMIT, EXACT, MAX_ADVICE, MAX_QUESTION_BYTES, MAX_TASK, OpQuery
 from sidecar.receivers.op_messages import (
     advice_message,
@@ -65,7 +65,7 @@ class ObserverService(ObserverServiceServicer):
     async def Record(self, request: pb.RecordRequest, context: Any) -> pb.RecordResponse:  # noqa: N802 - the protocol's
         """One operation, as `POST /event`."""
         said = _metadata(context)
-        receipt = self._intake.record(event_of(request.op), _trace_context(said), said.get("idempotency-key", ""))
+        receipt = await self._recorded_op(request.op, _trace_context(said), said.get("idempotency-key", ""))
         await self._intake.settled((receipt,))
         return self._recorded(receipt.op)
 
@@ -95,15 +95,20 @@ class ObserverService(ObserverServiceServicer):
     ) -> None:
         try:
             async for request in requests:
-                await results.put(self._take(request.op, headers))
+                await results.put(await self._take(request.op, headers))
         finally:
             await results.put(None)
 
-    def _take(self, op: pb.ObservedOp, headers: dict[str, str]) -> Receipt | ObserverError:
+    async def _take(self, op: pb.ObservedOp, headers: dict[str, str]) -> Receipt | ObserverError:
         try:
-            return self._intake.record(event_of(op), headers)
+            return await self._recorded_op(op, headers)
         except ObserverError as exc:
             return exc
+
+    async def _recorded_op(self, op: pb.ObservedOp, headers: dict[str, str], key: str = "") -> Receipt:
+        if op.ByteSize() > LARGE_BYTES:
+            return await self._intake.record_large(event_of(op), headers, key)
+        return self._intake.record(event_of(op), headers, key)
 
     async def _result(self, index: int, result: Receipt | ObserverError) -> pb.RecordStreamResponse:
         failure: ObserverError
