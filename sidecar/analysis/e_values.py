@@ -1,36 +1,29 @@
 """Evidence that may be looked at after every op: betting against "these two rates are the same".
 
-Pure arithmetic on counts. A bet multiplies, block of ops by block, how much better two rates fit than their mixture
-does; under equal rates no such product is expected to grow, so it passes 1/a with probability a at most, ever
-(Ville). The block's factor is that of Turner, Ly and Grünwald, "Generic E-variables for exact sequential k-sample
-tests that allow for optional stopping" (2024): it holds for any common rate, which may differ from block to block,
-and for any number of ops on each side, in whatever order they came. Shares of the error allowed are handed out over
-an open-ended list (endpoints, restarts) and, within a sheet of ops, over the rounds in which bets are placed and
-their ranks. A round bets on what fitted best so far, and on the ops that follow alone, so what is staked on it need
-not be shared with all that could have been tried. Among the bets of one endpoint e-BH decides, in its
-self-consistent form (Wang and Ramdas, "False discovery rate control with e-values", 2022): redundant candidates may
-be left out first, and do not help the others.
+Pure arithmetic on counts. Ops are taken in blocks; of a block it is known how many ops met a condition and how many
+succeeded, and, were the two unrelated, every way to put the successes among the ops would be as likely (Fisher's
+hypergeometric law, whatever the common rate, which may differ from block to block). A bet on some odds ratio
+multiplies, block by block, how much likelier the split is under these odds; where nothing is to be found no such
+product is expected to grow, so it passes 1/a with probability a at most, ever (Ville). Bets on several odds, and on
+several beginnings, are mixed: a mixture is a bet again (Robbins, 1970). Shares of the error allowed are handed out
+over open-ended lists: of endpoints, and of an endpoint's restarts.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from math import exp, inf, lgamma, log
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from math import comb, exp, inf, lgamma, log
 from typing import Final, NamedTuple
 
 ALPHA: Final = 0.05  # of all runs in a world without rules, those that ever report one
-MAX_OPS: Final = 2048
-_SHRINK = 6.0  # ops' worth of doubt in a rate that is bet on
-_TRUST = (1.0, 0.5)  # in the difference seen so far: what fitted best among many looks better than it is
-_DOUBT = 4.0  # ops' worth of doubt in the overall rate, which is taken to be `_OVERALL` before anything is known
-_OVERALL = 0.8
-_FIRST_ENDPOINT, _FIRST_SHEET = 0.7, 0.6  # shares of the error: what there is for certain gets most
+MAX_OPS: Final = 4096
+BLOCK: Final = 32  # ops: fewer cost evidence (one part in so many), more make it wait
+_FIRST_ENDPOINT, _FIRST_SHEET = 0.7, 0.7  # shares of the error: what there is for certain gets most
 _X_LOG_X = (0.0, *(n * log(n) for n in range(1, MAX_OPS + 1)))
-BLOCK_ENDS: Final = (*range(16, 512, 16), *range(512, 1024, 32), *range(1024, MAX_OPS + 1, 64))  # counted in ops
-ROUNDS: Final = (32, 48, 64, 96, 128, 176, 256, 352, 496, 704, 960, 1344, 1856)  # ops before bets are placed
-RANKS: Final = 24  # bets of a round
-_ALL_RANKS = sum(1 / (rank + 1) for rank in range(RANKS))
+_LOG_ODDS = ((0.8, 0.25), (1.4, 0.35), (2.2, 0.25), (3.4, 0.15))  # ln of the odds ratios bet on, and their shares
+ODDS: Final = tuple(sign * size for size, _ in _LOG_ODDS for sign in (1, -1))
+_STAKES = tuple(log(share / 2) for _, share in _LOG_ODDS for _ in (1, -1))
 
 
 class Table(NamedTuple):
@@ -44,8 +37,7 @@ class Table(NamedTuple):
 
 def complete(ops: int) -> int:
     """How many of *ops* are in blocks that are complete. Evidence is of these alone."""
-    at = bisect_right(BLOCK_ENDS, ops)
-    return BLOCK_ENDS[at - 1] if at else 0
+    return ops - ops % BLOCK
 
 
 def likelihood_gain(n: int, successes: int, others: int, other_successes: int) -> float:
@@ -79,35 +71,29 @@ def bet(block: Table, rate: float, other_rate: float) -> float:
     )
 
 
-def settle(logs: list[float], seen: Table, block: Table) -> None:
-    """Multiply what each of a bet's strategies holds (ln, changed in place) by its factor on *block*.
+@lru_cache(maxsize=4096)  # of the some 12,000 shapes of a block few are met
+def log_expected(n: int, met: int, successes: int) -> tuple[float, ...]:
+    """For each of `ODDS`, ln of what odds ** (successes among the ops that met) is expected to be if all is chance.
 
-    Its rates are those *seen* before the block, their difference taken more or less at its word.
+    Of a block of *n* ops *met* met the condition and *successes* succeeded.
     """
-    if not block.n or not block.others:
-        return
-    overall = (seen.successes + seen.other_successes + _DOUBT * _OVERALL) / (seen.n + seen.others + _DOUBT)
-    rate = (seen.successes + _SHRINK * overall) / (seen.n + _SHRINK)
-    other_rate = (seen.other_successes + _SHRINK * overall) / (seen.others + _SHRINK)
-    for at, trust in enumerate(_TRUST):
-        trusted = overall + trust * (rate - overall), overall + trust * (other_rate - overall)
-        logs[at] += bet(block, *map(_inside, trusted))
+    ways = comb(n, met)
+    chances = [
+        (good, comb(successes, good) * comb(n - successes, met - good) / ways)
+        for good in range(max(0, met + successes - n), min(met, successes) + 1)
+    ]
+    return tuple(log(sum(chance * exp(odds * good) for good, chance in chances)) for odds in ODDS)
 
 
-def stake(logs: Sequence[float], log_stake: float) -> list[float]:
-    """What the strategies of a bet hold (ln) when *log_stake* (ln) is added in equal parts; [] is no bet as yet."""
-    part = log_stake - log(len(_TRUST))
-    return [log_sum((held, part)) for held in logs] or [part] * len(_TRUST)
+def mixed(logs: Iterable[float]) -> float:
+    """Ln of what the bets on all `ODDS` hold together, from ln of the factor of each."""
+    return log_sum([stake + each for stake, each in zip(_STAKES, logs, strict=True)])
 
 
 def log_sum(logs: Sequence[float]) -> float:
     """Ln of the sum of what *logs* are the logarithms of."""
     most = max(logs)
     return most + log(sum(exp(each - most) for each in logs))
-
-
-def _inside(rate: float) -> float:
-    return min(max(rate, 1e-6), 1 - 1e-6)
 
 
 def log_share(number: int) -> float:
@@ -119,24 +105,6 @@ def log_share(number: int) -> float:
 def log_restart_share(restart: int) -> float:
     """The logarithm of the share of a restart (from 0); they sum to 1 over all that will ever be."""
     return log(_FIRST_SHEET if not restart else (1 - _FIRST_SHEET) / (restart * (restart + 1)))
-
-
-def log_round_share() -> float:
-    """Ln of the share of one of a sheet's rounds: those at `ROUNDS`, and one before its first op."""
-    return -log(len(ROUNDS) + 1)
-
-
-def log_stake(rank: int) -> float:
-    """Ln of the share of the bet of *rank* (from 0) in a round; over all ranks they sum to the round's at most."""
-    return log_round_share() - log((rank + 1) * _ALL_RANKS)
-
-
-def stands(weighted: float, rank: int, log_alpha: float) -> bool:
-    """Whether ln of share × e-value is enough for the rule kept as number *rank* (from 1); *log_alpha* ≤ 0.
-
-    The first has to stand against everything that could be tried; each further one makes the next a little easier.
-    """
-    return weighted + log(rank) >= -log_alpha
 
 
 def rate_interval(successes: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:

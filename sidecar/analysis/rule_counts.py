@@ -56,6 +56,9 @@ class Condition(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{low}{self.field}<={self.high:g}"
 
 
+Together = tuple[Condition, ...]
+
+
 class Column(msgspec.Struct, omit_defaults=True):
     """One field: the ops of each text it had, those of values beyond the bounds, and its numbers.
 

@@ -1,38 +1,27 @@
 """Which conditions set success apart from failure: the search over one endpoint's sheet.
 
-Pure; a snapshot of a sheet goes in, the best-fitting conjunctions come out, and of those that were proven (by the
-bets on them: `rule_bets`) the ones that are rules. The search runs in steps (it is a generator), so that its caller
-can let others run in between. Of what is proven the best-fitting go first, and a further one, or a condition in one,
-has to explain what those before it leave unexplained.
+Pure; a snapshot of a sheet goes in, the best-fitting conjunctions come out; what they are worth as evidence is another
+question (`rule_evidence`). The search runs in steps (it is a generator), so that its caller can let others run in
+between. Where rules are known, it looks for what fits among the ops that these leave alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from heapq import nlargest
-from math import comb, inf, log
+from math import inf
 from typing import Final, NamedTuple
 
-import msgspec
+from sidecar.analysis.e_values import Table, likelihood_gain
+from sidecar.analysis.rule_counts import Condition, Sheet, Together, conditions_of
+from sidecar.analysis.rule_prior import MAX_CONDITIONS, Prior
 
-from sidecar.analysis.e_values import (
-    Table,
-    likelihood_gain,
-    stands,
-)
-from sidecar.analysis.rule_counts import Condition, Sheet, conditions_of
-
-MAX_CONDITIONS: Final = 2048
-MAX_TOGETHER: Final = 3  # conditions of a rule
-MAX_RULES: Final = 8  # of one endpoint
 MIN_SUPPORT: Final = 8  # ops, on either side
 _ALL_PAIRS = 128  # conditions up to which every pair is looked at
 _BEAM = 32  # pairs that are tried with every third condition
-_KEPT = 256  # candidates of a size
+_KEPT = 128  # candidates of a size
+_MOST_CELLS = 4  # of ops that known rules leave alike; the smallest of more are taken for one
 _STEP = 250  # tables in a step: some 0.3 ms
-_ADDS = 2.0  # ln of how much better an added condition must fit than the best of as many that add nothing
-
-Together = tuple[Condition, ...]
 
 
 class Snapshot(NamedTuple):
@@ -42,9 +31,14 @@ class Snapshot(NamedTuple):
     succeeded: int
     bits: dict[Condition, int]
 
+    @property
+    def every(self) -> int:
+        """All ops."""
+        return (1 << self.ops) - 1
+
     def of(self, together: Iterable[Condition]) -> int | None:
         """The ops that meet all of *together*; None where one of them is not counted here."""
-        found = (1 << self.ops) - 1
+        found = self.every
         for condition in together:
             bits = self.bits.get(condition)
             if bits is None:
@@ -54,19 +48,11 @@ class Snapshot(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A conjunction, the ops that met it, and how well it fits: likelihood gain less ln of how many have its size."""
+    """A conjunction, the ops that met it, and how well it fits: likelihood gain and ln of its share of the error."""
 
     score: float
     together: Together
     bits: int
-
-
-class Proven(msgspec.Struct, frozen=True):
-    """A conjunction, ln of its e-value, and the same with its share of the error: the highest so far in its sheet."""
-
-    together: Together
-    log_e: float
-    weighted: float
 
 
 def snapshot(sheet: Sheet, ops: int) -> Snapshot:
@@ -85,15 +71,20 @@ def usable(world: Snapshot) -> list[Condition]:
     seen: set[int] = set()
     found = []
     for condition, bits in world.bits.items():
-        if MIN_SUPPORT <= bits.bit_count() <= world.ops - MIN_SUPPORT and bits not in seen:
+        if is_supported(world, bits) and bits not in seen:
             seen.add(bits)
             found.append(condition)
     return found[:MAX_CONDITIONS]
 
 
+def is_supported(world: Snapshot, bits: int) -> bool:
+    """Whether there are enough ops on both sides."""
+    return MIN_SUPPORT <= bits.bit_count() <= world.ops - MIN_SUPPORT
+
+
 def table(world: Snapshot, bits: int, within: int | None = None) -> Table:
     """The two rates of *bits* and of the others, among the ops *within*."""
-    others = (((1 << world.ops) - 1) if within is None else within) & ~bits
+    others = (world.every if within is None else within) & ~bits
     met = bits if within is None else bits & within
     return Table(
         met.bit_count(),
@@ -103,64 +94,107 @@ def table(world: Snapshot, bits: int, within: int | None = None) -> Table:
     )
 
 
-def gain_beyond(world: Snapshot, bits: int, explained: Sequence[int], within: int | None = None) -> float:
-    """Likelihood gain of *bits* over what *explained* tell, among the ops *within*: summed over all that look alike."""
-    cells = [(1 << world.ops) - 1 if within is None else within]
-    for known in explained:
-        cells = [part for cell in cells for part in (cell & known, cell & ~known) if part]
-    return sum(likelihood_gain(*table(world, bits, cell)) for cell in cells)
+def cells(every: int, known: Sequence[int]) -> list[int]:
+    """The ops that *known* rules leave alike, set by set."""
+    found = [every]
+    for bits in known:
+        found = [part for cell in found for part in (cell & bits, cell & ~bits) if part]
+    return found
 
 
-def candidates(world: Snapshot, conditions: Sequence[Condition]) -> Generator[None, None, list[Candidate]]:
-    """The best-fitting conjunctions of up to three *conditions*, the best first."""
-    many = [log(comb(max(len(conditions), MAX_TOGETHER), size)) for size in (1, 2, 3)]
-    singles = [(condition, world.bits[condition]) for condition in conditions]
-    ones: list[Candidate] = []
-    for start in range(0, len(singles), _STEP):
-        some = [((condition,), bits) for condition, bits in singles[start : start + _STEP]]
-        ones += _scored(world, some, -many[0])
-        yield
+def gain_beyond(world: Snapshot, bits: int, explained: Sequence[int]) -> float:
+    """Likelihood gain of *bits* over what *explained* tell: summed over all ops that look alike."""
+    return sum(likelihood_gain(*table(world, bits, cell)) for cell in cells(world.every, explained))
+
+
+def candidates(
+    world: Snapshot, conditions: Sequence[Condition], prior: Prior, explained: Sequence[int]
+) -> Generator[None, None, list[Candidate]]:
+    """The best-fitting conjunctions of up to three *conditions* beside what *explained* tell, the best first."""
+    search = _Search(world, explained)
+    singles = [_Partner(each, world.bits[each], prior.of(each)) for each in conditions]
+    ones = yield from search.extended([_Base((), world.every, 0.0)], singles, prior.of_size(1))
     partners = singles
     if len(singles) > _ALL_PAIRS:
-        partners = [(one.together[0], one.bits) for one in nlargest(_ALL_PAIRS, ones, key=_score)]
-    twos = yield from _extended(world, [((c,), bits) for c, bits in partners], partners, -many[1])
-    beam = [(two.together, two.bits) for two in twos[:_BEAM]]
-    threes = yield from _extended(world, beam, partners, -many[2])
-    best = sorted(ones + twos + threes, key=_order)
-    return _distinct(best)
+        best = {one.together[0] for one in nlargest(_ALL_PAIRS, ones, key=_score)}
+        partners = [each for each in singles if each.condition in best]
+    bases = [_Base((each.condition,), each.bits, each.share) for each in partners]
+    twos = yield from search.extended(bases, partners, prior.of_size(2))
+    beam = [_Base(two.together, two.bits, sum(map(prior.of, two.together))) for two in twos[:_BEAM]]
+    threes = yield from search.extended(beam, partners, prior.of_size(3))
+    return _distinct(sorted(ones + twos + threes, key=_order))
 
 
-def _scored(world: Snapshot, found: Iterable[tuple[Together, int]], weight: float) -> list[Candidate]:
-    return [Candidate(likelihood_gain(*table(world, bits)) + weight, together, bits) for together, bits in found]
+class _Partner(NamedTuple):
+    """A condition, the ops that meet it, and ln of its share."""
+
+    condition: Condition
+    bits: int
+    share: float
 
 
-def _extended(
-    world: Snapshot, bases: Sequence[tuple[Together, int]], partners: Sequence[tuple[Condition, int]], weight: float
-) -> Generator[None, None, list[Candidate]]:
-    """Each of *bases* with each partner that comes after it (or, for pairs, with every other one)."""
-    ops, succeeded = world.ops, world.succeeded
-    all_good, most = succeeded.bit_count(), ops - MIN_SUPPORT
-    found: list[Candidate] = []
-    steps, least = 0, -inf
-    for number, (together, bits) in enumerate(bases):
-        own = bits.bit_count()
-        good_bits = bits & succeeded
-        for condition, more in partners[number + 1 :] if len(together) == 1 else partners:
-            steps += 1
-            if not steps % _STEP:
-                yield
-            both = bits & more
-            n = both.bit_count()
-            if not MIN_SUPPORT <= n <= most or n == own or n == more.bit_count():
-                continue
-            successes = (good_bits & more).bit_count()
-            score = likelihood_gain(n, successes, ops - n, all_good - successes) + weight
-            if score > least:
-                found.append(Candidate(score, (*together, condition), both))
-        if len(found) > _KEPT + _STEP:
-            found = nlargest(_KEPT, found, key=_score)
-            least = found[-1].score
-    return nlargest(_KEPT, found, key=_score)
+class _Base(NamedTuple):
+    """A conjunction that is to be extended."""
+
+    together: Together
+    bits: int
+    share: float
+
+
+class _Search:
+    """Of one world, within the cells that known rules leave."""
+
+    def __init__(self, world: Snapshot, explained: Sequence[int]) -> None:
+        self._world = world
+        by_size = sorted(cells(world.every, explained), key=int.bit_count, reverse=True)
+        few, rest = by_size[: _MOST_CELLS - 1], by_size[_MOST_CELLS - 1 :]
+        if rest:
+            few.append(sum(rest))
+        self._cells = [(cell, cell.bit_count(), (cell & world.succeeded).bit_count()) for cell in few]
+
+    def extended(
+        self, bases: Sequence[_Base], partners: Sequence[_Partner], share: float
+    ) -> Generator[None, None, list[Candidate]]:
+        """Each of *bases* with each partner that comes after it (or, unless it is single, with every one)."""
+        least, most = -inf, self._world.ops - MIN_SUPPORT
+        found: list[Candidate] = []
+        steps = 0
+        for number, base in enumerate(bases):
+            own, weight = base.bits.bit_count() if base.together else -1, share + base.share
+            parts = self._parts(base.bits)
+            for condition, more, its_share in partners[number + 1 :] if len(base.together) == 1 else partners:
+                steps += 1
+                if not steps % _STEP:
+                    yield
+                both = base.bits & more
+                n = both.bit_count()
+                if not MIN_SUPPORT <= n <= most or n == own or (n == more.bit_count() and base.together):
+                    continue
+                score = weight + its_share + _gain(parts, more, least - weight - its_share)
+                if score > least:
+                    found.append(Candidate(score, (*base.together, condition), both))
+            if len(found) > _KEPT + _STEP:
+                found = nlargest(_KEPT, found, key=_score)
+                least = found[-1].score
+        return nlargest(_KEPT, found, key=_score)
+
+    def _parts(self, bits: int) -> list[tuple[int, int, int, int]]:
+        succeeded = self._world.succeeded
+        return [(bits & cell, bits & cell & succeeded, n, good) for cell, n, good in self._cells]
+
+
+def _gain(parts: Sequence[tuple[int, int, int, int]], more: int, least: float) -> float:
+    """The likelihood gain, summed over *parts*; something less than *least* where it is less."""
+    shapes, bound = [], 0.0
+    for bits, good_bits, ops, good in parts:
+        n, successes = (bits & more).bit_count(), (good_bits & more).bit_count()
+        if 0 < n < ops and 0 < good < ops:
+            shapes.append((n, successes, ops - n, good - successes))
+            # Pearson's statistic: never less than the gain (the divergence of Kullback and Leibler, and chi-square)
+            bound += (successes * ops - n * good) ** 2 * ops / (n * (ops - n) * good * (ops - good))
+    if bound < least:
+        return -inf
+    return sum(likelihood_gain(*shape) for shape in shapes)
 
 
 def _score(candidate: Candidate) -> float:
@@ -179,63 +213,9 @@ def _distinct(best: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _order(candidate: Candidate) -> tuple[float, int, str]:
-    return -candidate.score, len(candidate.together), _name(candidate.together)
+    return -candidate.score, len(candidate.together), name(candidate.together)
 
 
-def _name(together: Together) -> str:
+def name(together: Together) -> str:
+    """All of its conditions, in their order."""
     return " ".join(each.text() for each in together)
-
-
-def minimal(
-    world: Snapshot, found: Sequence[Proven], conditions: int, known: Sequence[Together], log_alpha: float
-) -> Generator[None, None, list[Proven]]:
-    """Of *found*, those that explain more than *known* and each other, and whose every condition is needed."""
-    explained = [bits for together in known if (bits := world.of(together)) is not None]
-    cut = {_cut_fields(together) for together in known}
-    chosen: list[Proven] = []
-    left = [(each, bits) for each in found if (bits := world.of(each.together)) is not None]
-    least = _ADDS + log(max(conditions, 2))
-    while left and len(explained) < MAX_RULES:
-        scored = []
-        for each, bits in left:
-            if _cut_fields(each.together) in cut - {None}:  # a second cut beside the first tells where, not what
-                continue
-            gain = gain_beyond(world, bits, explained)
-            if gain >= _ADDS + log(comb(max(conditions, 3), len(each.together))):
-                scored.append((least * len(each.together) - gain, _name(each.together), each, bits))
-            yield
-        scored.sort(key=lambda one: one[:2])
-        rank = len(chosen) + 1
-        best = next(
-            (
-                one
-                for one in scored
-                if stands(one[2].weighted, rank, log_alpha) and _is_needed(world, one[2].together, explained, least)
-            ),
-            None,
-        )
-        if best is None:
-            break
-        chosen.append(best[2])
-        explained.append(best[3])
-        cut.add(_cut_fields(best[2].together))
-        left = [one[2:] for one in scored if one is not best]
-    return chosen
-
-
-def _cut_fields(together: Together) -> frozenset[str] | None:
-    """The fields of a rule that cuts a number; None for others."""
-    if all(each.kind != "number" for each in together):
-        return None
-    return frozenset(each.field for each in together)
-
-
-def _is_needed(world: Snapshot, together: Together, explained: Sequence[int], least: float) -> bool:
-    """Whether each condition sets success apart among the ops that meet all the others."""
-    if len(together) == 1:
-        return True
-    for condition in together:
-        rest = world.of(each for each in together if each is not condition)
-        if rest is None or gain_beyond(world, world.bits[condition], explained, rest) < least:
-            return False
-    return True

@@ -6,24 +6,17 @@ Pure. The rule book calls these for an endpoint that has new ops; the search and
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from math import log
 
 import msgspec
 
-from sidecar.analysis.e_values import Table, bet, difference_interval
-from sidecar.analysis.rule_bets import Bet, advance, first_bets, proven
-from sidecar.analysis.rule_counts import Condition, Sheet
-from sidecar.analysis.rule_search import (
-    MAX_RULES,
-    Proven,
-    Snapshot,
-    Together,
-    gain_beyond,
-    minimal,
-    snapshot,
-    table,
-    usable,
-)
+from sidecar.analysis.e_values import ALPHA, BLOCK, Table, bet, complete, difference_interval
+from sidecar.analysis.rule_choice import MAX_RULES, Weighed, choose, needed
+from sidecar.analysis.rule_counts import Condition, Sheet, Together
+from sidecar.analysis.rule_prior import Prior
+from sidecar.analysis.rule_search import Snapshot, gain_beyond, snapshot, table, usable
 
+_LOOK_AGAIN = 1 / 12  # as many new ops, as a part of those there were, for another search
 _CHECK_AGAIN = 16  # new ops, for rules to be held against them
 _CONTRADICTED = 5.0
 _DOUBT = 0.25  # by so much a rule's difference is taken to be smaller than it looked when it was found
@@ -85,10 +78,12 @@ class EndpointRules(msgspec.Struct, omit_defaults=True):
     last_seen: str
     sheet: Sheet
     restart: int = 0
-    looked: int = 0  # ops of the sheet at the last look
+    looked: int = 0  # ops of the sheet at the last search
     checked: int = 0  # ops of the sheet that the rules were last held against
     learned: int = 0  # ops of the sheet when it was last come by
-    bets: list[Bet] = []  # on conjunctions of this sheet
+    most: float = 0.0  # ln of the most that all bets of this sheet held together
+    suspects: list[Together] = []  # conjunctions that were named before the sheet began
+    leading: list[Together] = []  # those that hold most, as of the last search
     earlier: list[Standing] = []
     found: list[Standing] = []
     fallen: list[tuple[Condition, ...]] = []  # conjunctions that once made a rule and were contradicted, the last ones
@@ -97,7 +92,7 @@ class EndpointRules(msgspec.Struct, omit_defaults=True):
 def begin_anew(row: EndpointRules, dropped: Sequence[Together] = ()) -> None:
     """A new sheet, which takes its own share of the error allowed; what holds is taken along with its counts.
 
-    The first bets are on the conjunctions *dropped* just now: where a rule stopped holding, its reverse may hold.
+    The conjunctions *dropped* just now are suspects: where a rule stopped holding, its reverse may hold.
     """
     row.earlier = [*row.earlier, *row.found][:MAX_RULES]
     for each in row.earlier:
@@ -107,7 +102,7 @@ def begin_anew(row: EndpointRules, dropped: Sequence[Together] = ()) -> None:
     row.looked = row.checked = row.learned = 0
     kept = [*dropped, *(standing.rule.conditions for standing in row.earlier)]
     row.sheet = row.sheet.begin(each for together in kept for each in together)
-    row.bets = first_bets(dropped)
+    row.most, row.leading, row.suspects = 0.0, [], list(dict.fromkeys(dropped))
     row.restart += 1
 
 
@@ -125,26 +120,45 @@ def drop_contradicted(row: EndpointRules) -> int:
     return len(gone)
 
 
+def is_due(row: EndpointRules) -> bool:
+    """Whether there are enough new ops to look again. Evidence holds whenever one looks: this only saves work."""
+    new = complete(row.sheet.ops) - row.looked
+    return new >= max(BLOCK, row.looked * _LOOK_AGAIN) or (row.sheet.is_full and new > 0)
+
+
 def find(row: EndpointRules, world: Snapshot, log_alpha: float) -> Generator[None, None, None]:
-    """Bring the bets on the ops up to *world* up to date; put what they prove in *row*, beside earlier rules.
+    """Put the rules that the ops up to *world* prove in *row*, beside earlier rules.
 
     Earlier rules that it explains away go.
     """
-    row.bets = yield from advance(row.bets, row.sheet, row.looked, world)
-    found = proven(row.bets, log_alpha)
-    if not found and not row.found:
-        return
-    known = [each.rule.conditions for each in row.earlier]
-    chosen = yield from minimal(world, found, len(usable(world)), known, log_alpha)
+    chosen = yield from _chosen(row, world, log_alpha)
     before = {each.rule.conditions: each for each in row.found}
     row.found = [_standing(row, world, each, before.get(each.together)) for each in chosen]
     row.earlier = [each for each in row.earlier if not _explained_away(each, row, world)]
 
 
-def _standing(row: EndpointRules, world: Snapshot, each: Proven, before: Standing | None) -> Standing:
-    bits = world.of(each.together) or 0
+def _chosen(row: EndpointRules, world: Snapshot, log_alpha: float) -> Generator[None, None, list[Weighed]]:
+    conditions, prior = usable(world), Prior(world.bits, row.suspects)
+    known = [each.rule.conditions for each in row.earlier]
+    found = [each.rule.conditions for each in row.found]
+    chosen: list[Weighed] = []
+    while len(known) + len(chosen) < MAX_RULES:
+        beside = [*known, *(each.together for each in chosen)]
+        choice = yield from choose(world, conditions, prior, beside, found if chosen else [*row.leading, *found])
+        if chosen:
+            enough = choice.log_all >= -log(ALPHA)  # beside a rule that is proven
+        else:
+            row.leading, row.most = choice.leading, max(row.most, choice.log_all)
+            enough = row.most >= -log_alpha and choice.log_all >= 0  # proven once, and not refuted since
+        if not enough or choice.best is None:
+            break
+        chosen.append(choice.best)
+    return needed(world, chosen, prior, known)
+
+
+def _standing(row: EndpointRules, world: Snapshot, each: Weighed, before: Standing | None) -> Standing:
     since = before.rule.since if before else row.last_seen
-    rule = _rule(row, each.together, table(world, bits), each.log_e, since)
+    rule = _rule(row, each.together, table(world, each.bits), each.log_e, since)
     return Standing(rule, against=before.against if before else 0.0)
 
 
@@ -170,7 +184,7 @@ def _holds(each: Standing, world: Snapshot, row: EndpointRules) -> bool:
     bits = world.of(each.rule.conditions)
     if bits is None:
         return True
-    new = table(world, bits, ((1 << world.ops) - 1) & ~((1 << row.checked) - 1))
+    new = table(world, bits, world.every & ~((1 << row.checked) - 1))
     each.against = max(0.0, each.against - bet(new, *_rates(each.rule)))
     if each.against >= _CONTRADICTED:
         return False

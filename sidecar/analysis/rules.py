@@ -22,13 +22,13 @@ from typing import Final
 import msgspec
 import structlog
 
-from sidecar.analysis.e_values import ALPHA, complete, log_restart_share, log_share
+from sidecar.analysis.e_values import ALPHA, MAX_OPS, complete, log_restart_share, log_share
 from sidecar.analysis.fingerprint import MAX_ENDPOINT
 from sidecar.analysis.incidents import CORRECTION
-from sidecar.analysis.rule_counts import MAX_COLUMNS, Condition, Sheet
+from sidecar.analysis.rule_counts import MAX_COLUMNS, Condition, Sheet, Together
 from sidecar.analysis.rule_findings import Finding, finding
-from sidecar.analysis.rule_search import Together, snapshot
-from sidecar.analysis.rule_standing import EndpointRules, Rule, begin_anew, drop_contradicted, drop_unseen, find
+from sidecar.analysis.rule_search import snapshot
+from sidecar.analysis.rule_standing import EndpointRules, Rule, begin_anew, drop_contradicted, drop_unseen, find, is_due
 from sidecar.kept_rows import KeptRows
 from sidecar.model import ObservedOp
 from sidecar.normalize import clean_text
@@ -188,16 +188,15 @@ class RuleBook:
             self.dropped += gone
             self._begin_anew(row, row.fallen[-gone:])
             return
-        ops = complete(row.sheet.ops)
-        if ops == row.looked and not row.sheet.is_full:
-            return
-        yield
-        is_full, world = row.sheet.is_full, snapshot(row.sheet, ops)
-        yield
-        yield from find(row, world, self._log_alpha + log_share(row.number) + log_restart_share(row.restart))
-        row.looked = ops
+        is_full, ops = row.sheet.is_full, complete(row.sheet.ops)
+        if is_due(row):
+            yield
+            world = snapshot(row.sheet, ops)
+            yield
+            yield from find(row, world, self._log_alpha + log_share(row.number) + log_restart_share(row.restart))
+            row.looked = ops
         if is_full:
-            drop_unseen(row, world)
+            drop_unseen(row, snapshot(row.sheet, MAX_OPS))
             self._begin_anew(row)
 
     def _begin_anew(self, row: EndpointRules, dropped: Sequence[Together] = ()) -> None:

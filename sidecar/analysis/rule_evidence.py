@@ -1,0 +1,69 @@
+"""How much the ops of a sheet speak for a conjunction: a bet on it from the first block on, settled block by block.
+
+Pure. Computed anew from the bits of a snapshot whenever it is asked for, so there is nothing to keep: the same ops
+give the same evidence, whenever one looks. Bets begin at the sheet's first op, and, with smaller stakes, at later
+ones: what begins to make a difference late would else have all the time before against it. Where other rules are
+known the ops that these leave alike are blocks by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from math import log
+from operator import add
+from struct import unpack
+from typing import Final
+
+from sidecar.analysis.e_values import BLOCK, MAX_OPS, ODDS, log_expected, log_sum, mixed
+from sidecar.analysis.rule_search import Snapshot, cells
+
+SEGMENT: Final = 512  # ops between two beginnings
+_BLOCKS = SEGMENT // BLOCK
+_FROM_THE_FIRST = 0.7  # of a stake
+_BEGINNINGS = (
+    log(_FROM_THE_FIRST),
+    *[log((1 - _FROM_THE_FIRST) / (MAX_OPS // SEGMENT - 1))] * (MAX_OPS // SEGMENT - 1),
+)
+
+
+class Evidence:
+    """Of the ops of *world*, where *known* sets of ops are explained by other rules."""
+
+    def __init__(self, world: Snapshot, known: Sequence[int]) -> None:
+        self._blocks = world.ops // BLOCK
+        self._good = world.succeeded & world.every
+        self._cells = [
+            (cell, self._counts(cell), self._counts(cell & world.succeeded)) for cell in cells(world.every, known)
+        ]
+
+    def log_e(self, bits: int) -> float:
+        """Ln of the e-value of "ops that meet a conjunction succeed at another rate", *bits* being those that do."""
+        sums = [0.0] * len(ODDS)
+        held: list[float] = []
+        for gains in reversed(list(self._gains(bits))):
+            sums = list(map(add, sums, gains))
+            held.append(mixed(sums))
+        held.reverse()
+        return log_sum([share + each for share, each in zip(_BEGINNINGS, held, strict=False)])
+
+    def _gains(self, bits: int) -> Iterator[list[float]]:
+        """For each segment, ln of the factors of the bets on all odds."""
+        successes = self._counts(bits & self._good)
+        met = [self._counts(bits & cell) for cell, _, _ in self._cells]
+        for start in range(0, self._blocks, _BLOCKS):
+            end = start + _BLOCKS
+            good = sum(successes[start:end])
+            expected = [
+                log_expected(*shape)
+                for (_, n, all_good), counts in zip(self._cells, met, strict=True)
+                for shape in zip(n[start:end], counts[start:end], all_good[start:end], strict=True)
+                if shape[1]
+            ]
+            lost = map(sum, zip(*expected, strict=True)) if expected else repeat(0.0)
+            yield [odds * good - each for odds, each in zip(ODDS, lost, strict=False)]
+
+    def _counts(self, bits: int) -> list[int]:
+        """How many of *bits* are in each block."""
+        words = unpack(f"<{self._blocks}I", bits.to_bytes(self._blocks * BLOCK // 8, "little"))
+        return [word.bit_count() for word in words]
