@@ -19,11 +19,12 @@ from typing import Final, NamedTuple
 ALPHA: Final = 0.05  # of all runs in a world without rules, those that ever report one
 MAX_OPS: Final = 4096
 BLOCK: Final = 32  # ops: fewer cost evidence (one part in so many), more make it wait
-_FIRST_ENDPOINT, _FIRST_SHEET = 0.7, 0.7  # shares of the error: what there is for certain gets most
+_FIRST_ENDPOINT, _FIRST_SHEET = 0.7, 0.8  # shares of the error: what there is for certain gets most
 _X_LOG_X = (0.0, *(n * log(n) for n in range(1, MAX_OPS + 1)))
 _LOG_ODDS = ((0.8, 0.25), (1.4, 0.35), (2.2, 0.25), (3.4, 0.15))  # ln of the odds ratios bet on, and their shares
 ODDS: Final = tuple(sign * size for size, _ in _LOG_ODDS for sign in (1, -1))
-_STAKES = tuple(log(share / 2) for _, share in _LOG_ODDS for _ in (1, -1))
+_BETTER, _WORSE = 0.3, 0.7  # shares of "where it is met more succeed", and fewer: failures are what is rare
+_STAKES = tuple(log(share * part) for _, share in _LOG_ODDS for part in (_BETTER, _WORSE))
 
 
 class Table(NamedTuple):

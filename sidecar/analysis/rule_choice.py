@@ -8,6 +8,7 @@ fields stand together, for cut points that lie side by side are one rule.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from math import inf
 from typing import Final, NamedTuple
 
 from sidecar.analysis.e_values import log_sum
@@ -17,8 +18,9 @@ from sidecar.analysis.rule_prior import Prior
 from sidecar.analysis.rule_search import Candidate, Snapshot, candidates, is_supported, name
 
 MAX_RULES: Final = 8  # of one endpoint
-_WEIGHED = 96  # of the best-fitting candidates
-_REMEMBERED = 32
+_WEIGHED = 64  # of the best-fitting candidates
+_REMEMBERED = 12
+_MUCH_WORSE = 5.0  # ln
 _STEP = 4  # of these in a step: some 0.5 ms
 
 
@@ -39,57 +41,68 @@ class Choice(NamedTuple):
     leading: list[Together]
 
 
+class Ground(NamedTuple):
+    """What rules are sought in: ops, the conditions tried, shares of the error; a search is among the ops *within*."""
+
+    world: Snapshot
+    conditions: Sequence[Condition]
+    prior: Prior
+    within: int
+
+    def explained(self, known: Iterable[Together]) -> list[int]:
+        """The ops of each of *known*, as far as they are counted here."""
+        return [bits for together in known if (bits := self.world.of(together)) is not None]
+
+
 def choose(
-    world: Snapshot,
-    conditions: Sequence[Condition],
-    prior: Prior,
-    known: Sequence[Together],
-    remembered: Iterable[Together],
+    ground: Ground, known: Sequence[Together], remembered: Iterable[Together], *, search: bool
 ) -> Generator[None, None, Choice]:
-    """The likeliest rule beside those *known*. *remembered* conjunctions are weighed whether they fit best or not."""
-    explained = [bits for together in known if (bits := world.of(together)) is not None]
-    fitting = yield from candidates(world, conditions, prior, explained)
-    weighed = yield from _weighed(world, _merged(world, fitting[:_WEIGHED], remembered), prior, explained)
+    """The likeliest rule beside those *known*: among those *remembered* and, with *search*, the best-fitting."""
+    world, prior, explained = ground.world, ground.prior, ground.explained(known)
+    fitting: list[Candidate] = []
+    if search:
+        fitting = yield from candidates(world, ground.conditions, prior, explained, ground.within)
     cut = {_cut_fields(together) for together in known} - {None}
-    told = set(known)
-    # a second cut beside the first tells where, not what
-    weighed = [each for each in weighed if _cut_fields(each.together) not in cut and each.together not in told]
+    # Of what is known no rule is made again; a second cut beside the first tells where, not what.
+    left = [each for each in fitting if each.together not in known and _cut_fields(each.together) not in cut]
+    kept = [each for each in remembered if each not in known and _cut_fields(each) not in cut]
+    weighed = yield from _weighed(world, _merged(world, left[:_WEIGHED], kept), prior, explained)
     if not weighed:
-        return Choice(None, 0.0, [])
+        return Choice(None, -inf, [])
     log_all = log_sum([each.weighted for each in weighed])
     leading = [each.together for each in sorted(weighed, key=_order)[:_REMEMBERED]]
     return Choice(_likeliest(weighed), log_all, leading)
 
 
-def needed(world: Snapshot, chosen: Sequence[Weighed], prior: Prior, known: Sequence[Together]) -> list[Weighed]:
+def needed(ground: Ground, chosen: Sequence[Weighed], known: Sequence[Together]) -> list[Weighed]:
     """Of *chosen*, those that tell something beside the others: the first one may be a part of what came after."""
     left = list(chosen)
     for each in chosen[:-1]:
         others = [*known, *(one.together for one in left if one is not each)]
-        explained = [bits for together in others if (bits := world.of(together)) is not None]
-        if Evidence(world, explained).log_e(each.bits) + prior.of_all(each.together) < 0:
+        evidence = Evidence(ground.world, ground.explained(others))
+        if evidence.log_e(each.bits) + ground.prior.of_all(each.together) < 0:
             left.remove(each)
     return left
 
 
 def _merged(world: Snapshot, fitting: Iterable[Candidate], remembered: Iterable[Together]) -> list[Candidate]:
-    """Both, each conjunction once."""
-    found = {each.together: each for each in fitting}
-    for together in remembered:
-        bits = world.of(together)
-        if together not in found and bits is not None and is_supported(world, bits):
-            found[together] = Candidate(0.0, together, bits)
-    return list(found.values())
+    """Both, each conjunction once, those remembered first."""
+    found = {each: Candidate(inf, each, bits) for each in remembered if (bits := world.of(each)) is not None}
+    found = {together: each for together, each in found.items() if is_supported(world, each.bits)}
+    return [*found.values(), *(each for each in fitting if each.together not in found)]
 
 
 def _weighed(
     world: Snapshot, found: Iterable[Candidate], prior: Prior, explained: Sequence[int]
 ) -> Generator[None, None, list[Weighed]]:
-    evidence = Evidence(world, explained)
-    weighed = []
+    """Each with its evidence; those that fit much worse than the best is worth are left out."""
+    evidence, weighed, most = Evidence(world, explained), [], -inf
     for number, each in enumerate(found):
+        if each.score < most - _MUCH_WORSE:
+            break
         log_e = evidence.log_e(each.bits)
         weighed.append(Weighed(log_e + prior.of_all(each.together), each.together, log_e, each.bits))
+        most = max(most, weighed[-1].weighted)
         if not number % _STEP:
             yield
     return weighed

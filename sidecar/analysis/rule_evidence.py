@@ -20,7 +20,7 @@ from sidecar.analysis.rule_search import Snapshot, cells
 
 SEGMENT: Final = 512  # ops between two beginnings
 _BLOCKS = SEGMENT // BLOCK
-_FROM_THE_FIRST = 0.7  # of a stake
+_FROM_THE_FIRST = 0.8  # of a stake
 _BEGINNINGS = (
     log(_FROM_THE_FIRST),
     *[log((1 - _FROM_THE_FIRST) / (MAX_OPS // SEGMENT - 1))] * (MAX_OPS // SEGMENT - 1),

@@ -7,9 +7,8 @@ between. Where rules are known, it looks for what fits among the ops that these 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from heapq import nlargest
-from math import inf
 from typing import Final, NamedTuple
 
 from sidecar.analysis.e_values import Table, likelihood_gain
@@ -17,10 +16,14 @@ from sidecar.analysis.rule_counts import Condition, Sheet, Together, conditions_
 from sidecar.analysis.rule_prior import MAX_CONDITIONS, Prior
 
 MIN_SUPPORT: Final = 8  # ops, on either side
-_ALL_PAIRS = 128  # conditions up to which every pair is looked at
+_MOST_PARTNERS = 160  # conditions of which every pair is looked at
+_GOOD = 32  # conditions that always are among them
+_REFINED_IN_A_STEP = 8
+_REFINED = 24  # conjunctions whose cut points are tried in all places
 _BEAM = 32  # pairs that are tried with every third condition
 _KEPT = 128  # candidates of a size
 _MOST_CELLS = 4  # of ops that known rules leave alike; the smallest of more are taken for one
+_LEAST = -6.0  # ln of share and gain: what fits worse holds next to nothing
 _STEP = 250  # tables in a step: some 0.3 ms
 
 
@@ -108,28 +111,68 @@ def gain_beyond(world: Snapshot, bits: int, explained: Sequence[int]) -> float:
 
 
 def candidates(
-    world: Snapshot, conditions: Sequence[Condition], prior: Prior, explained: Sequence[int]
+    world: Snapshot, conditions: Sequence[Condition], prior: Prior, explained: Sequence[int], within: int
 ) -> Generator[None, None, list[Candidate]]:
-    """The best-fitting conjunctions of up to three *conditions* beside what *explained* tell, the best first."""
-    search = _Search(world, explained)
-    singles = [_Partner(each, world.bits[each], prior.of(each)) for each in conditions]
+    """Of up to three *conditions*, what fits best among the ops *within*, beside what *explained* tell; best first."""
+    search = _Search(world, cells(within, explained))
+    singles = [_partner(world, prior, each) for each in conditions]
     ones = yield from search.extended([_Base((), world.every, 0.0)], singles, prior.of_size(1))
-    partners = singles
-    if len(singles) > _ALL_PAIRS:
-        best = {one.together[0] for one in nlargest(_ALL_PAIRS, ones, key=_score)}
-        partners = [each for each in singles if each.condition in best]
+    partners = _partners(singles, ones)
     bases = [_Base((each.condition,), each.bits, each.share) for each in partners]
     twos = yield from search.extended(bases, partners, prior.of_size(2))
     beam = [_Base(two.together, two.bits, sum(map(prior.of, two.together))) for two in twos[:_BEAM]]
     threes = yield from search.extended(beam, partners, prior.of_size(3))
-    return _distinct(sorted(ones + twos + threes, key=_order))
+    best = _distinct(sorted(ones + twos + threes, key=_order))
+    more: list[Candidate] = []
+    for number, (base, cut) in enumerate(_to_refine(world, prior, best)):
+        others = [each for each in singles if each.condition.field == cut.field]
+        more += yield from search.extended([base], others, prior.of_size(len(base.together) + 1))
+        if not number % _REFINED_IN_A_STEP:
+            yield
+    return _distinct(sorted(best + more, key=_order))
+
+
+def _partner(world: Snapshot, prior: Prior, condition: Condition) -> _Partner:
+    bits = world.bits[condition]
+    return _Partner(condition, bits, bits.bit_count(), prior.of(condition))
+
+
+def _partners(singles: Sequence[_Partner], ones: Sequence[Candidate]) -> list[_Partner]:
+    """What conjunctions are made of at first: of numbers every other cut point will do, unless one fits well itself."""
+    good = {one.together for one in ones[:_GOOD]}
+    cuts: dict[str, dict[float, int]] = {}
+    found = []
+    for each in singles:
+        condition = each.condition
+        if condition.kind == "number" and (condition,) not in good:
+            cut = condition.high if condition.low is None else condition.low if condition.high is None else None
+            number = (
+                -1 if cut is None else cuts.setdefault(condition.field, {}).setdefault(cut, len(cuts[condition.field]))
+            )
+            if number % 2:
+                continue
+        found.append(each)
+    if len(found) > _MOST_PARTNERS:
+        best = {one.together[0] for one in ones[:_MOST_PARTNERS]}
+        found = [each for each in found if each.condition in best]
+    return found
+
+
+def _to_refine(world: Snapshot, prior: Prior, best: Sequence[Candidate]) -> Iterator[tuple[_Base, Condition]]:
+    """The best conjunctions that cut a number, without the cut, and the cut: another one may fit better."""
+    for each in best[:_REFINED]:
+        for cut in each.together:
+            if cut.kind == "number" and len(each.together) > 1:
+                rest = tuple(one for one in each.together if one is not cut)
+                yield _Base(rest, world.of(rest) or 0, sum(map(prior.of, rest))), cut
 
 
 class _Partner(NamedTuple):
-    """A condition, the ops that meet it, and ln of its share."""
+    """A condition, the ops that meet it and how many they are, and ln of its share."""
 
     condition: Condition
     bits: int
+    ops: int
     share: float
 
 
@@ -144,9 +187,9 @@ class _Base(NamedTuple):
 class _Search:
     """Of one world, within the cells that known rules leave."""
 
-    def __init__(self, world: Snapshot, explained: Sequence[int]) -> None:
+    def __init__(self, world: Snapshot, among: Sequence[int]) -> None:
         self._world = world
-        by_size = sorted(cells(world.every, explained), key=int.bit_count, reverse=True)
+        by_size = sorted(among, key=int.bit_count, reverse=True)
         few, rest = by_size[: _MOST_CELLS - 1], by_size[_MOST_CELLS - 1 :]
         if rest:
             few.append(sum(rest))
@@ -156,45 +199,80 @@ class _Search:
         self, bases: Sequence[_Base], partners: Sequence[_Partner], share: float
     ) -> Generator[None, None, list[Candidate]]:
         """Each of *bases* with each partner that comes after it (or, unless it is single, with every one)."""
-        least, most = -inf, self._world.ops - MIN_SUPPORT
+        least = _LEAST
         found: list[Candidate] = []
         steps = 0
         for number, base in enumerate(bases):
-            own, weight = base.bits.bit_count() if base.together else -1, share + base.share
-            parts = self._parts(base.bits)
-            for condition, more, its_share in partners[number + 1 :] if len(base.together) == 1 else partners:
-                steps += 1
-                if not steps % _STEP:
+            some = partners[number + 1 :] if len(base.together) == 1 else partners
+            for start in range(0, len(some), _STEP):
+                found += self._fitting(base, some[start : start + _STEP], share + base.share, least)
+                steps += len(some[start : start + _STEP])
+                if steps >= _STEP:
+                    steps = 0
                     yield
-                both = base.bits & more
-                n = both.bit_count()
-                if not MIN_SUPPORT <= n <= most or n == own or (n == more.bit_count() and base.together):
-                    continue
-                score = weight + its_share + _gain(parts, more, least - weight - its_share)
-                if score > least:
-                    found.append(Candidate(score, (*base.together, condition), both))
             if len(found) > _KEPT + _STEP:
                 found = nlargest(_KEPT, found, key=_score)
                 least = found[-1].score
         return nlargest(_KEPT, found, key=_score)
 
-    def _parts(self, bits: int) -> list[tuple[int, int, int, int]]:
-        succeeded = self._world.succeeded
-        return [(bits & cell, bits & cell & succeeded, n, good) for cell, n, good in self._cells]
+    def _fitting(self, base: _Base, partners: Sequence[_Partner], weight: float, least: float) -> Iterator[Candidate]:
+        """*base* with each of *partners*, where that fits better than *least*. A search spends its time here.
+
+        Pearson's statistic comes first: it is never less than the gain, as chi-square is never less than divergence.
+        """
+        own, most = base.bits.bit_count() if base.together else -1, self._world.ops - MIN_SUPPORT
+        parts = [_part(cell, base.bits, self._world.succeeded) for cell in self._cells]
+        first_bits, first_good, ops, good, scale = parts[0]
+        is_one = len(parts) == 1
+        for condition, bits, its_own, its_share in partners:
+            n = (first_bits & bits).bit_count()
+            if is_one:
+                spread = (first_good & bits).bit_count() * ops - n * good
+                if spread * spread * scale < (least - weight - its_share) * n * (ops - n):
+                    continue
+            met = base.bits & bits
+            n = met.bit_count()
+            if not MIN_SUPPORT <= n <= most or n == own or (n == its_own and base.together):
+                continue
+            score = weight + its_share + _gain(parts, bits)
+            if score > least:
+                yield Candidate(score, ordered((*base.together, condition)), met)
 
 
-def _gain(parts: Sequence[tuple[int, int, int, int]], more: int, least: float) -> float:
-    """The likelihood gain, summed over *parts*; something less than *least* where it is less."""
-    shapes, bound = [], 0.0
-    for bits, good_bits, ops, good in parts:
+class _Part(NamedTuple):
+    """Of a cell: the ops that meet a base, those that succeeded, and all its ops; how many of these succeeded.
+
+    *scale* makes Pearson's statistic of squares.
+    """
+
+    bits: int
+    good_bits: int
+    ops: int
+    good: int
+    scale: float
+
+
+def _part(cell: tuple[int, int, int], bits: int, succeeded: int) -> _Part:
+    within, ops, good = cell
+    return _Part(bits & within, bits & within & succeeded, ops, good, ops / max(good * (ops - good), 1))
+
+
+def _gain(parts: Sequence[_Part], more: int) -> float:
+    """The likelihood gain of the ops of a base that are in *more*, summed over *parts*."""
+    gain = 0.0
+    for bits, good_bits, ops, good, _ in parts:
         n, successes = (bits & more).bit_count(), (good_bits & more).bit_count()
-        if 0 < n < ops and 0 < good < ops:
-            shapes.append((n, successes, ops - n, good - successes))
-            # Pearson's statistic: never less than the gain (the divergence of Kullback and Leibler, and chi-square)
-            bound += (successes * ops - n * good) ** 2 * ops / (n * (ops - n) * good * (ops - good))
-    if bound < least:
-        return -inf
-    return sum(likelihood_gain(*shape) for shape in shapes)
+        gain += likelihood_gain(n, successes, ops - n, good - successes)
+    return gain
+
+
+def ordered(together: Together) -> Together:
+    """Its conditions in the order of their fields: a conjunction is one thing however it came about."""
+    return tuple(sorted(together, key=_place)) if len(together) > 1 else together
+
+
+def _place(condition: Condition) -> tuple[str, bool]:
+    return condition.field, condition.low is None
 
 
 def _score(candidate: Candidate) -> float:
@@ -212,8 +290,8 @@ def _distinct(best: Sequence[Candidate]) -> list[Candidate]:
     return kept
 
 
-def _order(candidate: Candidate) -> tuple[float, int, str]:
-    return -candidate.score, len(candidate.together), name(candidate.together)
+def _order(candidate: Candidate) -> tuple[float, int]:
+    return -candidate.score, len(candidate.together)
 
 
 def name(together: Together) -> str:

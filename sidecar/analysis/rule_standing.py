@@ -11,12 +11,18 @@ from math import log
 import msgspec
 
 from sidecar.analysis.e_values import ALPHA, BLOCK, Table, bet, complete, difference_interval
-from sidecar.analysis.rule_choice import MAX_RULES, Weighed, choose, needed
+from sidecar.analysis.rule_choice import MAX_RULES, Ground, Weighed, choose, needed
 from sidecar.analysis.rule_counts import Condition, Sheet, Together
+from sidecar.analysis.rule_evidence import SEGMENT
 from sidecar.analysis.rule_prior import Prior
 from sidecar.analysis.rule_search import Snapshot, gain_beyond, snapshot, table, usable
 
-_LOOK_AGAIN = 1 / 12  # as many new ops, as a part of those there were, for another search
+_LOOK_AGAIN, _LOOK_LATE = 1 / 24, 1 / 12  # as many new ops, as a part of those there were, for a look at what leads
+_SEARCH_AGAIN, _SEARCH_SOON, _SEARCH_LATE = (
+    1 / 5,
+    1 / 12,
+    1 / 3,
+)  # and for a search: where something shows, and where rules stand
 _CHECK_AGAIN = 16  # new ops, for rules to be held against them
 _CONTRADICTED = 5.0
 _DOUBT = 0.25  # by so much a rule's difference is taken to be smaller than it looked when it was found
@@ -78,10 +84,13 @@ class EndpointRules(msgspec.Struct, omit_defaults=True):
     last_seen: str
     sheet: Sheet
     restart: int = 0
-    looked: int = 0  # ops of the sheet at the last search
+    looked: int = 0  # ops of the sheet at the last look
+    searched: int = 0  # ops of the sheet at the last search
+    searches: int = 0
     checked: int = 0  # ops of the sheet that the rules were last held against
     learned: int = 0  # ops of the sheet when it was last come by
-    most: float = 0.0  # ln of the most that all bets of this sheet held together
+    held: float = 0.0  # ln of what all bets of this sheet hold together, as of the last look
+    most: float = 0.0  # and of the most that they ever held
     suspects: list[Together] = []  # conjunctions that were named before the sheet began
     leading: list[Together] = []  # those that hold most, as of the last search
     earlier: list[Standing] = []
@@ -99,10 +108,10 @@ def begin_anew(row: EndpointRules, dropped: Sequence[Together] = ()) -> None:
         rule = each.rule
         each.before = (rule.n, rule.successes, rule.others, rule.other_successes)
     row.found = []
-    row.looked = row.checked = row.learned = 0
+    row.looked = row.searched = row.searches = row.checked = row.learned = 0
     kept = [*dropped, *(standing.rule.conditions for standing in row.earlier)]
     row.sheet = row.sheet.begin(each for together in kept for each in together)
-    row.most, row.leading, row.suspects = 0.0, [], list(dict.fromkeys(dropped))
+    row.held, row.most, row.leading, row.suspects = 0.0, 0.0, [], list(dict.fromkeys(dropped))
     row.restart += 1
 
 
@@ -122,8 +131,14 @@ def drop_contradicted(row: EndpointRules) -> int:
 
 def is_due(row: EndpointRules) -> bool:
     """Whether there are enough new ops to look again. Evidence holds whenever one looks: this only saves work."""
-    new = complete(row.sheet.ops) - row.looked
-    return new >= max(BLOCK, row.looked * _LOOK_AGAIN) or (row.sheet.is_full and new > 0)
+    ops = complete(row.sheet.ops)
+    part = _LOOK_LATE if row.found else _LOOK_AGAIN
+    return ops - row.looked >= max(BLOCK, row.looked * part) or _is_search_due(row, ops)
+
+
+def _is_search_due(row: EndpointRules, ops: int) -> bool:
+    part = _SEARCH_LATE if row.found else _SEARCH_SOON if row.held > 0 else _SEARCH_AGAIN
+    return ops - row.searched >= (BLOCK if row.sheet.is_full else max(BLOCK, row.searched * part))
 
 
 def find(row: EndpointRules, world: Snapshot, log_alpha: float) -> Generator[None, None, None]:
@@ -131,29 +146,42 @@ def find(row: EndpointRules, world: Snapshot, log_alpha: float) -> Generator[Non
 
     Earlier rules that it explains away go.
     """
-    chosen = yield from _chosen(row, world, log_alpha)
+    search = _is_search_due(row, world.ops)
+    row.looked = world.ops
+    ground = Ground(world, usable(world), Prior(world.bits, row.suspects), _within(row, world))
+    chosen = yield from _chosen(row, ground, log_alpha, search=search)
+    if chosen and not row.found and not search:  # what leads is proven; something else may fit better by now
+        search = True
+        chosen = yield from _chosen(row, ground, log_alpha, search=True)
+    if search:
+        row.searched, row.searches = world.ops, row.searches + 1
     before = {each.rule.conditions: each for each in row.found}
     row.found = [_standing(row, world, each, before.get(each.together)) for each in chosen]
     row.earlier = [each for each in row.earlier if not _explained_away(each, row, world)]
 
 
-def _chosen(row: EndpointRules, world: Snapshot, log_alpha: float) -> Generator[None, None, list[Weighed]]:
-    conditions, prior = usable(world), Prior(world.bits, row.suspects)
+def _within(row: EndpointRules, world: Snapshot) -> int:
+    """The ops to search: all of them or, every other time, the later part; what begins late is lost among all."""
+    late = world.ops // 2 // SEGMENT * SEGMENT if row.searches % 2 else 0
+    return world.every >> late << late
+
+
+def _chosen(
+    row: EndpointRules, ground: Ground, log_alpha: float, *, search: bool
+) -> Generator[None, None, list[Weighed]]:
+    """The rules of the sheet, each beside those before it; none as long as all bets do not prove that there is one."""
     known = [each.rule.conditions for each in row.earlier]
-    found = [each.rule.conditions for each in row.found]
+    remembered = [*row.leading, *row.suspects, *(each.rule.conditions for each in row.found)]
+    choice = yield from choose(ground, known, remembered, search=search)
+    row.leading, row.held, row.most = choice.leading, max(choice.log_all, 0.0), max(row.most, choice.log_all)
+    is_proven = row.most >= -log_alpha and choice.log_all >= 0  # once, and not refuted since
     chosen: list[Weighed] = []
-    while len(known) + len(chosen) < MAX_RULES:
-        beside = [*known, *(each.together for each in chosen)]
-        choice = yield from choose(world, conditions, prior, beside, found if chosen else [*row.leading, *found])
-        if chosen:
-            enough = choice.log_all >= -log(ALPHA)  # beside a rule that is proven
-        else:
-            row.leading, row.most = choice.leading, max(row.most, choice.log_all)
-            enough = row.most >= -log_alpha and choice.log_all >= 0  # proven once, and not refuted since
-        if not enough or choice.best is None:
-            break
+    while is_proven and choice.best is not None and len(known) + len(chosen) < MAX_RULES:
         chosen.append(choice.best)
-    return needed(world, chosen, prior, known)
+        beside = [*known, *(each.together for each in chosen)]
+        choice = yield from choose(ground, beside, remembered, search=search)
+        is_proven = choice.log_all >= -log(ALPHA)  # beside a rule that is
+    return needed(ground, chosen, known)
 
 
 def _standing(row: EndpointRules, world: Snapshot, each: Weighed, before: Standing | None) -> Standing:

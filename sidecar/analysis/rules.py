@@ -194,7 +194,6 @@ class RuleBook:
             world = snapshot(row.sheet, ops)
             yield
             yield from find(row, world, self._log_alpha + log_share(row.number) + log_restart_share(row.restart))
-            row.looked = ops
         if is_full:
             drop_unseen(row, snapshot(row.sheet, MAX_OPS))
             self._begin_anew(row)
