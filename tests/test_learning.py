@@ -206,7 +206,7 @@ def test_a_plain_value_is_told_and_bounded() -> None:
 def test_after_approval_a_person_is_taken_at_their_word() -> None:
     """What was held back is told once it was approved; a later version with other words is not, until it is too."""
     learning = poisoned("two words here")
-    (row,) = [row for row in learning.playbook.rows() if row.latest.author == "rule"]
+    (row,) = [row for row in learning.playbook.rows() if row.latest.scope == ["mode=plain"]]
     assert (row.told, row.latest.plain) == (None, False)
     entry = row.latest
     learning.decide_now(

@@ -169,7 +169,7 @@ def test_a_rule_fades_where_nothing_makes_a_difference_any_more() -> None:
 
 
 def test_a_rule_that_holds_stays_over_full_sheets() -> None:
-    """Ten thousand ops, five sheets: the rule is reported all along, and counted on."""
+    """Ten thousand ops, three sheets: the rule is reported all along, and counted on."""
     dice, book = Random(9), RuleBook()
     live(book, dice, 600, letters, lambda features: 0.55 if features["f1"] == "a" else 0.1)
     for _ in range(10):
@@ -195,14 +195,14 @@ def test_advised_ops_corrections_and_amendments_are_left_out() -> None:
 
 
 def test_a_full_sheet_takes_no_more_until_it_was_looked_at() -> None:
-    """However many ops come between two cycles, memory and work are those of 2048."""
+    """However many ops come between two cycles, memory and work are those of 4096."""
     book, op = RuleBook(), an_outcome(True, {"a": "b"})
-    for _ in range(3000):
+    for _ in range(5000):
         book.consume(op)
-    assert (book.ops, book.skipped) == (2048, 952)
+    assert (book.ops, book.skipped) == (4096, 904)
     learn(book)
     book.consume(op)
-    assert (book.ops, book.skipped) == (2049, 952)
+    assert (book.ops, book.skipped) == (4097, 904)
 
 
 @settings(max_examples=5, deadline=None)
@@ -258,9 +258,9 @@ def test_any_features_are_taken(draws: list[tuple[bool, dict[str, Scalar]]]) -> 
 def test_fields_and_values_without_end_stay_within_bounds() -> None:
     """New names and values in every op make no more than so many columns."""
     book = RuleBook()
-    for number in range(2048):
+    for number in range(4096):
         book.consume(an_outcome(True, {f"k{number}-{each}": f"v{number}" for each in range(60)}, city=f"c{number}"))
-    for number in range(2048):
+    for number in range(4096):
         features: Features = {f"k{each}": f"v{number}" for each in range(64)}
         book.consume(an_op(endpoint="/other", features=features))
     for row in rows_of(book):

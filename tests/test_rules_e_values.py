@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 from math import comb, exp, log
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -11,30 +12,123 @@ from hypothesis import strategies as st
 
 from sidecar.analysis.e_values import (
     ALPHA,
-    BLOCK_ENDS,
-    RANKS,
-    ROUNDS,
+    BLOCK,
+    MAX_OPS,
+    ODDS,
     Table,
     bet,
     complete,
     difference_interval,
     likelihood_gain,
+    log_expected,
     log_restart_share,
-    log_round_share,
     log_share,
-    log_stake,
     log_sum,
+    mixed,
     rate_interval,
-    settle,
-    stake,
-    stands,
 )
+from sidecar.analysis.rule_counts import Condition
+from sidecar.analysis.rule_evidence import Evidence
+from sidecar.analysis.rule_prior import Prior
+from sidecar.analysis.rule_search import Snapshot
 
 RATES = st.floats(0.01, 0.99)
 
 
+@given(st.integers(1, BLOCK), st.data())
+def test_a_bet_on_a_block_expects_no_gain_where_all_is_chance(n: int, data: st.DataObject) -> None:
+    """Whatever the odds: over all ways to put a block's successes among its ops the factor is one on average."""
+    met, successes = data.draw(st.integers(0, n)), data.draw(st.integers(0, n))
+    expected = log_expected(n, met, successes)
+    factors = {
+        good: [exp(odds * good - each) for odds, each in zip(ODDS, expected, strict=True)]
+        for good in range(max(0, met + successes - n), min(met, successes) + 1)
+    }
+    chances = {good: comb(successes, good) * comb(n - successes, met - good) / comb(n, met) for good in factors}
+    for at in range(len(ODDS)):
+        assert sum(chances[good] * factors[good][at] for good in factors) == pytest.approx(1)
+    assert mixed([0.0] * len(ODDS)) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_evidence_passes_twenty_in_one_world_of_twenty_at_most(known: bool) -> None:
+    """At whatever op one looks, though the rate drifts with the share of ops that meet the condition."""
+    dice, passed = Random(int(known)), 0
+    for _ in range(200):
+        bits = other = good = 0
+        for at in range(640):
+            morning = 0.3 + 0.4 * (at // 100 % 2)
+            bits |= (dice.random() < morning) << at
+            other |= (dice.random() < 0.5) << at
+            good |= (dice.random() < morning) << at
+        looks = [
+            Evidence(Snapshot(ops, good, {}), [other & ((1 << ops) - 1)] if known else []).log_e(
+                bits & ((1 << ops) - 1)
+            )
+            for ops in range(64, 641, 64)
+        ]
+        passed += max(looks) >= log(20)
+    assert passed <= 10
+
+
+def test_a_difference_is_evident_and_none_is_not() -> None:
+    """Ten blocks of 90 % against 40 % leave no doubt; equal ones take away, and so do sides that are empty."""
+    assert evidence([(16, 14, 6)] * 10) > 20
+    assert evidence([(16, 12, 12)] * 10) < -1
+    assert evidence([(16, 14, 6)]) < evidence([(16, 14, 6)] * 2)
+    assert evidence([(0, 0, 3), (BLOCK, 9, 0)]) == pytest.approx(0)
+
+
+def test_what_begins_late_has_not_all_the_time_before_against_it() -> None:
+    """Two thousand ops without a difference, then six hundred with one."""
+    late = [(16, 12, 12)] * 64 + [(16, 14, 7)] * 20
+    assert evidence(late) > 10
+
+
+def evidence(blocks: list[tuple[int, int, int]]) -> float:
+    """That of blocks of (ops that meet a condition, successes among these, among the others)."""
+    bits = good = 0
+    for number, (met, successes, others) in enumerate(blocks):
+        bits |= ((1 << met) - 1) << number * BLOCK
+        good |= ((1 << successes) - 1 | ((1 << others) - 1) << met) << number * BLOCK
+    return Evidence(Snapshot(len(blocks) * BLOCK, good, {}), []).log_e(bits)
+
+
+def a_world(dice: Random, fields: int = 5) -> dict[Condition, int]:
+    """Bits of 256 ops: texts, a number with cut points, and a value that comes late."""
+    bits = {Condition(f"f{at}", "is", "a"): dice.getrandbits(256) for at in range(fields)}
+    bits |= {Condition(each.field, "is", "b"): (1 << 256) - 1 & ~found for each, found in bits.items()}
+    cuts = [10.0, 20.0, 30.0]
+    bits |= {Condition("n", "number", high=cut): dice.getrandbits(256) for cut in cuts}
+    bits |= {Condition("n", "number", low=cut): dice.getrandbits(256) for cut in cuts}
+    bits |= {Condition("n", "number", low=10.0, high=20.0): dice.getrandbits(256), Condition("n", "missing"): 0}
+    return bits | {Condition("f0", "is", "late"): 1 << 200, Condition("late", "is", "x"): 1 << 201}
+
+
+def test_shares_of_the_error_sum_to_one_at_most() -> None:
+    """Over endpoints, over restarts, and over all conjunctions of a sheet, suspects among them."""
+    assert sum(exp(log_share(number)) for number in range(100_000)) <= 1
+    assert sum(exp(log_restart_share(number)) for number in range(100_000)) <= 1
+    bits = a_world(Random(1))
+    every = [each for size in (1, 2, 3) for each in combinations(bits, size)]
+    for suspects in ([], [every[0]], [every[3], every[100]]):
+        prior = Prior(bits, suspects)
+        total = sum(exp(prior.of_all(each)) for each in every)
+        assert 0.5 < total <= 1
+    assert prior.of_all(every[100]) > Prior(bits, []).of_all(every[100]) + 2
+
+
+def test_shares_do_not_change_as_ops_come() -> None:
+    """They are made of the first block; what comes later was provided for."""
+    bits = a_world(Random(2))
+    first = {each: found & ((1 << BLOCK) - 1) for each, found in bits.items()}
+    early, late = Prior(first, []), Prior(bits, [])
+    assert [early.of(each) for each in bits] == [late.of(each) for each in bits]
+    assert late.of(Condition("f0", "is", "late")) < late.of(Condition("f0", "is", "a")) - 4
+
+
 @given(st.integers(0, 6), st.integers(0, 6), RATES, RATES, RATES)
-def test_a_bet_on_a_block_expects_no_gain_where_the_rates_are_equal(
+def test_a_bet_on_two_rates_expects_no_gain_where_they_are_equal(
     n: int, others: int, rate: float, other_rate: float, common: float
 ) -> None:
     """Summed over all outcomes of a block of any shape, whatever is bet on, whatever the common rate."""
@@ -46,40 +140,10 @@ def test_a_bet_on_a_block_expects_no_gain_where_the_rates_are_equal(
     assert expected <= 1 + 1e-9
 
 
-@settings(max_examples=20, deadline=None)
-@given(RATES, RATES, RATES)
-def test_what_is_staked_expects_no_gain_though_the_rate_drifts(before: float, first: float, second: float) -> None:
-    """Two blocks after the one by whose outcome it was staked, each with another common rate."""
-    expected = 0.0
-    for outcome in product(range(3), repeat=6):
-        a, b, c, d, e, f = outcome
-        chance = 1.0
-        for good, rate in ((a, before), (b, before), (c, first), (d, first), (e, second), (f, second)):
-            chance *= comb(2, good) * rate**good * (1 - rate) ** (2 - good)
-        expected += chance * exp(holding([Table(2, a, 2, b), Table(2, c, 2, d), Table(2, e, 2, f)]))
-    assert expected <= 1 + 1e-9
-
-
-def test_a_difference_is_evident_and_none_is_not() -> None:
-    """Twenty blocks of 90 % against 40 % leave no doubt; equal ones take away what a look of a difference staked."""
-    assert holding([Table(10, 9, 10, 4)] * 21) > 40
-    assert holding([Table(10, 9, 10, 4), *[Table(10, 8, 10, 8)] * 20]) < -0.5
-    assert holding([Table(10, 9, 10, 4)]) == pytest.approx(0)
-    assert holding([Table(10, 9, 10, 4), Table(0, 0, 16, 3)]) == pytest.approx(0)
-
-
-def holding(blocks: list[Table]) -> float:
-    """What one staked after the first block holds at the end."""
-    logs, seen = stake([], 0.0), blocks[0]
-    for block in blocks[1:]:
-        settle(logs, seen, block)
-        seen = Table(*(a + b for a, b in zip(seen, block, strict=True)))
-    return log_sum(logs)
-
-
-def test_a_further_stake_is_added_to_what_is_held() -> None:
-    """Half of what there was, and half again."""
-    assert log_sum(stake(stake([], log(0.5)), log(0.25))) == pytest.approx(log(0.75))
+def test_blocks_count_once_they_are_complete() -> None:
+    """Evidence is of whole blocks, and a sheet is made of these."""
+    assert [complete(ops) for ops in (0, BLOCK - 1, BLOCK, 2 * BLOCK + 1, MAX_OPS)] == [0, 0, BLOCK, 2 * BLOCK, MAX_OPS]
+    assert log_sum([log(0.25), log(0.5)]) == pytest.approx(log(0.75))
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.data())
@@ -90,29 +154,6 @@ def test_two_rates_fit_at_least_as_well_as_one(n: int, others: int, data: st.Dat
     assert gain >= -1e-9
     if not n or not others:
         assert gain == pytest.approx(0)
-
-
-def test_shares_of_the_error_sum_to_one_at_most() -> None:
-    """Over endpoints, over restarts, and over all bets of a sheet."""
-    assert sum(exp(log_share(number)) for number in range(100_000)) <= 1
-    assert sum(exp(log_restart_share(number)) for number in range(100_000)) <= 1
-    assert sum(exp(log_stake(rank)) for rank in range(RANKS)) <= exp(log_round_share()) + 1e-9
-    assert (len(ROUNDS) + 1) * exp(log_round_share()) <= 1 + 1e-9
-
-
-def test_rounds_lie_at_the_end_of_blocks() -> None:
-    """Bets are on whole blocks; blocks that are complete."""
-    assert set(ROUNDS) <= set(BLOCK_ENDS)
-    assert [complete(ops) for ops in (0, 15, 16, 33, 2047, 2048)] == [0, 0, 16, 32, 1984, 2048]
-    assert BLOCK_ENDS[-1] == 2048
-
-
-def test_the_first_rule_has_to_stand_against_everything() -> None:
-    """Each further one needs a little less, as e-BH has it."""
-    allowed = log(0.05)
-    assert stands(3.0, 1, allowed)
-    assert not stands(2.9, 1, allowed)
-    assert stands(2.4, 2, allowed)
 
 
 @given(st.integers(0, 80), st.data())

@@ -1,6 +1,6 @@
 """Which op had which value in which field, one bit an op: what conjunctions of conditions are counted from.
 
-A `Sheet` holds up to 2048 ops of one endpoint; each value of each field has a column of bits. Numbers fall between
+A `Sheet` holds up to 4096 ops of one endpoint; each value of each field has a column of bits. Numbers fall between
 cut points, learned from the first of them without regard to success. Fed by the rule book, read by the rule search.
 """
 
@@ -84,7 +84,7 @@ class Column(msgspec.Struct, omit_defaults=True):
 
 
 class Sheet(msgspec.Struct, omit_defaults=True):
-    """Up to 2048 ops of one endpoint, in the order they came. Bit *i* of a column tells of the *i*-th op."""
+    """Up to 4096 ops of one endpoint, in the order they came. Bit *i* of a column tells of the *i*-th op."""
 
     ops: int = 0
     succeeded: bytearray = msgspec.field(default_factory=bytearray)

@@ -45,7 +45,8 @@ class Evidence:
             sums = list(map(add, sums, gains))
             held.append(mixed(sums))
         held.reverse()
-        return log_sum([share + each for share, each in zip(_BEGINNINGS, held, strict=False)])
+        held += repeat(0.0, len(_BEGINNINGS) - len(held))  # stakes of bets that have not begun
+        return log_sum(list(map(add, _BEGINNINGS, held)))
 
     def _gains(self, bits: int) -> Iterator[list[float]]:
         """For each segment, ln of the factors of the bets on all odds."""

@@ -7,10 +7,10 @@ marks are reaches the same rules. Saved and restored like the other books: `load
 `put_back`. Ops of agents that were shown advice are left out (`shown`; by default, those with an exposure id), and
 so are corrections and ops that amend another.
 
-In a world without rules, one run in twenty, however long, ever reports one: e-values of whole blocks of ops, bets of
-which each has its share of the error, as has every endpoint and every restart (`e_values`). A rule is
-dropped when the ops since it was found fit "no difference" e⁵ times better than the rule; the endpoint's counts then
-begin anew, as they do when a sheet of 2048 ops is full.
+In a world without rules, one run in twenty at most, however long, ever reports one: each conjunction of conditions has
+its share of the error (`rule_prior`), as has every endpoint and every restart, and its evidence holds whenever one
+looks (`rule_evidence`). A rule is dropped when the ops since it was found fit "no difference" e⁵ times better than the
+rule; the endpoint's counts then begin anew, as they do when a sheet of 4096 ops is full.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sidecar.normalize import clean_text
 log_book = structlog.get_logger(__name__)
 
 MAX_ENDPOINTS: Final = 1000
-ALL_COLUMNS: Final = 40_000  # of all endpoints: some 20 MiB; past it an endpoint has `_FEW_COLUMNS`
+ALL_COLUMNS: Final = 24_000  # of all endpoints: some 20 MiB; past it an endpoint has `_FEW_COLUMNS`
 _FEW_COLUMNS = 32
 
 
