@@ -102,7 +102,7 @@ def _register_intake(observer: Observer) -> None:
             "invalid": intake.invalid,
             "conflict": intake.conflicts,
             "forbidden": observer.guard.refused + observer.otlp.refused,
-            "overload": budget.refused,
+            "overload": budget.refused + observer.otlp.overloads,
         },
         "reason",
     )

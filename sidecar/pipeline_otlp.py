@@ -78,6 +78,11 @@ class OtlpDoors:
         """Calls over gRPC refused for want of a token or a scope."""
         return self.grpc.refused if self.grpc is not None else 0
 
+    @property
+    def overloads(self) -> int:
+        """Calls over gRPC refused, or given up, for want of room for what arrives."""
+        return self.grpc.overloads if self.grpc is not None else 0
+
 
 def register(observer: Observer) -> None:
     """The doors' counters as metrics."""
@@ -106,6 +111,11 @@ class GrpcDoor:
         """Calls refused for want of a token or a scope."""
         return self._receiver.refused if self._receiver is not None else 0
 
+    @property
+    def overloads(self) -> int:
+        """Calls refused, or given up, for want of room for what arrives."""
+        return self._receiver.overloads if self._receiver is not None else 0
+
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Bind and listen. Raises StartError."""
         from sidecar.receivers.grpc_receiver import GrpcReceiver  # noqa: PLC0415 - see above
@@ -127,6 +137,7 @@ class GrpcDoor:
             observer.budget,
             host=settings.host,
             port=self.port,
+            request_timeout_s=settings.body_timeout,
             grace_s=settings.grace,
             tls=_pem(settings),
         )

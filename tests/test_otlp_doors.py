@@ -188,7 +188,7 @@ async def test_grpc_refuses_an_oversize_message_before_it_is_here(tmp_path: Path
     """The transport's own answer has no RetryInfo: it is not to be retried."""
     async with doors(tmp_path) as running, channel(running) as opened:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await opened.unary_unary(EXPORT)(bytes(20 * 2**20 + 1))
+            await opened.unary_unary(EXPORT)(bytes(4 * 2**20 + 1))
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "grpc-status-details-bin" not in dict(refused.value.trailing_metadata())
 
@@ -214,12 +214,12 @@ async def test_under_pressure_senders_are_told_to_come_again(tmp_path: Path) -> 
     """503 with Retry-After, UNAVAILABLE with RetryInfo, before any work is done; later the same request is taken."""
     request = a_request(an_op_span()).SerializeToString()
     async with doors(tmp_path) as running, channel(running) as opened, client(running) as http:
-        running.budget.take(running.budget._limit)
+        running.budget.take(running.budget.limit)
         answer = await http.post("/v1/traces", content=request, headers=_type(PROTOBUF))
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await opened.unary_unary(EXPORT)(request)
         assert len(running.ring) == 0
-        running.budget.give_back(running.budget._limit)
+        running.budget.give_back(running.budget.limit)
         await opened.unary_unary(EXPORT)(request)
         assert (len(running.ring), running.budget.used) == (1, 0)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")

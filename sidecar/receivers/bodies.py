@@ -23,7 +23,7 @@ class ByteBudget:
     """Bytes of requests in flight over all doors. What it refuses, it refuses before any work is done."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self.used = 0
         self.refused = 0
 
@@ -32,10 +32,10 @@ class ByteBudget:
 
         A request that is alone always fits: its door's own bound holds, and a retry would find no more room than now.
         """
-        if self.used + count > self._limit and self.used > held:
+        if self.used + count > self.limit and self.used > held:
             self.refused += 1
             raise OverloadedError(
-                "too much is in flight", f"all doors together hold at most {self._limit} bytes", "Send it again later"
+                "too much is in flight", f"all doors together hold at most {self.limit} bytes", "Send it again later"
             )
         self.used += count
 

@@ -1,4 +1,4 @@
-"""What stands before every gRPC call: who is asking, how much is in flight, gzip within bounds, errors as `Status`.
+"""What stands before every gRPC call: who is asking, how much arrives, gzip within bounds, errors as `Status`.
 
 The transport is told not to decompress: it would, without a bound. So what arrives here is the message as sent.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from traceback import clear_frames
 from typing import Any, NamedTuple
 
 import grpc
@@ -18,22 +19,28 @@ from google.rpc.status_pb2 import Status
 
 from sidecar.errors import MalformedError, ObserverError, TooLargeError
 from sidecar.receivers.bodies import BodyReader, ByteBudget, Lease
+from sidecar.receivers.grpc_arrivals import MAX_MESSAGE_BYTES, Arrivals
 from sidecar.receivers.rpc_status import plain_status, status_of
 from sidecar.receivers.tokens import TokenStore
 
 log = structlog.get_logger(__name__)
 
-TRANSPORT_OPTIONS = (("grpc.per_message_decompression", 0),)
-"""Channel options without which this guard does not see messages as they were sent."""
+TRANSPORT_OPTIONS = (
+    ("grpc.per_message_decompression", 0),
+    ("grpc.http2.bdp_probe", 0),  # it widens the window, until whole messages arrive that nobody reads
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+)
+"""Channel options without which this guard sees messages neither as they were sent nor when it wants them."""
 
-_UNSIZED = 256 * 1024  # what a message counts while it arrives: its size is known when it is here
+_MOST_STREAMS = 16
+_OPEN = 2  # messages, and streams, of those who need no token
 _GZIP_MAGIC = b"\x1f\x8b"  # no message of ours begins so: it would be field 3 with a wire type that does not exist
 _DETAILS = "grpc-status-details-bin"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Access(NamedTuple):
-    """What a service needs: a token's scope (None: anyone may call), and the bytes of a message at most."""
+    """What a service needs: a token's scope (None: anyone may call), and the bytes of a message, inflated, at most."""
 
     scope: str | None
     max_bytes: int
@@ -42,11 +49,21 @@ class Access(NamedTuple):
 class GrpcGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
     """Checks each call by *access*: method (`/package.Service/Method`) or service (`/package.Service/`)."""
 
-    def __init__(self, tokens: TokenStore, budget: ByteBudget, access: Mapping[str, Access]) -> None:
+    def __init__(
+        self, tokens: TokenStore, budget: ByteBudget, access: Mapping[str, Access], *, request_timeout_s: float
+    ) -> None:
         self._tokens = tokens
         self._budget = budget
         self._access = access
+        messages = max(1, budget.limit // MAX_MESSAGE_BYTES)
+        self._arrivals = Arrivals(messages, _MOST_STREAMS, request_timeout_s)
+        self._open_arrivals = Arrivals(_OPEN, _OPEN, request_timeout_s)
         self.refused = 0
+
+    @property
+    def overloads(self) -> int:
+        """Calls refused, or given up, for want of room for what arrives."""
+        return self._arrivals.refused + self._open_arrivals.refused
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], call: Any) -> Any:
         """The handler that serves *call*, or one that refuses it before its message is read."""
@@ -59,7 +76,8 @@ class GrpcGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
         if refusal is not None:
             self.refused += 1
             return _refusing(refusal)
-        return _Guarded(handler, self._budget, access.max_bytes).handler()
+        arrivals = self._arrivals if access.scope is not None else self._open_arrivals
+        return _Guarded(handler, self._budget, arrivals, access.max_bytes).handler()
 
     def _refusal(self, authorization: str | bytes | None, scope: str | None) -> Status | None:
         if scope is None or not self._tokens.required:
@@ -81,14 +99,15 @@ class GrpcGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
 class _Guarded:
     """One method's handler, with its messages read within bounds and its errors told as they should be.
 
-    Every method is served as a stream of requests, which a client cannot tell: so a call is refused, or its room
-    taken, before its message is read. (By `context.read`: the iterator of requests would keep the last one alive in a
-    cycle, for the garbage collector to find.)
+    Every method is served as a stream of requests, which a client cannot tell: so a call is refused, or waits for its
+    room, before its message is read; a stream has its room while it is open. (By `context.read`: the iterator of
+    requests would keep the last one alive in a cycle, for the garbage collector to find.)
     """
 
-    def __init__(self, inner: Any, budget: ByteBudget, max_bytes: int) -> None:
+    def __init__(self, inner: Any, budget: ByteBudget, arrivals: Arrivals, max_bytes: int) -> None:
         self._inner = inner
         self._budget = budget
+        self._arrivals = arrivals
         self._max_bytes = max_bytes
         self._bodies = BodyReader(budget, max_bytes=max_bytes)
 
@@ -103,27 +122,28 @@ class _Guarded:
 
     async def _single(self, _requests: Any, context: Any) -> Any:
         async with _told(context):
-            with Lease(self._budget) as lease:
-                if self._inner.request_streaming:
+            if self._inner.request_streaming:
+                with self._arrivals.stream():
                     return await self._inner.stream_unary(self._messages(context), context)
+            with Lease(self._budget) as lease:
                 return await self._inner.unary_unary(await self._message(context, lease), context)
 
     async def _streamed(self, _requests: Any, context: Any) -> None:
         async with _told(context):
             if self._inner.request_streaming:
-                await _answer(self._inner.stream_stream(self._messages(context), context), context)
+                with self._arrivals.stream():
+                    await _answer(self._inner.stream_stream(self._messages(context), context), context)
                 return
             with Lease(self._budget) as lease:
                 message = await self._message(context, lease)
             await _answer(self._inner.unary_stream(message, context), context)
 
     async def _message(self, context: Any, lease: Lease) -> Any:
-        with Lease(self._budget) as arriving:
-            arriving.take(min(_UNSIZED, self._max_bytes))
+        async with self._arrivals.message():
             raw = await context.read()
-        if raw is grpc.aio.EOF:
-            raise MalformedError("there is no message", "the call ended before one", "Send one")
-        lease.take(len(raw))
+            if raw is grpc.aio.EOF:
+                raise MalformedError("there is no message", "the call ended before one", "Send one")
+            lease.take(len(raw))
         return await self._read(raw, lease)
 
     async def _messages(self, context: Any) -> AsyncIterator[Any]:
@@ -165,6 +185,7 @@ async def _told(context: Any) -> AsyncIterator[None]:
         raise
     except ObserverError as exc:
         status = status_of(exc)
+        clear_frames(exc.__traceback__)  # gRPC keeps the error in a cycle, and with it the message that caused it
     except Exception:
         log.exception("call.failed")
         status = plain_status(code_pb2.INTERNAL, "the observer failed on this call; its log says why")

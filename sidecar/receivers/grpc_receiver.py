@@ -48,11 +48,11 @@ _ACCESS = {
     f"/{reflection.SERVICE_NAME}/": Access(None, _SMALL),
     **{f"/{service}/": Access("ingest", _SMALL) for service in _OTHERS},
 }
+_MOST_CALLS = 1024  # the silent ones, such as Watch, among them
 _HOUR_MS = 3_600_000
 _OPTIONS = (
     *TRANSPORT_OPTIONS,
     ("grpc.so_reuseport", 0),  # a port in use must be an error, not shared
-    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_concurrent_streams", 100),  # of one connection
     ("grpc.keepalive_time_ms", 60_000),  # a client that is gone is noticed, and its Watch let go
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -77,13 +77,14 @@ class GrpcReceiver:
         *,
         host: str,
         port: int,
+        request_timeout_s: float,
         grace_s: float,
         tls: tuple[bytes, bytes] | None = None,
     ) -> None:
         self.port = port
         self._otlp = otlp
         self._service = service
-        self._guard = GrpcGuard(tokens, budget, _ACCESS)
+        self._guard = GrpcGuard(tokens, budget, _ACCESS, request_timeout_s=request_timeout_s)
         self._host = host
         self._grace_s = grace_s
         self._tls = tls
@@ -95,9 +96,14 @@ class GrpcReceiver:
         """Calls refused for want of a token or a scope."""
         return self._guard.refused
 
+    @property
+    def overloads(self) -> int:
+        """Calls refused, or given up, for want of room for what arrives."""
+        return self._guard.overloads
+
     async def start(self, _tasks: asyncio.TaskGroup) -> None:
         """Bind and listen. Raises StartError if the address cannot be had."""
-        server = grpc.aio.server(interceptors=[self._guard], options=_OPTIONS)
+        server = grpc.aio.server(interceptors=[self._guard], options=_OPTIONS, maximum_concurrent_rpcs=_MOST_CALLS)
         server.add_generic_rpc_handlers([_traces(self._otlp), *map(_refusing, _OTHERS.items())])
         observer_pb2_grpc.add_ObserverServiceServicer_to_server(self._service, server)  # type: ignore[no-untyped-call]  # generated
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
