@@ -91,6 +91,8 @@ def register(observer: Observer) -> None:
     count("observer.otlp.ops", "{op}", "Operations among them, recorded", lambda: otlp.intake.ops)
     count("observer.otlp.rejected", "{span}", "Refused for what they are", lambda: otlp.intake.rejected)
     count("observer.otlp.repeats", "{request}", "Acknowledged again, not done again", lambda: otlp.intake.repeats)
+    forgotten = "Failed, and forgotten before they came again"
+    count("observer.otlp.forgotten", "{request}", forgotten, lambda: otlp.intake.forgotten)
     count("observer.otlp.sampled_out", "{span}", "Not passed on, as set", lambda: otlp.sampled_out)
 
 

@@ -63,6 +63,21 @@ async def test_all_doors_lead_on_as_it_came(tmp_path: Path) -> None:
     assert (stats["accepted"], stats["evicted"]) == (6, 0)
 
 
+async def test_spans_that_came_by_another_door_first_are_sent_on(tmp_path: Path) -> None:
+    """An agent with two exporters sends both doors the same bytes: learnt from once, and sent to Langfuse too."""
+    request = a_request(observed_span()).SerializeToString()
+    async with (
+        langfuse_server() as server,
+        observer(tmp_path, LANGFUSE_FORWARD_URL=server.url, **FORWARD) as running,
+        client(running) as http,
+    ):
+        for path in ("/v1/traces", TRACES, TRACES):
+            assert (await http.post(path, content=request, headers=PROTOBUF)).status_code == 200
+        await server.until(lambda: len(server.store.spans) == 1)
+        stats = (await http.get("/stats")).json()
+        assert (stats["total"], stats["langfuse"]["forward"]["accepted"], running.otlp.intake.repeats) == (1, 1, 1)
+
+
 async def test_nothing_is_lost_while_langfuse_is_away(tmp_path: Path) -> None:
     """Down at first, down again in between, on the same address: each id arrives, here all is an op once."""
     store = Store()

@@ -24,8 +24,9 @@ from sidecar.receivers.json_items import InTurns, bound_values
 from sidecar.receivers.langfuse_batches import EventBatch, ScoreBatch, events_of, scores_of
 from sidecar.receivers.langfuse_events import LangfuseReader
 from sidecar.receivers.langfuse_relayed import is_sendable
+from sidecar.receivers.otlp_attempts import Taken
 from sidecar.receivers.otlp_http import PROTOBUF, OtlpTracesResource
-from sidecar.receivers.otlp_receiver import OtlpIntake, Taken
+from sidecar.receivers.otlp_receiver import OtlpIntake
 from sidecar.receivers.otlp_wire import Rejected
 
 _Split = TypeVar("_Split")

@@ -14,7 +14,8 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from sidecar.receivers.bodies import BodyReader
-from sidecar.receivers.otlp_receiver import OtlpIntake, Taken
+from sidecar.receivers.otlp_attempts import Taken
+from sidecar.receivers.otlp_receiver import OtlpIntake
 from sidecar.receivers.otlp_wire import Rejected
 from sidecar.receivers.rpc_status import status_of_http
 

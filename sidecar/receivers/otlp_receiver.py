@@ -7,40 +7,19 @@ span processor, and to the collector through the spool. A request is acknowledge
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from typing import NamedTuple
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Status
 
-from sidecar.errors import MalformedError, OverloadedError
-from sidecar.protocols import ExportSampling, Promise, RequestSpool, SpanReader, SpanWitness
+from sidecar.errors import MalformedError
+from sidecar.protocols import ExportSampling, RequestSpool, SpanReader, SpanWitness
+from sidecar.receivers.otlp_attempts import Attempt, Attempts, Ledger, Taken
 from sidecar.receivers.otlp_json import JsonRequests
 from sidecar.receivers.otlp_wire import Piece, Rejected, cut, read_piece
 
 _TURN_S = 0.0015  # of reading before other tasks get a turn
-_MOST_UNFINISHED = 64
-_MOST_RECEIPTS = 20_000
-_MOST_FINISHED = 4096
 _CHUNK_BYTES = 2 * 2**20  # of a spooled request: collectors refuse gRPC messages over 4 MiB by default
-
-
-class Taken(NamedTuple):
-    """What became of a request: its spans, those refused, and why."""
-
-    spans: int
-    rejected: int
-    why: str
-
-    def response(self) -> ExportTraceServiceResponse:
-        """As the protocol says it. Source: OTLP specification, Partial Success."""
-        response = ExportTraceServiceResponse()
-        if self.rejected:
-            response.partial_success.rejected_spans = self.rejected
-            response.partial_success.error_message = self.why
-        return response
 
 
 class OtlpIntake:
@@ -58,8 +37,7 @@ class OtlpIntake:
         self._spool = spool
         self._sampling = sampling
         self.json = JsonRequests()
-        self._unfinished: OrderedDict[bytes, _Attempt] = OrderedDict()
-        self._finished: OrderedDict[bytes, Taken] = OrderedDict()
+        self._attempts = Attempts()
         self.spans = 0
         self.ops = 0
         self.rejected = 0
@@ -72,42 +50,38 @@ class OtlpIntake:
 
         *also_to* gets all of it, whatever is chosen of it for the collector.
 
-        A request sent again, byte for byte, is the same one: what was done of it is not done anew. Raises
-        MalformedError, TooLargeError, and RetryableError where it should be sent again.
+        A request sent again, byte for byte, is the same one: what was done of it is not done anew, whichever door it
+        came by before. Raises MalformedError, TooLargeError, and RetryableError where it should be sent again.
         """
         digest = blake2b(request, digest_size=16).digest()
-        if (taken := self._finished.get(digest)) is not None:
-            self.repeats += 1
-            return taken
-        attempt = self._unfinished.setdefault(digest, _Attempt())
-        async with attempt.lock:
-            if attempt.taken is None:
+        also = also_to is not None
+        with self._attempts.at(digest) as attempt:
+            if attempt.taken is not None and attempt.is_done(also=also):
+                self.repeats += 1
+                return attempt.taken
+            async with attempt.lock:
+                if attempt.taken is not None and attempt.is_done(also=also):
+                    return attempt.taken
                 try:
-                    attempt.taken = await self._attempted(request, rejected or Rejected(), attempt, also_to)
+                    taken = await self._attempted(request, rejected or Rejected(), attempt, also_to)
                 except BaseException:
-                    self._forget_some()
+                    self._attempts.forget_some(attempt)
                     raise
-                self._finish(digest, attempt.taken)
-        return attempt.taken
+                attempt.also_taken |= also
+                if attempt.taken is None:
+                    attempt.taken = taken
+                    self._attempts.finish(digest)
+                    self.spans += taken.spans
+                    self.rejected += taken.rejected
+                return taken
 
-    def _finish(self, digest: bytes, taken: Taken) -> None:
-        self._unfinished.pop(digest, None)
-        self._finished[digest] = taken
-        if len(self._finished) > _MOST_FINISHED:
-            self._finished.popitem(last=False)
-        self.spans += taken.spans
-        self.rejected += taken.rejected
-
-    def _forget_some(self) -> None:
-        """Of many requests that failed and did not come again the oldest are forgotten: receipts take memory."""
-        while (
-            len(self._unfinished) > _MOST_UNFINISHED
-            or sum(len(attempt.ops) for attempt in self._unfinished.values()) > _MOST_RECEIPTS
-        ):
-            self._unfinished.popitem(last=False)
+    @property
+    def forgotten(self) -> int:
+        """Requests that failed and did not come again before they were forgotten."""
+        return self._attempts.forgotten
 
     async def _attempted(
-        self, request: bytes, rejected: Rejected, attempt: _Attempt, also_to: RequestSpool | None
+        self, request: bytes, rejected: Rejected, attempt: Attempt, also_to: RequestSpool | None
     ) -> Taken:
         """Do what is still to be done of *request*."""
         breath = _Breath()
@@ -116,15 +90,14 @@ class OtlpIntake:
             if part:
                 parts.append(part)
             await breath.pause()
-        for ledger in attempt.ledgers:
-            ledger.begin()
+        attempt.begin()
         refused_before = rejected.spans
         leaving: list[tuple[bytes, int]] = []
         pieces: list[tuple[bytes, int]] = []
         for part in parts:
             piece = read_piece(part, rejected)
-            failed = await self._learn(piece, attempt.ops, breath)
-            leaving.append(self._leaving(piece, failed))
+            if attempt.taken is None:
+                leaving.append(self._leaving(piece, await self._learn(piece, attempt.ops, breath)))
             pieces.append((piece.data, piece.spans))
             await breath.pause()
         spans = sum(count for _, count in pieces)
@@ -138,12 +111,10 @@ class OtlpIntake:
             if spool is not None:
                 as_it_is = is_whole and spans == sum(count for _, count in parts_of_it)
                 _pass_on(spool, [(request, spans)] if as_it_is else parts_of_it, ledger)
-        for ledger in attempt.ledgers:
-            for receipt in ledger.receipts:
-                await receipt.wait()
-        return Taken(spans, rejected.spans, rejected.why)
+        await attempt.settled(also=also_to is not None)
+        return attempt.taken or Taken(spans, rejected.spans, rejected.why)
 
-    async def _learn(self, piece: Piece, ledger: _Ledger, breath: _Breath) -> set[bytes]:
+    async def _learn(self, piece: Piece, ledger: Ledger, breath: _Breath) -> set[bytes]:
         """Record the operations of *piece*; the trace ids of those that failed. Raises OverloadedError."""
         failed: set[bytes] = set()
         for resource_spans in piece.resource_spans:
@@ -165,7 +136,7 @@ class OtlpIntake:
         return b"".join(data for data, _ in parts), sum(count for _, count in parts)
 
 
-def _pass_on(spool: RequestSpool, leaving: Iterable[tuple[bytes, int]], ledger: _Ledger) -> None:
+def _pass_on(spool: RequestSpool, leaving: Iterable[tuple[bytes, int]], ledger: Ledger) -> None:
     """Into *spool*, in requests that collectors take. Raises OverloadedError."""
     for data, spans in _chunks(leaving):
         if not ledger.has_next():
@@ -186,50 +157,6 @@ def _chunks(leaving: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]
             spans += count
     if gathered:
         yield b"".join(gathered), spans
-
-
-class _Ledger:
-    """Receipts of the first things of a list; a second walk over the list makes those again that failed."""
-
-    def __init__(self) -> None:
-        self.receipts: list[Promise] = []
-        self._at = 0
-
-    def __len__(self) -> int:
-        return len(self.receipts)
-
-    def begin(self) -> None:
-        """Walk from the first on."""
-        self._at = 0
-
-    def has_next(self) -> bool:
-        """Whether the next one has a receipt that did not fail; it is passed over then."""
-        has = self._at < len(self.receipts) and self.receipts[self._at].taken is not False
-        self._at += has
-        return has
-
-    def add(self, receipt: Promise | None, why_none: str) -> None:
-        """The next one's. Raises OverloadedError if there is none."""
-        if receipt is None:
-            raise OverloadedError(why_none, "too much waits to be written", "Send it again later")
-        self.receipts[self._at : self._at + 1] = [receipt]
-        self._at += 1
-
-
-class _Attempt:
-    """One request under way, and what was reached at it: a retry goes on from there."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.ops = _Ledger()
-        self.spooled = _Ledger()
-        self.also_spooled = _Ledger()
-        self.taken: Taken | None = None
-
-    @property
-    def ledgers(self) -> tuple[_Ledger, ...]:
-        """All of them."""
-        return self.ops, self.spooled, self.also_spooled
 
 
 class _Breath:

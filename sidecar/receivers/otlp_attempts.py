@@ -1,0 +1,197 @@
+"""What was reached at each OTLP request, for `otlp_receiver`: the same bytes again go on from there.
+
+A request has up to three lists of things to be done: ops for the journal, requests for the collector's spool, and
+requests for where its door leads besides, such as Langfuse. Each has a ledger of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from sidecar.errors import JournalError, OverloadedError
+from sidecar.protocols import Promise
+
+MOST_UNFINISHED: Final = 64
+MOST_RECEIPTS: Final = 20_000
+_MOST_FINISHED: Final = 4096
+
+
+class Taken(NamedTuple):
+    """What became of a request: its spans, those refused, and why."""
+
+    spans: int
+    rejected: int
+    why: str
+
+    def response(self) -> ExportTraceServiceResponse:
+        """As the protocol says it. Source: OTLP specification, Partial Success."""
+        response = ExportTraceServiceResponse()
+        if self.rejected:
+            response.partial_success.rejected_spans = self.rejected
+            response.partial_success.error_message = self.why
+        return response
+
+
+class Ledger:
+    """Receipts of the first things of a list; a second walk over the list makes those again that failed."""
+
+    def __init__(self) -> None:
+        self._receipts: dict[int, Promise] = {}  # of those that are not known to be on disk
+        self._count = 0
+        self._at = 0
+
+    def __len__(self) -> int:
+        return len(self._receipts)
+
+    @property
+    def reached(self) -> int:
+        """How many things were given to the disk, whatever became of them."""
+        return self._count
+
+    def begin(self) -> None:
+        """Walk from the first on."""
+        self._at = 0
+
+    def has_next(self) -> bool:
+        """Whether the next one has a receipt that did not fail; it is passed over then."""
+        if self._at >= self._count:
+            return False
+        receipt = self._receipts.get(self._at)
+        has = receipt is None or receipt.taken is not False
+        self._at += has
+        return has
+
+    def add(self, receipt: Promise | None, why_none: str) -> None:
+        """The next one's. Raises OverloadedError if there is none."""
+        if receipt is None:
+            raise OverloadedError(why_none, "too much waits to be written", "Send it again later")
+        self._receipts[self._at] = receipt
+        self._at += 1
+        self._count = max(self._count, self._at)
+
+    async def settled(self) -> None:
+        """Return once all are on disk; they take no memory then. Raises JournalError if one is not."""
+        for receipt in self._receipts.values():
+            await receipt.wait()
+        self._receipts.clear()
+
+    def shrink(self) -> None:
+        """Keep of each receipt what a retry asks: one of an op holds the op."""
+        for at, receipt in list(self._receipts.items()):
+            if receipt.taken:
+                del self._receipts[at]
+            elif receipt.taken is False:
+                self._receipts[at] = _FAILED
+
+
+class Attempt:
+    """One request, and what was reached at it. *users* are at it, or wait for their turn."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+        self.ops = Ledger()
+        self.spooled = Ledger()
+        self.also_spooled = Ledger()
+        self.taken: Taken | None = None
+        self.also_taken = False
+
+    @property
+    def receipts(self) -> int:
+        """How many are held."""
+        return sum(map(len, self._ledgers))
+
+    @property
+    def _ledgers(self) -> tuple[Ledger, ...]:
+        return self.ops, self.spooled, self.also_spooled
+
+    @property
+    def reached_nothing(self) -> bool:
+        """Whether it need not be remembered."""
+        return self.taken is None and not any(ledger.reached for ledger in self._ledgers)
+
+    def is_done(self, *, also: bool) -> bool:
+        """Whether nothing is left to be done; *also*: where the door leads besides."""
+        return self.taken is not None and (self.also_taken or not also)
+
+    def begin(self) -> None:
+        """Walk over all lists from the first thing on."""
+        for ledger in self._ledgers:
+            ledger.begin()
+
+    async def settled(self, *, also: bool) -> None:
+        """Return once what was done is on disk. Raises JournalError."""
+        await self.ops.settled()
+        await self.spooled.settled()
+        if also:
+            await self.also_spooled.settled()
+
+    def shrink(self) -> None:
+        """See `Ledger.shrink`."""
+        for ledger in self._ledgers:
+            ledger.shrink()
+
+
+class Attempts:
+    """The requests under way, those that failed of late, and the last that were taken; by a digest of their bytes."""
+
+    def __init__(self) -> None:
+        self._unfinished: OrderedDict[bytes, Attempt] = OrderedDict()
+        self._finished: OrderedDict[bytes, Attempt] = OrderedDict()
+        self.forgotten = 0  # failed, and not sent again since: what is on disk of them is done anew if they are
+
+    @contextmanager
+    def at(self, digest: bytes) -> Iterator[Attempt]:
+        """The attempt at a request, which is kept at least for the length of the block."""
+        attempt = self._finished.get(digest) or self._unfinished.setdefault(digest, Attempt())
+        attempt.users += 1
+        try:
+            yield attempt
+        finally:
+            attempt.users -= 1
+            if not attempt.users and attempt.reached_nothing:
+                self._unfinished.pop(digest, None)
+
+    def finish(self, digest: bytes) -> None:
+        """It was taken."""
+        attempt = self._unfinished.pop(digest, None)
+        if attempt is not None:
+            self._finished[digest] = attempt
+            if len(self._finished) > _MOST_FINISHED:
+                self._finished.popitem(last=False)
+
+    def forget_some(self, failed: Attempt) -> None:
+        """Of many that failed, or of many receipts, forget the oldest: never *failed*, nor one that somebody is at."""
+        failed.shrink()
+        idle = {digest: attempt for digest, attempt in self._unfinished.items() if not attempt.users}
+        if not _are_many(idle):
+            return
+        for attempt in idle.values():
+            attempt.shrink()
+        for digest in list(idle):
+            if not _are_many(idle):
+                return
+            del idle[digest], self._unfinished[digest]
+            self.forgotten += 1
+
+
+def _are_many(idle: dict[bytes, Attempt]) -> bool:
+    return len(idle) > MOST_UNFINISHED or sum(each.receipts for each in idle.values()) > MOST_RECEIPTS
+
+
+class _Failed:
+    """Stands for any receipt that failed."""
+
+    taken = False
+
+    async def wait(self) -> None:
+        raise JournalError("the disk did not take it", "it failed before", "Send it again")
+
+
+_FAILED: Final = _Failed()
