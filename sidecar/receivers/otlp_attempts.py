@@ -38,6 +38,13 @@ class Taken(NamedTuple):
         return response
 
 
+class _Done(NamedTuple):
+    """A request that was taken, and whether it also went where a door of its leads besides."""
+
+    taken: Taken
+    also_taken: bool
+
+
 class Ledger:
     """Receipts of the first things of a list; a second walk over the list makes those again that failed."""
 
@@ -93,14 +100,14 @@ class Ledger:
 class Attempt:
     """One request, and what was reached at it. *users* are at it, or wait for their turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, done: _Done | None = None) -> None:
         self.lock = asyncio.Lock()
         self.users = 0
         self.ops = Ledger()
         self.spooled = Ledger()
         self.also_spooled = Ledger()
-        self.taken: Taken | None = None
-        self.also_taken = False
+        self.taken = done.taken if done is not None else None
+        self.also_taken = done.also_taken if done is not None else False
 
     @property
     def receipts(self) -> int:
@@ -112,9 +119,11 @@ class Attempt:
         return self.ops, self.spooled, self.also_spooled
 
     @property
-    def reached_nothing(self) -> bool:
-        """Whether it need not be remembered."""
-        return self.taken is None and not any(ledger.reached for ledger in self._ledgers)
+    def has_rest(self) -> bool:
+        """Whether something was reached that a retry must know."""
+        if self.taken is None:
+            return any(ledger.reached for ledger in self._ledgers)
+        return not self.also_taken and bool(self.also_spooled.reached)
 
     def is_done(self, *, also: bool) -> bool:
         """Whether nothing is left to be done; *also*: where the door leads besides."""
@@ -143,28 +152,27 @@ class Attempts:
 
     def __init__(self) -> None:
         self._unfinished: OrderedDict[bytes, Attempt] = OrderedDict()
-        self._finished: OrderedDict[bytes, Attempt] = OrderedDict()
+        self._finished: OrderedDict[bytes, _Done] = OrderedDict()
         self.forgotten = 0  # failed, and not sent again since: what is on disk of them is done anew if they are
+
+    def done(self, digest: bytes, *, also: bool) -> Taken | None:
+        """What became of a request of which nothing is left to be done; *also*: where its door leads besides."""
+        done = self._finished.get(digest)
+        return done.taken if done is not None and (done.also_taken or not also) else None
 
     @contextmanager
     def at(self, digest: bytes) -> Iterator[Attempt]:
-        """The attempt at a request, which is kept at least for the length of the block."""
-        attempt = self._finished.get(digest) or self._unfinished.setdefault(digest, Attempt())
+        """The attempt at a request, the same one for all who are at it at once."""
+        attempt = self._unfinished.get(digest)
+        if attempt is None:
+            attempt = self._unfinished[digest] = Attempt(self._finished.get(digest))
         attempt.users += 1
         try:
             yield attempt
         finally:
             attempt.users -= 1
-            if not attempt.users and attempt.reached_nothing:
-                self._unfinished.pop(digest, None)
-
-    def finish(self, digest: bytes) -> None:
-        """It was taken."""
-        attempt = self._unfinished.pop(digest, None)
-        if attempt is not None:
-            self._finished[digest] = attempt
-            if len(self._finished) > _MOST_FINISHED:
-                self._finished.popitem(last=False)
+            if not attempt.users and not attempt.has_rest:
+                self._end(digest)
 
     def forget_some(self, failed: Attempt) -> None:
         """Of many that failed, or of many receipts, forget the oldest: never *failed*, nor one that somebody is at."""
@@ -177,8 +185,16 @@ class Attempts:
         for digest in list(idle):
             if not _are_many(idle):
                 return
-            del idle[digest], self._unfinished[digest]
+            del idle[digest]
+            self._end(digest)
             self.forgotten += 1
+
+    def _end(self, digest: bytes) -> None:
+        attempt = self._unfinished.pop(digest)
+        if attempt.taken is not None:
+            self._finished[digest] = _Done(attempt.taken, attempt.also_taken)
+            if len(self._finished) > _MOST_FINISHED:
+                self._finished.popitem(last=False)
 
 
 def _are_many(idle: dict[bytes, Attempt]) -> bool:

@@ -55,10 +55,10 @@ class OtlpIntake:
         """
         digest = blake2b(request, digest_size=16).digest()
         also = also_to is not None
+        if (done := self._attempts.done(digest, also=also)) is not None:
+            self.repeats += 1
+            return done
         with self._attempts.at(digest) as attempt:
-            if attempt.taken is not None and attempt.is_done(also=also):
-                self.repeats += 1
-                return attempt.taken
             async with attempt.lock:
                 if attempt.taken is not None and attempt.is_done(also=also):
                     return attempt.taken
@@ -70,7 +70,6 @@ class OtlpIntake:
                 attempt.also_taken |= also
                 if attempt.taken is None:
                     attempt.taken = taken
-                    self._attempts.finish(digest)
                     self.spans += taken.spans
                     self.rejected += taken.rejected
                 return taken
