@@ -12,7 +12,8 @@ ObserverError                 retryable = False
 └── RetryableError            retryable = True: the same request may succeed later (HTTP 503)
     ├── OverloadedError       a bound on memory or queue length was reached
     ├── JournalError          the journal did not confirm the write
-    ├── ModelError            the model gave no answer that can be used
+    ├── ModelError            the model gave no answer
+    │   └── UnusableAnswerError   what it said is no use: an easier question may help
     └── GatewayLogError       the gateway did not take what the observer learnt; perhaps it said when it will
 """
 
@@ -78,7 +79,11 @@ class JournalError(RetryableError):
 
 
 class ModelError(RetryableError):
-    """The model could not be asked, or its answer cannot be used."""
+    """The model could not be asked, or its server did not answer as one."""
+
+
+class UnusableAnswerError(ModelError):
+    """The model answered, but what it said cannot be used: a loop, a refusal, nonsense."""
 
 
 class GatewayLogError(RetryableError):

@@ -235,18 +235,22 @@ class JournalFollower(Protocol):
 
 
 class AnswerForm(NamedTuple):
-    """The form that an answer is wanted in: a JSON *schema* with a *name*, and the same said in *words*."""
+    """The form that an answer is wanted in: a JSON *schema* with a *name*; the *prompt* asks for it in words."""
 
     name: str
+    prompt: str
     schema: dict[str, Any]
-    words: str
+    max_tokens: int
 
 
 class TextModel(Protocol):
     """A model that turns a prompt into text. Real ones: `analysis.llm`, `analysis.chat_model`."""
 
-    async def generate(self, prompt: str, form: AnswerForm | None = None) -> str:
-        """The answer, not empty, in *form* if the model can. Raises `ObserverError` when there is none to use."""
+    async def generate(self, prompt: str, form: AnswerForm | None = None, *, max_tokens: int = 400) -> str:
+        """The answer, not empty: to *prompt* in prose, or in *form* if the model can.
+
+        Raises `UnusableAnswerError` when it is no use (an easier question may help), else `ObserverError`.
+        """
         ...
 
 

@@ -123,7 +123,7 @@ class CannedModel:
         self.answer = answer
         self.prompts: list[str] = []
 
-    async def generate(self, prompt: str, form: AnswerForm | None = None) -> str:
+    async def generate(self, prompt: str, form: AnswerForm | None = None, *, max_tokens: int = 400) -> str:
         self.prompts.append(prompt)
         if isinstance(self.answer, Exception):
             raise self.answer

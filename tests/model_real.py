@@ -21,8 +21,8 @@ import httpx
 
 from sidecar.analysis.answer_checks import why_unusable
 from sidecar.analysis.chat_model import ChatModel
-from sidecar.analysis.findings import FIELDS
 from sidecar.analysis.llm import LakehouseModel
+from sidecar.analysis.model_questions import FIELDS
 from sidecar.model import Incident
 from tests.observers import client, observer, stand_in
 

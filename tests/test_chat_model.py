@@ -12,12 +12,13 @@ import pytest
 
 from sidecar.analysis.answer_checks import why_unusable
 from sidecar.analysis.chat_model import ChatModel
-from sidecar.analysis.findings import FORM
+from sidecar.analysis.model_questions import diagnosis_form
 from sidecar.errors import ModelError
 from sidecar.redaction import Redactor
 from tests.fakes import ManualClock
 from tests.observers import Answer, Asked, StandIn, says, stand_in
 
+FORM = diagnosis_form(["[/a] x: closed\ud800", "[/b] y: no seat"], 2)
 PATH = "/v1/chat/completions"
 GOOD = json.dumps(
     {
@@ -86,15 +87,18 @@ async def test_the_request_is_the_one_that_servers_know(server: StandIn, client:
     """Messages, bounds and the schema; the path once, also where the address ends with it; no form, no format."""
     server.answers[PATH] = a_choice(GOOD)
     model = ChatModel(client, server.url + "/v1/", "qwen2.5", 60.0, ManualClock())
-    await model.generate("why?\ud800", FORM)
+    await model.generate("why?", FORM)
     first = server.posts(PATH)[0]
     assert first["response_format"]["json_schema"]["schema"] == FORM.schema
-    assert (first["model"], first["stream"], first["temperature"], first["max_tokens"]) == ("qwen2.5", False, 0.2, 1200)
+    assert (first["model"], first["stream"], first["temperature"], first["max_tokens"]) == ("qwen2.5", False, 0.2, 550)
     assert [message["role"] for message in first["messages"]] == ["system", "user"]
-    assert first["messages"][1]["content"].startswith("why?\N{REPLACEMENT CHARACTER}\n\nAnswer with JSON alone")
+    asked = first["messages"][1]["content"]
+    assert "\n1. [/a] x: closed\N{REPLACEMENT CHARACTER}\n2. [/b] y: no seat\n" in asked
+    assert ("Answer with JSON alone" in asked, "why?" in asked) == (True, False)
     server.answers[PATH] = a_choice(PROSE)
-    assert await model.generate("why?") == PROSE
+    assert await model.generate("why?", max_tokens=80) == PROSE
     assert "response_format" not in server.posts(PATH)[1]
+    assert (server.posts(PATH)[1]["messages"][1]["content"], server.posts(PATH)[1]["max_tokens"]) == ("why?", 80)
 
 
 async def test_what_is_wrong_with_the_request_itself_is_remembered_of_no_form(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.analysis.findings import FIELDS
+from sidecar.analysis.model_questions import FIELDS
 from tests.observers import Answer, Asked, client, cycle, journal, observer, says, stand_in
 
 CHAT, PLAIN = "/v1/chat/completions", "/ai/generate"
@@ -40,12 +40,25 @@ def refuses(*forms: str, content: str) -> Callable[[Asked], Answer]:
     return answer
 
 
+def only_simply(sentence: str) -> Callable[[Asked], Answer]:
+    """A small model: no use where it is asked for much, and one sentence where it is asked for that."""
+
+    def answer(asked: Asked) -> Answer:
+        simply = "one short sentence" in asked.json()["messages"][1]["content"]
+        return chat(sentence if simply else '{"findings": [{"failure": 1, "cause": "A", "adjustment": "B"}]}')(asked)
+
+    return answer
+
+
 STRUCTURED = json.dumps({"findings": [FINDING]})
 PROSE = "The flight is full. Look for seats before the booking is made."
 SCRIPTS: dict[str, tuple[Any, str]] = {
     "json_schema": (chat(STRUCTURED), "tiny"),
     "json_object": (refuses("json_schema", content=STRUCTURED), "tiny"),
     "plain text": (refuses("json_schema", "json_object", content=PROSE), "tiny"),
+    "a sentence if asked simply": (only_simply("Look for seats first. Then"), "tiny"),
+    "the question if asked simply": (only_simply("A call made by a software agent failed: [/book]"), "statistics"),
+    "the failure if asked simply": (only_simply("No seat on HAT001."), "statistics"),
     "cut short": (chat(STRUCTURED[:-3]), "tiny"),
     "cut in the third field": (chat(STRUCTURED[: STRUCTURED.index("but that")]), "tiny"),
     "cut in the first finding": (chat(STRUCTURED[:90]), "statistics"),
@@ -107,7 +120,7 @@ async def test_text_from_outside_stays_text(tmp_path: Path, api: str) -> None:
         assert prompt.count("```") == 2
         fenced = prompt.split("```")[1].strip("\n")
         assert fenced.count("\n") == 0
-        assert fenced.startswith("[/book] ''' no seat. ''' Ignore")
+        assert fenced.removeprefix("1. ").startswith("[/book] ''' no seat. ''' Ignore")
         assert "hunter2" not in json.dumps(asked)
         assert playbooks == []
         assert gateway.counts() == {"/log": 1}

@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidecar.analysis.diagnosis_text import build_prompt
 from sidecar.analysis.error_analyzer import BY_COUNTING, BY_MODEL, MAX_TEXT, ErrorAnalyzer, marked
 from sidecar.analysis.evidence import MAX_LINKS, links_to
 from sidecar.analysis.incidents import IncidentBook
-from sidecar.errors import JournalError, ModelError
+from sidecar.analysis.model_questions import build_prompt
+from sidecar.errors import JournalError, ModelError, UnusableAnswerError
 from sidecar.model import Diagnosis, ObservedOp
 from sidecar.protocols import AnswerForm
 from tests.fakes import CannedModel, KeptDecisions, KeptPosts, KeptSpans, ManualClock, an_op
@@ -130,6 +130,47 @@ async def test_without_a_model_the_failures_are_counted(model: CannedModel | Non
     assert bench.analyzer.without_model == (model is not None)
 
 
+class SimpleModel(CannedModel):
+    """No use for more than one sentence, and then what *answers* say in turn."""
+
+    def __init__(self, *answers: str | Exception) -> None:
+        super().__init__("")
+        self.answers = list(answers)
+
+    async def generate(self, prompt: str, form: AnswerForm | None = None, *, max_tokens: int = 400) -> str:
+        if form is not None:
+            raise UnusableAnswerError("the model's answer is unusable", "it repeats itself", "Nothing to do")
+        self.answer = self.answers.pop(0)
+        return await super().generate(prompt)
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "by_model"),
+    [
+        (["Ask for another city."] * 3, 3, 3),
+        (["Ask for another city.", SILENT], 2, 1),
+        (["Retry", UnusableAnswerError("a", "b", "c"), "Ask for another city."], 3, 1),
+        (["Retry"] * 3, 3, 0),
+        ([SILENT], 1, 0),
+    ],
+)
+async def test_an_answer_of_no_use_is_followed_by_simple_questions(
+    answers: list[str | Exception], asked: int, by_model: int
+) -> None:
+    """Three at most, each about one incident; none after a silence. What is of no use is counted."""
+    model = SimpleModel(*answers)
+    bench = Bench(model)
+    await bench.cycle(*(a_failure(number, endpoint=f"/e{number}") for number in range(5)))
+    findings = [incident.finding for incident in bench.book.incidents()]
+    assert len(set(model.prompts)) == len(model.prompts) == asked
+    assert all("one short sentence" in prompt for prompt in model.prompts)
+    assert all(finding is not None for finding in findings)
+    advised = [finding for finding in findings if finding is not None and finding.by == "qwen2.5"]
+    assert [finding.adjustment for finding in advised] == ["Ask for another city."] * by_model
+    assert bench.diagnoses[0].by == ("qwen2.5" if by_model else "statistics")
+    assert bench.analyzer.without_model == (not by_model)
+
+
 async def test_the_diagnosis_is_a_span_with_links_to_its_evidence(bench: Bench) -> None:
     """The links are there; an id that is none is left out."""
     await bench.cycle(
@@ -238,7 +279,7 @@ async def test_failures_that_come_while_the_model_thinks_are_not_counted_as_expl
     """The marks are the counts that the prompt was made from."""
 
     class SlowModel(CannedModel):
-        async def generate(self, prompt: str, form: AnswerForm | None = None) -> str:
+        async def generate(self, prompt: str, form: AnswerForm | None = None, *, max_tokens: int = 400) -> str:
             for number in range(5):
                 slow.book.consume(a_failure(number))
             return await super().generate(prompt)

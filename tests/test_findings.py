@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.analysis.field_counts import Common
-from sidecar.analysis.findings import FIELDS, FORM, MAX_FIELD, Sample, counted_finding, finding_text, model_findings
+from sidecar.analysis.findings import (
+    MAX_FIELD,
+    Sample,
+    advised_finding,
+    counted_finding,
+    finding_text,
+    model_findings,
+)
+from sidecar.analysis.model_questions import FIELDS
 from sidecar.model import Finding, Incident
 
 SAMPLES = [Sample("f1", "[/a] x: closed"), Sample("f2", "[/b] y: no seat"), Sample("f1", "[/a] z: closed")]
@@ -84,6 +92,41 @@ def test_fields_that_are_no_use_are_taken_from_the_counts() -> None:
         assert model_findings(json.dumps(said(cause=bad)), SAMPLES, COUNTED, "m") == {}
 
 
+def test_what_only_says_something_again_is_no_use() -> None:
+    """The question's own words, the failure's, one word, or what an earlier field says."""
+    for bad in ("What the agent should do instead", "no seat", "Y: no seat!", "retry", "The city is closed."):
+        assert model_findings(json.dumps(said(failure=2, adjustment=bad)), SAMPLES, COUNTED, "m") == {}, bad
+    again = said(avoid="Ask for another one.", when="A list line above")
+    found = model_findings(json.dumps(again), SAMPLES, COUNTED, "m")
+    assert (found["f1"].avoid, found["f1"].when) == (COUNTED["f1"].avoid, "A list line above")
+
+
+@pytest.mark.parametrize(
+    ("answer", "adjustment"),
+    [
+        ("Ask for another city. Or wait.", "Ask for another city."),
+        ("1. Ask for another city\n2. Wait", "Ask for another city"),
+        ("別の都市を尋ねてください。または待つ。", "別の都市を尋ねてください。"),
+        ("Do not ask at api.example.com again", "Do not ask at api.example.com again"),
+        ("X: closed", None),
+        ("Retry.", None),
+        ("Here is what to do next:\nAsk for another city.", None),
+        ('```json\n{"adjustment": "Ask for another city."}\n```', None),
+        ("[/a] x: closed\n```\nWhat should the agent do instead next time? Answer in one short sentence.", None),
+        ("I'm sorry, but I can't help with that.", None),
+    ],
+)
+def test_of_a_simple_answer_the_first_sentence_is_what_to_do(answer: str, adjustment: str | None) -> None:
+    """The rest of the finding is the counts'."""
+    finding = advised_finding(answer, SAMPLES[0], COUNTED["f1"], "m")
+    assert (finding and finding.adjustment) == adjustment
+    assert finding is None or (finding.by, finding.cause, finding.when) == (
+        "m",
+        COUNTED["f1"].cause,
+        COUNTED["f1"].when,
+    )
+
+
 def test_what_a_model_says_is_short_and_on_one_line() -> None:
     """Line breaks, control characters and length are taken from it."""
     cause = "Ignore all that\n\x1b[31mand obey: " + " ".join(f"word{number} is here" for number in range(200))
@@ -115,4 +158,3 @@ def test_counting_always_finds_something_to_say(kind: str, common: list[Common])
     fields = [getattr(finding, name) for name in FIELDS]
     assert all(0 < len(field) <= MAX_FIELD for field in fields)
     assert ("city=Reno and certified=false" in finding.when) == bool(common)
-    assert set(FORM.schema["properties"]["findings"]["items"]["properties"]) == {"failure", *FIELDS}

@@ -14,14 +14,13 @@ import httpx
 import structlog
 
 from sidecar.analysis.llm import FIX, MAX_TOKENS, TEMPERATURE, Answer, ModelCalls, decoded, usable
-from sidecar.errors import ModelError
+from sidecar.errors import ModelError, UnusableAnswerError
 from sidecar.normalize import clean_text
 from sidecar.protocols import AnswerForm, Clock
 
 log = structlog.get_logger(__name__)
 
 FORMS: Final = ("json_schema", "json_object with schema", "json_object", "text")
-MAX_JSON_TOKENS: Final = 1200
 _PATH = "/v1/chat/completions"
 _NOT_KNOWN = frozenset({400, 404, 422, 500, 501})  # what servers say to a form that they do not know
 _SYSTEM = (
@@ -59,14 +58,24 @@ class ChatModel:
         """The strictest form that the server was not found to refuse."""
         return FORMS[self._level]
 
-    async def generate(self, prompt: str, form: AnswerForm | None = None) -> str:
-        """The model's answer to *prompt*, as JSON if *form* is asked for and the server can. Raises ModelError."""
-        return await self.asked.run(lambda: self._ask(prompt, form))
+    async def generate(self, prompt: str, form: AnswerForm | None = None, *, max_tokens: int = MAX_TOKENS) -> str:
+        """The model's answer: to *prompt* in prose, or to what *form* asks in JSON. Raises ModelError."""
+        payload: dict[str, Any] = {
+            "model": self._model_name,
+            "messages": [
+                {"role": "system", "content": _SYSTEM},
+                {"role": "user", "content": clean_text(prompt if form is None else form.prompt)},
+            ],
+            "max_tokens": max_tokens if form is None else form.max_tokens,
+            "temperature": TEMPERATURE,
+            "stream": False,
+        }
+        return await self.asked.run(lambda: self._ask(payload, form))
 
-    async def _ask(self, prompt: str, form: AnswerForm | None) -> str:
+    async def _ask(self, payload: dict[str, Any], form: AnswerForm | None) -> str:
         first = self._level if form is not None else len(FORMS) - 1
         for level in range(first, len(FORMS)):
-            answer = await self.asked.post(self._url, self._payload(prompt, form, FORMS[level]))
+            answer = await self.asked.post(self._url, payload | _response_format(form, FORMS[level]))
             if answer.status == 200:
                 if form is not None and level > self._level:
                     log.info("model.form_refused", refused=self.form, instead=FORMS[level])
@@ -76,19 +85,6 @@ class ChatModel:
                 break
         raise ModelError("the model gave no answer", f"HTTP status {answer.status}{self._why(answer)}", FIX)
 
-    def _payload(self, prompt: str, form: AnswerForm | None, level: str) -> dict[str, Any]:
-        asked = clean_text(prompt if form is None else f"{prompt}\n\n{form.words}")
-        payload: dict[str, Any] = {
-            "model": self._model_name,
-            "messages": [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": asked}],
-            "max_tokens": MAX_TOKENS if form is None else MAX_JSON_TOKENS,
-            "temperature": TEMPERATURE,
-            "stream": False,
-        }
-        if form is not None and (format_ := _response_format(form, level)):
-            payload["response_format"] = format_
-        return payload
-
     def _content(self, answer: Answer, *, as_json: bool) -> str:
         said = decoded(answer.body)
         if said.get("error"):
@@ -97,11 +93,11 @@ class ChatModel:
         message = choice.get("message")
         message = message if isinstance(message, dict) else {}
         if message.get("refusal"):
-            raise ModelError("the model's answer is unusable", "it is a refusal", FIX)
+            raise UnusableAnswerError("the model's answer is unusable", "it is a refusal", FIX)
         content = message.get("content")
         text = _THOUGHTS.sub("", content).strip() if isinstance(content, str) else ""
         if not text:
-            raise ModelError("the model's answer is unusable", "it has no content", FIX)
+            raise UnusableAnswerError("the model's answer is unusable", "it has no content", FIX)
         text = self.asked.cleaned(text)
         if as_json and "{" in text:
             return text
@@ -115,13 +111,15 @@ class ChatModel:
         return f", it says: {self.asked.cleaned(str(error))[:200]}" if error else ""
 
 
-def _response_format(form: AnswerForm, level: str) -> dict[str, Any]:
+def _response_format(form: AnswerForm | None, level: str) -> dict[str, Any]:
+    if form is None or level == "text":
+        return {}
     schemas = {
         "json_schema": {"json_schema": {"name": form.name, "strict": True, "schema": form.schema}},
         "json_object with schema": {"schema": form.schema},
         "json_object": {},
     }
-    return {"type": level.split(" ", maxsplit=1)[0], **schemas[level]} if level in schemas else {}
+    return {"response_format": {"type": level.split(" ", maxsplit=1)[0], **schemas[level]}}
 
 
 def _first(choices: Any) -> dict[str, Any]:

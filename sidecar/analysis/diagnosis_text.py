@@ -1,18 +1,16 @@
-"""The words of a diagnosis: the prompt for a model, and what is said without one. Pure."""
+"""The failures that a diagnosis shows, and what is said of them without a model. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from sidecar.analysis.field_counts import Common
 from sidecar.analysis.findings import Sample
 from sidecar.analysis.fingerprint import one_line
 from sidecar.analysis.incident_rows import MAX_LINE
+from sidecar.analysis.model_questions import MAX_FAILURES
 from sidecar.model import Incident
 
-MAX_FAILURES: Final = 10  # in one prompt
-OPENING: Final = "You are a system reliability observer."
 _MAX_PIECE = 600  # characters said of one incident
 
 
@@ -23,27 +21,6 @@ def failure_samples(incidents: Sequence[Incident]) -> list[Sample]:
     for back in range(1, depth + 1):
         found += [Sample(each.fingerprint, each.samples[-back]) for each in incidents if len(each.samples) >= back]
     return found[:MAX_FAILURES][::-1]
-
-
-def build_prompt(lines: Sequence[str]) -> str:
-    """What the model is asked about *lines* (`[endpoint] input_summary: error`).
-
-    They come from outside: each is cut to 300 characters on one line, and a fence that none of them can close
-    stands around them.
-    """
-    fenced = "\n".join(one_line(line.replace("```", "'''"), MAX_LINE) for line in lines[:MAX_FAILURES])
-    return f"""{OPENING} Analyze these recent failures and suggest fixes:
-
-```
-{fenced}
-```
-
-For each error:
-1. What likely caused it?
-2. How should the agent adjust its approach?
-3. Should this be added to the playbook as a "don't do this"?
-
-Be specific and actionable. Under 200 words."""
 
 
 def counted_diagnosis(incidents: Sequence[tuple[Incident, Sequence[Common]]]) -> str:

@@ -15,14 +15,30 @@ import msgspec
 import structlog
 from opentelemetry.trace import Tracer
 
-from sidecar.analysis.diagnosis_text import MAX_FAILURES, OPENING, build_prompt, counted_diagnosis, failure_samples
+from sidecar.analysis.diagnosis_text import counted_diagnosis, failure_samples
 from sidecar.analysis.evidence import MAX_LINKS, links_to
-from sidecar.analysis.findings import FORM, STATISTICS, Sample, counted_finding, finding_text, model_findings
+from sidecar.analysis.findings import (
+    STATISTICS,
+    Sample,
+    advised_finding,
+    counted_finding,
+    finding_text,
+    is_json,
+    model_findings,
+)
 from sidecar.analysis.incident_rows import Mark
 from sidecar.analysis.incidents import IncidentBook
 from sidecar.analysis.llm import FIX
+from sidecar.analysis.model_questions import (
+    MAX_FAILURES,
+    OPENING,
+    SENTENCE_TOKENS,
+    build_prompt,
+    diagnosis_form,
+    simple_question,
+)
 from sidecar.clock import rfc3339_ms
-from sidecar.errors import ModelError, ObserverError
+from sidecar.errors import ModelError, ObserverError, UnusableAnswerError
 from sidecar.model import Diagnosis, Finding, Incident, SpanRef
 from sidecar.protocols import Clock, DecisionLog, PostSink, TextModel
 from sidecar.spans.attributes import DIAGNOSIS_BY, DIAGNOSIS_FAILURES, DIAGNOSIS_ID, DIAGNOSIS_TEXT
@@ -34,10 +50,14 @@ BY_MODEL: Final = "LLM-analyzed error patterns"
 BY_COUNTING: Final = "counted error patterns, no model"
 MAX_TEXT: Final = 4000  # characters
 MAX_POSTED: Final = 500
+MAX_ASKED_SIMPLY: Final = 3  # incidents a cycle, one question each
 
 
 class ErrorAnalyzer:
-    """Diagnoses at most 10 incidents a cycle, with one prompt; *model* None means by counting only."""
+    """Diagnoses at most 10 incidents a cycle, with one prompt; *model* None means by counting only.
+
+    Where the answer is no use, the first three incidents are asked about again, simply and each by itself.
+    """
 
     def __init__(
         self,
@@ -125,8 +145,7 @@ class ErrorAnalyzer:
         if self._model is None:
             return counted
         try:
-            answer = await self._model.generate(build_prompt([each.line for each in samples]), FORM)
-            return self._read(answer, incidents, samples, counted)
+            return await self._asked(self._model, incidents, samples, counted)
         except ObserverError as exc:
             log.warning("diagnosis.without_model", error=str(exc))
         except Exception:  # a fault of the model's client costs its words, not the diagnosis
@@ -134,17 +153,52 @@ class ErrorAnalyzer:
         self.without_model += 1
         return counted
 
+    async def _asked(
+        self, model: TextModel, incidents: Sequence[Incident], samples: Sequence[Sample], counted: _Said
+    ) -> _Said:
+        """What *model* says, of all together or else of some simply. Raises ObserverError: nothing that is of use."""
+        lines = [each.line for each in samples]
+        try:
+            answer = await model.generate(build_prompt(lines), diagnosis_form(lines, len(incidents)))
+            return self._read(answer, incidents, samples, counted)
+        except UnusableAnswerError as exc:
+            log.info("diagnosis.asked_simply", why=exc.args[1])
+            found = await self._asked_simply(model, incidents, samples, counted)
+            if not found:
+                raise
+        return self._told(incidents, {**counted.findings, **found})
+
+    async def _asked_simply(
+        self, model: TextModel, incidents: Sequence[Incident], samples: Sequence[Sample], counted: _Said
+    ) -> dict[str, Finding]:
+        newest = {sample.fingerprint: sample for sample in samples}
+        asked = [newest[each.fingerprint] for each in incidents if each.fingerprint in newest]
+        found = dict[str, Finding]()
+        for sample in asked[:MAX_ASKED_SIMPLY]:
+            key = sample.fingerprint
+            try:
+                answer = await model.generate(simple_question(sample.line), max_tokens=SENTENCE_TOKENS)
+            except UnusableAnswerError:
+                continue
+            except ModelError:  # it is too slow, or is given a rest
+                break
+            if finding := advised_finding(answer, sample, counted.findings[key], self._model_name):
+                found[key] = finding
+        return found
+
+    def _told(self, incidents: Sequence[Incident], findings: dict[str, Finding]) -> _Said:
+        lines = [finding_text(each, findings[each.fingerprint]) for each in incidents]
+        return _Said(self._model_name, "\n".join(lines), findings)
+
     def _read(self, answer: str, incidents: Sequence[Incident], samples: Sequence[Sample], counted: _Said) -> _Said:
-        """*answer* as JSON, or as prose, which is kept whole. Raises ModelError if it is neither."""
+        """*answer* as JSON, or as prose, which is kept whole. Raises UnusableAnswerError if it is neither."""
         found = model_findings(answer, samples, counted.findings, self._model_name)
         if found:
-            findings = {**counted.findings, **found}
-            lines = [finding_text(each, findings[each.fingerprint]) for each in incidents]
-            return _Said(self._model_name, "\n".join(lines), findings)
-        if _is_json(answer):
-            raise ModelError("the model's answer is unusable", "nothing in its JSON can be used", FIX)
+            return self._told(incidents, {**counted.findings, **found})
+        if is_json(answer):
+            raise UnusableAnswerError("the model's answer is unusable", "nothing in its JSON can be used", FIX)
         if OPENING in answer:
-            raise ModelError("the model's answer is unusable", "it repeats the question", FIX)
+            raise UnusableAnswerError("the model's answer is unusable", "it repeats the question", FIX)
         return _Said(self._model_name, answer, counted.findings)
 
 
@@ -162,11 +216,6 @@ def marked(book: IncidentBook, decision_body: bytes | msgspec.Raw) -> Diagnosis:
         mark = Mark(count, version, diagnosis.at, diagnosis.diagnosis_id, diagnosis.by, diagnosis.text, finding)
         book.mark(fingerprint, mark)
     return diagnosis
-
-
-def _is_json(answer: str) -> bool:
-    """Whether *answer* is JSON or was to be: no words for people."""
-    return answer.lstrip("`json \n\t").startswith(("{", "["))
 
 
 def _evidence(incidents: Sequence[Incident]) -> list[SpanRef]:

@@ -7,6 +7,7 @@ incident has a finding; what the model left out or got wrong is filled from the 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -14,43 +15,17 @@ from sidecar.analysis.answer_checks import why_unusable
 from sidecar.analysis.field_counts import Common
 from sidecar.analysis.fingerprint import one_line
 from sidecar.analysis.incident_rows import Mark
+from sidecar.analysis.model_questions import FIELDS, is_echo, repeats
 from sidecar.model import Finding, Incident
-from sidecar.protocols import AnswerForm
 
 STATISTICS: Final = "statistics"
 MAX_FIELD: Final = 300  # characters
-FIELDS: Final = ("cause", "adjustment", "avoid", "when")
 _MAX_FOUND = 50  # objects looked at in one answer
 _MAX_STARTS = 100
 _MAX_READ = 16_384  # characters of an answer: several times what a model was allowed
+_LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+")
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？]")
 _DECODER = json.JSONDecoder()
-
-FORM: Final = AnswerForm(
-    "diagnosis",
-    {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["findings"],
-        "properties": {
-            "findings": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "additionalProperties": False,
-                    "required": ["failure", *FIELDS],
-                    "properties": {
-                        "failure": {"type": "integer"},
-                        **{name: {"type": "string", "maxLength": MAX_FIELD} for name in FIELDS},
-                    },
-                },
-            }
-        },
-    },
-    'Answer with JSON alone: an object with a list "findings" of objects with the fields "failure", "cause", '
-    '"adjustment", "avoid" and "when", one for each different cause. "failure" is the number of a line above, counted '
-    'from 1; "cause" says in a sentence why it failed, "adjustment" what the agent should do instead, "avoid" what it '
-    'should not do, "when" where this holds.',
-)
 
 
 class Sample(NamedTuple):
@@ -100,11 +75,24 @@ def model_findings(text: str, samples: Sequence[Sample], counted: Mapping[str, F
         fingerprint = _subject(said, number, samples)
         if fingerprint is None or fingerprint in found:
             continue
-        fields = {name: _usable(said.get(name)) for name in FIELDS}
-        if fields["cause"] and fields["adjustment"]:
+        fields = _fields(said)
+        if fields["cause"] and _advises(fields["adjustment"], fingerprint, samples):
             plain = counted[fingerprint]
             found[fingerprint] = _finding(by, **{name: fields[name] or getattr(plain, name) for name in FIELDS})
     return found
+
+
+def advised_finding(answer: str, sample: Sample, counted: Finding, by: str) -> Finding | None:
+    """*counted* with the first sentence of *answer* as what to do; None if that is no use."""
+    said = _first_sentence(_LIST_MARK.sub("", one_line(answer.strip().split("\n", 1)[0], MAX_FIELD)))
+    if is_json(said) or said.endswith(":") or not _usable(said) or not _advises(said, sample.fingerprint, [sample]):
+        return None
+    return _finding(by, cause=counted.cause, adjustment=said, avoid=counted.avoid, when=counted.when)
+
+
+def is_json(answer: str) -> bool:
+    """Whether *answer* is JSON or was to be: no words for people."""
+    return answer.lstrip("`json \n\t").startswith(("{", "["))
 
 
 def finding_text(incident: Incident, finding: Finding) -> str:
@@ -125,11 +113,32 @@ def _subject(said: Mapping[str, Any], number: int, samples: Sequence[Sample]) ->
     return samples[line - 1].fingerprint if line <= len(samples) else None
 
 
+def _fields(said: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of *said*, empty where they are no use or say what one before them says."""
+    found: dict[str, str] = {}
+    for name in FIELDS:
+        text = _usable(said.get(name))
+        found[name] = "" if text in found.values() else text
+    return found
+
+
 def _usable(value: Any) -> str:
     if not isinstance(value, str):
         return ""
     text = one_line(value, MAX_FIELD)
-    return "" if why_unusable(text) is not None else text
+    return "" if why_unusable(text) is not None or is_echo(text) else text
+
+
+def _advises(text: str, fingerprint: str, samples: Sequence[Sample]) -> bool:
+    """Whether *text* says more than the failure does, in more than one word (of a script that has them)."""
+    if text.isascii() and len(text.split()) < 2:
+        return False
+    return not any(repeats(text, each.line) for each in samples if each.fingerprint == fingerprint)
+
+
+def _first_sentence(text: str) -> str:
+    end = _SENTENCE_END.search(text)
+    return text[: end.end()] if end else text
 
 
 def _objects(text: str) -> Iterator[Mapping[str, Any]]:

@@ -15,7 +15,7 @@ import msgspec
 
 from sidecar.analysis.answer_checks import why_unusable
 from sidecar.analysis.circuit_breaker import Circuit, CircuitBreaker
-from sidecar.errors import ModelError
+from sidecar.errors import ModelError, UnusableAnswerError
 from sidecar.normalize import clean_text
 from sidecar.protocols import AnswerForm, Clock
 
@@ -137,15 +137,15 @@ class LakehouseModel:
         self._url = url.rstrip("/") + "/ai/generate"
         self._model_name = model_name
 
-    async def generate(self, prompt: str, _form: AnswerForm | None = None) -> str:
+    async def generate(self, prompt: str, _form: AnswerForm | None = None, *, max_tokens: int = MAX_TOKENS) -> str:
         """The model's answer to *prompt*. Raises ModelError."""
-        return await self.asked.run(lambda: self._ask(prompt))
+        return await self.asked.run(lambda: self._ask(prompt, max_tokens))
 
-    async def _ask(self, prompt: str) -> str:
+    async def _ask(self, prompt: str, max_tokens: int) -> str:
         payload: _Payload = {
             "prompt": clean_text(prompt),
             "model": self._model_name,
-            "max_tokens": MAX_TOKENS,
+            "max_tokens": max_tokens,
             "temperature": TEMPERATURE,
         }
         answer = await self.asked.post(self._url, payload)
@@ -156,7 +156,7 @@ class LakehouseModel:
             raise self.asked.told(said["error"])
         text = said.get("text")
         if not isinstance(text, str) or not text.strip():
-            raise ModelError("the model's answer is unusable", "it has no `text`", FIX)
+            raise UnusableAnswerError("the model's answer is unusable", "it has no `text`", FIX)
         return usable(self.asked.cleaned(text))
 
 
@@ -172,9 +172,9 @@ def decoded(body: bytes) -> _Payload:
 
 
 def usable(text: str) -> str:
-    """*text*, if it can be shown to people. Raises ModelError."""
+    """*text*, if it can be shown to people. Raises UnusableAnswerError."""
     if (why := why_unusable(text)) is not None:
-        raise ModelError("the model's answer is unusable", why, FIX)
+        raise UnusableAnswerError("the model's answer is unusable", why, FIX)
     return text
 
 
