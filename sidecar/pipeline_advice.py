@@ -13,7 +13,7 @@ import structlog
 from msgspec.structs import asdict, replace
 
 from sidecar.advice.advisor import Advisor
-from sidecar.advice.tallies import Tally, merge
+from sidecar.advice.tallies import Trial, merge
 from sidecar.advice.uplift import Stratum, Uplift, total, uplift
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.clock import rfc3339_ms
@@ -80,10 +80,11 @@ class LearningLoop:
         effects: dict[str, tuple[list[Stratum], Uplift]] = {}
         for tally in self._learning.exposures.tallies():
             before = self._effects.get(tally.playbook_id)
-            if before is not None and before[0] == tally.strata:
+            strata = tally.now.strata
+            if before is not None and before[0] == strata:
                 effects[tally.playbook_id] = before
             else:
-                effects[tally.playbook_id] = deepcopy(tally.strata), uplift(tally.strata)
+                effects[tally.playbook_id] = deepcopy(strata), uplift(strata)
             await asyncio.sleep(0)
         self._effects = effects
         pooled: list[Stratum] = []
@@ -151,7 +152,7 @@ class LearningLoop:
     def advice_stats(self) -> dict[str, Any]:
         """Advice and whether it helped, for `/stats`."""
         exposures, advisor = self._learning.exposures, self.advisor
-        tallies = exposures.tallies()
+        trials = [tally.now for tally in exposures.tallies()]
         states = [row.state for row in self._learning.playbook.rows()]
         return {
             "asked": advisor.asked,
@@ -162,7 +163,7 @@ class LearningLoop:
             "unknown_reports": exposures.unknown_reports,
             "overtaken": self._learning.playbook.overtaken,
             "entries": {state: states.count(state) for state in ("candidate", "active", "retired")},
-            "measured": _measured(self._overall, tallies),
+            "measured": _measured(self._overall, trials),
         }
 
     def _effect(self, playbook_id: str) -> Measured | None:
@@ -171,7 +172,7 @@ class LearningLoop:
         if tally is None:
             return None
         _, found = self._effects.get(playbook_id, ([], uplift([])))
-        return _measured(found, [tally])
+        return _measured(found, [tally.now])
 
     def _row(self, playbook_id: str) -> EntryRow:
         row = self._learning.playbook.get(playbook_id)
@@ -204,24 +205,24 @@ def _fields(entry: msgspec.Struct) -> dict[str, Any]:
     return asdict(entry)
 
 
-def _measured(found: Uplift, tallies: list[Tally]) -> Measured:
+def _measured(found: Uplift, trials: list[Trial]) -> Measured:
     return Measured(
-        shown=_arm(tallies, shown=True),
-        withheld=_arm(tallies, shown=False),
+        shown=_arm(trials, shown=True),
+        withheld=_arm(trials, shown=False),
         effect=found.estimate,
         low=found.low,
         high=found.high,
     )
 
 
-def _arm(tallies: list[Tally], *, shown: bool) -> ArmResult:
-    arm = total(each.shown if shown else each.withheld for tally in tallies for each in tally.strata)
-    reported = [each.shown if shown else each.withheld for tally in tallies for each in tally.reported]
+def _arm(trials: list[Trial], *, shown: bool) -> ArmResult:
+    arm = total(each.shown if shown else each.withheld for trial in trials for each in trial.strata)
+    reported = [each.shown if shown else each.withheld for trial in trials for each in trial.reported]
     return ArmResult(
         tasks=arm.tasks,
         successes=arm.successes,
-        assigned=sum(tally.assigned[shown] for tally in tallies),
+        assigned=sum(trial.assigned[shown] for trial in trials),
         reported=sum(each.tasks for each in reported),
-        missing=sum(tally.missing[shown] for tally in tallies),
-        informed=sum(tally.informed[shown] for tally in tallies),
+        missing=sum(trial.missing[shown] for trial in trials),
+        informed=sum(trial.informed[shown] for trial in trials),
     )

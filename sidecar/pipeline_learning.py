@@ -21,10 +21,11 @@ from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.analysis.rule_follower import RuleFollower
 from sidecar.analysis.rules import RuleBook
 from sidecar.model import ObservedOp
-from sidecar.model_learning import CycleMark, EntryChange, Exposure, InformedTask, PlaybookEntry, ReportedOutcome
+from sidecar.model_learning import CycleMark, EntryChange, Exposure, InformedTask, PlaybookEntry, ReportedOutcome, Term
 
 CYCLE: Final = "cycle"
 PLAYBOOK_CHANGE: Final = "playbook_change"
+Treatment = tuple[dict[str, Term], dict[str, Term]]
 KINDS: Final = (CYCLE, PLAYBOOK, PLAYBOOK_CHANGE, EXPOSURE, OUTCOME, INFORMED)
 
 
@@ -55,7 +56,7 @@ class Learning:
         elif kind == PLAYBOOK_CHANGE:
             self._change(msgspec.json.decode(body, type=EntryChange))
         elif kind == EXPOSURE:
-            self.exposures.expose(msgspec.json.decode(body, type=Exposure))
+            self._expose(msgspec.json.decode(body, type=Exposure))
         elif kind == OUTCOME:
             self.exposures.report(msgspec.json.decode(body, type=ReportedOutcome))
         elif kind == INFORMED:
@@ -124,11 +125,36 @@ class Learning:
         yield from self.exposures.close_overdue(mark.at)
 
     def _keep(self, entry: PlaybookEntry) -> None:
-        before = self.playbook.entry(entry.playbook_id)
+        before = self._treatment(entry.playbook_id)
         self.playbook.keep(entry)
-        if before is not None and (before.when, before.set) != (entry.when, entry.set):
+        if before not in (None, self._treatment(entry.playbook_id)):
             self.exposures.begin_anew(entry.playbook_id)
 
     def _change(self, change: EntryChange) -> None:
-        if self.playbook.change(change) and change.action in ("restore", "retry"):
+        """What is told may be another version from now on, and another treatment; or the same gets another trial."""
+        before = self._treatment(change.playbook_id)
+        if not self.playbook.change(change):
+            return
+        is_another = before not in (None, self._treatment(change.playbook_id))
+        if is_another or change.action in ("restore", "retry"):
             self.exposures.begin_anew(change.playbook_id)
+
+    def _expose(self, exposure: Exposure) -> None:
+        """It was offered before it was written down: an entry may have become another treatment meanwhile."""
+        outdated = set()
+        for each in exposure.assignments:
+            now = self._treatment(each.playbook_id)
+            if now is not None and now != self._treatment(each.playbook_id, each.version):
+                outdated.add(each.playbook_id)
+        self.exposures.expose(exposure, outdated)
+
+    def _treatment(self, playbook_id: str, version: int | None = None) -> Treatment | None:
+        """What an entry does to those that are told of it, as it is told now or was in *version*; None: nothing."""
+        row = self.playbook.get(playbook_id)
+        if row is None:
+            return None
+        if version is None:
+            told = row.told
+        else:
+            told = next((entry for entry in row.versions if entry.version == version), None)
+        return (told.when, told.set) if told is not None else None

@@ -48,11 +48,11 @@ def _by_state(learning: Learning) -> dict[str, int]:
 
 def _tasks(tallies: list[Tally]) -> dict[tuple[str, ...], int]:
     """Levels, not counts: an entry that becomes another treatment is measured anew."""
-    ranked = sorted(tallies, key=lambda each: sum(stratum.shown.tasks for stratum in each.strata), reverse=True)
+    ranked = sorted(tallies, key=lambda each: sum(stratum.shown.tasks for stratum in each.now.strata), reverse=True)
     counts: Counter[tuple[str, ...]] = Counter()
     for place, tally in enumerate(ranked):
         name = tally.playbook_id if place < MOST_ENTRIES else OTHER
-        for stratum in tally.strata:
+        for stratum in tally.now.strata:
             for arm, seen in (("shown", stratum.shown), ("withheld", stratum.withheld)):
                 counts[name, arm, "success"] += seen.successes
                 counts[name, arm, "failure"] += seen.tasks - seen.successes
@@ -61,6 +61,6 @@ def _tasks(tallies: list[Tally]) -> dict[tuple[str, ...], int]:
 
 def _missing(tallies: list[Tally]) -> dict[str, int]:
     return {
-        "shown": sum(each.missing.shown for each in tallies),
-        "withheld": sum(each.missing.withheld for each in tallies),
+        "shown": sum(each.now.missing.shown for each in tallies),
+        "withheld": sum(each.now.missing.withheld for each in tallies),
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
 
 from sidecar.advice import exposures as module
 from sidecar.advice.exposures import ExposureBook
+from sidecar.advice.tallies import Trial
 from sidecar.advice.uplift import Arm
 from sidecar.model_learning import Assignment, Exposure, InformedTask, ReportedOutcome
 from tests.fakes import an_op
@@ -31,7 +33,7 @@ def arms(book: ExposureBook) -> tuple[Arm, Arm]:
     tally = book.tally("pb-1")
     assert tally is not None
     shown, withheld = Arm(), Arm()
-    for stratum in tally.strata:
+    for stratum in tally.now.strata:
         shown, withheld = stratum.shown, stratum.withheld
     return shown, withheld
 
@@ -87,7 +89,7 @@ def test_what_does_not_come_in_time_is_missing_in_its_arm(book: ExposureBook) ->
     list(book.close_overdue("2024-05-01T11:00:00.001Z"))
     tally = book.tally("pb-1")
     assert tally is not None
-    assert (tally.missing.withheld, tally.assigned.withheld, book.open) == (1, 1, 0)
+    assert (tally.now.missing.withheld, tally.now.assigned.withheld, book.open) == (1, 1, 0)
     called(book, timestamp="2024-05-01T10:30:00.000Z")
     assert arms(book)[1] == Arm()
 
@@ -99,9 +101,9 @@ def test_a_report_counts_apart_until_a_call_is_seen(book: ExposureBook) -> None:
     book.report(ReportedOutcome(exposure_id="ex-9", at=LATER, success=True))
     tally = book.tally("pb-1")
     assert tally is not None
-    assert (tally.strata, tally.reported[0].shown, book.unknown_reports) == ([], Arm(1, 1), 1)
+    assert (tally.now.strata, tally.now.reported[0].shown, book.unknown_reports) == ([], Arm(1, 1), 1)
     called(book, success=False)
-    assert (arms(book)[0], tally.reported[0].shown) == (Arm(1, 0), Arm())
+    assert (arms(book)[0], tally.now.reported[0].shown) == (Arm(1, 0), Arm())
 
 
 def test_an_amended_outcome_counts_as_amended(book: ExposureBook) -> None:
@@ -116,6 +118,83 @@ def test_an_amended_outcome_counts_as_amended(book: ExposureBook) -> None:
     assert arms(again)[0] == Arm(1, 1)
     called(again, success=False, op_id="op-4", amends="op-1 op-9")
     assert arms(again)[0] == Arm(1, 0)
+
+
+def trials(book: ExposureBook) -> tuple[Trial, Trial]:
+    tally = book.tally("pb-1")
+    assert tally is not None
+    return tally.now, tally.past
+
+
+def test_an_outcome_belongs_to_the_trial_in_which_its_coin_fell(book: ExposureBook) -> None:
+    """The entry is another treatment by then: what was open, reported or amended of the old one stays there."""
+    for number in (1, 2, 3):
+        exposed(book, task=f"t-{number}", exposure_id=f"ex-{number}")
+    called(book, success=True)
+    book.report(ReportedOutcome(exposure_id="ex-2", at=LATER, success=True))
+    book.begin_anew("pb-1")
+    exposed(book, task="t-9", exposure_id="ex-9")
+    book.report(ReportedOutcome(exposure_id="ex-9", at=LATER, success=True))
+    called(book, task="t-2", op_id="op-2", success=False)
+    called(book, task="t-3", op_id="op-3", success=True)
+    called(book, op_id="op-4", amends="op-1", success=False)
+    now, past = trials(book)
+    assert (now.strata, now.reported[0].shown, now.assigned.shown) == ([], Arm(1, 1), 1)
+    assert (past.strata[0].shown, past.reported[0].shown, past.assigned.shown) == (Arm(3, 1), Arm(), 3)
+    again = ExposureBook()
+    again.load(book.take_dirty())
+    called(again, task="t-9", op_id="op-9", success=False)
+    called(again, task="t-3", op_id="op-5", amends="op-3", success=False)
+    now, past = trials(again)
+    assert (now.strata[0].shown, now.reported[0].shown, past.strata[0].shown) == (Arm(1, 0), Arm(), Arm(3, 0))
+
+
+def test_what_was_offered_as_another_treatment_is_no_part_of_this_trial(book: ExposureBook) -> None:
+    """Its coin was on its way into the journal when the entry changed."""
+    exposed(book)
+    book.begin_anew("pb-1")
+    coins = [Assignment(playbook_id="pb-1", version=1, propensity=0.9, shown=True)]
+    late = Exposure(exposure_id="ex-2", at=AT, until=UNTIL, endpoint="/fill", task="t-2", assignments=coins)
+    book.expose(late, {"pb-1"})
+    called(book, task="t-2", success=True)
+    now, past = trials(book)
+    assert (now, past.assigned.shown, [each.shown for each in past.strata]) == (Trial(), 2, [Arm(1, 1)])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_arms_add_up_in_every_trial(book: ExposureBook, seed: int) -> None:
+    """Assigned are those with an outcome, those only reported, those missing and those open, whatever comes when."""
+    dice = Random(seed)
+    for step in range(200):
+        task, number = f"t-{dice.randrange(40)}", dice.randrange(100)
+        if number < 40:
+            exposed(book, task=task, exposure_id=f"ex-{task}", shown=dice.random() < 0.5, at=AT)
+        elif number < 70:
+            called(book, task=task, op_id=f"op-{step}", success=dice.random() < 0.5)
+        elif number < 85:
+            book.report(ReportedOutcome(exposure_id=f"ex-{task}", at=LATER, success=dice.random() < 0.5))
+        elif number < 92:
+            book.inform(InformedTask(task=task, at=AT))
+        elif number < 97:
+            called(book, op_id=f"op-{step}", amends=f"op-{dice.randrange(200)}", success=dice.random() < 0.5)
+        else:
+            book.begin_anew("pb-1")
+    if seed % 2:
+        list(book.close_overdue("2024-05-01T11:00:00.001Z"))
+    tally = book.tally("pb-1")
+    assert tally is not None
+    for trial in trials(book):
+        for shown in (True, False):
+            coins = [book.coins(f"t-{number}").get("pb-1") for number in range(40)]
+            mine = [coin for coin in coins if coin and coin.shown is shown and tally.trial(coin.epoch) is trial]
+            seen, said = (
+                [each.shown if shown else each.withheld for each in strata] for strata in (trial.strata, trial.reported)
+            )
+            assert sum(arm.tasks for arm in seen) == sum(coin.by == "op" for coin in mine)
+            assert sum(arm.successes for arm in seen) == sum(coin.by == "op" and bool(coin.outcome) for coin in mine)
+            assert sum(arm.tasks for arm in said) == sum(coin.by == "agent" for coin in mine)
+            assert trial.missing[shown] == sum(coin.by == "none" for coin in mine)
+            assert trial.assigned[shown] == len(mine)
 
 
 def test_an_op_that_amends_what_was_no_outcome_may_be_one(book: ExposureBook) -> None:
@@ -134,7 +213,7 @@ def test_a_task_that_read_the_playbook_is_marked(book: ExposureBook) -> None:
     exposed(book, task="t-2", exposure_id="ex-2", shown=False)
     tally = book.tally("pb-1")
     assert tally is not None
-    assert (tally.informed.shown, tally.informed.withheld) == (1, 1)
+    assert (tally.now.informed.shown, tally.now.informed.withheld) == (1, 1)
 
 
 def test_units_are_bounded_and_what_goes_is_missing(book: ExposureBook, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +224,7 @@ def test_units_are_bounded_and_what_goes_is_missing(book: ExposureBook, monkeypa
         exposed(book, task=f"t-{number}", exposure_id=f"ex-{number}")
     tally = book.tally("pb-1")
     assert tally is not None
-    assert (len(book), book.open, book.evicted, tally.missing.shown) == (3, 3, 2, 2)
+    assert (len(book), book.open, book.evicted, tally.now.missing.shown) == (3, 3, 2, 2)
     assert not book.knows("ex-0")
     assert book.knows("ex-4")
 

@@ -84,6 +84,33 @@ def test_an_approved_entry_that_stops_helping_is_tried_again() -> None:
     assert world.offers.effect("pb-kept") is None
 
 
+def test_a_trial_is_of_what_agents_are_told() -> None:
+    """A version that nobody is told changes nothing; once approved it begins anew, without what was offered before."""
+    learning = Learning()
+    offers = learning.offers(holdout=0.1, window_s=60, draw=lambda: 0.0)
+    first = PlaybookEntry(
+        playbook_id="pb-1", version=1, at="2026-01-31T08:15:00.000Z", kind="do", endpoint=ENDPOINT, text="Set f to a",
+        successes=0, avg_duration_ms=0.0, set={"f": "a"}, plain=True,
+    )  # fmt: skip
+    second = msgspec.structs.replace(first, version=2, set={"f": "b"}, plain=False)
+    third = msgspec.structs.replace(first, version=3, set={"f": "b"}, text="Set f to b now")
+    learning.decide_now(PLAYBOOK, first)
+    under_way = [offers.offer(AdviceQuery(endpoint=ENDPOINT, facts={}), 10**18, f"ex-{each}") for each in range(2)]
+    for offer in under_way:
+        assert offer.exposure is not None
+    learning.decide_now(EXPOSURE, under_way[0].exposure)
+    learning.decide_now(PLAYBOOK, second)
+    tally = learning.exposures.tally("pb-1")
+    assert tally is not None
+    assert (tally.epoch, tally.now.assigned.shown) == (0, 1)
+    approved = EntryChange(playbook_id="pb-1", at=first.at, action="approve", by="person", version=2)
+    learning.decide_now(PLAYBOOK_CHANGE, approved)
+    assert (tally.epoch, tally.now.assigned.shown, tally.past.assigned.shown) == (1, 0, 1)
+    learning.decide_now(EXPOSURE, under_way[1].exposure)
+    learning.decide_now(PLAYBOOK, third)
+    assert (tally.epoch, tally.now.assigned.shown, tally.past.assigned.shown) == (1, 0, 2)
+
+
 def test_an_entry_that_harms_is_retired_by_the_numbers() -> None:
     """A person's import that does harm: it is measured like any other."""
     world = World(3, lambda features: 0.5 if features["f1"] == "b" else 0.1)
@@ -114,7 +141,7 @@ def test_advised_calls_teach_no_rules() -> None:
     world = World(4, fails_with_a)
     world.live(400)
     tallies = world.learning.exposures.tallies()
-    told = sum(tally.assigned.shown for tally in tallies)
+    told = sum(tally.now.assigned.shown for tally in tallies)
     assert told > 20
     assert world.learning.rules.left_out == told
 

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.advice.standing import SLUMP, STANDING_ALPHA, State, standing
-from sidecar.advice.tallies import Tally
+from sidecar.advice.tallies import Tally, Trial
 from sidecar.advice.uplift import Arm, Stratum, Uplift, excludes, uplift
 
 
@@ -135,26 +135,27 @@ def test_a_harmful_entry_is_given_up_within_400_exposures_and_a_helpful_one_is_n
 
 def test_shown_tasks_that_do_no_better_any_more_add_up_to_a_slump() -> None:
     """Thirty failures in a row do; a few among many successes do not; a new trial begins without."""
-    tally = Tally("pb-1")
+    trial = Trial()
     for number in range(200):
-        tally.count(0.9, shown=True, success=bool(number % 10), reported=False)
-        tally.count(0.9, shown=False, success=bool(number % 2), reported=False)
-    assert tally.slump < SLUMP / 2
+        trial.count(0.9, shown=True, success=bool(number % 10), reported=False)
+        trial.count(0.9, shown=False, success=bool(number % 2), reported=False)
+    assert trial.slump < SLUMP / 2
     for _ in range(30):
-        tally.count(0.9, shown=True, success=False, reported=False)
-    assert tally.slump > SLUMP
+        trial.count(0.9, shown=True, success=False, reported=False)
+    assert trial.slump > SLUMP
+    tally = Tally("pb-1", now=trial)
     tally.begin_anew()
-    assert (tally.slump, tally.strata) == (0.0, [])
+    assert (tally.now, tally.past.strata) == (Trial(), trial.strata)
 
 
 def test_what_agents_report_makes_no_slump() -> None:
     """Their word alone does not put an entry on trial."""
-    tally = Tally("pb-1")
+    trial = Trial()
     for number in range(100):
-        tally.count(0.9, shown=True, success=True, reported=False)
-        tally.count(0.9, shown=False, success=bool(number % 2), reported=False)
-        tally.count(0.9, shown=True, success=False, reported=True)
-    assert tally.slump == 0.0
+        trial.count(0.9, shown=True, success=True, reported=False)
+        trial.count(0.9, shown=False, success=bool(number % 2), reported=False)
+        trial.count(0.9, shown=True, success=False, reported=True)
+    assert trial.slump == 0.0
 
 
 def life(dice: Random, base: float, effect: float) -> State:

@@ -9,13 +9,13 @@ of its own takes its place; an op that amends such a call changes what was count
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
 import structlog
 
-from sidecar.advice.tallies import Tally
+from sidecar.advice.tallies import Tally, Trial
 from sidecar.kept_rows import KeptRows
 from sidecar.model import ObservedOp
 from sidecar.model_learning import Assignment, Exposure, InformedTask, ReportedOutcome
@@ -32,7 +32,8 @@ _OVERDUE_A_STEP = 200
 class Coin(msgspec.Struct, omit_defaults=True):
     """How a unit's coin fell for one entry. *outcome*: None while it is open; *by* tells who said it.
 
-    *by* is `op` (a call, *op_id*; *latest* amended it), `agent` (a report) or `none` (nobody, in time).
+    *by* is `op` (a call, *op_id*; *latest* amended it), `agent` (a report) or `none` (nobody, in time). *epoch* is the
+    entry's trial that it belongs to.
     """
 
     endpoint: str
@@ -46,6 +47,7 @@ class Coin(msgspec.Struct, omit_defaults=True):
     op_id: str = ""
     latest: str = ""
     during: str | None = None
+    epoch: int = 0
 
 
 class Unit(msgspec.Struct, omit_defaults=True):
@@ -94,8 +96,11 @@ class ExposureBook:
             log.exception("exposures.op_not_counted", failures=self.not_counted)
             return op.exposure_id is not None
 
-    def expose(self, exposure: Exposure) -> None:
-        """An exposure is in the journal: its coins are known, those of entries that had none are open."""
+    def expose(self, exposure: Exposure, outdated: Collection[str] = ()) -> None:
+        """An exposure is in the journal: its coins are known, those of entries that had none are open.
+
+        *outdated* are entries that were another treatment when it was offered: it is no part of their trial of now.
+        """
         unit = self._touched(exposure.task or exposure.exposure_id)
         unit.exposures.append((exposure.exposure_id, exposure.endpoint))
         self._exposures[exposure.exposure_id] = (unit.key, exposure.endpoint)
@@ -103,7 +108,7 @@ class ExposureBook:
             self._exposures.pop(unit.exposures.pop(0)[0], None)
         for each in exposure.assignments:
             if each.playbook_id not in unit.coins and len(unit.coins) < MAX_COINS:
-                self._assign(unit, exposure, each)
+                self._assign(unit, exposure, each, outdated=each.playbook_id in outdated)
 
     def report(self, reported: ReportedOutcome) -> None:
         """An agent's word on an exposure is in the journal."""
@@ -122,7 +127,7 @@ class ExposureBook:
         if not unit.informed:
             unit.informed = True
             for entry_id, coin in unit.coins.items():
-                self._tally(entry_id).informed[coin.shown] += 1
+                self._trial(entry_id, coin).informed[coin.shown] += 1
 
     def close_overdue(self, now: str) -> Iterator[None]:
         """Count the coins as missing whose time is over at *now* (RFC 3339); a little at each step."""
@@ -227,7 +232,7 @@ class ExposureBook:
                 if coin.by == "op" and op_id in (coin.op_id, coin.latest):
                     amended = True
                     if coin.outcome != op.success:
-                        self._tally(entry_id).amend(coin.propensity, coin.shown, success=op.success)
+                        self._trial(entry_id, coin).amend(coin.propensity, coin.shown, success=op.success)
                     self._calls.pop(coin.latest, None)
                     coin.outcome, coin.latest = op.success, op.op_id or ""
                     self._calls[coin.latest] = self._calls[coin.op_id]
@@ -252,8 +257,8 @@ class ExposureBook:
         for exposure_id, _ in unit.exposures:
             self._exposures.pop(exposure_id, None)
 
-    def _assign(self, unit: Unit, exposure: Exposure, each: Assignment) -> None:
-        unit.coins[each.playbook_id] = Coin(
+    def _assign(self, unit: Unit, exposure: Exposure, each: Assignment, *, outdated: bool) -> None:
+        coin = unit.coins[each.playbook_id] = Coin(
             endpoint=exposure.endpoint,
             exposure_id=exposure.exposure_id,
             at=exposure.at,
@@ -261,28 +266,32 @@ class ExposureBook:
             propensity=each.propensity,
             shown=each.shown,
             during=exposure.during,
+            epoch=self._tally(each.playbook_id).epoch - outdated,
         )
         self._open[unit.key, each.playbook_id] = exposure.until
-        tally = self._tally(each.playbook_id)
-        tally.assigned[each.shown] += 1
+        trial = self._trial(each.playbook_id, coin)
+        trial.assigned[each.shown] += 1
         if unit.informed:
-            tally.informed[each.shown] += 1
+            trial.informed[each.shown] += 1
 
     def _settle(self, unit: Unit, entry_id: str, coin: Coin, success: bool, *, by: str, op_id: str = "") -> None:
-        tally = self._tally(entry_id)
+        trial = self._trial(entry_id, coin)
         if coin.by == "agent":
-            tally.withdraw_report(coin.propensity, coin.shown, success=bool(coin.outcome))
+            trial.withdraw_report(coin.propensity, coin.shown, success=bool(coin.outcome))
         coin.outcome, coin.by, coin.op_id = success, by, op_id
         if op_id:
             self._calls[op_id] = unit.key
-        tally.count(coin.propensity, coin.shown, success=success, reported=by == "agent")
+        trial.count(coin.propensity, coin.shown, success=success, reported=by == "agent")
         self._open.pop((unit.key, entry_id), None)
 
     def _miss(self, unit: Unit, entry_id: str) -> None:
         coin = unit.coins[entry_id]
         coin.by = "none"
-        self._tally(entry_id).missing[coin.shown] += 1
+        self._trial(entry_id, coin).missing[coin.shown] += 1
         self._open.pop((unit.key, entry_id), None)
+
+    def _trial(self, entry_id: str, coin: Coin) -> Trial:
+        return self._tally(entry_id).trial(coin.epoch)
 
     def _tally(self, entry_id: str) -> Tally:
         tally = self._tallies.get(entry_id)

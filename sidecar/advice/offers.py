@@ -89,7 +89,7 @@ class Offers:
     def effect(self, entry_id: str) -> float | None:
         """The uplift of an entry as measured so far."""
         tally = self._book.tally(entry_id)
-        return estimate(tally.strata) if tally is not None else None
+        return estimate(tally.now.strata) if tally is not None else None
 
     def _carried(self, query: AdviceQuery, found: Sequence[Fit], exposure_id: str) -> list[Fit]:
         """As many of *found* as are asked for and the door has room for, should all coins fall for them."""
@@ -130,8 +130,11 @@ class Offers:
             said = abs(entry.rate - entry.other_rate) / 2
         tally = self._book.tally(entry.playbook_id)
         if tally is not None:
-            measured = estimate(tally.strata)
-            shown, withheld = total(each.shown for each in tally.strata), total(each.withheld for each in tally.strata)
+            measured = estimate(tally.now.strata)
+            shown, withheld = (
+                total(each.shown for each in tally.now.strata),
+                total(each.withheld for each in tally.now.strata),
+            )
             tasks = min(shown.tasks, withheld.tasks)
             if measured is not None:
                 said += (measured - said) * tasks / (tasks + _TRUST_AT)

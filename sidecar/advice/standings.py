@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from sidecar.advice.exposures import ExposureBook
 from sidecar.advice.standing import SLUMP, STANDING_ALPHA, standing
-from sidecar.advice.tallies import Tally
+from sidecar.advice.tallies import Trial
 from sidecar.advice.uplift import Uplift, excludes, uplift
 from sidecar.model_learning import EntryChange, EntryRow
 
@@ -29,16 +29,17 @@ class Standings:
             tally = self._book.tally(entry.playbook_id)
             if tally is None or row.state == "retired":
                 continue
-            with_reports = tally.all_strata
+            trial = tally.now
+            with_reports = trial.all_strata
             size = sum(each.shown.tasks + each.withheld.tasks for each in with_reports)
             looked[entry.playbook_id] = (size, row.state)
             if looked[entry.playbook_id] == self._looked.get(entry.playbook_id):
                 continue
             # Most entries are nowhere near: one test tells, and only then the ends of the interval are looked for.
             change = None
-            if any(excludes(strata, 0.0, STANDING_ALPHA) for strata in (tally.strata, with_reports)):
-                change = _due(row, uplift(tally.strata, STANDING_ALPHA), uplift(with_reports, STANDING_ALPHA), at)
-            yield change or _slumped(row, tally, at)
+            if any(excludes(strata, 0.0, STANDING_ALPHA) for strata in (trial.strata, with_reports)):
+                change = _due(row, uplift(trial.strata, STANDING_ALPHA), uplift(with_reports, STANDING_ALPHA), at)
+            yield change or _slumped(row, trial, at)
         self._looked = looked
 
 
@@ -51,9 +52,9 @@ def _due(row: EntryRow, seen: Uplift, said: Uplift, at: str) -> EntryChange | No
     return None
 
 
-def _slumped(row: EntryRow, tally: Tally, at: str) -> EntryChange | None:
+def _slumped(row: EntryRow, trial: Trial, at: str) -> EntryChange | None:
     """An active entry whose shown tasks lately do no better than withheld ones did gets another trial."""
-    if row.state != "active" or tally.slump < SLUMP:
+    if row.state != "active" or trial.slump < SLUMP:
         return None
     return row.due("retry", at, "numbers", "tasks that are shown it do no better any more: tried again")
 

@@ -32,18 +32,16 @@ class PerArm(msgspec.Struct):
             self.withheld = count
 
 
-class Tally(msgspec.Struct, omit_defaults=True):
-    """One entry's. *strata* count calls that were seen, *reported* what agents said, *past* what was measured before.
+class Trial(msgspec.Struct, omit_defaults=True):
+    """What came of the coins of one treatment. *strata* count calls that were seen, *reported* what agents said.
 
     *slump* tells how far the latest shown tasks speak for "no better than those withheld" (ln; a CUSUM, Page 1954).
     *assigned* counts tasks whose coin fell, *missing* those of which no outcome came in time, *informed* those that
-    read the playbook by themselves.
+    read the playbook by themselves. What is assigned and neither counted, reported nor missing is open.
     """
 
-    playbook_id: str
     strata: list[Stratum] = []
     reported: list[Stratum] = []
-    past: list[Stratum] = []
     assigned: PerArm = msgspec.field(default_factory=PerArm)
     missing: PerArm = msgspec.field(default_factory=PerArm)
     informed: PerArm = msgspec.field(default_factory=PerArm)
@@ -63,10 +61,17 @@ class Tally(msgspec.Struct, omit_defaults=True):
         """An outcome that was counted turned out to be a *success*, or not to be one."""
         _add(self.strata, propensity, shown, 0, 1 if success else -1)
 
-    def begin_anew(self) -> None:
-        """Measure from here; what was measured is kept apart."""
-        merge(self.past, self.strata)
-        self.strata, self.reported, self.slump = [], [], 0.0
+    def absorb(self, other: Trial) -> None:
+        """Take over all that *other* counted."""
+        merge(self.strata, other.strata)
+        merge(self.reported, other.reported)
+        for mine, theirs in (
+            (self.assigned, other.assigned),
+            (self.missing, other.missing),
+            (self.informed, other.informed),
+        ):
+            mine.shown += theirs.shown
+            mine.withheld += theirs.withheld
 
     def _look_for_a_slump(self, *, success: bool) -> None:
         shown, withheld = total(each.shown for each in self.strata), total(each.withheld for each in self.strata)
@@ -84,6 +89,28 @@ class Tally(msgspec.Struct, omit_defaults=True):
         merge(merged, self.strata)
         merge(merged, self.reported)
         return merged
+
+
+class Tally(msgspec.Struct, omit_defaults=True):
+    """One entry's: the trial that goes on *now*, the *epoch*-th (from 0), and all *past* ones together.
+
+    A coin belongs to the trial in which it fell, however late its outcome comes.
+    """
+
+    playbook_id: str
+    now: Trial = msgspec.field(default_factory=Trial)
+    past: Trial = msgspec.field(default_factory=Trial)
+    epoch: int = 0
+
+    def trial(self, epoch: int) -> Trial:
+        """Where the coins of *epoch* are counted."""
+        return self.now if epoch == self.epoch else self.past
+
+    def begin_anew(self) -> None:
+        """Measure from here; what was measured is kept apart."""
+        self.past.absorb(self.now)
+        self.now = Trial()
+        self.epoch += 1
 
 
 def _smoothed(arm: Arm) -> float:

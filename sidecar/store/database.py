@@ -88,6 +88,18 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
     ),
     ("CREATE TABLE operations (key TEXT PRIMARY KEY, body BLOB NOT NULL)",),
+    (
+        # Coins belong to a trial of their entry, and tasks count once over all entries: made again, all of it.
+        "DELETE FROM incidents",
+        "DELETE FROM successes",
+        "DELETE FROM seen_ids",
+        "DELETE FROM langfuse",
+        "DELETE FROM latest_ops",
+        "DELETE FROM learning",
+        "DELETE FROM corrections",
+        "DELETE FROM operations",
+        "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
+    ),
 )
 """Step n brings schema version n to n + 1 (`PRAGMA user_version`). Steps are only ever added."""
 
