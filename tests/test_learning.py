@@ -9,10 +9,10 @@ import pytest
 
 from sidecar.advice.advisor import EXPOSURE
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
-from sidecar.analysis.rule_entries import is_plain
 from sidecar.clock import rfc3339_ms
 from sidecar.model_learning import AdviceQuery, EntryChange, PlaybookEntry
 from sidecar.pipeline_learning import PLAYBOOK_CHANGE, Learning
+from sidecar.plain_words import is_plain
 from tests.fakes import an_op
 from tests.learning_worlds import ENDPOINT, Features, World
 

@@ -9,12 +9,13 @@ import pytest
 from sidecar.advice.fit import fit, is_met
 from sidecar.analysis.playbook_book import MAX_CHANGES, MAX_VERSIONS, PlaybookBook
 from sidecar.analysis.rule_counts import Condition
-from sidecar.analysis.rule_entries import is_plain, rule_entry, rule_entry_id, terms
+from sidecar.analysis.rule_entries import rule_entry, rule_entry_id, terms
 from sidecar.analysis.rule_findings import Finding
 from sidecar.analysis.rule_follower import MISSING_CYCLES, RuleFollower
 from sidecar.analysis.rule_standing import Rule
 from sidecar.analysis.rules import RuleBook, RuleReport
 from sidecar.model_learning import AdviceQuery, EntryAction, EntryChange, EntryRow, PlaybookEntry, Range, Term
+from sidecar.plain_words import is_plain
 
 
 def moment(number: int) -> str:

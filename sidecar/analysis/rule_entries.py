@@ -6,9 +6,7 @@ Pure. The words come from templates over names and values, quoted as JSON; wheth
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
-from typing import Final
 
 import msgspec
 
@@ -17,11 +15,7 @@ from sidecar.analysis.rule_counts import FEATURE, Condition
 from sidecar.analysis.rule_findings import Finding, is_settable
 from sidecar.analysis.rule_standing import Rule
 from sidecar.model_learning import EntryKind, PlaybookEntry, Range, Term
-
-MAX_WORD: Final = 24  # characters of a name or value that is plain
-_PLAIN = re.compile(rf"[A-Za-z0-9_.:/+@-]{{1,{MAX_WORD}}}")
-_WORDS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}")
-_MOST_WORDS = 2  # of three letters and more, in a plain name or value: more could be a sentence
+from sidecar.plain_words import is_plain
 
 
 def rule_entry_id(rule: Rule) -> str:
@@ -63,11 +57,6 @@ def rule_entry(
         scope=[each.text() for each in rule.conditions],
         came_from=before.came_from if before is not None else came_from,
     )
-
-
-def is_plain(word: str) -> bool:
-    """Whether *word* is harmless by its form: short, without spaces and markup, and no sentence."""
-    return _PLAIN.fullmatch(word) is not None and len(_WORDS.findall(word)) <= _MOST_WORDS
 
 
 def terms(conditions: Iterable[Condition]) -> dict[str, Term]:
