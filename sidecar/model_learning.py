@@ -219,8 +219,9 @@ class CycleMark(msgspec.Struct, frozen=True, kw_only=True):
 class AdviceQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent is about to do: *facts* are the call's fields and features; *given* are those it cannot change.
 
-    *during*: the span of a call that is under way already, and so is no outcome of what is told now. *carries*: whether
-    the door has room for such advice; what it has none for is not offered, so no coin decides what is cut off.
+    They are named as in entries (`call_fields`). *during*: the span of a call that is under way already, and so is no
+    outcome of what is told now. *carries*: whether the door has room for such advice; what it has none for is not
+    offered, so no coin decides what is cut off.
     """
 
     endpoint: str

@@ -81,6 +81,24 @@ async def test_a_call_that_needs_no_advice_gets_none(tmp_path: Path) -> None:
             assert answer.json() == {"exposure_id": None, "advice": []}
 
 
+async def test_an_input_that_is_called_like_a_field_is_learnt_and_asked_for_as_an_input(tmp_path: Path) -> None:
+    """The job's state says nothing, the input of that name everything: advice is about the latter."""
+    async with observer(tmp_path) as running, client(running) as http:
+        dice = Random(3)
+        for number, call in enumerate(calls(240)):
+            features = {"state": "open" if call["features"]["certified"] else "shut"}
+            job = {"state": dice.choice(["open", "shut"]), "task": f"w-{number}"}
+            await http.post("/event", json={**call, "features": features, **job})
+        await cycle(running)
+        (entry,) = [each for each in (await http.get("/playbooks")).json()["playbooks"] if each.get("calls")]
+        assert (entry.get("when", {}) | entry["set"])["features.state"] == "open" or entry["kind"] == "avoid"
+        assert entry["set"] == {"features.state": "open"}
+        asked = {"endpoint": ENDPOINT, "state": "open"}
+        needs = (await http.get("/advice", params={**asked, "features.state": "shut"})).json()
+        has = (await http.get("/advice", params={**asked, "state": "shut", "features.state": "open"})).json()
+        assert (needs["exposure_id"] is not None, has["exposure_id"]) == (True, None)
+
+
 async def test_a_task_keeps_its_coin(tmp_path: Path) -> None:
     """Asked again it is told the same, and counts once, also after a restart."""
     async with observer(tmp_path) as running, client(running) as http:

@@ -14,6 +14,7 @@ from sidecar.analysis.rule_findings import Finding
 from sidecar.analysis.rule_follower import MISSING_CYCLES, RuleFollower
 from sidecar.analysis.rule_standing import Rule
 from sidecar.analysis.rules import RuleBook, RuleReport
+from sidecar.call_fields import facts_of, names_of
 from sidecar.model_learning import AdviceQuery, EntryAction, EntryChange, EntryRow, PlaybookEntry, Range, Term
 from sidecar.plain_words import is_plain
 
@@ -306,16 +307,41 @@ def test_what_to_change_is_rather_what_agents_vary() -> None:
 
 
 def test_conditions_become_terms() -> None:
-    """Two bounds of one number are one range; a feature called like a field loses its prefix."""
+    """Two bounds of one number are one range; a feature called like a field is told apart from it."""
     found = terms(
         [
             Condition("n", "number", low=1.0),
             Condition("n", "number", high=5.0),
             Condition("features.state", "is", "true"),
+            Condition("state", "is", "NV"),
             Condition("c", "missing"),
         ]
     )
-    assert found == {"n": Range(above=1.0, up_to=5.0), "state": True, "c": None}
+    assert found == {"n": Range(above=1.0, up_to=5.0), "features.state": True, "state": "NV", "c": None}
+
+
+def test_an_input_that_is_called_like_a_field_is_not_the_field() -> None:
+    """What is said of both is kept apart; what is said of one name alone is said of both."""
+    row = EntryRow(versions=[an_entry(when={"state": "NV"}, set={"features.state": "open"}, plain=True)])
+    for said, told in (
+        ({"state": "NV", "features.state": "closed"}, True),
+        ({"state": "NV", "features.state": "open"}, False),
+        ({"state": "open", "features.state": "NV"}, False),
+        ({"state": "NV"}, True),
+        ({"features.state": "NV"}, False),
+    ):
+        assert (fit(row, AdviceQuery(endpoint="/fill", facts=facts_of(said))) is not None) is told, said
+    given = AdviceQuery(endpoint="/fill", facts=facts_of({"state": "NV"}), given=names_of(["features.state"]))
+    assert fit(row, given) is None
+    assert facts_of({"features.certified": True, "shift": "day"}) == {"certified": True, "shift": "day"}
+
+
+def test_a_rule_on_such_an_input_is_plain_and_can_be_set() -> None:
+    """Its prefix is ours: it counts for no word, and makes an input of it."""
+    task_class = Condition("features.task_class", "is", "dig")
+    found = Finding({}, frozenset(), frozenset([task_class, Condition("task_class", "is", "x")]), [])
+    entry = rule_entry(a_rule(task_class, Condition("task_class", "is", "x"), rate=90), found, moment(1), None, [])
+    assert (entry.when, entry.set, entry.plain) == ({"task_class": "x"}, {"features.task_class": "dig"}, True)
 
 
 @pytest.mark.parametrize("word", ["fast", "us-east-1", "gpt-4o-mini", "text/plain", "v1.2.3", "a@b", "NV", "true"])

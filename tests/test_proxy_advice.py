@@ -93,6 +93,22 @@ async def test_the_gateway_is_told_with_the_request(tmp_path: Path) -> None:
         assert {op.exposure_id for op in ops} == {each["exposure_id"] for each in said}
 
 
+async def test_an_input_and_a_header_of_one_name_are_two_things(tmp_path: Path) -> None:
+    """What the agent says of its job in a header does not hide the body's input, nor stand for it."""
+    said = {"kind": "do", "endpoint": ENDPOINT, "text": "Open it", "when": {"state": "NV"}}
+    entry = {**said, "set": {"features.state": "open"}}
+    async with advised(tmp_path, "agent") as (running, _), client(running) as http:
+        body = {"format": "observer.playbook/1", "entries": [entry]}
+        (key,) = (await http.post("/playbooks/import", json=body)).json()["imported"]
+        await http.post(f"/playbooks/{key}/approve")
+        for number, (job, asks, fits) in enumerate(
+            (("NV", "shut", True), ("NV", "open", False), ("open", "NV", False))
+        ):
+            inputs = json.dumps({"certified": True, "state": asks}).encode()
+            await call(running, f"n-{number}", inputs, [("X-Observer-Op-State", job)])
+            assert (key in running.books.learning.exposures.coins(f"n-{number}")) is fits, (job, asks)
+
+
 async def test_without_the_setting_nothing_is_asked(tmp_path: Path) -> None:
     """Off is the default."""
     async with advised(tmp_path, "none") as (running, _):

@@ -22,7 +22,7 @@ GROUND = {
     "redaction",
     "ids",
 }
-GROUND |= {"kept_rows", "plain_words"}
+GROUND |= {"kept_rows", "plain_words", "call_fields"}
 SPAN_CONTRACT = {"spans.attributes", "spans.op_span"}
 EDGE = {"cli.py", "__main__.py", "commands", "demo"}
 """The command line: reads the environment, and calls the pipeline that joins the rooms."""

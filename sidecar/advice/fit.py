@@ -6,13 +6,10 @@ does not have yet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from sidecar.model import Scalar
 from sidecar.model_learning import AdviceQuery, EntryRow, PlaybookEntry, Range, Term
-
-_FEATURE = "features."  # may stand before a feature's name
 
 
 class Fit(NamedTuple):
@@ -28,21 +25,15 @@ def fit(row: EntryRow, query: AdviceQuery) -> Fit | None:
     entry = row.told
     if entry is None or row.state == "retired" or entry.endpoint != query.endpoint:
         return None
-    if not all(is_met(term, fact_of(query.facts, name)) for name, term in entry.when.items()):
+    if not all(is_met(term, query.facts.get(name)) for name, term in entry.when.items()):
         return None
-    missing = {name: term for name, term in entry.set.items() if not is_met(term, fact_of(query.facts, name))}
+    missing = {name: term for name, term in entry.set.items() if not is_met(term, query.facts.get(name))}
     cannot = query.given.intersection(missing)
     if entry.kind == "avoid":
         return Fit(row, entry, {} if cannot else missing)
     if cannot or (entry.set and not missing):
         return None
     return Fit(row, entry, missing)
-
-
-def fact_of(facts: Mapping[str, Scalar], name: str) -> Scalar | None:
-    """What is known of the field or feature *name*."""
-    found = facts.get(name)
-    return found if found is not None else facts.get(_FEATURE + name)
 
 
 def is_met(term: Term, fact: Scalar | None) -> bool:

@@ -17,12 +17,10 @@ from zlib import crc32
 import msgspec
 
 from sidecar.analysis.e_values import MAX_OPS
+from sidecar.call_fields import FEATURE, FIELD_SET, FIELDS
 from sidecar.model import ObservedOp, Scalar, SpanRef
 from sidecar.normalize import clean_text
 
-FIELDS: Final = ("source", "role", "city", "state", "event_kind", "staffer_id", "sig_hash", "task_class", "count")
-FEATURE: Final = "features."  # before the name of a feature that is called like one of them
-_FIELD_SET = frozenset(FIELDS)
 _field_values = attrgetter(*FIELDS)
 MAX_FIELDS: Final = 73  # 64 features and the fields above
 MAX_VALUES: Final = 24  # of one field
@@ -129,7 +127,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
         fields, byte, bit = self.fields, at >> 3, 1 << (at & 7)
         for name, value in features.items():
             try:
-                if name in _FIELD_SET:
+                if name in FIELD_SET:
                     raise KeyError
                 column = fields[name]
                 if value.__class__ is str:
@@ -143,7 +141,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
                 else:
                     column.parts[bisect_left(column.cuts, value)][byte] |= bit
             except (KeyError, IndexError):  # new here, or longer than before
-                self._count(FEATURE + name if name in _FIELD_SET else name, value, at, most_columns)
+                self._count(FEATURE + name if name in FIELD_SET else name, value, at, most_columns)
 
     def _count(self, name: str, value: Scalar, at: int, most_columns: int) -> None:
         name = clean_text(name[:MAX_LENGTH])

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from sidecar.analysis.playbook_consolidator import playbook_id
-from sidecar.analysis.rule_counts import FEATURE, Condition
+from sidecar.analysis.rule_counts import Condition
 from sidecar.analysis.rule_findings import Finding, is_settable
 from sidecar.analysis.rule_standing import Rule
+from sidecar.call_fields import FEATURE
 from sidecar.model_learning import EntryKind, PlaybookEntry, Range, Term
 from sidecar.plain_words import is_plain
 
@@ -63,7 +64,7 @@ def terms(conditions: Iterable[Condition]) -> dict[str, Term]:
     """*conditions* as field → what it is, or is to be."""
     found: dict[str, Term] = {}
     for each in conditions:
-        name = each.field.removeprefix(FEATURE)
+        name = each.field
         if each.kind == "missing":
             found[name] = None
         elif each.kind == "is":
@@ -129,7 +130,7 @@ def _word(name: str, term: Term) -> str:
 
 
 def _is_plain(condition: Condition) -> bool:
-    return is_plain(condition.field) and (condition.kind != "is" or is_plain(condition.value))
+    return is_plain(condition.field.removeprefix(FEATURE)) and (condition.kind != "is" or is_plain(condition.value))
 
 
 def _higher(one: float | None, other: float | None) -> float | None:

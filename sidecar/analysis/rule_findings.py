@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from math import sqrt
 from typing import Final, NamedTuple
 
-from sidecar.analysis.rule_counts import FIELDS, Condition, Sheet, conditions_of
+from sidecar.analysis.rule_counts import Condition, Sheet, conditions_of
 from sidecar.analysis.rule_search import Snapshot, snapshot, table
 from sidecar.analysis.rule_standing import Rule
+from sidecar.call_fields import FIELD_SET
 from sidecar.model import SpanRef
 
 SEEN_IN_TASKS: Final = 3
@@ -50,7 +51,7 @@ def finding(sheet: Sheet, rule: Rule) -> Finding:
 
 def is_settable(field: str) -> bool:
     """Whether an agent may choose what *field* is: features are inputs of the call, other fields describe the job."""
-    return field not in FIELDS
+    return field not in FIELD_SET
 
 
 def _instead(sheet: Sheet, world: Snapshot, rule: Rule, condition: Condition) -> Condition | None:

@@ -17,6 +17,7 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import ResourceSecurity
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
 
+from sidecar.call_fields import FEATURE
 from sidecar.commands.observer_client import AskError, NotThereError, ObserverClient
 from sidecar.plain_words import is_plain
 
@@ -62,7 +63,10 @@ class _Doors:
         params = {_fact_name(name): _word(value) for name, value in (facts or {}).items()}
         params |= {"endpoint": endpoint} | ({"task": task} if task else {})
         params |= {"given": ",".join(given)} if given else {}
-        return await self._asked("/advice", params)
+        advice = await self._asked("/advice", params)
+        for item in advice["advice"]:  # all that can be set are arguments: they are told by their own names
+            item["set"] = {name.removeprefix(FEATURE): term for name, term in item["set"].items()}
+        return advice
 
     async def report_outcome(self, exposure_id: str, success: bool) -> dict[str, Any]:
         """Say whether the attempt made after the advice *exposure_id* succeeded."""
@@ -118,7 +122,7 @@ def _told_of_incident(incident: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fact_name(name: str) -> str:
-    return f"features.{name}" if name in _ASKED else name
+    return FEATURE + name if name in _ASKED else name
 
 
 def _word(value: Fact) -> str:

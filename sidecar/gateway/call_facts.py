@@ -9,6 +9,7 @@ import re
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
+from sidecar.call_fields import FIELD_SET, feature_name
 from sidecar.gateway.body_reader import ReadBody, read_body
 from sidecar.gateway.features import request_features
 from sidecar.gateway.json_rpc import RpcCall, result_text, rpc_answer, rpc_call, rpc_failure
@@ -25,9 +26,6 @@ from sidecar.spans.attributes import ERROR_TYPE_OTHER
 TOOL_NAME = "gen_ai.tool.name"
 MCP_METHOD = "mcp.method.name"
 MCP_SESSION = "mcp.session.id"
-_ADVISED_BY = frozenset(
-    ["role", "city", "state", "event_kind", "staffer_id", "sig_hash", "task_class", "count", "source"]
-)
 _INPUT_CHARACTERS = 200
 _OUTPUT_CHARACTERS = 100
 _LOOKED_AT = 2048  # characters of a text that a summary begins with: masking more would hold the loop up
@@ -88,11 +86,12 @@ class FactReader:
         rpc = rpc_call(body.data)
         fields, _ = op_fields(call.request.op_headers)
         features = self._normalizer.scalars(self._features(call, body.data, rpc)) or {}
-        known = {name: each for name, each in fields.items() if name in _ADVISED_BY}
+        known = {name: each for name, each in fields.items() if name in FIELD_SET}
+        inputs = {feature_name(name): each for name, each in features.items()}
         task = fields.get("task")
         return Asked(
             endpoint=self._normalizer.text(self._endpoint(call, rpc)),
-            facts={**features, **(self._normalizer.scalars(known) or {})},
+            facts={**inputs, **(self._normalizer.scalars(known) or {})},
             task=self._normalizer.text(task) if isinstance(task, str) and task else None,
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 import falcon.asgi
 import msgspec
 
+from sidecar.call_fields import facts_of, names_of
 from sidecar.errors import InvalidInputError
 from sidecar.model import ObservedOp
 from sidecar.model_learning import AdviceQuery
@@ -123,9 +124,9 @@ def advice_query(req: falcon.asgi.Request, clean: Callable[[str], str]) -> Advic
         raise InvalidInputError(f"{most} features", f"at most {MAX_ENTRIES} are read", "Leave some out")
     return AdviceQuery(
         endpoint=clean(endpoint),
-        facts={clean(name): clean(value) for name, value in params.items()},
+        facts=facts_of({clean(name): clean(value) for name, value in params.items()}),
         task=clean(task) if task is not None else None,
-        given=frozenset(clean(name.strip()) for name in given),
+        given=names_of(clean(name.strip()) for name in given),
         limit=min(limit, MAX_ADVICE),
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from sidecar.call_fields import facts_of, names_of
 from sidecar.model import Incident, ObservedOp, Scalar
 from sidecar.model_learning import Advice, AdviceItem, AdviceQuery, PlaybookEntry, Range, Term
 from sidecar.pb.v1 import observer_pb2 as pb
@@ -73,9 +74,11 @@ def advice_query_of(message: pb.GetAdviceRequest, clean: Callable[[str], str], m
     facts = {clean(key): _scalar(each) for key, each in message.facts.items()}
     return AdviceQuery(
         endpoint=clean(message.endpoint),
-        facts={key: clean(each) if isinstance(each, str) else each for key, each in facts.items() if each is not None},
+        facts=facts_of(
+            {key: clean(each) if isinstance(each, str) else each for key, each in facts.items() if each is not None}
+        ),
         task=clean(message.task) if message.HasField("task") else None,
-        given=frozenset(map(clean, message.given)),
+        given=names_of(map(clean, message.given)),
         limit=min(message.limit or default, most),
         door="grpc",
     )

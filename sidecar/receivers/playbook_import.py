@@ -14,6 +14,7 @@ import falcon.asgi
 import msgspec
 from msgspec import Meta
 
+from sidecar.call_fields import fact_name
 from sidecar.errors import InvalidInputError
 from sidecar.model_learning import EntryKind, PlaybookEntry, Range, Term
 from sidecar.protocols import PlaybookKeeper
@@ -124,8 +125,8 @@ class ImportResource:
             successes=found.successes,
             avg_duration_ms=found.avg_duration_ms,
             evidence=found.evidence,
-            when=found.when,
-            set=found.set,
+            when={fact_name(name): term for name, term in found.when.items()},
+            set={fact_name(name): term for name, term in found.set.items()},
             rate=found.rate,
             other_rate=found.other_rate,
             calls=found.calls,
