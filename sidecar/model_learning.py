@@ -150,6 +150,14 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     high: float | None = None
 
 
+class Avoided(msgspec.Struct, frozen=True, kw_only=True):
+    """Failures that advice avoided, over all that were told of anything: *value*, between *low* and *high*."""
+
+    value: float
+    low: float
+    high: float
+
+
 class PlaybookView(PlaybookEntry, frozen=True, kw_only=True, omit_defaults=True):
     """An entry as the doors give it: its latest version, its state, the version that a person approved, its effect."""
 

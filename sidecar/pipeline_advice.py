@@ -13,8 +13,8 @@ import structlog
 from msgspec.structs import asdict, replace
 
 from sidecar.advice.advisor import Advisor
-from sidecar.advice.tallies import Trial, merge
-from sidecar.advice.uplift import Stratum, Uplift, total, uplift
+from sidecar.advice.tallies import Tally, Trial, merge
+from sidecar.advice.uplift import Stratum, Uplift, failures_avoided, total, uplift
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import NotKnownError, ObserverError
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _RULES_TOLD = 20
+Effects = dict[str, tuple[list[Stratum], Uplift]]
+"""Each with the strata that it was worked out from."""
 
 
 class LearningLoop:
@@ -48,7 +50,8 @@ class LearningLoop:
         self._learning = learning
         self._order = in_order
         self._clock = clock
-        self._effects: dict[str, tuple[list[Stratum], Uplift]] = {}  # by entry, with what they were worked out from
+        self._effects: Effects = {}  # by entry
+        self._together: Effects = {}  # by endpoint
         self._overall = uplift([])
         self._learnt = -1  # ops that had been taken in at the last cycle
         self.undecided = 0  # times the decision journal did not take what a cycle found
@@ -76,19 +79,12 @@ class LearningLoop:
             log.warning("learning.not_written", error=str(exc))
 
     async def _measure(self) -> None:
-        """Work out the effects anew that have changed, one in a turn: an interval takes a millisecond."""
-        effects: dict[str, tuple[list[Stratum], Uplift]] = {}
-        for tally in self._learning.exposures.tallies():
-            before = self._effects.get(tally.playbook_id)
-            strata = tally.now.strata
-            if before is not None and before[0] == strata:
-                effects[tally.playbook_id] = before
-            else:
-                effects[tally.playbook_id] = deepcopy(strata), uplift(strata)
-            await asyncio.sleep(0)
-        self._effects = effects
+        """Work out the effects anew that have changed, of each entry and, task by task, of all advice."""
+        exposures = self._learning.exposures
+        self._effects = await _worked_out(exposures.tallies(), self._effects)
+        self._together = await _worked_out(exposures.together(), self._together)
         pooled: list[Stratum] = []
-        for strata, _ in effects.values():
+        for strata, _ in self._together.values():
             merge(pooled, strata)
         self._overall = uplift(pooled)
 
@@ -152,7 +148,6 @@ class LearningLoop:
     def advice_stats(self) -> dict[str, Any]:
         """Advice and whether it helped, for `/stats`."""
         exposures, advisor = self._learning.exposures, self.advisor
-        trials = [tally.now for tally in exposures.tallies()]
         states = [row.state for row in self._learning.playbook.rows()]
         return {
             "asked": advisor.asked,
@@ -163,7 +158,8 @@ class LearningLoop:
             "unknown_reports": exposures.unknown_reports,
             "overtaken": self._learning.playbook.overtaken,
             "entries": {state: states.count(state) for state in ("candidate", "active", "retired")},
-            "measured": _measured(self._overall, trials),
+            "measured": _measured(self._overall, [tally.now for tally in exposures.together()]),
+            "avoided": failures_avoided(self._together.values()),
         }
 
     def _effect(self, playbook_id: str) -> Measured | None:
@@ -184,6 +180,18 @@ class LearningLoop:
 
     def _now(self) -> str:
         return rfc3339_ms(self._clock.time_ns())
+
+
+async def _worked_out(tallies: Sequence[Tally], before: Effects) -> Effects:
+    """The effects of *tallies*, one in a turn where it changed since *before*: an interval takes a millisecond."""
+    effects: Effects = {}
+    for tally in tallies:
+        known, strata = before.get(tally.playbook_id), tally.now.strata
+        if known is None or known[0] != strata:
+            known = deepcopy(strata), uplift(strata)
+        effects[tally.playbook_id] = known
+        await asyncio.sleep(0)
+    return effects
 
 
 def _same(one: PlaybookEntry, other: PlaybookEntry) -> bool:

@@ -36,7 +36,7 @@ def register(metrics: OwnMetrics, learning: Learning) -> None:
         "observer.advice.missing",
         "{task}",
         "Of which no outcome came in time, by arm",
-        lambda: _missing(exposures.tallies()),
+        lambda: _missing(exposures.together()),
         "arm",
     )
 

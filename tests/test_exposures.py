@@ -10,7 +10,7 @@ import pytest
 from sidecar.advice import exposures as module
 from sidecar.advice.exposures import ExposureBook
 from sidecar.advice.tallies import Trial
-from sidecar.advice.uplift import Arm
+from sidecar.advice.uplift import Arm, Stratum
 from sidecar.model_learning import Assignment, Exposure, InformedTask, ReportedOutcome
 from tests.fakes import an_op
 
@@ -203,6 +203,31 @@ def test_an_op_that_amends_what_was_no_outcome_may_be_one(book: ExposureBook) ->
     called(book, task=None)
     called(book, op_id="op-2", amends="op-1", success=True)
     assert arms(book)[0] == Arm(1, 1)
+
+
+@pytest.mark.parametrize(("coins", "shown"), [((True, False), True), ((False, False), False)])
+def test_a_task_with_several_entries_counts_once_over_all(book: ExposureBook, coins: Any, shown: bool) -> None:
+    """In the arm of those shown anything, as likely as that was; by its first exposure there; amended like others."""
+    both = [
+        Assignment(playbook_id=f"pb-{number}", version=1, propensity=propensity, shown=each)
+        for number, (each, propensity) in enumerate(zip(coins, (0.9, 0.5), strict=True))
+    ]
+    exposed(book, assignments=both)
+    exposed(
+        book,
+        exposure_id="ex-2",
+        assignments=[*both, Assignment(playbook_id="pb-3", version=1, propensity=0.5, shown=True)],
+    )
+    assert book.open == 3
+    called(book, success=True)
+    again = ExposureBook()
+    again.load(book.take_dirty())
+    called(again, success=False, op_id="op-2", amends="op-1")
+    for each, arm in ((book, Arm(1, 1)), (again, Arm(1, 0))):
+        (tally,) = each.together()
+        (stratum,) = tally.now.strata
+        assert stratum == Stratum(0.95, *((arm, Arm()) if shown else (Arm(), arm)))
+        assert (tally.now.assigned[shown], tally.now.assigned[not shown], each.open) == (1, 0, 0)
 
 
 def test_a_task_that_read_the_playbook_is_marked(book: ExposureBook) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import msgspec
 import pytest
 
 from sidecar.advice.advisor import EXPOSURE
+from sidecar.advice.uplift import failures_avoided, uplift
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.clock import rfc3339_ms
 from sidecar.model_learning import AdviceQuery, EntryChange, PlaybookEntry
@@ -109,6 +111,37 @@ def test_a_trial_is_of_what_agents_are_told() -> None:
     learning.decide_now(EXPOSURE, under_way[1].exposure)
     learning.decide_now(PLAYBOOK, third)
     assert (tally.epoch, tally.now.assigned.shown, tally.past.assigned.shown) == (1, 0, 2)
+
+
+def test_failures_avoided_are_counted_once_where_entries_share_tasks() -> None:
+    """Two entries that help only together: each has the whole success to itself, and all of them have it once."""
+    learning, dice = Learning(), Random(9)
+    for name in ("f", "g"):
+        entry = PlaybookEntry(
+            playbook_id=f"pb-{name}", version=1, at="2026-01-31T08:15:00.000Z", kind="do", endpoint=ENDPOINT,
+            text=f"Set {name}", successes=0, avg_duration_ms=0.0, set={name: "a"}, plain=True,
+        )  # fmt: skip
+        learning.decide_now(PLAYBOOK, entry)
+    offers = learning.offers(holdout=0.1, window_s=3600, draw=dice.random)
+    true = 0
+    for number in range(1000):
+        query = AdviceQuery(endpoint=ENDPOINT, facts={}, task=f"t-{number}")
+        offer = offers.offer(query, number * 10**9, f"ex-{number}")
+        learning.decide_now(EXPOSURE, offer.exposure)
+        success = len(offer.advice.advice) == 2
+        true += success
+        at = rfc3339_ms(number * 10**9 + 10**8)
+        learning.consume(
+            an_op(endpoint=ENDPOINT, success=success, task=f"t-{number}", timestamp=at, op_id=f"o-{number}")
+        )
+    exposures = learning.exposures
+    parts = [(tally.now.strata, uplift(tally.now.strata)) for tally in exposures.together()]
+    found = failures_avoided(parts)
+    assert found is not None
+    assert found.low <= true <= found.high
+    assert found.value == pytest.approx(true, rel=0.02)
+    each = [failures_avoided([(tally.now.strata, uplift(tally.now.strata))]) for tally in exposures.tallies()]
+    assert sum(part.value for part in each if part is not None) > 1.8 * true
 
 
 def test_an_entry_that_harms_is_retired_by_the_numbers() -> None:

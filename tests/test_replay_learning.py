@@ -68,7 +68,7 @@ async def test_everything_learnt_is_rebuilt(tmp_path: Path, capsys: pytest.Captu
     await live(tmp_path, segment=segment)
     before = dumped(tmp_path / "data" / "state.db")
     kinds = {key.partition("/")[0] for key in json.loads(before)["learning"]}
-    assert kinds == {"rules", "rule_numbering", "entry", "unit", "tally"}
+    assert kinds == {"rules", "rule_numbering", "entry", "unit", "tally", "together"}
     assert (journal_span(tmp_path / "data" / "ops.jsonl")[0] > 0) is (segment < 10**9)
     after, said = await in_thread(replay, tmp_path, capsys)
     assert after == before

@@ -12,7 +12,7 @@ import pytest
 
 from sidecar.cli import main
 from sidecar.commands.report_charts import intervals
-from sidecar.commands.report_data import Estimate, Incident, ReportData, _Buckets, avoided, times, together
+from sidecar.commands.report_data import Estimate, Incident, ReportData, _Buckets, avoided, times
 from sidecar.commands.report_html import html
 from sidecar.model_learning import ArmResult, Measured, PlaybookView
 from tests.observers import client, observer
@@ -42,19 +42,15 @@ def an_entry(text: str, effect: float | None = 0.5) -> PlaybookView:
 def a_report(entries: list[PlaybookView], incidents: list[Incident]) -> ReportData:
     overall = entries[0].measured if entries else None
     return ReportData(
-        "http://127.0.0.1:3800", "2026-01-01", 10, 3, 0, 5, 4, 3, overall, entries, incidents, times(incidents)
-    )
+        "http://127.0.0.1:3800", "2026-01-01", 10, 3, 0, 5, 4, 3, overall, Estimate(None), entries, incidents,
+        times(incidents),
+    )  # fmt: skip
 
 
 def test_failures_avoided_are_uplift_times_those_told() -> None:
-    """With the interval's ends; the sum of two entries is surer than its parts put end to end."""
-    one = avoided(an_entry("a").measured)
-    assert one == pytest.approx((50.0, 30.0, 60.0))
-    both = together([one, one, Estimate(None)])
-    assert both.value == pytest.approx(100.0)
-    assert both.low == pytest.approx(100 - 20 * 2**0.5)
-    assert both.high == pytest.approx(100 + 10 * 2**0.5)
-    assert together([avoided(None)]) == (None, None, None)
+    """With the interval's ends; nothing where nothing is known."""
+    assert avoided(an_entry("a").measured) == pytest.approx((50.0, 30.0, 60.0))
+    assert avoided(None) == (None, None, None)
 
 
 def test_columns_are_as_narrow_as_show_everything() -> None:
@@ -127,7 +123,10 @@ async def test_the_command_prints_tables_and_writes_the_page(
         page = tmp_path / "report.html"
         flags = ["report", "--url", f"http://127.0.0.1:{running.port}", "--html", str(page)]
         assert await asyncio.to_thread(main, flags) == 0
+        stats = (await http.get("/stats")).json()["advice"]
     said = capsys.readouterr().out
+    assert re.search(rf"failures avoided +{stats['avoided']['value']:,.0f} \(", said)
+    assert stats["measured"]["shown"]["tasks"] + stats["measured"]["withheld"]["tasks"] == stats["tasks"]
     assert "Avoid certified=false" in said
     assert re.search(r"uplift +[+-]\d+ points", said)
     assert "refused" in said

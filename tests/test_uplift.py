@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidecar.advice.standing import SLUMP, STANDING_ALPHA, State, standing
 from sidecar.advice.tallies import Tally, Trial
-from sidecar.advice.uplift import Arm, Stratum, Uplift, excludes, uplift
+from sidecar.advice.uplift import Arm, Stratum, Uplift, excludes, failures_avoided, uplift
 
 
 @st.composite
@@ -146,6 +146,18 @@ def test_shown_tasks_that_do_no_better_any_more_add_up_to_a_slump() -> None:
     tally = Tally("pb-1", now=trial)
     tally.begin_anew()
     assert (tally.now, tally.past.strata) == (Trial(), trial.strata)
+
+
+def test_failures_avoided_add_up_over_parts_that_share_no_task() -> None:
+    """The sum is surer than its parts put end to end; what nobody was withheld from is compared to nothing."""
+    strata = [Stratum(0.5, Arm(100, 80), Arm(50, 15)), Stratum(0.9, Arm(1000, 0), Arm())]
+    one = failures_avoided([(strata, Uplift(0.5, 0.3, 0.6, Arm(), Arm()))])
+    assert one is not None
+    assert (one.value, one.low, one.high) == pytest.approx((50.0, 30.0, 60.0))
+    both = failures_avoided([(strata, Uplift(0.5, 0.3, 0.6, Arm(), Arm()))] * 2 + [([], uplift([]))])
+    assert both is not None
+    assert (both.value, both.low, both.high) == pytest.approx((100.0, 100 - 20 * 2**0.5, 100 + 10 * 2**0.5))
+    assert failures_avoided([([], uplift([]))]) is None
 
 
 def test_what_agents_report_makes_no_slump() -> None:

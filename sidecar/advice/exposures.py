@@ -4,6 +4,9 @@ Follows from ops and decisions in their order. The unit is the task (or, where i
 has one coin for an entry, and one outcome, that of its first call at the entry's endpoint afterwards, in time. Counted
 as assigned, whatever the agent did with the advice. An outcome that an agent reported is counted apart, until a call
 of its own takes its place; an op that amends such a call changes what was counted.
+
+A task with several entries has the same outcome for each of them. So what all advice does is counted apart, by task, in
+a tally for each endpoint: by whether its first exposure there showed anything.
 """
 
 from __future__ import annotations
@@ -12,9 +15,9 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
-import msgspec
 import structlog
 
+from sidecar.advice.coins import TOGETHER, Coin, Unit, as_one, coin_of
 from sidecar.advice.tallies import Tally, Trial
 from sidecar.kept_rows import KeptRows
 from sidecar.model import ObservedOp
@@ -29,48 +32,18 @@ MAX_EXPOSURES: Final = 16  # of a unit, whose ids are still known
 _OVERDUE_A_STEP = 200
 
 
-class Coin(msgspec.Struct, omit_defaults=True):
-    """How a unit's coin fell for one entry. *outcome*: None while it is open; *by* tells who said it.
-
-    *by* is `op` (a call, *op_id*; *latest* amended it), `agent` (a report) or `none` (nobody, in time). *epoch* is the
-    entry's trial that it belongs to.
-    """
-
-    endpoint: str
-    exposure_id: str
-    at: str
-    until: str
-    propensity: float
-    shown: bool
-    outcome: bool | None = None
-    by: str = ""
-    op_id: str = ""
-    latest: str = ""
-    during: str | None = None
-    epoch: int = 0
-
-
-class Unit(msgspec.Struct, omit_defaults=True):
-    """A task, or an exposure without one: its coins by entry, its latest exposures, whether it read the playbook.
-
-    *endpoint* is that of each exposure, in their order.
-    """
-
-    key: str
-    coins: dict[str, Coin] = {}
-    exposures: list[tuple[str, str]] = []
-    informed: bool = False
-
-
 class ExposureBook:
     """At most 5000 units and 1000 tallies; the least recent goes out, its open coins as missing. For one thread."""
 
     def __init__(self) -> None:
         self._units = KeptRows("unit/", Unit, MAX_UNITS)
         self._tallies = KeptRows("tally/", Tally, MAX_TALLIES)
+        self._together = KeptRows("together/", Tally, MAX_TALLIES)
+        self._kept = (self._units, self._tallies, self._together)
         self._exposures: dict[str, tuple[str, str]] = {}  # exposure id → its unit and endpoint
         self._calls: dict[str, str] = {}  # op id of an outcome → unit
         self._open: OrderedDict[tuple[str, str], str] = OrderedDict()  # (unit, entry) → until, by time
+        self._open_together: OrderedDict[tuple[str, str], str] = OrderedDict()
         self.not_counted = 0  # ops that could not be taken in
         self.unknown_reports = 0  # reports on exposures that are not, or no longer, known
 
@@ -85,7 +58,7 @@ class ExposureBook:
     @property
     def evicted(self) -> int:
         """Units and tallies that had to make room."""
-        return self._units.evicted + self._tallies.evicted
+        return sum(each.evicted for each in self._kept)
 
     def consume(self, op: ObservedOp) -> bool:
         """Take one settled op in; whether its agent had been shown advice on this endpoint. O(the unit's coins)."""
@@ -106,7 +79,7 @@ class ExposureBook:
         self._exposures[exposure.exposure_id] = (unit.key, exposure.endpoint)
         if len(unit.exposures) > MAX_EXPOSURES:
             self._exposures.pop(unit.exposures.pop(0)[0], None)
-        for each in exposure.assignments:
+        for each in (as_one(exposure.endpoint, exposure.assignments), *exposure.assignments):
             if each.playbook_id not in unit.coins and len(unit.coins) < MAX_COINS:
                 self._assign(unit, exposure, each, outdated=each.playbook_id in outdated)
 
@@ -131,20 +104,24 @@ class ExposureBook:
 
     def close_overdue(self, now: str) -> Iterator[None]:
         """Count the coins as missing whose time is over at *now* (RFC 3339); a little at each step."""
-        done = 0
-        while self._open:
-            (key, entry_id), until = next(iter(self._open.items()))
-            if until >= now:
-                return
+        for number, (key, entry_id) in enumerate(self._overdue(now), 1):
             unit = self._units.get(key)
             if unit is None:
-                del self._open[key, entry_id]
+                del self._awaited(entry_id)[key, entry_id]
                 continue
             self._miss(unit, entry_id)
             self._units.changed(key)
-            done += 1
-            if not done % _OVERDUE_A_STEP:
+            if not number % _OVERDUE_A_STEP:
                 yield
+
+    def _overdue(self, now: str) -> Iterator[tuple[str, str]]:
+        """Who is awaited in vain, one by one; each is to be settled before the next."""
+        for awaited in (self._open, self._open_together):
+            while awaited:
+                who, until = next(iter(awaited.items()))
+                if until >= now:
+                    break
+                yield who
 
     def coins(self, key: str) -> Mapping[str, Coin]:
         """The coins of the unit *key*, by entry."""
@@ -163,6 +140,10 @@ class ExposureBook:
         """All of them."""
         return self._tallies.rows()
 
+    def together(self) -> list[Tally]:
+        """What all entries together did, one tally an endpoint: each task counts once there."""
+        return self._together.rows()
+
     def begin_anew(self, entry_id: str) -> None:
         """The entry is another treatment from now on, or gets another trial: what was measured is kept apart."""
         tally = self._tallies.get(entry_id)
@@ -173,34 +154,35 @@ class ExposureBook:
     @property
     def unusable(self) -> int:
         """Saved rows that could not be read, and rows that could not be saved."""
-        return self._units.unusable + self._tallies.unusable
+        return sum(each.unusable for each in self._kept)
 
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore what `take_dirty` gave, in whatever order."""
-        self._units.load(rows)
-        self._tallies.load(rows)
+        for each in self._kept:
+            each.load(rows)
         found: list[tuple[str, str, str]] = []
         for unit in self._units.rows():
             self._exposures |= {exposure_id: (unit.key, endpoint) for exposure_id, endpoint in unit.exposures}
             for coin in unit.coins.values():
                 self._calls |= {op_id: unit.key for op_id in (coin.op_id, coin.latest) if op_id}
             found += [(coin.until, unit.key, name) for name, coin in unit.coins.items() if not coin.by]
-        self._open = OrderedDict(((key, name), until) for until, key, name in sorted(found))
+        for until, key, name in sorted(found):
+            self._awaited(name)[key, name] = until
 
     def prepare(self) -> Iterator[None]:
         """Do most of `take_dirty`'s work ahead of it, a little at each step."""
-        yield from self._units.prepare()
-        yield from self._tallies.prepare()
+        for each in self._kept:
+            yield from each.prepare()
 
     def take_dirty(self) -> dict[str, bytes]:
         """Rows changed since the last call, as JSON by key; removed ones as b""."""
-        return self._units.take_dirty() | self._tallies.take_dirty()
+        return {key: row for each in self._kept for key, row in each.take_dirty().items()}
 
     def put_back(self, keys: Iterable[str]) -> None:
         """Saving *keys* failed: `take_dirty` gives them again."""
         names = list(keys)
-        self._units.put_back(names)
-        self._tallies.put_back(names)
+        for each in self._kept:
+            each.put_back(names)
 
     def _consume(self, op: ObservedOp) -> bool:
         if op.amends and self._amend(op):
@@ -258,18 +240,10 @@ class ExposureBook:
             self._exposures.pop(exposure_id, None)
 
     def _assign(self, unit: Unit, exposure: Exposure, each: Assignment, *, outdated: bool) -> None:
-        coin = unit.coins[each.playbook_id] = Coin(
-            endpoint=exposure.endpoint,
-            exposure_id=exposure.exposure_id,
-            at=exposure.at,
-            until=exposure.until,
-            propensity=each.propensity,
-            shown=each.shown,
-            during=exposure.during,
-            epoch=self._tally(each.playbook_id).epoch - outdated,
-        )
-        self._open[unit.key, each.playbook_id] = exposure.until
-        trial = self._trial(each.playbook_id, coin)
+        name = each.playbook_id
+        coin = unit.coins[name] = coin_of(exposure, each, self._tally(name).epoch - outdated)
+        self._awaited(name)[unit.key, name] = exposure.until
+        trial = self._trial(name, coin)
         trial.assigned[each.shown] += 1
         if unit.informed:
             trial.informed[each.shown] += 1
@@ -282,22 +256,26 @@ class ExposureBook:
         if op_id:
             self._calls[op_id] = unit.key
         trial.count(coin.propensity, coin.shown, success=success, reported=by == "agent")
-        self._open.pop((unit.key, entry_id), None)
+        self._awaited(entry_id).pop((unit.key, entry_id), None)
 
     def _miss(self, unit: Unit, entry_id: str) -> None:
         coin = unit.coins[entry_id]
         coin.by = "none"
         self._trial(entry_id, coin).missing[coin.shown] += 1
-        self._open.pop((unit.key, entry_id), None)
+        self._awaited(entry_id).pop((unit.key, entry_id), None)
 
     def _trial(self, entry_id: str, coin: Coin) -> Trial:
         return self._tally(entry_id).trial(coin.epoch)
 
     def _tally(self, entry_id: str) -> Tally:
-        tally = self._tallies.get(entry_id)
+        rows = self._together if entry_id.startswith(TOGETHER) else self._tallies
+        tally = rows.get(entry_id)
         if tally is None:
             tally = Tally(entry_id)
-            self._tallies.add(entry_id, tally)
+            rows.add(entry_id, tally)
         else:
-            self._tallies.changed(entry_id)
+            rows.changed(entry_id)
         return tally
+
+    def _awaited(self, entry_id: str) -> OrderedDict[tuple[str, str], str]:
+        return self._open_together if entry_id.startswith(TOGETHER) else self._open

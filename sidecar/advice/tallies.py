@@ -13,7 +13,7 @@ import msgspec
 from sidecar.advice.standing import MIN_TASKS
 from sidecar.advice.uplift import Arm, Stratum, total
 
-MAX_STRATA: Final = 8
+MAX_STRATA: Final = 16  # three coins of two kinds make nine
 
 
 class PerArm(msgspec.Struct):

@@ -22,6 +22,8 @@ from typing import Final
 
 import msgspec
 
+from sidecar.model_learning import Avoided
+
 _MOST_CERTAIN_AT: Final = (
     20.0  # in tasks (harmonic: 40 an arm); the boundary is closest to a fixed sample's some way on
 )
@@ -80,6 +82,25 @@ def excludes(strata: Sequence[Stratum], difference: float, alpha: float = 0.05) 
     """Whether *difference* lies outside the interval that `uplift` gives: the same test, without the search."""
     used = _used(strata)
     return bool(used) and abs(_statistic(used, difference)) > _boundary(sum(_weight(*each) for each in used), alpha)
+
+
+def failures_avoided(parts: Iterable[tuple[Sequence[Stratum], Uplift]]) -> Avoided | None:
+    """Failures that shown tasks would have had more: uplift times tasks, over *parts* that share no task.
+
+    Only tasks with others to be compared to count. The parts are independent: the sum's interval recovers their
+    variances from theirs (Zou and Donner, 2008: "MOVER"). None before any part is known.
+    """
+    value = below = above = 0.0
+    is_known = False
+    for strata, found in parts:
+        if found.estimate is None or found.low is None or found.high is None:
+            continue
+        is_known = True
+        tasks = sum(counts[0] for counts in _used(strata))
+        value += tasks * found.estimate
+        below += (tasks * (found.estimate - found.low)) ** 2
+        above += (tasks * (found.high - found.estimate)) ** 2
+    return Avoided(value=value, low=value - sqrt(below), high=value + sqrt(above)) if is_known else None
 
 
 _Counts = tuple[int, int, int, int]  # shown and their successes, withheld and theirs

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from sidecar.commands.observer_client import NotThereError, ObserverClient
-from sidecar.model_learning import Measured, PlaybookView
+from sidecar.model_learning import Avoided, Measured, PlaybookView
 
 MOST_INCIDENTS: Final = 40  # whose times are read
 _MOST_PAGES = 20
@@ -23,6 +23,7 @@ class _Advice(msgspec.Struct):
     told: int = 0
     tasks: int = 0
     measured: Measured | None = None
+    avoided: Avoided | None = None
 
 
 class _Stats(msgspec.Struct):
@@ -102,34 +103,25 @@ class ReportData(NamedTuple):
     told: int
     tasks: int
     overall: Measured | None
+    avoided: Estimate
     entries: list[PlaybookView]
     incidents: list[Incident]
     times: Times | None
 
-    @property
-    def avoided(self) -> Estimate:
-        """Failures avoided by all entries together."""
-        return together([avoided(each.measured) for each in self.entries])
-
 
 def avoided(measured: Measured | None) -> Estimate:
-    """Failures that *measured*'s shown tasks would have had more without the advice; negative: it made some."""
+    """Failures that *measured*'s shown tasks would have had more without this advice; negative: it made some.
+
+    Of one entry: several that were told to one task share its outcome, and their numbers do not add up.
+    """
     if measured is None or measured.effect is None or measured.low is None or measured.high is None:
         return Estimate(None)
     tasks = measured.shown.tasks
     return Estimate(tasks * measured.effect, tasks * measured.low, tasks * measured.high)
 
 
-def together(parts: Sequence[Estimate]) -> Estimate:
-    """The sum of independent estimates. Its interval recovers their variances (Zou and Donner 2008, "MOVER")."""
-    known = [(each.value, each.low, each.high) for each in parts]
-    values = [(value, low, high) for value, low, high in known if None not in (value, low, high)]
-    if not values:
-        return Estimate(None)
-    total = sum(value or 0.0 for value, _, _ in values)
-    below = sum(((value or 0.0) - (low or 0.0)) ** 2 for value, low, _ in values) ** 0.5
-    above = sum(((high or 0.0) - (value or 0.0)) ** 2 for value, _, high in values) ** 0.5
-    return Estimate(total, total - below, total + above)
+def _estimate(found: Avoided | None) -> Estimate:
+    return Estimate(found.value, found.low, found.high) if found is not None else Estimate(None)
 
 
 def gather(client: ObserverClient, now: datetime) -> ReportData:
@@ -150,6 +142,7 @@ def gather(client: ObserverClient, now: datetime) -> ReportData:
         told=advice.told,
         tasks=advice.tasks,
         overall=advice.measured,
+        avoided=_estimate(advice.avoided),
         entries=sorted(entries, key=_by_uplift),
         incidents=[*detailed, *incidents[MOST_INCIDENTS:]],
         times=times(detailed),

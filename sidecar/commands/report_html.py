@@ -87,11 +87,11 @@ def _avoided_words(found: Estimate) -> tuple[str, str, str]:
 def _arms(overall: Measured | None) -> str:
     if overall is None or overall.effect is None:
         return _section("Shown against withheld", "No advice was both shown and withheld yet.", "")
-    rows = [_arm_row("shown", overall.shown), _arm_row("withheld at random", overall.withheld)]
+    rows = [_arm_row("shown something", overall.shown), _arm_row("all withheld at random", overall.withheld)]
     low, high = 100 * (overall.low or 0.0), 100 * (overall.high or 0.0)
     said = (
-        f"Tasks that were shown an entry succeed {100 * overall.effect:+.0f} points more often than those that it was "
-        f"withheld from by a coin ({low:+.0f} to {high:+.0f}, 95 %, at whatever time one looks)."
+        f"Tasks that were shown advice succeed {100 * overall.effect:+.0f} points more often than those that all of it "
+        f"was withheld from by coins ({low:+.0f} to {high:+.0f}, 95 %, at whatever time one looks)."
     )
     heads = ("arm", "tasks", "succeeded", "no outcome in time", "only reported", "read it themselves")
     return _section("Shown against withheld", said, _table(heads, rows))
@@ -112,7 +112,10 @@ def _entries(entries: Sequence[PlaybookView]) -> str:
         for each in told
     ]
     heads = ("entry", "state", "endpoint", "shown", "withheld", "failures avoided")
-    said = "Points of success rate gained by being shown the entry, with the interval that it is in."
+    said = (
+        "Points of success rate gained by being shown the entry, with the interval that it is in. Tasks that are told "
+        "several count for each of them, so that failures avoided do not add up."
+    )
     return _section("Entries by uplift", said, chart + _table(heads, rows, words=3))
 
 
