@@ -96,6 +96,16 @@ def test_what_agents_are_told_outlives_any_number_of_versions(plain: bool) -> No
     assert fit(row, asked()) is not None
 
 
+def test_what_a_person_brings_does_not_lose_to_a_version_that_was_written_meanwhile() -> None:
+    """Both were made as the second; the person's comes last. Read twice it is taken once."""
+    book = PlaybookBook()
+    for entry in (an_entry(1), an_entry(2, text="by rule", author="rule"), an_entry(2, text="mine", author="import")):
+        book.keep(entry)
+    book.keep(an_entry(2, text="mine", author="import"))
+    (row,) = book.rows()
+    assert [(each.version, each.text) for each in row.versions] == [(1, "text 1"), (2, "by rule"), (3, "mine")]
+
+
 def test_an_approval_is_of_one_version() -> None:
     """Versions before it were not read by it, and a later approval of an earlier version takes its place."""
     book = PlaybookBook()

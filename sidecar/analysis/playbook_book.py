@@ -40,8 +40,10 @@ class PlaybookBook:
         return len(self._rows)
 
     def keep(self, entry: PlaybookEntry) -> None:
-        """Take *entry* over, unless this version or a later one is here."""
+        """Take *entry* over, unless this version or a later one is here; what a person brought is a later one then."""
         row = self._rows.touch(entry.playbook_id)
+        if row is not None and entry.author == "import" and row.latest.author != "import":
+            entry = replace(entry, version=max(entry.version, row.latest.version + 1))
         if row is None:
             self._rows.add(entry.playbook_id, EntryRow(versions=[entry]))
             self._by_endpoint = None
