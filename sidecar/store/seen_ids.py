@@ -20,7 +20,7 @@ REF_BYTES = 24
 _NO_REF = bytes(REF_BYTES)
 _HEADER = struct.Struct("=QII")  # the first entry's number, entries, 1 if refs follow
 _ENTRY_BYTES = 8 + 4 + 4 + 4
-_FIRST_SLOTS = 8
+_FIRST_SLOTS = 128  # half a MiB in all: memory then grows by the entries alone until there are about 80,000
 _KEY_BITS = 64
 _LOOK_EVERY = 16  # entries between two looks at the age of the oldest
 _REF_ENTRIES = 1 << 14  # the newest entries keep their spans' ids: 0.4 MiB
@@ -195,7 +195,7 @@ class SeenIds:
                 part = index[number]
                 if part is None:
                     part = index[number] = array("I", bytes(4 * slots))
-                elif indexed[number] * 3 >= len(part) * 2:
+                elif indexed[number] * 4 >= len(part) * 3:
                     part = self._grow(number)
                 mask = len(part) - 1
                 slot = key & mask
@@ -240,7 +240,7 @@ class SeenIds:
     def _link(self, key: int, place: int) -> None:
         part = key >> self._shift
         index = self._index[part]
-        if index is None or self._indexed[part] * 3 >= len(index) * 2:
+        if index is None or self._indexed[part] * 4 >= len(index) * 3:
             index = self._grow(part)
         mask, slot = len(index) - 1, key & (len(index) - 1)
         blocks, bits, last = self._blocks, self._bits, self._size - 1
