@@ -39,13 +39,17 @@ _FOLDER_BYTES = 256 * 2**20  # less than the default, so that a run of minutes m
 
 @dataclass(frozen=True)
 class Sample:
-    """One row of the CSV. *seconds* since the load began; sizes in bytes."""
+    """One row of the CSV. *seconds* since the load began; sizes in bytes.
+
+    *anonymous* is what of *resident* is in no file: pages of libraries come and go as the machine needs memory.
+    """
 
     seconds: float
     acknowledged: int
     refused: int
     exported: int
     resident: int
+    anonymous: int
     threads: int
     descriptors: int
     journals: int
@@ -100,6 +104,7 @@ def sample(pid: int, data: Path, load: Load, collector: Collector, seconds: floa
         refused=load.refused,
         exported=collector.taken,
         resident=int(status["VmRSS"].split()[0]) * 1024,
+        anonymous=int(status["RssAnon"].split()[0]) * 1024,
         threads=int(status["Threads"]),
         descriptors=len(list((proc / "fd").iterdir())),
         journals=sum(size for name, size in sizes.items() if name.endswith(".jsonl")),
@@ -116,15 +121,15 @@ def findings(samples: Sequence[Sample], minutes: float, rate: float, most_bytes:
     late = samples[-3:]
     before, after = (_median_before(samples, one, min(_WINDOW_S, settled_s / 2)) for one in (early[-1], end))
     growth, most = after / before - 1, max(one.resident for one in samples)
-    one, other = early[-1].resident, end.resident
-    single = f"single samples {_mib(one)}, {_mib(other)}, {other / one - 1:+.1%}"
+    detail = f"single samples {_mib(early[-1].resident)}, {_mib(end.resident)}, of which in no file "
+    detail += f"{_mib(early[-1].anonymous)}, {_mib(end.anonymous)}"
     wanted = rate * minutes * 60
     found = [
         (end.acknowledged >= 0.95 * wanted, f"acknowledged {end.acknowledged} of {wanted:.0f}"),
         (end.refused == 0, f"refused {end.refused}"),
         (
             growth <= _MOST_GROWTH,
-            f"resident {_mib(before)} after {settled_s:.0f} s, {_mib(after)} at the end ({growth:+.1%}; {single})",
+            f"resident {_mib(before)} after {settled_s:.0f} s, {_mib(after)} at the end ({growth:+.1%}; {detail})",
         ),
         (most <= _MOST_RESIDENT, f"resident at most {_mib(most)}, bound {_mib(_MOST_RESIDENT)}"),
     ]

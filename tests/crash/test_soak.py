@@ -19,6 +19,7 @@ def samples(resident_mib: Sequence[float], **last: int) -> list[Sample]:
         {"seconds": 10 * (n + 1), "acknowledged": 10_000 * (n + 1), "refused": 0, "exported": 0}
         | {
             "resident": int(mib * _MIB),
+            "anonymous": int(mib * _MIB) // 2,
             "threads": 5,
             "descriptors": 30,
             "journals": _MIB,
