@@ -12,10 +12,11 @@ from hashlib import blake2b
 
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Status
 
-from sidecar.errors import MalformedError
+from sidecar.errors import MalformedError, TooLargeError
 from sidecar.protocols import ExportSampling, RequestSpool, SpanReader, SpanWitness
 from sidecar.receivers.otlp_attempts import Attempt, Attempts, Ledger, Taken
 from sidecar.receivers.otlp_json import JsonRequests
+from sidecar.receivers.otlp_values import check_values
 from sidecar.receivers.otlp_wire import Piece, Rejected, cut, read_piece
 
 _TURN_S = 0.0015  # of reading before other tasks get a turn
@@ -94,6 +95,8 @@ class OtlpIntake:
         leaving: list[tuple[bytes, int]] = []
         pieces: list[tuple[bytes, int]] = []
         for part in parts:
+            if not await _is_bounded(part, rejected, breath):
+                continue
             piece = read_piece(part, rejected)
             if attempt.taken is None:
                 leaving.append(self._leaving(piece, await self._learn(piece, attempt.ops, breath)))
@@ -133,6 +136,18 @@ class OtlpIntake:
             return piece.data, piece.spans
         parts = [self._sampling.kept(each, frozenset(failed | failed_traces(each))) for each in piece.resource_spans]
         return b"".join(data for data, _ in parts), sum(count for _, count in parts)
+
+
+async def _is_bounded(part: bytes, rejected: Rejected, breath: _Breath) -> bool:
+    """Whether *part* may be parsed; it is refused if not."""
+    try:
+        for _ in check_values(part):
+            await breath.pause()
+    except TooLargeError as exc:
+        rejected.unreadable += 1
+        rejected.add(str(exc))
+        return False
+    return True
 
 
 def _pass_on(spool: RequestSpool, leaving: Iterable[tuple[bytes, int]], ledger: Ledger) -> None:

@@ -20,7 +20,7 @@ MAX_ITEMS = 250_000  # spans, scopes and resources of one request
 PIECE_BYTES = 48 * 1024  # some hundred spans: a millisecond or two to read
 _BREATH_ITEMS = 1000  # a millisecond
 _SMALL_HEAD = 4096
-_LENGTH_DELIMITED = 2
+LENGTH_DELIMITED = 2
 _FIXED = {1: 8, 5: 4}  # wire type → bytes
 CHILDREN = 2  # `scope_spans` of a resource's spans, `spans` of a scope's
 RESOURCE_SPANS = 1
@@ -50,7 +50,9 @@ class Piece(NamedTuple):
     spans: int
 
 
-class _Field(NamedTuple):
+class Field(NamedTuple):
+    """Where a field stands."""
+
     number: int
     start: int  # of its tag
     value: int  # of its content, where it is length-delimited
@@ -74,7 +76,7 @@ def cut(request: bytes, piece_bytes: int = PIECE_BYTES, head_bytes: int = PIECE_
         return
     bounds = _Bounds(piece_bytes, head_bytes)
     start = end = 0  # of small fields that go together
-    for field in _fields(request, 0, len(request), bounds):
+    for field in fields_of(request, 0, len(request), bounds):
         if field.end - field.start > piece_bytes and field.number == RESOURCE_SPANS:
             if end > start:
                 yield request[start:end]
@@ -91,9 +93,9 @@ def cut(request: bytes, piece_bytes: int = PIECE_BYTES, head_bytes: int = PIECE_
         yield request[start:end]
 
 
-def _cut_resource(request: bytes, whole: _Field, bounds: _Bounds) -> Iterator[bytes]:
-    fields: list[_Field] = []
-    for field in _fields(request, whole.value, whole.end, bounds):
+def _cut_resource(request: bytes, whole: Field, bounds: _Bounds) -> Iterator[bytes]:
+    fields: list[Field] = []
+    for field in fields_of(request, whole.value, whole.end, bounds):
         fields.append(field)
         if bounds.breathe():
             yield b""
@@ -107,11 +109,11 @@ def _cut_resource(request: bytes, whole: _Field, bounds: _Bounds) -> Iterator[by
                 yield delimited(RESOURCE_SPANS, head + part) if part else b""
 
 
-def _cut_scope(request: bytes, whole: _Field, bounds: _Bounds) -> Iterator[bytes]:
+def _cut_scope(request: bytes, whole: Field, bounds: _Bounds) -> Iterator[bytes]:
     """The scope's spans as `scope_spans` fields."""
-    fields: list[_Field] = []
+    fields: list[Field] = []
     if whole.end - whole.start > bounds.piece_bytes:
-        for field in _fields(request, whole.value, whole.end, bounds):
+        for field in fields_of(request, whole.value, whole.end, bounds):
             fields.append(field)
             if bounds.breathe():
                 yield b""
@@ -133,24 +135,27 @@ def _cut_scope(request: bytes, whole: _Field, bounds: _Bounds) -> Iterator[bytes
     yield delimited(CHILDREN, head + b"".join(gathered))
 
 
-def _head(request: bytes, fields: list[_Field]) -> bytes:
+def _head(request: bytes, fields: list[Field]) -> bytes:
     """What the children share: the resource or scope, its schema, and whatever else is not a child."""
     return b"".join(request[field.start : field.end] for field in fields if field.number != CHILDREN)
 
 
 class ItemBound:
-    """How many spans, scopes and resources a request may have yet."""
+    """How many items may be read yet, of *most*; *what* they are."""
 
-    def __init__(self) -> None:
-        self._left = MAX_ITEMS
+    def __init__(self, most: int = MAX_ITEMS, what: str = "spans, scopes and resources in one request") -> None:
+        self._left = most
+        self._most = most
+        self._what = what
 
     def add(self, count: int) -> None:
         """*count* more. Raises TooLargeError."""
         self._left -= count
         if self._left < 0:
-            raise TooLargeError(
-                f"over {MAX_ITEMS} spans, scopes and resources in one request", "no more are read", "Send fewer at once"
-            )
+            raise self._refusal()
+
+    def _refusal(self) -> TooLargeError:
+        return TooLargeError(f"over {self._most} {self._what}", "no more are read", "Send fewer at once")
 
 
 class _Bounds(ItemBound):
@@ -162,10 +167,12 @@ class _Bounds(ItemBound):
         self.head_bytes = head_bytes
         self._breath = _BREATH_ITEMS
 
-    def one(self) -> None:
-        """Another item. Raises TooLargeError."""
-        self._breath -= 1
-        self.add(1)
+    def add(self, count: int) -> None:
+        """*count* more. Raises TooLargeError."""
+        self._breath -= count
+        self._left -= count  # not by super(): it is called for every span
+        if self._left < 0:
+            raise self._refusal()
 
     def breathe(self) -> bool:
         """Whether it is time to let other tasks run."""
@@ -175,14 +182,14 @@ class _Bounds(ItemBound):
         return due
 
 
-def _fields(data: bytes, at: int, end: int, bounds: _Bounds) -> Iterator[_Field]:
+def fields_of(data: bytes, at: int, end: int, bound: ItemBound) -> Iterator[Field]:
     """The fields between *at* and *end*. Source: Protocol Buffers encoding, message structure."""
     while at < end:
-        bounds.one()
+        bound.add(1)
         start = at
         tag, at = _varint(data, at, end)
         value, kind = at, tag & 7
-        if kind == _LENGTH_DELIMITED:
+        if kind == LENGTH_DELIMITED:
             length, value = _varint(data, at, end)
             at = value + length
         elif kind == 0:
@@ -193,7 +200,7 @@ def _fields(data: bytes, at: int, end: int, bounds: _Bounds) -> Iterator[_Field]
             raise _malformed(f"wire type {kind} at byte {start}")
         if at > end or tag >> 3 == 0:
             raise _malformed(f"field {tag >> 3} at byte {start} does not fit")
-        yield _Field(tag >> 3, start, value, at)
+        yield Field(tag >> 3, start, value, at)
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
@@ -212,7 +219,7 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 def delimited(number: int, content: bytes | bytearray) -> bytes:
     """Field *number* with *content*. Source: Protocol Buffers encoding."""
     length = len(content)
-    prefix = bytearray([number << 3 | _LENGTH_DELIMITED])
+    prefix = bytearray([number << 3 | LENGTH_DELIMITED])
     while length >= 0x80:
         prefix.append(length & 0x7F | 0x80)
         length >>= 7
