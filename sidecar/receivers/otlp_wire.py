@@ -224,7 +224,7 @@ def delimited(number: int, content: bytes | bytearray) -> bytes:
         prefix.append(length & 0x7F | 0x80)
         length >>= 7
     prefix.append(length)
-    return bytes(prefix + content)
+    return bytes(prefix) + content
 
 
 def _malformed(why: str) -> MalformedError:
