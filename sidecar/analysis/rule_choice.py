@@ -8,16 +8,17 @@ fields stand together, for cut points that lie side by side are one rule.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from math import inf
+from math import inf, log
 from typing import Final, NamedTuple
 
-from sidecar.analysis.e_values import log_sum
+from sidecar.analysis.e_values import ALPHA, log_sum
 from sidecar.analysis.rule_counts import Condition, Together
 from sidecar.analysis.rule_evidence import Evidence
 from sidecar.analysis.rule_prior import Prior
 from sidecar.analysis.rule_search import Candidate, Snapshot, candidates, is_supported, name
 
 MAX_RULES: Final = 8  # of one endpoint
+ENOUGH: Final = -log(ALPHA)  # ln of what all bets on a further rule have to hold, beside one that is proven
 _WEIGHED = 64  # of the best-fitting candidates
 _REMEMBERED = 12
 _MUCH_WORSE = 5.0  # ln
@@ -25,12 +26,13 @@ _STEP = 4  # of these in a step: some 0.5 ms
 
 
 class Weighed(NamedTuple):
-    """A conjunction, ln of its e-value, and the same with its share of the error."""
+    """A conjunction, ln of its e-value, and the same with its share of the error; whether its ops succeed more."""
 
     weighted: float
     together: Together
     log_e: float
     bits: int
+    is_better: bool
 
 
 class Choice(NamedTuple):
@@ -101,7 +103,8 @@ def _weighed(
         if each.score < most - _MUCH_WORSE:
             break
         log_e = evidence.log_e(each.bits)
-        weighed.append(Weighed(log_e + prior.of_all(each.together), each.together, log_e, each.bits))
+        weighted = log_e + prior.of_all(each.together)
+        weighed.append(Weighed(weighted, each.together, log_e, each.bits, evidence.is_better(each.bits)))
         most = max(most, weighed[-1].weighted)
         if not number % _STEP:
             yield
@@ -109,12 +112,17 @@ def _weighed(
 
 
 def _likeliest(weighed: Sequence[Weighed]) -> Weighed:
-    """The best of the fields that hold most together."""
+    """The best of the fields that hold most together.
+
+    Where either of two conditions makes calls fail, what meets neither succeeds: that one conjunction tells as much
+    as the two rules do, but not what fails. So it comes last.
+    """
     by_fields: dict[frozenset[str], list[Weighed]] = {}
     for each in weighed:
         by_fields.setdefault(frozenset(one.field for one in each.together), []).append(each)
-    held = [(log_sum([each.weighted for each in some]), some) for some in by_fields.values()]
-    return min(max(held, key=lambda one: (one[0], -len(one[1][0].together)))[1], key=_order)
+    held = [(log_sum([each.weighted for each in some]), min(some, key=_order)) for some in by_fields.values()]
+    plain = [one for one in held if one[0] >= ENOUGH and not (one[1].is_better and len(one[1].together) > 1)]
+    return max(plain or held, key=lambda one: (one[0], -len(one[1].together)))[1]
 
 
 def _order(each: Weighed) -> tuple[float, int, str]:

@@ -48,6 +48,14 @@ class Evidence:
         held += repeat(0.0, len(_BEGINNINGS) - len(held))  # stakes of bets that have not begun
         return log_sum(list(map(add, _BEGINNINGS, held)))
 
+    def is_better(self, bits: int) -> bool:
+        """Whether more of *bits* succeed than of the ops beside them."""
+        more = 0.0
+        for cell, n, good in self._cells:
+            met = bits & cell
+            more += (met & self._good).bit_count() - met.bit_count() * sum(good) / max(sum(n), 1)
+        return more > 0
+
     def _gains(self, bits: int) -> Iterator[list[float]]:
         """For each segment, ln of the factors of the bets on all odds."""
         successes = self._counts(bits & self._good)

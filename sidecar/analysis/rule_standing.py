@@ -6,12 +6,11 @@ Pure. The rule book calls these for an endpoint that has new ops; the search and
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from math import log
 
 import msgspec
 
-from sidecar.analysis.e_values import ALPHA, BLOCK, Table, bet, complete, difference_interval
-from sidecar.analysis.rule_choice import MAX_RULES, Ground, Weighed, choose, needed
+from sidecar.analysis.e_values import BLOCK, Table, bet, complete, difference_interval
+from sidecar.analysis.rule_choice import ENOUGH, MAX_RULES, Ground, Weighed, choose, needed
 from sidecar.analysis.rule_counts import Condition, Sheet, Together
 from sidecar.analysis.rule_evidence import SEGMENT
 from sidecar.analysis.rule_prior import Prior
@@ -180,7 +179,7 @@ def _chosen(
         chosen.append(choice.best)
         beside = [*known, *(each.together for each in chosen)]
         choice = yield from choose(ground, beside, remembered, search=search)
-        is_proven = choice.log_all >= -log(ALPHA)  # beside a rule that is
+        is_proven = choice.log_all >= ENOUGH
     return needed(ground, chosen, known)
 
 
