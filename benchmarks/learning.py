@@ -22,12 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.learning_loop import REVERSES_AT, SEEN, WITHIN, improvement, reversal
-from benchmarks.learning_rules import OBSERVATIONS, Found, false_alarm, planted
+from benchmarks.learning_rules import OBSERVATIONS, Found, false_alarm, planted, planted_together
 from benchmarks.learning_uplift import EXPOSURES, LOOKS, SETTINGS, life, missed_at, width_ratio
 from benchmarks.machine import machine, versions
 from benchmarks.servers import ROOT
 
 _EFFECTS = (-0.2, -0.15, -0.1, -0.05, 0.0, 0.1, 0.2)
+PARTS = ("rules", "several_rules", "no_rules", "loop", "reversal", "lives", "coverage", "width")
 _BASES = (0.5, 0.6, 0.7, 0.8)
 _T = TypeVar("_T")
 
@@ -36,6 +37,7 @@ class Sizes(msgspec.Struct, frozen=True):
     """How many runs of each kind."""
 
     worlds: int = 300
+    several: int = 150  # worlds of two rules, and as many of three
     null_worlds: int = 200
     null_cycles: int = 1000
     loops: int = 100
@@ -44,7 +46,7 @@ class Sizes(msgspec.Struct, frozen=True):
     coverage: int = 400
 
 
-QUICK = Sizes(worlds=12, null_worlds=4, null_cycles=60, loops=4, reversals=2, lives=8, coverage=4)
+QUICK = Sizes(worlds=12, several=4, null_worlds=4, null_cycles=60, loops=4, reversals=2, lives=8, coverage=4)
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -84,13 +86,15 @@ class Runs:
             return pool.map(run, range(count), chunksize=1)
 
 
-def measure(sizes: Sizes, runs: Runs, say: Callable[[str], None]) -> Report:
-    """Everything."""
+def measure(sizes: Sizes, runs: Runs, say: Callable[[str], None], only: Sequence[str] = PARTS) -> Report:
+    """Everything, or *only* some parts."""
     began = time.monotonic()
     report = Report(sizes, machine(ROOT), versions(None), 0.0, [], {})
-    for part in (_rules, _no_rules, _loop, _reversal, _lives, _coverage, _width):
-        say(part.__name__.strip("_").replace("_", " "))
-        part(report, runs)
+    for part in (_rules, _several_rules, _no_rules, _loop, _reversal, _lives, _coverage, _width):
+        name = part.__name__.strip("_")
+        if name in only:
+            say(name.replace("_", " "))
+            part(report, runs)
     report.seconds = round(time.monotonic() - began, 1)
     return report
 
@@ -118,6 +122,29 @@ def _rules_row(name: str, found: Sequence[Found]) -> dict[str, Any]:
         "precision": _share(sum(each.true for each in found), reported),
         "ops (median)": statistics.median(each.ops for each in found) if found else None,
     }
+
+
+def _several_rules(report: Report, runs: Runs) -> None:
+    rows = []
+    for rules in (2, 3):
+        worlds = runs.of(partial(planted_together, rules), report.sizes.several)
+        each = [rule for world in worlds for rule in zip(world.provable, world.found, strict=True)]
+        reported, true = sum(world.reported for world in worlds), sum(world.true for world in worlds)
+        found = sum(is_found for _, is_found in each)
+        rows.append(
+            {
+                "worlds with": f"{rules} rules",
+                "worlds": len(worlds),
+                "rules": len(each),
+                "recall": _share(found, len(each)),
+                "provable": _share(sum(is_provable for is_provable, _ in each), len(each)),
+                "recall of these": _share(sum(all(rule) for rule in each), sum(rule[0] for rule in each)),
+                "precision": _share(true, reported),
+            }
+        )
+        report.figures.append(_at_least(f"recall, {rules} rules a world", 0.9, found, len(each)))
+        report.figures.append(_at_least(f"precision, {rules} rules a world", 0.9, true, reported))
+    report.tables[f"several planted rules, each at its {OBSERVATIONS} observations on both sides"] = rows
 
 
 def _no_rules(report: Report, runs: Runs) -> None:
@@ -289,11 +316,16 @@ def main(arguments: Sequence[str]) -> int:
     """Measure as *arguments* say."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few runs of each kind: a first look")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="these parts [all]")
+    parser.add_argument("--worlds", type=int, help="with planted rules, and half as many of several")
     parser.add_argument("--processes", type=int, default=2, help="at once [2]")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "learning.json", help="the JSON's file")
     args = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    report = measure(QUICK if args.quick else Sizes(), Runs(args.processes), console.log)
+    sizes = QUICK if args.quick else Sizes()
+    if args.worlds:
+        sizes = msgspec.structs.replace(sizes, worlds=args.worlds, several=args.worlds // 2)
+    report = measure(sizes, Runs(args.processes), console.log, args.only)
     args.output.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     show(report, console)
     console.print(f"written: {args.output}", highlight=False)

@@ -1,12 +1,25 @@
-"""Rules: how many planted ones are found, how many of those found are planted, how often one is found where none is."""
+"""Rules: how many planted ones are found, how many of those found are planted, how often one is found where none is.
+
+Where several are planted each is judged when it has its own observations. A call that meets two fails as likely as the
+worse of them says, so one hides a part of the other: *provable* are those whose calls, given the calls of the others,
+hold enough evidence for what is asked of a further rule. It is what could be found at most by the evidence used here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
-from benchmarks.learning_worlds import ENDPOINT, an_op, planted_world, same_rule, world_without_rules
+from benchmarks.learning_worlds import ENDPOINT, Planted, World, an_op, planted_world, same_rule, world_without_rules
+from sidecar.analysis.e_values import MAX_OPS, complete
+from sidecar.analysis.rule_choice import ENOUGH
+from sidecar.analysis.rule_counts import MAX_COLUMNS, Sheet
+from sidecar.analysis.rule_evidence import Evidence
+from sidecar.analysis.rule_prior import Prior
+from sidecar.analysis.rule_search import Snapshot, snapshot
 from sidecar.analysis.rules import RuleBook
+from sidecar.model import ObservedOp
 
 OBSERVATIONS = 100  # on both sides of the rule
 CYCLE_OPS = 20
@@ -43,6 +56,59 @@ def planted(seed: int) -> Found:
     true = sum(same_rule(world, rule, each) for each in reported)
     effect = 100 * (rule.fails - world.base)
     return Found(len(world.fields), len(rule.conditions), effect, true > 0, len(reported), true, ops)
+
+
+class FoundTogether(NamedTuple):
+    """Of a world of several rules: which are provable, and were found in time; rules reported at the end, and true."""
+
+    provable: list[bool]
+    found: list[bool]
+    reported: int
+    true: int
+
+
+def planted_together(rules: int, seed: int) -> FoundTogether:
+    """Ops until every rule has its observations on both sides, a cycle after each twenty and when a rule has them."""
+    world, dice, book = planted_world(seed, rules), Random(seed + 1_000_000), RuleBook()
+    met, ops = [0] * len(world.planted), list[ObservedOp]()
+    provable, found = [False] * len(met), [False] * len(met)
+    left = set(range(len(met)))
+    while left and len(ops) < _MOST_OPS:
+        features = world.features(dice)
+        met = [count + rule.met(features) for count, rule in zip(met, world.planted, strict=True)]
+        ops.append(an_op(features, success=world.succeeds(features, dice)))
+        book.consume(ops[-1])
+        due = [at for at in sorted(left) if min(met[at], len(ops) - met[at]) >= OBSERVATIONS]
+        if due or not len(ops) % CYCLE_OPS:
+            learn(book)
+        for at in due:
+            left.remove(at)
+            found[at] = any(same_rule(world, world.planted[at], each) for each in book.rules(ENDPOINT))
+            provable[at] = _is_provable(world, at, ops)
+    reported = book.rules(ENDPOINT)
+    true = sum(any(same_rule(world, rule, each) for rule in world.planted) for each in reported)
+    return FoundTogether(provable, found, len(reported), true)
+
+
+def _is_provable(world: World, at: int, ops: Sequence[ObservedOp]) -> bool:
+    sheet = Sheet()
+    for op in ops[-MAX_OPS:]:
+        sheet.add(op, MAX_COLUMNS)
+    seen = snapshot(sheet, complete(sheet.ops))
+    met = [_bits(rule, ops[-MAX_OPS:], seen.every) for rule in world.planted]
+    evidence = Evidence(seen, [bits for number, bits in enumerate(met) if number != at])
+    return evidence.log_e(met[at]) + _share(world.planted[at], seen) >= ENOUGH
+
+
+def _bits(rule: Planted, ops: Sequence[ObservedOp], every: int) -> int:
+    return sum(rule.met(op.features or {}) << number for number, op in enumerate(ops)) & every
+
+
+def _share(rule: Planted, seen: Snapshot) -> float:
+    """Ln of the share of a conjunction on the rule's fields."""
+    prior = Prior(seen.bits, [])
+    some = [max(prior.of(each) for each in seen.bits if each.field == field) for field in rule.fields]
+    return prior.of_size(len(some)) + sum(some)
 
 
 def false_alarm(seed: int, cycles: int) -> bool:

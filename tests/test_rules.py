@@ -194,6 +194,29 @@ def test_advised_ops_corrections_and_amendments_are_left_out() -> None:
     assert (book.ops, book.left_out) == (1, 4)
 
 
+def test_an_op_that_amends_changes_the_outcome_of_the_one_it_amends() -> None:
+    """Scores that come late: what they say makes the rule, over a chain of amendments and a restart too."""
+    dice, book = Random(10), RuleBook()
+    for number in range(500):
+        features, op_id = letters(dice), f"op-{number}"
+        book.consume(an_outcome(True, features, op_id=op_id))
+        if number == 250:
+            saved = book.take_dirty()
+            book = RuleBook()
+            book.load(saved)
+        fails = dice.random() < (0.6 if features["f3"] == "a" else 0.15)
+        book.consume(an_outcome(not fails, features, op_id=f"{op_id}-first", amends=op_id))
+        book.consume(an_outcome(fails, features, op_id=f"{op_id}-second", amends=f"{op_id}-first"))
+        book.consume(an_outcome(not fails, features, op_id=f"{op_id}-third", amends=f"{op_id}-second unknown"))
+    learn(book)
+    (rule,) = book.rules(ENDPOINT)
+    assert conditions(book) == [{"f3=a"}]
+    assert rule.rate < 0.6 < 0.75 < rule.other_rate
+    assert book.left_out == 0
+    book.consume(an_outcome(True, {}, amends="op-7"))
+    assert (book.report().ops, book.left_out) == (249, 1)
+
+
 def test_a_full_sheet_takes_no_more_until_it_was_looked_at() -> None:
     """However many ops come between two cycles, memory and work are those of 4096."""
     book, op = RuleBook(), an_outcome(True, {"a": "b"})

@@ -30,6 +30,7 @@ _TO_LEARN = 64  # numbers before their cut points are chosen
 _FEW = 10  # different numbers that are each told apart
 _ROOM = 16  # bytes a column grows by
 _REFS = 32  # spans remembered
+_IDS = 1024  # ids of ops remembered, for those that later ones amend
 _PARTS = 10  # else: as many parts with the same number of ops
 
 
@@ -89,6 +90,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
     fields: dict[str, Column] = {}
     columns: int = 0
     tasks: bytearray = msgspec.field(default_factory=bytearray)  # four bytes an op: a checksum of its task's name
+    ids: bytearray = msgspec.field(default_factory=bytearray)  # of the last ops: the same of its id
     refs: list[tuple[int, SpanRef]] = []  # of the last ops: which one, and its span
 
     @property
@@ -113,11 +115,31 @@ class Sheet(msgspec.Struct, omit_defaults=True):
         if op.features:
             self._add_features(op.features, at, most_columns)
 
+    def amend(self, op: ObservedOp) -> bool:
+        """Let those of the last ops that *op* amends have its outcome, and its id; whether there are any."""
+        found = [at for op_id in (op.amends or "").split() if (at := self._place_of(op_id)) is not None]
+        first = self.ops - len(self.ids) // 4
+        for at in found:
+            self.ids[4 * at : 4 * at + 4] = _checksum(op.op_id or "")
+            set_bit(self.succeeded, first + at)
+            if not op.success:
+                self.succeeded[(first + at) >> 3] ^= 1 << ((first + at) & 7)
+        return bool(found)
+
+    def _place_of(self, op_id: str) -> int | None:
+        wanted, at = _checksum(op_id), len(self.ids)
+        while (at := self.ids.rfind(wanted, 0, at + 3)) > 0 and at % 4:
+            pass
+        return at // 4 if at >= 0 else None
+
     def _remember(self, op: ObservedOp, at: int) -> None:
         """Whose op it was: its task's, else its trace's, else nobody else's."""
         task, trace_id, span_id = op.task, op.trace_id, op.span_id
         name = task or trace_id or str(at)
-        self.tasks += crc32(name.encode("utf-8", "surrogatepass")).to_bytes(4, "little")
+        self.tasks += _checksum(name)
+        self.ids += _checksum(op.op_id or "")
+        if len(self.ids) > 8 * _IDS:
+            del self.ids[: -4 * _IDS]
         if trace_id is not None and span_id is not None:
             self.refs.append((at, (trace_id, span_id)))
             if len(self.refs) > 2 * _REFS:
@@ -213,6 +235,10 @@ def _number_conditions(field: str, cuts: Sequence[float], parts: Sequence[int]) 
         yield Condition(field, "number", low=cut), every & ~below
         if at:
             yield Condition(field, "number", low=cuts[at - 1], high=cut), parts[at]
+
+
+def _checksum(name: str) -> bytes:
+    return crc32(name.encode("utf-8", "surrogatepass")).to_bytes(4, "little")
 
 
 def set_bit(bits: bytearray, at: int) -> None:

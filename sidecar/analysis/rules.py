@@ -5,7 +5,7 @@ in slices (`for _ in book.learn(): await asyncio.sleep(0)`); then `rules(endpoin
 State is a function of the order of `consume` and `learn` calls alone: a replay that repeats the cycles where their
 marks are reaches the same rules. Saved and restored like the other books: `load`, `prepare`, `take_dirty`,
 `put_back`. Ops of agents that were shown advice are left out (`shown`; by default, those with an exposure id), and
-so are corrections and ops that amend another.
+so are corrections. An op that amends one of the last ops of its endpoint changes the outcome of that one.
 
 In a world without rules, one run in twenty at most, however long, ever reports one: each conjunction of conditions has
 its share of the error (`rule_prior`), as has every endpoint and every restart, and its evidence holds whenever one
@@ -67,7 +67,7 @@ class RuleBook:
         self._columns = 0
         self.last_op_id: str | None = None
         self.ops = 0
-        self.left_out = 0  # ops of advised agents, corrections and amendments
+        self.left_out = 0  # ops of advised agents, corrections, and amendments of what is not remembered
         self.skipped = 0  # ops that came while their endpoint's sheet was full and not yet looked at
         self.not_counted = 0  # ops that could not be taken in
         self.dropped = 0  # rules that stopped holding
@@ -77,6 +77,8 @@ class RuleBook:
         try:
             if op.op_id is not None:
                 self.last_op_id = op.op_id
+            if op.amends and (row := self._rows.touch(op.endpoint)) is not None and row.sheet.amend(op):
+                return
             if (op.exposure_id is not None if shown is None else shown) or op.source == CORRECTION or op.amends:
                 self.left_out += 1
                 return
