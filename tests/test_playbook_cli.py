@@ -45,6 +45,7 @@ async def test_what_is_exported_is_imported_elsewhere(tmp_path: Path, capsys: py
         (entry,) = await learnt(running, http)
         assert await run(running, "approve", entry["playbook_id"]) == 0
         assert await run(running, "export", "--format", "json", "-o", str(file)) == 0
+        assert file.stat().st_mode & 0o777 == 0o600
         assert await run(running, "export") == 0
         document = capsys.readouterr().out
     assert f"## {entry['playbook_id']}: {entry['kind']}, active" in document

@@ -131,4 +131,5 @@ async def test_the_command_prints_tables_and_writes_the_page(
     assert re.search(r"uplift +[+-]\d+ points", said)
     assert "refused" in said
     assert "Avoid certified=false" in page.read_text()
+    assert page.stat().st_mode & 0o777 == 0o600  # it quotes operations
     assert datetime.now(UTC).strftime("%Y-%m") in page.read_text()

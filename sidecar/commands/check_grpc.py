@@ -6,6 +6,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # it has no types
 
+from sidecar.commands.addresses import place
 from sidecar.commands.finding import Finding
 from sidecar.receivers.grpc_receiver import OBSERVER
 
@@ -26,9 +27,7 @@ async def grpc_port(host: str, number: int, free: Finding) -> Finding:
 
 
 async def _is_observer(host: str, number: int) -> bool:
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    place = f"[{reachable}]" if ":" in reachable else reachable
-    async with grpc.aio.insecure_channel(f"{place}:{number}") as channel:
+    async with grpc.aio.insecure_channel(place(host, number)) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=OBSERVER), timeout=_PATIENCE_S

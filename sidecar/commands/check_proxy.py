@@ -5,13 +5,13 @@ from __future__ import annotations
 import httpx
 
 from sidecar.commands import checks_remote
+from sidecar.commands.addresses import place
 from sidecar.commands.finding import Finding
 from sidecar.settings import Settings
 from sidecar.settings_checks import is_loopback
 
 _CHECK = "proxy port"
 _PROBE_S = 2.0
-_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
 async def proxy_port(settings: Settings) -> Finding:
@@ -32,11 +32,9 @@ async def proxy_port(settings: Settings) -> Finding:
 
 
 async def _is_ours(host: str, number: int) -> bool:
-    reachable = _REACHABLE.get(host, host)
-    place = f"[{reachable}]" if ":" in reachable else reachable
     try:
         async with httpx.AsyncClient(timeout=_PROBE_S, trust_env=False) as client:
-            answer = await client.get(f"http://{place}:{number}/", headers={"X-Observer-Probe": "1"})
+            answer = await client.get(f"http://{place(host, number)}/", headers={"X-Observer-Probe": "1"})
     except (httpx.HTTPError, httpx.InvalidURL, OSError):
         return False
     return answer.status_code == 204 and "X-Observer-Proxy" in answer.headers

@@ -17,6 +17,7 @@ import httpx
 import msgspec
 from opentelemetry.util.re import parse_env_headers
 
+from sidecar.commands.addresses import place
 from sidecar.commands.finding import LIMIT_S, Finding, Status, in_thread
 from sidecar.commands.terminal import visible
 from sidecar.commands.tls import pinned
@@ -121,9 +122,7 @@ def _bind(host: str, number: int) -> None:
 
 
 async def _is_observer(host: str, number: int, tls_cert: str) -> bool:
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    place = f"[{reachable}]" if ":" in reachable else reachable
-    url = f"http{'s' if tls_cert else ''}://{place}:{number}/livez"
+    url = f"http{'s' if tls_cert else ''}://{place(host, number)}/livez"
     try:
         async with (
             httpx.AsyncClient(

@@ -31,11 +31,6 @@ class _Incident(msgspec.Struct):
     state: str = "?"
 
 
-class _Page(msgspec.Struct):
-    incidents: list[_Incident]
-    next_cursor: str | None = None
-
-
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     """Print and give 0. Raises AskError, SettingsError, ObserverError for an incident that is not there."""
     needs_one = args.action in (*_HANDS, "show")
@@ -93,16 +88,7 @@ def _list(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) 
 
 
 def _all(client: ObserverClient, query: Mapping[str, str]) -> list[_Incident]:
-    rows: list[_Incident] = []
-    cursor: str | None = None
-    while True:
-        page: _Page = client.decoded(
-            client.get("/incidents", {**query, **({"cursor": cursor} if cursor else {})}), _Page
-        )
-        rows += page.incidents
-        cursor = page.next_cursor
-        if cursor is None:
-            return rows
+    return client.listed("/incidents", "incidents", _Incident, query)
 
 
 def _found(client: ObserverClient, wanted: str) -> str:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
+from sidecar.commands.addresses import place
 from sidecar.commands.terminal import visible
 from sidecar.commands.tls import pinned
 from sidecar.errors import StartError
 
+T = TypeVar("T")
 _TIMEOUT_S = 10.0
 _QUIET_S = 30.0  # the live stream says something every 10 s
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}  # noqa: S104 - compared, not bound
+_MOST_READINGS = 3  # of a list that changes while it is read
 
 
 class AskError(StartError):
@@ -30,6 +32,10 @@ class NotThereError(AskError):
 
 class AwayError(AskError):
     """It does not answer now; it may later."""
+
+
+class _ChangedError(Exception):
+    """A list is no longer the one whose first pages were read."""
 
 
 class ObserverClient:
@@ -58,6 +64,18 @@ class ObserverClient:
             response = self._client.get(path, params=params)
             self._check(response)
             return response.content
+
+    def listed(self, path: str, name: str, kind: type[T], params: Mapping[str, str] | None = None) -> list[T]:
+        """All items of a list that comes in pages, however many: of *kind*, and called *name* in a page.
+
+        Where the item went meanwhile behind which a page begins, the list is read again, a few times.
+        """
+        for _ in range(_MOST_READINGS):
+            try:
+                return [item for page in self._each_page(path, params or {}) for item in self._items(page, name, kind)]
+            except _ChangedError:
+                continue
+        raise AwayError(f"the list at {self.url}{path} cannot be read", "it changes too fast", "Try again later")
 
     def post(self, path: str, body: bytes | Mapping[str, str | int], scope: str = "admin") -> bytes:
         """The body of a successful answer to *body*, JSON already or to be made so; it takes a token with *scope*."""
@@ -89,6 +107,30 @@ class ObserverClient:
             return msgspec.json.decode(body, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise self._stranger(str(exc)) from exc
+
+    def _each_page(self, path: str, params: Mapping[str, str]) -> Iterator[dict[str, msgspec.Raw]]:
+        cursors: list[str] = []
+        while True:
+            try:
+                body = self.get(path, {**params, "cursor": cursors[-1]} if cursors else params)
+            except NotThereError as exc:
+                if cursors:
+                    raise _ChangedError from exc
+                raise
+            page: dict[str, msgspec.Raw] = self.decoded(body, dict[str, msgspec.Raw])
+            yield page
+            if "next_cursor" not in page:
+                return
+            cursor: str = self.decoded(bytes(page["next_cursor"]), str)
+            if cursor in cursors:
+                raise self._stranger("the pages of its list go round in a circle")
+            cursors.append(cursor)
+
+    def _items(self, page: Mapping[str, msgspec.Raw], name: str, kind: type[T]) -> list[T]:
+        if name not in page:
+            raise self._stranger(f"its list has no {name!r}")
+        items: list[T] = self.decoded(bytes(page[name]), list[kind])  # type: ignore[valid-type]  # it is, at run time
+        return items
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -141,10 +183,8 @@ def observer_client(url: str | None, token: str | None, env: Mapping[str, str]) 
 
 
 def _own_url(env: Mapping[str, str]) -> str:
-    host = env.get("OBSERVER_HOST", "").strip()
-    host = _ANYWHERE.get(host, f"[{host}]" if ":" in host and not host.startswith("[") else host)
     scheme = "https" if env.get("OBSERVER_TLS_CERT") else "http"
-    return f"{scheme}://{host}:{env.get('OBSERVER_PORT', '').strip() or '3800'}"
+    return f"{scheme}://{place(env.get('OBSERVER_HOST', ''), env.get('OBSERVER_PORT', '').strip() or '3800')}"
 
 
 def _tls(env: Mapping[str, str], *, is_own: bool) -> ssl.SSLContext:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import msgspec
 
 from sidecar.commands.observer_client import ObserverClient, observer_client
 from sidecar.commands.playbook_text import markdown, summary_lines, told_lines
+from sidecar.commands.private_file import write_private
 from sidecar.commands.terminal import Terminal, visible_json
 from sidecar.errors import ObserverError, SettingsError
 
@@ -46,14 +47,8 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
-def _entries(client: ObserverClient, as_of: str | None) -> Iterator[dict[str, Any]]:
-    params = {"as_of": as_of} if as_of else {}
-    while True:
-        page = client.decoded(client.get("/playbooks", params), dict[str, Any])
-        yield from page.get("playbooks", [])
-        if "next_cursor" not in page:
-            return
-        params["cursor"] = page["next_cursor"]
+def _entries(client: ObserverClient, as_of: str | None) -> list[dict[str, Any]]:
+    return client.listed("/playbooks", "playbooks", dict[str, Any], {"as_of": as_of} if as_of else {})
 
 
 def _print(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) -> None:
@@ -61,7 +56,7 @@ def _print(terminal: Terminal, client: ObserverClient, args: argparse.Namespace)
         body = client.get(f"/playbooks/{_safe(args.names[0])}")
         lines = [visible_json(body.decode())] if args.json else told_lines(client.decoded(body, dict[str, Any]))
     else:
-        entries = list(_entries(client, args.as_of))
+        entries = _entries(client, args.as_of)
         lines = [visible_json(msgspec.json.encode(entries).decode())] if args.json else summary_lines(entries)
     for line in lines:
         terminal.write(line)
@@ -76,7 +71,7 @@ def _decide(terminal: Terminal, client: ObserverClient, args: argparse.Namespace
 
 
 def _export(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) -> None:
-    entries = list(_entries(client, args.as_of))
+    entries = _entries(client, args.as_of)
     if args.format == "json":
         document = msgspec.json.format(msgspec.json.encode({"format": FORMAT, "entries": entries}), indent=1)
         text = document.decode() + "\n"
@@ -86,7 +81,7 @@ def _export(terminal: Terminal, client: ObserverClient, args: argparse.Namespace
         terminal.write(text.rstrip("\n"))
         return
     try:
-        Path(args.output).write_text(text, encoding="utf-8")
+        write_private(Path(args.output), text.encode())
     except OSError as exc:
         raise ObserverError(f"{args.output} was not written", exc.strerror or str(exc), "Name another file") from exc
     terminal.write(f"{len(entries)} entries written to {args.output}")

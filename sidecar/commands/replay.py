@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sidecar import logs
+from sidecar.commands.private_file import write_private
 from sidecar.commands.terminal import Terminal
 from sidecar.errors import StartError
 from sidecar.pipeline_replay import WholeReplay
@@ -40,15 +40,10 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     try:
         replayed(data_dir, Terminal(sys.stdout, env))
         if args.dump:
-            _write_private(Path(args.dump), dumped(data_dir / "state.db"))
+            write_private(Path(args.dump), dumped(data_dir / "state.db"))
     finally:
         lock.release()
     return 0
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
-        file.write(data)
 
 
 def data_folder(given: str | None, env: Mapping[str, str]) -> Path:

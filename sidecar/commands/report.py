@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sidecar.commands.observer_client import observer_client
+from sidecar.commands.private_file import write_private
 from sidecar.commands.report_data import Estimate, ReportData, avoided, gather
 from sidecar.commands.report_html import html
 from sidecar.commands.terminal import Terminal, fitted, padded, visible
@@ -29,7 +30,7 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     if args.html is not None:
         path = Path(args.html)
         try:
-            path.write_text(html(data), encoding="utf-8")
+            write_private(path, html(data).encode())
         except OSError as exc:
             raise StartError(f"{path} cannot be written", str(exc), "Name another file with --html") from exc
         terminal.write(f"written: {path}")

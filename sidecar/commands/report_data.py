@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -12,7 +12,6 @@ from sidecar.commands.observer_client import NotThereError, ObserverClient
 from sidecar.model_learning import Avoided, Measured, PlaybookView
 
 MOST_INCIDENTS: Final = 40  # whose times are read
-_MOST_PAGES = 20
 _SERIES = 5  # incidents with a colour of their own
 _MOST_COLUMNS = 48
 _OPEN_STATES = frozenset({"new", "ongoing", "escalating", "regressed"})
@@ -56,16 +55,6 @@ class Incident(msgspec.Struct, kw_only=True):
     def is_open(self) -> bool:
         """Whether it still happens, as far as is known."""
         return self.state in _OPEN_STATES
-
-
-class _Incidents(msgspec.Struct):
-    incidents: list[Incident]
-    next_cursor: str | None = None
-
-
-class _Playbooks(msgspec.Struct):
-    playbooks: list[PlaybookView]
-    next_cursor: str | None = None
 
 
 class Estimate(NamedTuple):
@@ -127,8 +116,8 @@ def _estimate(found: Avoided | None) -> Estimate:
 def gather(client: ObserverClient, now: datetime) -> ReportData:
     """Read everything. Raises AskError."""
     stats: _Stats = client.decoded(client.get("/stats"), _Stats)
-    entries = [each for page in _pages(client, "/playbooks", _Playbooks) for each in page.playbooks]
-    incidents = [each for page in _pages(client, "/incidents", _Incidents) for each in page.incidents]
+    entries = client.listed("/playbooks", "playbooks", PlaybookView)
+    incidents = client.listed("/incidents", "incidents", Incident)
     incidents.sort(key=lambda each: (-each.count, each.fingerprint))
     detailed = [_detailed(client, each) for each in incidents[:MOST_INCIDENTS]]
     advice = stats.advice
@@ -147,16 +136,6 @@ def gather(client: ObserverClient, now: datetime) -> ReportData:
         incidents=[*detailed, *incidents[MOST_INCIDENTS:]],
         times=times(detailed),
     )
-
-
-def _pages(client: ObserverClient, path: str, kind: Any) -> Iterator[Any]:
-    cursor: str | None = None
-    for _ in range(_MOST_PAGES):
-        page = client.decoded(client.get(path, {"cursor": cursor} if cursor else None), kind)
-        yield page
-        cursor = page.next_cursor
-        if cursor is None:
-            return
 
 
 def _detailed(client: ObserverClient, incident: Incident) -> Incident:
