@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from sidecar.analysis.rule_counts import Condition, word
+from sidecar.analysis.rule_counts import Condition
 from sidecar.analysis.rule_standing import Rule
+from sidecar.call_fields import word
 from sidecar.model import ObservedOp, Scalar
 
 ENDPOINT = "/tools/work"

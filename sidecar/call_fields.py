@@ -1,4 +1,4 @@
-"""How fields and inputs of a call are named where both stand together: in rules, entries and advice.
+"""How fields and inputs of a call are named, and told as text, where both stand together: in rules, entries and advice.
 
 An input (feature) has its own name, but for one that is called like a field of the op: that is `features.<name>`.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
+
+from sidecar.model import Scalar
 
 T = TypeVar("T")
 FIELDS: Final = ("source", "role", "city", "state", "event_kind", "staffer_id", "sig_hash", "task_class", "count")
@@ -17,6 +19,11 @@ FIELD_SET: Final = frozenset(FIELDS)
 def feature_name(feature: str) -> str:
     """The name of an input that is called *feature*."""
     return FEATURE + feature if feature in FIELD_SET else feature
+
+
+def word(value: Scalar) -> str:
+    """*value* as text, as it is counted and compared: true and `"true"` are one."""
+    return ("true" if value else "false") if isinstance(value, bool) else str(value)
 
 
 def fact_name(name: str) -> str:

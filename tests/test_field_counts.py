@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sidecar.analysis.field_counts import MAX_FIELDS, MAX_PAIRS, MAX_VALUES, FieldCounts, common_to_failures
+from sidecar.analysis.rule_counts import MAX_COLUMNS, Sheet
 from tests.fakes import an_op
 
 
@@ -36,3 +37,15 @@ def test_a_feature_called_like_a_field_is_kept_apart() -> None:
         "n": {"1": 1},
         "share": {"0.5": 1},
     }
+
+
+def test_a_feature_is_called_alike_wherever_it_is_counted() -> None:
+    """Also one that is called like a field that only the rules count."""
+    counts, sheet = FieldCounts(), Sheet()
+    one = an_op(features={"task_class": "a", "count": 3, "zone": True})
+    counts.add(one)
+    sheet.add(one, MAX_COLUMNS)
+    assert {"features.task_class", "features.count", "zone"} <= set(counts.values) & set(sheet.fields)
+    assert counts.values["zone"] == {"true": 1}
+    counts.remove(one)
+    assert counts.values["features.count"] == {"3": 0}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sidecar.call_fields import word
 from sidecar.model import Scalar
 from sidecar.model_learning import AdviceQuery, EntryRow, PlaybookEntry, Range, Term
 
@@ -41,15 +42,11 @@ def is_met(term: Term, fact: Scalar | None) -> bool:
     if term is None or fact is None:
         return term is fact
     if not isinstance(term, Range):
-        return _word(term) == _word(fact)
+        return word(term) == word(fact)
     number = _number(fact)
     if number is None:
         return False
     return (term.above is None or number > term.above) and (term.up_to is None or number <= term.up_to)
-
-
-def _word(value: Scalar) -> str:
-    return ("true" if value else "false") if isinstance(value, bool) else str(value)
 
 
 def _number(fact: Scalar) -> float | None:

@@ -7,12 +7,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from sidecar.call_fields import FIELDS, feature_name, word
 from sidecar.model import ObservedOp, Scalar
 from sidecar.normalize import clean_text
 
-FIELDS: Final = ("source", "role", "city", "state", "event_kind", "staffer_id", "sig_hash")
-FEATURE: Final = "features."  # before the name of a feature that is called like one of them
-_FIELD_SET = frozenset(FIELDS)
+COUNTED: Final = tuple(field for field in FIELDS if field not in ("task_class", "count"))
 MAX_FIELDS: Final = 32
 MAX_VALUES: Final = 16  # of one field
 MAX_PAIRS: Final = 128  # of all fields together
@@ -21,7 +20,7 @@ MAX_LENGTH: Final = 60  # characters of a field's name, and of a value
 _MIN_FAILURES, _MIN_SUCCESSES = 3, 5  # below these, what they share says little
 _COMMON, _RARE = 0.9, 0.1
 _MAX_COMMON = 5
-_field_values = attrgetter(*FIELDS)
+_field_values = attrgetter(*COUNTED)
 
 
 class FieldCounts(msgspec.Struct, omit_defaults=True):
@@ -40,7 +39,7 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
         """Count *op*. O(its fields); runs for every op, so a value that is known takes the shortest way."""
         self.seen += 1
         values, beyond = self.values, self.beyond
-        for field, text in zip(FIELDS, _field_values(op), strict=True):
+        for field, text in zip(COUNTED, _field_values(op), strict=True):
             if text:
                 known = values.get(field)
                 if known is None:
@@ -57,9 +56,9 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
     def _add_features(self, features: dict[str, Scalar]) -> None:
         values = self.values
         for name, value in features.items():
-            field = name if name not in _FIELD_SET else FEATURE + name
+            field = feature_name(name)
             known = values.get(field)
-            text = value if isinstance(value, str) else _word(value)
+            text = value if isinstance(value, str) else word(value)
             if known is not None and text in known:
                 known[text] += 1
             else:
@@ -77,12 +76,12 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
     def remove(self, op: ObservedOp) -> None:
         """Count *op*, which was added, no more. Its values keep their places, so that all counts stay exact."""
         self.seen -= 1
-        for field, text in zip(FIELDS, _field_values(op), strict=True):
+        for field, text in zip(COUNTED, _field_values(op), strict=True):
             if text:
                 self._uncount(field, text)
         for name, value in (op.features or {}).items():
-            field = name if name not in _FIELD_SET else FEATURE + name
-            self._uncount(field, value if isinstance(value, str) else _word(value))
+            field = feature_name(name)
+            self._uncount(field, value if isinstance(value, str) else word(value))
 
     def at_most(self, field: str, value: str) -> int:
         """How many ops had *value* in *field*; where that was not kept, how many could have had it."""
@@ -139,9 +138,3 @@ def common_to_failures(failures: FieldCounts, successes: FieldCounts) -> list[Co
                 found.append(Common(field, value, count, elsewhere))
     found.sort(key=lambda common: (-common.failures, common.successes, common.field))
     return found[:_MAX_COMMON]
-
-
-def _word(value: Scalar) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)

@@ -17,7 +17,7 @@ from zlib import crc32
 import msgspec
 
 from sidecar.analysis.e_values import MAX_OPS
-from sidecar.call_fields import FEATURE, FIELD_SET, FIELDS
+from sidecar.call_fields import FIELD_SET, FIELDS, feature_name, word
 from sidecar.model import ObservedOp, Scalar, SpanRef
 from sidecar.normalize import clean_text
 
@@ -163,7 +163,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
                 else:
                     column.parts[bisect_left(column.cuts, value)][byte] |= bit
             except (KeyError, IndexError):  # new here, or longer than before
-                self._count(FEATURE + name if name in FIELD_SET else name, value, at, most_columns)
+                self._count(feature_name(name), value, at, most_columns)
 
     def _count(self, name: str, value: Scalar, at: int, most_columns: int) -> None:
         name = clean_text(name[:MAX_LENGTH])
@@ -247,13 +247,6 @@ def set_bit(bits: bytearray, at: int) -> None:
     if byte >= len(bits):
         bits.extend(bytes(byte + _ROOM - len(bits)))
     bits[byte] |= 1 << (at & 7)
-
-
-def word(value: Scalar) -> str:
-    """*value* as the text of a condition."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
 
 
 def _number(value: float) -> float | None:

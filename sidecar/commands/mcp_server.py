@@ -17,7 +17,7 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import ResourceSecurity
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
 
-from sidecar.call_fields import FEATURE
+from sidecar.call_fields import FEATURE, word
 from sidecar.commands.observer_client import AskError, NotThereError, ObserverClient
 from sidecar.plain_words import is_plain
 
@@ -60,7 +60,7 @@ class _Doors:
         self, endpoint: str, facts: dict[str, Fact] | None = None, task: str = "", given: list[str] | None = None
     ) -> dict[str, Any]:
         """What to do or avoid in a call to *endpoint* with these *facts* (arguments); *given* ones cannot change."""
-        params = {_fact_name(name): _word(value) for name, value in (facts or {}).items()}
+        params = {_fact_name(name): word(value) for name, value in (facts or {}).items()}
         params |= {"endpoint": endpoint} | ({"task": task} if task else {})
         params |= {"given": ",".join(given)} if given else {}
         advice = await self._asked("/advice", params)
@@ -123,7 +123,3 @@ def _told_of_incident(incident: dict[str, Any]) -> dict[str, Any]:
 
 def _fact_name(name: str) -> str:
     return FEATURE + name if name in _ASKED else name
-
-
-def _word(value: Fact) -> str:
-    return ("true" if value else "false") if isinstance(value, bool) else str(value)

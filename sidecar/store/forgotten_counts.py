@@ -9,6 +9,7 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from typing import Any, Final
 
+from sidecar.call_fields import FIELDS, feature_name
 from sidecar.normalize import clean_text
 from sidecar.store.forgotten_person import FIELD, Person
 
@@ -19,8 +20,8 @@ _LENGTHS: Final = 60  # characters of a value that is counted
 _BY_LENGTH: Final = 100
 _MOST_FIELDS: Final = 32  # of counts; past it a field that is not there may have been met
 _SHEET_FIELDS, _SHEET_COLUMNS = 73, 32  # the same of a sheet
-_NAMES: Final = (FIELD, "features." + FIELD)
-_WORK: Final = ("source", "role", "city", "state", "event_kind", "sig_hash", "task_class", "count")  # tell of no one
+_NAMES: Final = (FIELD, feature_name(FIELD))
+_WORK: Final = tuple(field for field in FIELDS if field != FIELD)  # tell of no one
 
 
 def at_most(counts: Row, person: Person) -> int:
@@ -75,7 +76,7 @@ def sheet_suspects(sheet: Row, person: Person) -> set[str]:
 
 
 def clean_rules(row: Row, person: Person) -> None:
-    """Take out of an endpoint's sheet and rules what was theirs alone; bets and rules on that are void."""
+    """Take out of an endpoint's sheet and rules what was theirs alone; what was named or found on it is void."""
     sheet = row["sheet"]
     theirs = _theirs(sheet, person)
     gone = {(field, value) for field, value in _alone(sheet, theirs) if person.is_alone(value)}
@@ -87,7 +88,7 @@ def clean_rules(row: Row, person: Person) -> None:
     if theirs and "refs" in sheet:
         sheet["refs"] = [each for each in sheet["refs"] if not theirs >> each[0] & 1]
     gone |= {(name, _key(person, _LENGTHS)) for name in _NAMES}
-    for name in ("bets", "fallen", "earlier", "found"):
+    for name in ("suspects", "leading", "fallen", "earlier", "found"):
         if name in row:
             row[name] = [each for each in row[name] if not _is_on(_together(each), gone)]
 
@@ -133,10 +134,8 @@ def _alone(sheet: Row, theirs: int) -> list[tuple[str, str]]:
 
 
 def _together(each: Any) -> list[Row]:
-    """The conditions of a bet, of a standing rule, or of one that fell."""
-    if isinstance(each, list):
-        return each
-    found: list[Row] = each["together"] if "together" in each else each["rule"]["conditions"]
+    """The conditions of a conjunction, or of a standing rule."""
+    found: list[Row] = each if isinstance(each, list) else each["rule"]["conditions"]
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Final, get_args
 
 import msgspec
 
+from sidecar.call_fields import word
 from sidecar.model import IncidentKind, IncidentState, ObservedOp, Scalar
 from sidecar.model_learning import EntryAction, EntryKind, EntryState
 from sidecar.normalize import clean_text
@@ -144,11 +145,6 @@ class Person:
         self._starts = frozenset(match[0] for each in self._ordered if (match := _WORD.match(each)))
         self._longest = max(map(len, self._ordered), default=0)
         self._is_sorted = True
-
-
-def word(value: Scalar) -> str:
-    """*value* as rows have it."""
-    return ("true" if value else "false") if isinstance(value, bool) else str(value)
 
 
 def _said(op: ObservedOp) -> Iterator[str]:
