@@ -120,6 +120,16 @@ def _sent(source: JournalSource, most: int = 10**9) -> int:
     return count
 
 
+def test_lines_of_unsampled_spans_are_passed_over(tmp_path: Path) -> None:
+    """Many in a row cost a batch or two without spans; the cursor is behind them, and what follows is sent."""
+    journal = Journal(tmp_path)
+    source = journal.source()
+    journal.add(20_000, sampled=False)
+    journal.add(3)
+    assert _sent(source) == 3
+    assert (source.waiting_bytes, source.unreadable, source.evicted) == (0, 0, 0)
+
+
 async def test_what_retention_takes_is_counted_to_the_span(tmp_path: Path) -> None:
     """Unsampled ones were none; what is on its way counts by what becomes of it."""
     journal = Journal(tmp_path)

@@ -6,13 +6,18 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.model import ObservedOp
+from sidecar.normalize import Normalizer
+from sidecar.redaction import Redactor
 from sidecar.store import latest_ops
+from sidecar.store.journal_file import enveloped, record_of, sealed
 from sidecar.store.latest_ops import LatestOps
 from tests.fakes import an_op
+from tests.strategies import ops
 
 
 @contextmanager
@@ -56,6 +61,28 @@ def test_the_op_is_given_back_as_it_was() -> None:
     latest = LatestOps()
     latest.take(op)
     assert latest.take(an_op(op_id="b", amends="a")) == (op,)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    ops().map(Normalizer(Redactor()).op), st.sampled_from([b"", b'{"unsampled":true}', b'{"name":"a,\\"span\\":{"}'])
+)
+def test_the_journals_line_says_the_same_as_the_op(op: ObservedOp, envelope: bytes) -> None:
+    """Live the line is at hand, in a replay the op: what is remembered, and so what is saved, is equal."""
+    record = msgspec.json.encode(op)
+    line = sealed(enveloped(record, envelope) if envelope else record)
+    assert record_of(line) == record
+    live, replayed = LatestOps(), LatestOps()
+    live.take(op, line)
+    replayed.take(op)
+    assert live.take_dirty() == replayed.take_dirty()
+
+
+def test_no_field_of_an_op_looks_like_the_envelope() -> None:
+    """Whatever a sender calls its fields."""
+    mark = ',"span":{"a":1}'
+    op = an_op(op_id="a", error=mark, features={"a": mark, "span": mark, mark: 1}, extra={"b": 1, "span": 2})
+    assert record_of(sealed(enveloped(msgspec.json.encode(op), b'{"kind":2}'))) == msgspec.json.encode(op)
 
 
 def test_what_is_not_remembered_is_counted_as_unknown() -> None:

@@ -26,7 +26,7 @@ from sidecar.gateway.observed_gateway import ObservedGateway
 from sidecar.model import ObservedOp
 from sidecar.normalize import Normalizer
 from sidecar.redaction import Redactor
-from sidecar.spans.op_span import JournalledOp, op_attributes
+from sidecar.spans.op_span import UNSAMPLED_MARK, JournalledOp, op_attributes
 from sidecar.spans.provider import export_sampler, tracer_provider
 from sidecar.spans.recorder import OpRecorder
 from sidecar.spans.span_processor import OpSpanProcessor
@@ -126,6 +126,7 @@ def test_a_recorded_span_comes_back_from_its_line(
     assert msgspec.json.decode(bench.journal.lines[-1], type=ObservedOp) == receipt.op
     unsampled = record(bench.journal.lines[-1]).span
     assert (unsampled is not None and unsampled.unsampled) == traceparent.endswith("-00")
+    assert (UNSAMPLED_MARK in bench.journal.lines[-1]) == traceparent.endswith("-00")
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -188,6 +189,23 @@ def test_a_plain_event_costs_no_byte(bench: Bench) -> None:
     for traceparent in ("", f"00-{TRACE}-{PARENT}-01"):
         bench.recorder.record(an_op(op_id="1"), traceparent=traceparent)
         assert "span" not in json.loads(bench.journal.lines[-1])
+
+
+def test_no_text_of_an_op_marks_its_span_as_unsampled(bench: Bench) -> None:
+    """What a sender writes into its fields, names included, is sent on as any other text."""
+    mark = UNSAMPLED_MARK.decode()
+    op = an_op(op_id="1", error=mark, features={"span": mark[8:], mark: 1}, extra={'a"': mark, "span": "{"})
+    bench.recorder.record(op)
+    assert UNSAMPLED_MARK not in bench.journal.lines[-1]
+    bench.check()
+
+
+def test_names_and_values_of_any_length_are_encoded(bench: Bench) -> None:
+    """A length of one byte, of two or of three, of a name that is kept in memory or one that is not."""
+    for size in (0, 1, 100, 127, 128, 129, 16_384):
+        said = {"x" * size: "é" * size, "y" * size: size, "z" * size: size % 2 == 0, "f" * size: 0.5}
+        bench.recorder.record(an_op(op_id="1", features={name: said[name] for name in said if name}))
+        bench.check()
 
 
 def test_lines_of_older_journals_are_plain_ops() -> None:

@@ -10,28 +10,31 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
+import msgspec
 import structlog
 
 from sidecar.export.batch import MAX_BYTES, MAX_SPANS, Batch
 from sidecar.export.cursor_file import CursorFile
 from sidecar.export.pending import Pending, Range
-from sidecar.spans.op_span import JournalledOp
+from sidecar.spans.op_span import UNSAMPLED_MARK, JournalledOp
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
 LAG_BYTES: Final = 2**20  # of journal: some three batches; what lags further is backlog, and fresh spans pass it
-_MOST_LINES: Final = 4 * MAX_SPANS  # read for one batch, where many are not to be exported
-_BREATH_LINES: Final = 96  # some 1.3 ms of decoding and encoding; a busy event loop takes 5 ms for each breath
+_MOST_LINES: Final = 16 * MAX_SPANS  # read for one batch, where many are not to be exported
+_SPAN_WORK: Final = 12  # lines passed over take as long as one that is decoded and encoded
+_BREATH_WORK: Final = 96 * _SPAN_WORK  # some 1.3 ms of either; a busy event loop takes 5 ms for each breath
 _BREATH_S: Final = 0.0001
 
 
 class JournalLines(Protocol):
     """Reads a journal's records forward; see `store.journal_reader`."""
 
-    def scan(self, kind: type[JournalledOp], offset: int = 0) -> Iterator[tuple[JournalledOp, int]]:
-        """Each record from *offset* on, with the offset behind it."""
+    def each(self, read: Callable[[bytes], T], offset: int = 0) -> Iterator[tuple[T, int]]:
+        """What *read* makes of the JSON of each record from *offset* on, with the offset behind it."""
         ...
 
 
@@ -55,6 +58,7 @@ class JournalSource:
         self._journal = journal
         self._end = end
         self._cursor = cursor
+        self._decode = msgspec.json.Decoder(JournalledOp).decode
         self._encode = encode
         self._wrap = wrap
         self._lag_bytes = lag_bytes
@@ -136,12 +140,11 @@ class JournalSource:
         start, until = piece
         items: list[bytes] = []
         ends: list[int] = []
-        upto, size, full = start, 0, False
-        for lines, (record, behind) in enumerate(self._journal.scan(JournalledOp, start), 1):
+        upto, size, full, worked = start, 0, False, 0
+        for lines, (item, behind) in enumerate(self._journal.each(self._span, start), 1):
             if behind > until:
                 break
-            item = self._span(record)
-            if item is not None:
+            if item:
                 if items and size + len(item) > MAX_BYTES:
                     full = True
                     break
@@ -152,28 +155,36 @@ class JournalSource:
             if len(items) == MAX_SPANS or lines == _MOST_LINES:
                 full = upto < until
                 break
-            if lines % _BREATH_LINES == 0:
+            worked += _SPAN_WORK if item else 1
+            if worked >= _BREATH_WORK:
+                worked = 0
                 time.sleep(_BREATH_S)  # the event loop gets the interpreter
         return Batch(start, upto if full else until, items, ends, [1] * len(items), self._wrap, full)
 
-    def _span(self, record: JournalledOp) -> bytes | None:
-        if record.span is not None and record.span.unsampled:
-            return None
+    def _span(self, line: bytes) -> bytes:
+        """The span of a journal *line*, b"" if there is none to send: lines of others are not even decoded."""
+        if UNSAMPLED_MARK in line:
+            return b""
+        record = self._decode(line)
         try:
             item = self._encode(record)
         except Exception:  # a record that cannot be a span costs that span
             log.exception("export.span_unreadable", op_id=record.op_id)
             item = None
         self.unreadable += item is None
-        return item
+        return item or b""
 
     def _count(self, piece: Range) -> int:
         """How many spans of *piece* would have been exported."""
         count = 0
-        for number, (record, behind) in enumerate(self._journal.scan(JournalledOp, piece[0])):
+        for number, (is_sent, behind) in enumerate(self._journal.each(_is_sampled, piece[0]), 1):
             if behind > piece[1]:
                 break
-            count += record.span is None or not record.span.unsampled
-            if number % _BREATH_LINES == 0:
+            count += is_sent
+            if not number % _BREATH_WORK:
                 time.sleep(_BREATH_S)
         return count
+
+
+def _is_sampled(line: bytes) -> bool:
+    return UNSAMPLED_MARK not in line

@@ -17,8 +17,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, StatusCode
 
-from sidecar.export.wire import attribute, field
-from sidecar.spans.op_span import PLAIN, JournalledOp, LinkNote, op_attributes, op_times_ns
+from sidecar.export.wire import attributes, field
+from sidecar.spans.op_span import PLAIN, JournalledOp, LinkNote, op_attributes, op_said, op_times_ns
 
 _FIXED: Final = struct.Struct("<BBBQBQ")  # kind, start and end, each behind its tag
 _FLAGS: Final = struct.Struct("<HI")
@@ -58,10 +58,8 @@ def span_bytes(op: JournalledOp) -> bytes | None:
             end if note.end_ns is None else note.end_ns,
         )
     )
-    attributes = op_attributes(op)
-    if note.attributes is not None:
-        attributes.update(note.attributes)
-    parts += [attribute(9, key, value) for key, value in attributes.items()]
+    said = op_said(op) if note.attributes is None else {**op_attributes(op), **note.attributes}.items()
+    parts += attributes(9, said)
     parts += [field(13, _link(link)) for link in note.links or ()]
     parts.append(field(15, _status(op, note.status)))
     parts.append(_LOCAL if parent_id is None or note.local_parent else _REMOTE)
@@ -78,7 +76,7 @@ def _status(op: JournalledOp, noted: tuple[int, str | None] | None) -> bytes:
 
 
 def _link(link: LinkNote) -> bytes:
-    said = [attribute(4, key, value) for key, value in (link.attributes or {}).items()]
+    said = attributes(4, (link.attributes or {}).items())
     ids = field(1, bytes.fromhex(link.trace_id)) + field(2, bytes.fromhex(link.span_id))
     flags = _LOCAL if link.local else _REMOTE
     return ids + b"".join(said) + bytes((6 << 3 | 5,)) + flags[_FLAGS_TAG_BYTES:]

@@ -7,12 +7,13 @@ of the span before. Source: Protocol Buffers encoding; opentelemetry/proto/commo
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final
 
 _DOUBLE: Final = struct.Struct("<d")
 _INT64: Final = 2**63
-_MOST_KEPT: Final = 32  # characters: names and places repeat, ids and sentences do not
+_MOST_KEPT: Final = 128  # characters of a key: what is kept stays small, whatever a sender calls its fields
 
 
 def varint(number: int) -> bytes:
@@ -33,29 +34,46 @@ _TAGS: Final = tuple(varint(number << 3 | 2) for number in range(32))
 
 def field(number: int, content: bytes) -> bytes:
     """*content* as length-delimited field *number* (wire type 2)."""
-    size = len(content)
-    return _TAGS[number] + (_LENGTHS[size] if size < 1024 else varint(size)) + content
+    return _tagged(number, len(content)) + content
 
 
-def attribute(number: int, key: str, value: Any) -> bytes:
-    """An attribute as field *number* of its parent; b"" if OTLP cannot say the value, as the SDK leaves it out."""
-    kind = type(value)
-    if kind is bool or kind is int or (kind is str and len(value) <= _MOST_KEPT):
-        return _kept(number, key, value)
-    return _attribute(number, key, value)
+def _tagged(number: int, size: int) -> bytes:
+    return _TAGS[number] + (_LENGTHS[size] if size < 1024 else varint(size))
+
+
+def attributes(number: int, said: Iterable[tuple[str, Any]]) -> list[bytes]:
+    """Keys and values as bytes to be joined, each an attribute in field *number* of its parent.
+
+    None is left out, and what OTLP cannot say, as the SDK leaves it out.
+    """
+    parts: list[bytes] = []
+    add = parts.append
+    for key, value in said:
+        kind = value.__class__
+        if kind is str:
+            text = value.encode()
+            add(_kept_head(number, key, len(text)) if len(key) <= _MOST_KEPT else _head(number, key, len(text)))
+            add(text)
+        elif (kind is bool or kind is int) and len(key) <= _MOST_KEPT:
+            add(_kept_number(number, key, value))
+        elif value is not None:
+            add(_attribute(number, key, value))
+    return parts
+
+
+def _head(number: int, key: str, size: int) -> bytes:
+    """What stands before a text of *size* bytes: of few keys and few lengths, mostly."""
+    inside = field(1, key.encode()) + _tagged(2, len(_tagged(1, size)) + size) + _tagged(1, size)
+    return _tagged(number, len(inside) + size) + inside
 
 
 def _attribute(number: int, key: str, value: Any) -> bytes:
-    said = field(1, value.encode()) if type(value) is str else _any_value(value)
-    return field(number, _key(key) + field(2, said)) if said is not None else b""
+    said = _any_value(value)
+    return field(number, field(1, key.encode()) + field(2, said)) if said is not None else b""
 
 
-@lru_cache(maxsize=512)
-def _key(key: str) -> bytes:
-    return field(1, key.encode())
-
-
-_kept = lru_cache(maxsize=2048, typed=True)(_attribute)
+_kept_head = lru_cache(maxsize=4096)(_head)
+_kept_number = lru_cache(maxsize=2048, typed=True)(_attribute)
 
 
 def _any_value(value: Any) -> bytes | None:

@@ -5,11 +5,12 @@ The way back needs attributes and ids only, so it serves ended spans of the SDK 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from opentelemetry.sdk.resources import Resource
@@ -67,6 +68,10 @@ class SpanNote(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 PLAIN = SpanNote()
 """The note of a span that says nothing but its op, as lines without a note mean it."""
+
+
+UNSAMPLED_MARK: Final = b',"span":{"unsampled":true'
+"""Stands in a journal line if its span is not sampled: in a text the quotes are escaped, and no field holds objects."""
 
 
 class JournalledOp(ObservedOp, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -132,18 +137,22 @@ def _link_note(link: Link) -> LinkNote:
 
 def op_attributes(op: ObservedOp) -> dict[str, Scalar]:
     """The attributes of *op*'s span; *op* must be in the normal form."""
-    attributes: dict[str, Scalar] = {
-        key: value for key, value in zip(KEY_FIELDS, _field_values(op), strict=True) if value is not None
-    }
+    return {key: value for key, value in op_said(op) if value is not None}
+
+
+def op_said(op: ObservedOp) -> Iterable[tuple[str, Scalar | None]]:
+    """The same one by one, None where *op* does not say a field: the export has no need of a map."""
+    said = zip(KEY_FIELDS, _field_values(op), strict=True)
+    if op.success and not op.features and not op.extra:
+        return said
+    beside: list[tuple[str, Scalar | None]] = []
     if op.features:
-        for name, value in op.features.items():
-            attributes[FEATURES_PREFIX + name] = value
+        beside += [(FEATURES_PREFIX + name, value) for name, value in op.features.items()]
     if op.extra:
-        for name, value in op.extra.items():
-            attributes[EXTRA_PREFIX + name] = value
+        beside += [(EXTRA_PREFIX + name, value) for name, value in op.extra.items()]
     if not op.success:
-        attributes[ERROR_TYPE] = op.error_type or ERROR_TYPE_OTHER
-    return attributes
+        beside.append((ERROR_TYPE, op.error_type or ERROR_TYPE_OTHER))
+    return chain(said, beside)
 
 
 def op_from_attributes(

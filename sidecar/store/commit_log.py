@@ -17,7 +17,7 @@ import structlog
 
 from sidecar.protocols import Clock, JournalFile
 from sidecar.store.commit_batch import Batch, CommitReceipt, release
-from sidecar.store.journal_file import sealed
+from sidecar.store.journal_file import enveloped, sealed
 
 log = structlog.get_logger(__name__)
 
@@ -128,10 +128,10 @@ class CommitLog(Generic[R]):
     def append(self, op: R, *, awaited: bool, envelope: bytes = b"") -> CommitReceipt[R] | None:
         """Add *op* to the batch; None if there is no room. From any thread; no I/O.
 
-        *envelope*, a JSON object, becomes the line's `span` member: readers of the record pass it over.
+        *envelope* is kept beside it (`enveloped`).
         """
         record = self._encode(op)
-        line = self._seal(b'%b,"span":%b}' % (record[:-1], envelope) if envelope else record)
+        line = self._seal(enveloped(record, envelope) if envelope else record)
         with self._lock:
             batch, writing = self._batch, self._writing
             pending = batch.size + (writing.size if writing is not None else 0)

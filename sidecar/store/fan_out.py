@@ -49,7 +49,7 @@ class FanOut:
         """
         settled: list[Taken] = []
         for op, line in zip(ops, lines, strict=True):
-            replaced = self._latest.take(op)
+            replaced = self._latest.take(op, line)
             if replaced is not None:
                 settled.append((op, replaced))
                 self._ring.consume(op, line)

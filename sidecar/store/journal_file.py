@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 CRC_TAIL: Final = len(b',"crc":"00000000"}')
 TOMBSTONE: Final = b'{"gone":"'
 """How a line begins whose record was forgotten on purpose; readers pass over it."""
+_ENVELOPE: Final = b',"span":'
 SEGMENT_BYTES: Final = 64 << 20
 _BLOCK = 1 << 16
 _NONE = -1  # no descriptor
@@ -36,6 +37,20 @@ _NONE = -1  # no descriptor
 def sealed(record: bytes) -> bytes:
     """*record*, a non-empty JSON object, as a journal line with its checksum."""
     return b'%b,"crc":"%08x"}\n' % (record[:-1], zlib.crc32(record))
+
+
+def enveloped(record: bytes, envelope: bytes) -> bytes:
+    """*record* with *envelope*, a JSON object, as its member `span`: readers of the record pass it over."""
+    return b"%b%b%b}" % (record[:-1], _ENVELOPE, envelope)
+
+
+def record_of(line: bytes) -> bytes:
+    """The record that a `sealed` *line* was made of, without its envelope.
+
+    Nothing else looks like that: in a text the quotes are escaped, and an op has no object of that name.
+    """
+    end = line.find(_ENVELOPE + b"{")
+    return line[: end if end >= 0 else -CRC_TAIL - 1] + b"}"
 
 
 def opened(line: bytes) -> bytes | None:

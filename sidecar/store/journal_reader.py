@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -38,12 +38,18 @@ class JournalReader:
 
         What lay before the oldest segment is passed over. Raises OSError.
         """
-        decoder = msgspec.json.Decoder(kind)
+        return self.each(msgspec.json.Decoder(kind).decode, offset)
+
+    def each(self, read: Callable[[bytes], T], offset: int = 0) -> Iterator[tuple[T, int]]:
+        """The same of what *read* makes of a record's JSON, which needs not be decoded to be passed over.
+
+        A line for which *read* raises an error of msgspec's is damaged.
+        """
         while (segment := open_at(self._path, offset)) is not None:
             with segment.file as file:
                 offset = max(offset, segment.base)
                 file.seek(offset - segment.base)
-                for record, end in self._records(decoder, segment, offset):
+                for record, end in self._records(read, segment, offset):
                     offset = end
                     if record is not None:
                         yield record, end
@@ -65,11 +71,9 @@ class JournalReader:
             most, most_bytes = most - len(lines), most_bytes - read
         return [record for records in reversed(found) for record in records]
 
-    def _records(
-        self, decoder: msgspec.json.Decoder[T], segment: OpenSegment, offset: int
-    ) -> Iterator[tuple[T | None, int]]:
+    def _records(self, read: Callable[[bytes], T], segment: OpenSegment, offset: int) -> Iterator[tuple[T | None, int]]:
         """Each line of the open file as (record, offset behind it); None for one that is not to be seen."""
-        decode, crc32, tail = decoder.decode, zlib.crc32, CRC_TAIL + 1
+        crc32, tail = zlib.crc32, CRC_TAIL + 1
         for line in segment.file:
             start, offset = offset, offset + len(line)
             if line.startswith(TOMBSTONE):
@@ -78,11 +82,11 @@ class JournalReader:
             try:
                 record = line[:-tail] + b"}"
                 if line[-tail : 8 - tail] == b',"crc":"' and int(line[-11:-3], 16) == crc32(record):
-                    yield decode(record), offset
+                    yield read(record), offset
                     continue
                 older = opened(line[:-1]) if line.endswith(b"\n") else None
                 if older is not None:
-                    yield decode(older), offset
+                    yield read(older), offset
                     continue
             except (msgspec.MsgspecError, ValueError, RecursionError):  # the second: bytes that are no UTF-8, no hex
                 pass

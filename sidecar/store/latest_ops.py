@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from sidecar.model import ObservedOp
+from sidecar.store.journal_file import record_of
 
 log = structlog.get_logger(__name__)
 
@@ -114,9 +115,10 @@ class LatestOps:
     def __len__(self) -> int:
         return len(self._known)
 
-    def take(self, op: ObservedOp) -> tuple[ObservedOp, ...] | None:
+    def take(self, op: ObservedOp, line: bytes = b"") -> tuple[ObservedOp, ...] | None:
         """The ops that count no more since *op* takes their place, mostly none; None if *op* itself was taken before.
 
+        *line* is the journal's, where there is one: the op need not be encoded once more.
         An op that amends what is not remembered takes no op's place: it counts beside it.
         """
         op_id = op.op_id
@@ -125,7 +127,7 @@ class LatestOps:
             return None
         replaced = self._replaced(op) if op.amends else ()
         if op_id is not None:
-            self._remember(op_id, op)
+            self._remember(op_id, record_of(line) if line else _encode(op))
         return replaced
 
     def knows(self, op_id: str) -> bool:
@@ -194,8 +196,7 @@ class LatestOps:
             self._dirty.add(first[1])
         return found
 
-    def _remember(self, op_id: str, op: ObservedOp) -> None:
-        encoded = _encode(op)
+    def _remember(self, op_id: str, encoded: bytes) -> None:
         size = len(encoded)
         known = _Known(op_id, msgspec.Raw(encoded)) if size <= LARGEST else _Known(op_id)
         block = self._blocks.get(self._newest)
