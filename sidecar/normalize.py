@@ -88,15 +88,20 @@ class Normalizer:
         pairs = parse_qsl(query[:_QUERY_CHARACTERS], keep_blank_values=True)[:MAX_ENTRIES]
         return {name: MASK if self._redactor.named_in_url(name) else value for name, value in pairs}
 
-    def scalars(self, fields: Mapping[str, Any]) -> dict[str, Scalar] | None:
-        """*fields* as scalars by clean key, at most `MAX_ENTRIES`; None if nothing is left."""
+    def scalars(self, fields: Mapping[str, Any], *, plain: bool = False) -> dict[str, Scalar] | None:
+        """*fields* as scalars by clean key, at most `MAX_ENTRIES`; None if nothing is left.
+
+        *plain* says that their `texts_of` are known to be harmless.
+        """
         kept: dict[str, Scalar] = {}
         rest: dict[str, Any] = {}
         numbers: dict[str, int] = {}
         last = MAX_ENTRIES - 1 if len(fields) > MAX_ENTRIES else MAX_ENTRIES
-        plain = self._harmless([*map(str, fields), *(value for value in fields.values() if isinstance(value, str))])
+        plain = plain or self.harmless(texts_of(fields))
         for raw_key, raw_value in fields.items():
-            value = self._value(raw_key, raw_value, plain)
+            kind = raw_value.__class__
+            as_it_is = kind is str or kind is bool or (kind is int and INT64_MIN <= raw_value <= INT64_MAX)
+            value = raw_value if plain and as_it_is else self._value(raw_key, raw_value, plain)
             if value is None:
                 continue
             key = str(raw_key) if plain else self.text(str(raw_key))
@@ -131,7 +136,7 @@ class Normalizer:
 
     def clean(self, fields: dict[str, Any], texts: Sequence[str]) -> None:
         """Clean and redact all text in an op's *fields*, in place; *texts* are those that it was made of."""
-        if not self._harmless(texts):
+        if not self.harmless(texts):
             clean: dict[str, str] = {}  # an error is often the output_summary too
             for name, value in fields.items():
                 if isinstance(value, str):
@@ -147,7 +152,7 @@ class Normalizer:
             return self.text(str(value))
         return value if INT64_MIN <= value <= INT64_MAX else _measure(name, value)
 
-    def _harmless(self, texts: Iterable[str]) -> bool:
+    def harmless(self, texts: Iterable[str]) -> bool:
         """Whether none of *texts* needs cleaning or masking: one look at all of them, hardly ever a second."""
         together = "\n".join(texts)
         return clean_text(together) is together and not self._redactor.suspicious(together)
@@ -160,6 +165,11 @@ class Normalizer:
         known = scalar(value)
         nothing_to_mask = plain and isinstance(value, str)
         return self._redactor.text(known) if isinstance(known, str) and not nothing_to_mask else known
+
+
+def texts_of(fields: Mapping[str, Any]) -> list[str]:
+    """All text in *fields* that may hold a credential, or name one."""
+    return [*map(str, fields), *(value for value in fields.values() if isinstance(value, str))]
 
 
 def _free(key: str, taken: Mapping[str, Any], numbers: dict[str, int]) -> str:

@@ -22,7 +22,7 @@ from sidecar.spans.clock_skew import taken_by
 from sidecar.spans.conventions import SpanConventions
 from sidecar.spans.conventions_table import EVALUATION_EVENT, KEYS, KINDS
 from sidecar.spans.conventions_values import op_id_of
-from sidecar.spans.op_span import OpSpan
+from sidecar.spans.op_span import OpSpan, placed
 from tests.fakes import ManualClock
 from tests.strategies import ops
 
@@ -188,9 +188,9 @@ def test_a_span_that_is_no_op_alone_is_none_among_others(span: Span) -> None:
 def test_our_own_ops_come_back_exactly(op: ObservedOp) -> None:
     """From op to span to OTLP and back it is the same op, through the stock encoder."""
     normal = NORMALIZER.op(op)
-    span = OpSpan.of(
-        normal, SpanContext(7, 9, is_remote=False), None, resource=Resource({}), scope=InstrumentationScope("other")
-    )
+    context = SpanContext(7, 9, is_remote=False)
+    placed_op = placed(normal, context, None)
+    span = OpSpan.of(placed_op, context, None, resource=Resource({}), scope=InstrumentationScope("other"))
     (resource_spans,) = encode_spans([span]).resource_spans
     (read,) = reader().ops_of(resource_spans)
     assert read == (taken_by(LATE_NS, span.op) if normal.op_id is not None else None)

@@ -34,6 +34,7 @@ MAX_DIFFERENT: Final = 32  # corrections told apart on one task class
 MESSAGE: Final = "recurring correction: likely a data gap, not drift"
 _MAX_TEXT = 200
 _CLASS: Final = "task_class:"
+_HASH: Final = "sig_hash:"
 
 
 class Review(msgspec.Struct, omit_defaults=True):
@@ -186,8 +187,12 @@ class CorrectionReview:
 
 
 def _keys(op: ObservedOp) -> list[str]:
-    named = (("task_class", op.task_class), ("sig_hash", op.sig_hash))
-    return [f"{name}:{clean_text(value[:_MAX_TEXT])}" for name, value in named if value]
+    keys = []
+    if op.task_class:
+        keys.append(_CLASS + clean_text(op.task_class[:_MAX_TEXT]))
+    if op.sig_hash:
+        keys.append(_HASH + clean_text(op.sig_hash[:_MAX_TEXT]))
+    return keys
 
 
 def _shown(key: str, kind: Kind) -> dict[str, Any]:

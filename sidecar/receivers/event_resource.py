@@ -33,6 +33,8 @@ _TURN_S = 0.005  # of handling events before other tasks get a turn
 LARGE_BYTES = 16 * 1024  # above, reading and masking one event would hold up all others for too long
 _MOST_TURNS = 10  # for the others, after events that took long: an answer takes several
 
+_TEXT = (bytes, msgspec.Raw)  # of JSON
+
 _raw_array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -107,7 +109,7 @@ class EventIntake:
 
     def _read(self, event: object, idempotency_key: str, now: str) -> tuple[ObservedOp, bool]:
         """The op of *event*, and whether it said when it was. Keeps nothing: any thread may call it."""
-        raw = parse_json(event) if isinstance(event, bytes | msgspec.Raw) else event
+        raw = parse_json(event) if isinstance(event, _TEXT) else event
         if idempotency_key and isinstance(raw, dict) and raw.get("event_id") in (None, ""):
             raw["event_id"] = idempotency_key
         op = event_op(raw, now, self._normalizer)
@@ -260,7 +262,7 @@ def _bound(what: str, count: int, most: int) -> None:
 
 def _size(event: object) -> int:
     """The bytes of *event*'s text; 0 where it was read already. Raises TooLargeError if `/event` would not take it."""
-    size = len(memoryview(event)) if isinstance(event, bytes | msgspec.Raw) else 0
+    size = len(memoryview(event)) if isinstance(event, _TEXT) else 0
     if size > MAX_EVENT_BYTES:
         raise TooLargeError(
             f"the event is over {MAX_EVENT_BYTES} bytes", "one event is no larger in a batch", "Send less in it"

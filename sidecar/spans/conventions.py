@@ -20,7 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from sidecar.clock import rfc3339_ms
 from sidecar.model import SCHEMA_VERSION, ObservedOp
-from sidecar.normalize import INT64_MAX, INT64_MIN, MAX_ENTRIES, Normalizer, scalar
+from sidecar.normalize import INT64_MAX, INT64_MIN, MAX_ENTRIES, Normalizer, scalar, texts_of
 from sidecar.protocols import Clock
 from sidecar.spans import conventions_table as table
 from sidecar.spans.attributes import ERROR_TYPE_OTHER, LANGFUSE_EVENT, OP_ID, OP_PREFIX
@@ -216,7 +216,10 @@ class SpanConventions:
             value = facts.get(name)
             if value not in (None, ""):
                 texts[name] = self._short(value if isinstance(value, str) else str(value))
-        extra = self._cleaned(texts, extra)
+        ours, given = _ours_and_given(told.features)
+        plain = self._normalizer.harmless([*texts.values(), *_texts_in(extra), *texts_of(given)])  # one look at all
+        if not plain:
+            extra = self._cleaned(texts, extra)
         return ObservedOp(
             timestamp=rfc3339_ms(taken),
             success=error is None,
@@ -228,28 +231,18 @@ class SpanConventions:
             span_id=span.span_id.hex(),
             parent_span_id=span.parent_span_id.hex() or None,
             event_id=_observation(span) if convention.source == "langfuse" else None,
-            features=self._scalars(told.features) if told.features else None,
+            features={**(self._normalizer.scalars(given, plain=plain) or {}), **ours} or None,
             extra={**extra, **self._scores(result)} if result.scores else extra,
             **texts,
         )
 
     def _cleaned(self, texts: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-        """Clean and redact *texts* in place, and with them what is text in *extra*: one look at all of it."""
+        """*extra*, cleaned and redacted as *texts* are in place: a text that is in both is one."""
         words = {f"extra.{name}": value for name, value in extra.items() if isinstance(value, str)}
         together = {**texts, **words}
-        before = list(together.values())
-        self._normalizer.clean(together, before)
-        if before == list(together.values()):
-            return extra
+        self._normalizer.clean(together, list(together.values()))
         texts.update((name, together[name]) for name in texts)
         return {name: together.get(f"extra.{name}", value) for name, value in extra.items()}
-
-    def _scalars(self, given: dict[str, Any]) -> dict[str, Any] | None:
-        """*given* in the normal form. Plain numbers under our own names need no slow look, for counting `tokens`."""
-        numbers = {name: given.pop(name) for name in table.NUMBERS if type(given.get(name)) in (int, float)}
-        kept = self._normalizer.scalars(given) or {}
-        kept.update((name, value) for name, value in numbers.items() if _is_plain(value))
-        return kept or None
 
     def _extra(self, convention: table.Convention, operation: str, facts: Facts, service: str) -> dict[str, Any]:
         extra: dict[str, Any] = {table.CONVENTION: convention.name}
@@ -300,6 +293,19 @@ def _is_marked(message: ScopeSpans | Span) -> bool:
 def _observation(span: Span) -> str:
     """The id by which a Langfuse observation is known again, whichever way it comes."""
     return f"{LANGFUSE_EVENT}{span.trace_id.hex()}:{span.span_id.hex()}"
+
+
+def _ours_and_given(features: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Plain numbers under our own names, which need no slow look for counting `tokens`; and the rest."""
+    ours = {name: features[name] for name in table.NUMBERS if type(features.get(name)) in (int, float)}
+    if not ours:
+        return ours, features
+    given = {name: value for name, value in features.items() if name not in ours}
+    return {name: value for name, value in ours.items() if _is_plain(value)}, given
+
+
+def _texts_in(extra: dict[str, Any]) -> list[str]:
+    return [value for value in extra.values() if isinstance(value, str)]
 
 
 def _is_plain(value: float) -> bool:

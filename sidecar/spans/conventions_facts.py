@@ -83,8 +83,10 @@ def _has_failed(span: Span, facts: Facts) -> bool:
     level = facts.get("level")
     if isinstance(level, str) and level:
         return level.lower() in table.FAILING_LEVELS
-    status = integer(facts.get("status"))
-    return span.status.code == _FAILED or bool(facts.get("error_type")) or (status is not None and status >= 400)
+    if span.status.code == _FAILED or facts.get("error_type"):
+        return True
+    status = integer(facts["status"]) if "status" in facts else None
+    return status is not None and status >= 400
 
 
 def _error(span: Span, facts: Facts) -> tuple[str, str]:
@@ -184,6 +186,8 @@ def _without(name: str, operation: str) -> str:
 
 def tokens(facts: Facts) -> dict[str, int]:
     """Tokens that went in and came out, from an attribute each or from Langfuse's usage details."""
+    if "usage" not in facts and "input_tokens" not in facts and "output_tokens" not in facts:
+        return {}
     usage = opened(facts.get("usage"))
     details = usage if isinstance(usage, dict) else {}
     counts = {
@@ -195,7 +199,9 @@ def tokens(facts: Facts) -> dict[str, int]:
 
 def cost(facts: Facts) -> dict[str, float]:
     """What the call cost in USD: a number, or the total (else the sum) of Langfuse's cost details."""
-    said_cost = opened(facts.get("cost"))
+    if "cost" not in facts:
+        return {}
+    said_cost = opened(facts["cost"])
     if isinstance(said_cost, dict):
         parts = [value for value in said_cost.values() if type(value) in (int, float)]
         said_cost = said_cost.get("total", sum(parts) if parts else None)

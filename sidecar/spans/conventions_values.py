@@ -17,6 +17,7 @@ MOST_READ = 64 * 1024  # characters of a JSON text that is looked into
 _MOST_ITEMS = 64
 _DEPTH = 4
 _NAME_CHARACTERS = 256
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # a UUID's: the two upper bits of that digit are 10
 
 Cut = Callable[[str, int], str]
 
@@ -122,8 +123,6 @@ def integer(value: Any) -> int | None:
 
 def op_id_of(trace_id: bytes, span_id: bytes, ended_ns: int) -> str:
     """The id of a received span's op: a UUID version 7 of its end and its own ids, the same each time it comes."""
-    milliseconds = (ended_ns // 1_000_000) & 0xFFFF_FFFF_FFFF
-    low = int.from_bytes(span_id[-8:]) & 0x3FFF_FFFF_FFFF_FFFF
-    high = int.from_bytes(trace_id[-2:]) & 0x0FFF
-    digits = f"{milliseconds << 80 | 0x7 << 76 | high << 64 | 0x2 << 62 | low:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    at = f"{(ended_ns // 1_000_000) & 0xFFFF_FFFF_FFFF:012x}"
+    trace, span = trace_id.hex()[-3:], span_id.hex()
+    return f"{at[:8]}-{at[8:]}-7{trace}-{_VARIANT[span[0]]}{span[1:4]}-{span[4:]}"

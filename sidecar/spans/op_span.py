@@ -70,6 +70,8 @@ PLAIN = SpanNote()
 """The note of a span that says nothing but its op, as lines without a note mean it."""
 
 
+_UNSAMPLED: Final = msgspec.json.encode(SpanNote(unsampled=True))
+
 UNSAMPLED_MARK: Final = b',"span":{"unsampled":true'
 """Stands in a journal line if its span is not sampled: in a text the quotes are escaped, and no field holds objects."""
 
@@ -86,14 +88,8 @@ def span_note(span: ReadableSpan, op: ObservedOp) -> bytes:
     if context is None:
         return b""
     made_of_op = isinstance(span, OpSpan)
-    if (
-        made_of_op
-        and context.trace_flags & TraceFlags.SAMPLED
-        and not span.links
-        and not context.trace_state
-        and (parent is None or parent.is_remote)
-    ):
-        return b""
+    if made_of_op and not span.links and not context.trace_state and (parent is None or parent.is_remote):
+        return b"" if context.trace_flags & TraceFlags.SAMPLED else _UNSAMPLED
     note = SpanNote(
         unsampled=not context.trace_flags & TraceFlags.SAMPLED,
         name=span.name if span.name != op.endpoint else None,
@@ -219,6 +215,16 @@ def span_context(trace_id: str, span_id: str) -> SpanContext:
     return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=_SAMPLED)
 
 
+def placed(op: ObservedOp, context: SpanContext, parent: SpanContext | None) -> ObservedOp:
+    """*op* with the ids of the span that it becomes."""
+    return msgspec.structs.replace(
+        op,
+        trace_id=f"{context.trace_id:032x}",
+        span_id=f"{context.span_id:016x}",
+        parent_span_id=f"{parent.span_id:016x}" if parent is not None else None,
+    )
+
+
 def link_to(ref: SpanRef) -> Link:
     """A link to the span that *ref* names: how evidence is attached."""
     return Link(span_context(*ref))
@@ -247,7 +253,7 @@ class OpSpan(ReadableSpan):
         scope: InstrumentationScope,
         links: Sequence[Link] = (),
     ) -> OpSpan:
-        """The span of *op* under *context*; kind INTERNAL, as nothing of ours made the call."""
+        """The span of *op*, which has their ids (`placed`); kind INTERNAL, as nothing of ours made the call."""
         span = cls(
             name=op.endpoint,
             context=context,
@@ -258,12 +264,7 @@ class OpSpan(ReadableSpan):
             status=op_status(op),
             instrumentation_scope=scope,
         )
-        span.op = msgspec.structs.replace(
-            op,
-            trace_id=f"{context.trace_id:032x}",
-            span_id=f"{context.span_id:016x}",
-            parent_span_id=f"{parent.span_id:016x}" if parent is not None else None,
-        )
+        span.op = op
         return span
 
     @property

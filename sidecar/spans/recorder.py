@@ -24,7 +24,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from sidecar.model import ObservedOp, SpanRef
 from sidecar.protocols import Receipt
-from sidecar.spans.op_span import OpSpan, link_to, span_context
+from sidecar.spans.op_span import OpSpan, link_to, placed, span_context
 from sidecar.spans.provider import WitnessSampler, our_version
 
 SCOPE_NAME = "lakehouse-observer"
@@ -57,6 +57,7 @@ class OpRecorder:
             parent = _named_parent(op)
         context, span_parent = self._context(op, parent)
         links = [link_to(ref) for ref in linked]
+        op = placed(op, context, span_parent)
         span = OpSpan.of(op, context, span_parent, resource=self._provider.resource, scope=self._scope, links=links)
         self._processor.on_end(span)
         return span.receipt

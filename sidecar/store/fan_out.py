@@ -56,9 +56,13 @@ class FanOut:
                 for before in replaced:
                     self._ring.amended(before.op_id, op.op_id)
         for consumer in self._consumers:
+            consume = consumer.consume
             for taken in settled:
                 try:
-                    hand_on(consumer, taken)
+                    if taken[1]:
+                        hand_on(consumer, taken)
+                    else:  # nearly all
+                        consume(taken[0])
                 except Exception:  # costs this op, with this consumer
                     self.failures += 1
                     log.exception("consumer.failed", consumer=type(consumer).__name__, op_id=taken[0].op_id)
