@@ -6,24 +6,21 @@ import argparse
 import contextlib
 import os
 import shutil
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
 from benchmarks import report as reporting
 from benchmarks.gateway_stub import gateway_stub
+from benchmarks.in_folder import in_folder
 from benchmarks.machine import machine, versions
 from benchmarks.measure import SCENARIOS, Progress, Scenario, measure, measure_starts, resident, warm_up
 from benchmarks.servers import (
     ROOT,
-    BenchmarkError,
     Cores,
     Program,
     Server,
@@ -45,17 +42,14 @@ def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
     args = _arguments(arguments, env)
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else _WIDTH)
-    args.data_dir.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=args.data_dir))
-    signal.signal(signal.SIGTERM, _leave)  # so that what was started is ended
-    try:
+
+    def measured(folder: Path) -> reporting.Report:
         with console.status("") if terminal else contextlib.nullcontext() as status:
-            report = run(args, env, folder, status.update if status else _say_nothing)
-    except BenchmarkError as exc:
-        console.print(f"benchmarks: {exc}", style="red", markup=False, highlight=False)
+            return run(args, env, folder, status.update if status else _say_nothing)
+
+    report = in_folder("bench", args.data_dir, console, measured)
+    if report is None:
         return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     args.output.write_bytes(reporting.to_json(report))
     reporting.show(report, console)
     console.print(f"written: {args.output}", highlight=False)
@@ -159,10 +153,6 @@ def _positive_int(text: str) -> int:
 
 def _say_nothing(_: str) -> None:
     """Progress is for terminals."""
-
-
-def _leave(number: int, _frame: object) -> NoReturn:
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

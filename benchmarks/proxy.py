@@ -10,13 +10,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import resource
-import shutil
-import signal
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +23,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.in_folder import in_folder
 from benchmarks.load import Load, LoadResult
 from benchmarks.machine import machine
 from benchmarks.proxy_server import STATES
@@ -84,15 +82,9 @@ def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
     """Measure and print; 1 if a server did not start."""
     args = _arguments(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    folder = Path(tempfile.mkdtemp(prefix="proxy-", dir=args.data_dir))
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    try:
-        report = run(args, env, folder)
-    except BenchmarkError as exc:
-        console.print(f"benchmarks: {exc}", style="red", markup=False, highlight=False)
+    report = in_folder("proxy", args.data_dir, console, lambda folder: run(args, env, folder))
+    if report is None:
         return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     args.output.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
     show(report, console)
     return 0
@@ -261,7 +253,6 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "proxy.json", help="the JSON's file")
     parser.add_argument("--data-dir", type=Path, default=ROOT / "build", help="where data lies while it runs [build/]")
     args = parser.parse_args(arguments)
-    args.data_dir.mkdir(parents=True, exist_ok=True)
     args.data_dir = args.data_dir.resolve()
     return args
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis.strategies import floats, lists
 from rich.console import Console
 
-from benchmarks import otlp
+from benchmarks import otlp, otlp_report
 from benchmarks.__main__ import _arguments, run
 from benchmarks.events import BATCH, bodies
 from benchmarks.load import LoadResult, UnreadableAnswerError, answer_size, percentile
@@ -163,5 +163,5 @@ def test_a_short_otlp_run_loses_nothing(tmp_path: Path) -> None:
     assert all(rate > 0 for row in report.rows for rate in row.spans_per_s)
     assert len(report.watch_ms) == 3
     console = Console(width=130, file=io.StringIO(), record=True)
-    otlp.show(report, console)
+    otlp_report.show(report, console)
     assert "The Collector was not there" in console.export_text()
