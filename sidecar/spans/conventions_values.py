@@ -124,5 +124,5 @@ def integer(value: Any) -> int | None:
 def op_id_of(trace_id: bytes, span_id: bytes, ended_ns: int) -> str:
     """The id of a received span's op: a UUID version 7 of its end and its own ids, the same each time it comes."""
     at = f"{(ended_ns // 1_000_000) & 0xFFFF_FFFF_FFFF:012x}"
-    trace, span = trace_id.hex()[-3:], span_id.hex()
+    trace, span = trace_id.hex()[-3:].rjust(3, "0"), span_id.hex().rjust(16, "0")
     return f"{at[:8]}-{at[8:]}-7{trace}-{_VARIANT[span[0]]}{span[1:4]}-{span[4:]}"

@@ -26,7 +26,8 @@ from sidecar.spans.witnessed import Member, Operation
 WINDOW_S = 15.0
 """How long after an op another report of it may come: a span's exporter waits 5 s, and may take 10 s to send."""
 
-MOST_OPERATIONS = 8192
+MOST_OPERATIONS = 4096
+"""No more are known to the views (`LatestOps`): what is told of an older one could take no op's place. 2.3 KiB each."""
 MOST_CHARACTERS = 4 * 2**20
 """Of all texts in what is remembered: an event may be of a megabyte."""
 _MOST_UNDER_PARENT = 64
