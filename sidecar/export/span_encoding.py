@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, StatusCode
 
-from sidecar.export.wire import attributes, field
+from sidecar.export.wire import attributes, field, tagged
 from sidecar.spans.op_span import PLAIN, JournalledOp, LinkNote, op_attributes, op_said, op_times_ns
 
 _FIXED: Final = struct.Struct("<BBBQBQ")  # kind, start and end, each behind its tag
@@ -93,9 +93,14 @@ def request_wrapper(resource: Resource, scope: InstrumentationScope) -> Callable
     resource_head = spans_of_resource.SerializeToString()
 
     def wrap(spans: Sequence[bytes]) -> bytes:
-        # All of them are length-delimited field 2 of their parents, the resource's spans field 1 of the request.
-        inside = scope_head + b"".join([field(2, span) for span in spans])
-        return field(1, resource_head + field(2, inside))
+        # All of them are length-delimited field 2 of their parents, the resource's spans field 1 of the request. Joined
+        # at once: every copy of half a MiB costs as much as twenty spans.
+        parts: list[bytes] = [scope_head]
+        for span in spans:
+            parts += (tagged(2, len(span)), span)
+        size = sum(map(len, parts))
+        head = resource_head + tagged(2, size)
+        return b"".join([tagged(1, len(head) + size), head, *parts])
 
     return wrap
 

@@ -34,10 +34,11 @@ _TAGS: Final = tuple(varint(number << 3 | 2) for number in range(32))
 
 def field(number: int, content: bytes) -> bytes:
     """*content* as length-delimited field *number* (wire type 2)."""
-    return _tagged(number, len(content)) + content
+    return tagged(number, len(content)) + content
 
 
-def _tagged(number: int, size: int) -> bytes:
+def tagged(number: int, size: int) -> bytes:
+    """What stands before *size* bytes as length-delimited field *number*."""
     return _TAGS[number] + (_LENGTHS[size] if size < 1024 else varint(size))
 
 
@@ -63,8 +64,8 @@ def attributes(number: int, said: Iterable[tuple[str, Any]]) -> list[bytes]:
 
 def _head(number: int, key: str, size: int) -> bytes:
     """What stands before a text of *size* bytes: of few keys and few lengths, mostly."""
-    inside = field(1, key.encode()) + _tagged(2, len(_tagged(1, size)) + size) + _tagged(1, size)
-    return _tagged(number, len(inside) + size) + inside
+    inside = field(1, key.encode()) + tagged(2, len(tagged(1, size)) + size) + tagged(1, size)
+    return tagged(number, len(inside) + size) + inside
 
 
 def _attribute(number: int, key: str, value: Any) -> bytes:
