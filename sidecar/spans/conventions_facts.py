@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -32,7 +32,10 @@ class Outcome(NamedTuple):
 
     error: str | None
     error_type: str | None
-    scores: list[tuple[str, Any]]
+    scores: Sequence[tuple[str, Any]]
+
+
+_GOOD = Outcome(None, None, ())
 
 
 class Evaluation(NamedTuple):
@@ -65,7 +68,9 @@ def facts_of(span: Span) -> Facts:
 
 def outcome(span: Span, facts: Facts, convention: table.Convention) -> Outcome:
     """How *span* went: by its level, status, `error.type` and HTTP status, and by what evaluations say of it."""
-    results = list(evaluations(span)) if span.events else []
+    if not span.events:
+        return _GOOD if not _has_failed(span, facts) else Outcome(*_error(span, facts), ())
+    results = list(evaluations(span))
     scores = [pair for result in results for pair in _scores(result)]
     if _has_failed(span, facts):
         error, error_type = _error(span, facts)

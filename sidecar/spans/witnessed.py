@@ -59,7 +59,7 @@ class Operation(msgspec.Struct, eq=False, gc=False):
     @property
     def size(self) -> int:
         """Characters of text in what its members say."""
-        return sum(each.size for each in self.members)
+        return sum([each.size for each in self.members])
 
     def has_kind(self, kind: Kind) -> bool:
         """Whether a member saw it so."""
