@@ -202,9 +202,10 @@ def test_no_text_of_an_op_marks_its_span_as_unsampled(bench: Bench) -> None:
 
 def test_names_and_values_of_any_length_are_encoded(bench: Bench) -> None:
     """A length of one byte, of two or of three, of a name that is kept in memory or one that is not."""
-    for size in (0, 1, 100, 127, 128, 129, 16_384):
+    for size in (0, 1, 63, 64, 65, 100, 127, 128, 129, 16_384):
         said = {"x" * size: "é" * size, "y" * size: size, "z" * size: size % 2 == 0, "f" * size: 0.5}
-        bench.recorder.record(an_op(op_id="1", features={name: said[name] for name in said if name}))
+        features = {name: said[name] for name in said if name}
+        bench.recorder.record(an_op(op_id="1", role="x" * size, error="é" * size, count=size, features=features))
         bench.check()
 
 

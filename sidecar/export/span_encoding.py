@@ -17,8 +17,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, StatusCode
 
-from sidecar.export.wire import attributes, field, tagged
-from sidecar.spans.op_span import PLAIN, JournalledOp, LinkNote, op_attributes, op_said, op_times_ns
+from sidecar.export.wire import KnownKeys, attributes, field, tagged
+from sidecar.spans.attributes import KEY_FIELDS
+from sidecar.spans.op_span import PLAIN, JournalledOp, LinkNote, field_values, op_attributes, op_beside, op_times_ns
 
 _FIXED: Final = struct.Struct("<BBBQBQ")  # kind, start and end, each behind its tag
 _FLAGS: Final = struct.Struct("<HI")
@@ -29,6 +30,7 @@ _REMOTE: Final = _FLAGS.pack(
     _FLAGS_TAG,
     SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK,
 )
+_OWN: Final = KnownKeys(9, KEY_FIELDS)
 _ERROR: Final = StatusCode.ERROR.value
 
 
@@ -58,8 +60,11 @@ def span_bytes(op: JournalledOp) -> bytes | None:
             end if note.end_ns is None else note.end_ns,
         )
     )
-    said = op_said(op) if note.attributes is None else {**op_attributes(op), **note.attributes}.items()
-    parts += attributes(9, said)
+    if note.attributes is None:
+        parts += _OWN.attributes(field_values(op))
+        parts += attributes(9, op_beside(op))
+    else:
+        parts += attributes(9, {**op_attributes(op), **note.attributes}.items())
     parts += [field(13, _link(link)) for link in note.links or ()]
     parts.append(field(15, _status(op, note.status)))
     parts.append(_LOCAL if parent_id is None or note.local_parent else _REMOTE)

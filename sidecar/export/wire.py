@@ -13,6 +13,7 @@ from typing import Any, Final
 
 _DOUBLE: Final = struct.Struct("<d")
 _INT64: Final = 2**63
+_SHORT: Final = 64  # bytes of a text
 _MOST_KEPT: Final = 128  # characters of a key: what is kept stays small, whatever a sender calls its fields
 
 
@@ -45,21 +46,47 @@ def tagged(number: int, size: int) -> bytes:
 def attributes(number: int, said: Iterable[tuple[str, Any]]) -> list[bytes]:
     """Keys and values as bytes to be joined, each an attribute in field *number* of its parent.
 
-    None is left out, and what OTLP cannot say, as the SDK leaves it out.
+    What OTLP cannot say is left out, as the SDK leaves it out.
     """
     parts: list[bytes] = []
-    add = parts.append
     for key, value in said:
+        kept = len(key) <= _MOST_KEPT
         kind = value.__class__
         if kind is str:
             text = value.encode()
-            add(_kept_head(number, key, len(text)) if len(key) <= _MOST_KEPT else _head(number, key, len(text)))
-            add(text)
-        elif (kind is bool or kind is int) and len(key) <= _MOST_KEPT:
-            add(_kept_number(number, key, value))
-        elif value is not None:
-            add(_attribute(number, key, value))
+            parts += (_kept_head(number, key, len(text)) if kept else _head(number, key, len(text)), text)
+        elif kept and (kind is bool or kind is int):
+            parts.append(_kept_number(number, key, value))
+        else:
+            parts.append(_attribute(number, key, value))
     return parts
+
+
+class KnownKeys:
+    """*keys* that every span has: what stands before a short text of each is made once."""
+
+    def __init__(self, number: int, keys: Iterable[str]) -> None:
+        self._number = number
+        self._keys = tuple((key, tuple(_head(number, key, size) for size in range(_SHORT))) for key in keys)
+
+    def attributes(self, values: Iterable[Any]) -> list[bytes]:
+        """As `attributes`, of one value for each key, twice as fast; None is left out."""
+        parts: list[bytes] = []
+        add, number = parts.append, self._number
+        for (key, heads), value in zip(self._keys, values, strict=True):
+            if value is None:
+                continue
+            kind = value.__class__
+            if kind is str:
+                text = value.encode()
+                size = len(text)
+                add(heads[size] if size < _SHORT else _kept_head(number, key, size))
+                add(text)
+            elif kind is bool or kind is int:
+                add(_kept_number(number, key, value))
+            else:
+                add(_attribute(number, key, value))
+        return parts
 
 
 def _head(number: int, key: str, size: int) -> bytes:

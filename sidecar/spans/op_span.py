@@ -5,10 +5,9 @@ The way back needs attributes and ids only, so it serves ended spans of the SDK 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from itertools import chain
 from operator import attrgetter
 from typing import Any, Final
 
@@ -33,7 +32,8 @@ from sidecar.spans.conventions_table import Kind
 
 _MAX_TIME_NS = 2**64 - 1
 _INTERNAL = SpanKind.INTERNAL.value
-_field_values = attrgetter(*KEY_FIELDS.values())
+field_values = attrgetter(*KEY_FIELDS.values())
+"""What an op says in each of them, None where it does not."""
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
 
@@ -133,22 +133,20 @@ def _link_note(link: Link) -> LinkNote:
 
 def op_attributes(op: ObservedOp) -> dict[str, Scalar]:
     """The attributes of *op*'s span; *op* must be in the normal form."""
-    return {key: value for key, value in op_said(op) if value is not None}
+    fields = zip(KEY_FIELDS, field_values(op), strict=True)
+    return {**{key: value for key, value in fields if value is not None}, **dict(op_beside(op))}
 
 
-def op_said(op: ObservedOp) -> Iterable[tuple[str, Scalar | None]]:
-    """The same one by one, None where *op* does not say a field: the export has no need of a map."""
-    said = zip(KEY_FIELDS, _field_values(op), strict=True)
-    if op.success and not op.features and not op.extra:
-        return said
-    beside: list[tuple[str, Scalar | None]] = []
+def op_beside(op: ObservedOp) -> list[tuple[str, Scalar]]:
+    """Those of them that are no fields of *op*: what is in its maps, and the standard ones."""
+    beside: list[tuple[str, Scalar]] = []
     if op.features:
         beside += [(FEATURES_PREFIX + name, value) for name, value in op.features.items()]
     if op.extra:
         beside += [(EXTRA_PREFIX + name, value) for name, value in op.extra.items()]
     if not op.success:
         beside.append((ERROR_TYPE, op.error_type or ERROR_TYPE_OTHER))
-    return chain(said, beside)
+    return beside
 
 
 def op_from_attributes(
