@@ -54,9 +54,10 @@ _SHAPES = (  # each begins with a letter that is no choice: these are looked for
 _HINTS = ("eyJ", "AKIA", "ASIA", "AIza")
 _MARKED_HINTS = (
     ("-", ("-----BEGIN", "k-", "pat-", "xox")),
-    ("_", ("k_", "pat_", "hf_", *(f"gh{kind}_" for kind in "pousr"))),
+    ("_", ("k_", "pat_", "hf_")),
+    ("gh", tuple(f"gh{kind}_" for kind in "pousr")),
 )
-"""One of these stands in every shape above; many texts hold neither dash nor underscore."""
+"""One of these stands in every shape above; many texts hold none of what they are marked by."""
 
 
 _BOUNDARY = r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?-i:(?<=[a-z0-9])(?=[A-Z])))"
