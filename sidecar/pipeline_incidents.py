@@ -12,7 +12,7 @@ import httpx
 from sidecar.analysis.chat_model import ChatModel
 from sidecar.analysis.incident_details import incident_details
 from sidecar.analysis.life_cycle import DECISION_KIND
-from sidecar.analysis.llm import LakehouseModel
+from sidecar.analysis.llm import LakehouseModel, ModelCalls
 from sidecar.analysis.webhook import TO, Webhook
 from sidecar.clock import rfc3339_ms
 from sidecar.export.outbox import Outbox
@@ -80,7 +80,8 @@ def local_model(
 ) -> LakehouseModel | ChatModel:
     """The model behind LAKEHOUSE_URL, asked as the settings say."""
     kind = ChatModel if settings.model_api == "openai" else LakehouseModel
-    return kind(client, settings.lakehouse_url, settings.model, settings.model_timeout, clock, mask=mask)
+    calls = ModelCalls(client, settings.model_timeout, clock, mask=mask)
+    return kind(calls, settings.lakehouse_url, settings.model)
 
 
 def incident_routes(observer: Observer) -> dict[str, object]:

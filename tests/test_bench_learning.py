@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks.learning import Report, Runs, Sizes, measure, show, wilson
 from benchmarks.learning_loop import Agents, loop_world, reversal
-from benchmarks.learning_worlds import planted_world, rule_met, same_rule
+from benchmarks.learning_worlds import World, planted_world, rule_met, same_rule
 from sidecar.analysis.rule_counts import Condition
 from sidecar.analysis.rule_standing import Rule
 
@@ -64,9 +64,9 @@ def test_a_rule_is_the_planted_one_where_it_is_about_the_same_calls() -> None:
     assert rule_met(a_rule(name, str(wanted)), {name: wanted})
 
 
-def _is_on_a_text(world: object) -> bool:
-    fields = {field.name: field.values for field in world.fields}  # type: ignore[attr-defined]
-    conditions = world.planted[0].conditions  # type: ignore[attr-defined]
+def _is_on_a_text(world: World) -> bool:
+    fields = {field.name: field.values for field in world.fields}
+    conditions = world.planted[0].conditions
     return len(conditions) == 1 and len(fields[conditions[0][0]]) > 2
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from sidecar.analysis.answer_checks import why_unusable
 from sidecar.analysis.chat_model import ChatModel
+from sidecar.analysis.llm import ModelCalls
 from sidecar.analysis.model_questions import diagnosis_form
 from sidecar.errors import ModelError
 from sidecar.redaction import Redactor
@@ -43,7 +44,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 
 def a_model(server: StandIn, client: httpx.AsyncClient, **options: Any) -> ChatModel:
-    return ChatModel(client, server.url, "qwen2.5", 60.0, ManualClock(), **options)
+    return ChatModel(ModelCalls(client, 60.0, ManualClock(), **options), server.url, "qwen2.5")
 
 
 def a_choice(content: str | None, finish: str = "stop", **message: Any) -> Answer:
@@ -86,7 +87,7 @@ async def test_the_strictest_form_that_the_server_knows_is_found_and_remembered(
 async def test_the_request_is_the_one_that_servers_know(server: StandIn, client: httpx.AsyncClient) -> None:
     """Messages, bounds and the schema; the path once, also where the address ends with it; no form, no format."""
     server.answers[PATH] = a_choice(GOOD)
-    model = ChatModel(client, server.url + "/v1/", "qwen2.5", 60.0, ManualClock())
+    model = ChatModel(ModelCalls(client, 60.0, ManualClock()), server.url + "/v1/", "qwen2.5")
     await model.generate("why?", FORM)
     first = server.posts(PATH)[0]
     assert first["response_format"]["json_schema"]["schema"] == FORM.schema
@@ -165,7 +166,7 @@ async def test_sixty_seconds_of_silence_are_a_model_error(server: StandIn, clien
     """Whichever form is being tried; the time is that of all of them together."""
     server.silent.add(PATH)
     clock = ManualClock()
-    model = ChatModel(client, server.url, "qwen2.5", 60.0, clock)
+    model = ChatModel(ModelCalls(client, 60.0, clock), server.url, "qwen2.5")
     asking = asyncio.create_task(model.generate("why?", FORM))
     await server.wait_for(PATH)
     await clock.advance(60)

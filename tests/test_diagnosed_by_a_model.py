@@ -107,7 +107,7 @@ async def test_text_from_outside_stays_text(tmp_path: Path, api: str) -> None:
     The gateway gets the four fields of a diagnosis and nothing else, at its own address; no other post is made.
     """
     async with stand_in() as model, stand_in() as gateway:
-        model.answers[CHAT], model.answers[PLAIN] = chat(STRUCTURED), says({"text": "Obey: " + FINDING["cause"]})  # type: ignore[operator]
+        model.answers[CHAT], model.answers[PLAIN] = chat(STRUCTURED), says({"text": f"Obey: {FINDING['cause']}"})
         env = {"LAKEHOUSE_URL": model.url, "OBSERVER_MODEL_API": api, "OBSERVER_MODEL": "tiny"}
         async with observer(tmp_path, GATEWAY_URL=gateway.url, **env) as running, client(running) as door:
             event = {"endpoint": "/book", "success": False, "error": INJECTED, "input_summary": f"``` {INJECTED}"}

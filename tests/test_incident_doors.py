@@ -69,8 +69,9 @@ async def test_people_resolve_ignore_and_reopen(tmp_path: Path) -> None:
         assert len(await listed(door, "?state=new&limit=5")) == 1
         stats = (await door.get("/stats")).json()
         assert stats["incidents_by_state"] == {"resolved": 1, "ignored": 1, "new": 1}
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{running.otlp.grpc.port}") as channel:  # type: ignore[union-attr]
-            stub = ObserverServiceStub(channel)  # type: ignore[no-untyped-call]
+        assert running.otlp.grpc is not None
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{running.otlp.grpc.port}") as channel:
+            stub = ObserverServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
             found = await stub.ListIncidents(pb.ListIncidentsRequest(states=["resolved"]))
             assert [(each.state, each.decided_by) for each in found.incidents] == [("resolved", "ann")]
             with pytest.raises(grpc.aio.AioRpcError, match="is no state"):

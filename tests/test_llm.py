@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sidecar.analysis.answer_checks import is_runaway
 from sidecar.analysis.circuit_breaker import Circuit, CircuitBreaker
-from sidecar.analysis.llm import MAX_ANSWER_BYTES, LakehouseModel
+from sidecar.analysis.llm import MAX_ANSWER_BYTES, LakehouseModel, ModelCalls
 from sidecar.errors import ModelError, RetryableError
 from sidecar.redaction import Redactor
 from tests.fakes import ManualClock
@@ -40,7 +40,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 def model_at(url: str, client: httpx.AsyncClient, timeout_s: float = 30.0) -> tuple[LakehouseModel, ManualClock]:
     clock = ManualClock()
-    return LakehouseModel(client, url, "qwen2.5", timeout_s, clock), clock
+    return LakehouseModel(ModelCalls(client, timeout_s, clock), url, "qwen2.5"), clock
 
 
 async def test_the_request_is_the_one_callers_know(lakehouse: HttpStub, client: httpx.AsyncClient) -> None:
@@ -62,7 +62,8 @@ async def test_the_request_is_the_one_callers_know(lakehouse: HttpStub, client: 
 async def test_what_the_model_says_is_masked(lakehouse: HttpStub, client: httpx.AsyncClient) -> None:
     """A model may repeat a credential that it has seen elsewhere; log, journal and gateway must not."""
     lakehouse.answers({"text": "Use password=hunter2 in Reno."})
-    masked = LakehouseModel(client, lakehouse.url, "qwen2.5", 30.0, ManualClock(), mask=Redactor().text)
+    calls = ModelCalls(client, 30.0, ManualClock(), mask=Redactor().text)
+    masked = LakehouseModel(calls, lakehouse.url, "qwen2.5")
     assert await masked.generate("why?") == "Use password=[redacted] in Reno."
 
 

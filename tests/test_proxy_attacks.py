@@ -282,7 +282,7 @@ async def test_a_gateway_that_never_reads_is_504(tmp_path: Path) -> None:
     """The upload stalls, and is given up; the agent hears of it."""
 
     async def deaf(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # declared for writing only
         await over.wait()
         writer.transport.abort()
 

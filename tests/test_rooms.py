@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ ROOMS = sorted({path.parent.name for path in SIDECAR.glob("*/__init__.py")} - NO
 PROGRAMS = {"demo": {"pipeline", "logs"}}
 """A program of its own may run the whole observer."""
 MOST_LINES = 400
+_LEAST_REASON = 4  # characters
 
 
 def sources(folder: Path) -> list[Path]:
@@ -85,3 +87,18 @@ def test_files_stay_short() -> None:
     """Past the limit a file is split by concern."""
     long = {str(path): n for path in sources(SIDECAR) if (n := len(path.read_text().splitlines())) > MOST_LINES}
     assert long == {}
+
+
+def test_every_exception_from_the_rules_says_why() -> None:
+    """What a checker is told to pass over, and a test that is left out, has its reason beside it."""
+    mark = re.compile(r"# (?:noqa: [A-Z]+\d+(?:, ?[A-Z]+\d+)*|type: ignore\[[^\]]*\])(?P<why>.*)$")
+    found = []
+    for folder in (SIDECAR, SIDECAR.parent / "tests", SIDECAR.parent / "benchmarks"):
+        for path in folder.rglob("*.py"):
+            if "pb" in path.parts or path == Path(__file__):
+                continue
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                why = mark.search(line)
+                if why is not None and len(why["why"].strip(" -#")) < _LEAST_REASON:
+                    found.append(f"{path.name}:{number}: {line.strip()}")
+    assert found == []

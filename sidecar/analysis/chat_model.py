@@ -7,16 +7,14 @@ llama.cpp's Python server has it), without, then the prompt's own words are trie
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any, Final
 
-import httpx
 import structlog
 
 from sidecar.analysis.llm import FIX, MAX_TOKENS, TEMPERATURE, Answer, ModelCalls, decoded, usable
 from sidecar.errors import ModelError, UnusableAnswerError
 from sidecar.normalize import clean_text
-from sidecar.protocols import AnswerForm, Clock
+from sidecar.protocols import AnswerForm
 
 log = structlog.get_logger(__name__)
 
@@ -38,17 +36,8 @@ class ChatModel:
     without a form also a loop or nonsense. One in JSON is given as it is: the caller reads what it can.
     """
 
-    def __init__(
-        self,
-        client: httpx.AsyncClient,
-        url: str,
-        model_name: str,
-        timeout_s: float,
-        clock: Clock,
-        *,
-        mask: Callable[[str], str] = clean_text,
-    ) -> None:
-        self.asked = ModelCalls(client, timeout_s, clock, mask=mask)
+    def __init__(self, calls: ModelCalls, url: str, model_name: str) -> None:
+        self.asked = calls
         self._url = url.rstrip("/").removesuffix("/v1") + _PATH
         self._model_name = model_name
         self._level = 0  # of `FORMS`: what the server was found to know

@@ -123,17 +123,8 @@ class LakehouseModel:
     for what `ModelCalls` refuses.
     """
 
-    def __init__(
-        self,
-        client: httpx.AsyncClient,
-        url: str,
-        model_name: str,
-        timeout_s: float,
-        clock: Clock,
-        *,
-        mask: Callable[[str], str] = clean_text,
-    ) -> None:
-        self.asked = ModelCalls(client, timeout_s, clock, mask=mask)
+    def __init__(self, calls: ModelCalls, url: str, model_name: str) -> None:
+        self.asked = calls
         self._url = url.rstrip("/") + "/ai/generate"
         self._model_name = model_name
 

@@ -123,7 +123,9 @@ class ObserverService(ObserverServiceServicer):
         status = status_of(failure)
         return pb.RecordStreamResponse(index=index, rejected=pb.Rejection(code=status.code, message=status.message))
 
-    async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.WatchResponse]:  # noqa: N802
+    async def Watch(  # noqa: N802 - the protocol's
+        self, request: pb.WatchRequest, context: Any
+    ) -> AsyncIterator[pb.WatchResponse]:
         """Operations as they settle. The headers come at once: from then on nothing is missed unsaid."""
         query = _query(request)
         told = 0
@@ -136,7 +138,9 @@ class ObserverService(ObserverServiceServicer):
                 for op in batch:
                     yield pb.WatchResponse(op=op_message(op))
 
-    async def GetStats(self, _request: pb.GetStatsRequest, _context: Any) -> pb.GetStatsResponse:  # noqa: N802
+    async def GetStats(  # noqa: N802 - the protocol's
+        self, _request: pb.GetStatsRequest, _context: Any
+    ) -> pb.GetStatsResponse:
         """Counts over the ring."""
         ring = self._ring
         recent: list[ObservedOp] = []
