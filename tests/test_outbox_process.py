@@ -77,7 +77,7 @@ async def test_each_post_arrives_once_whatever_the_gateway_did_and_however_the_o
     taken = Taken()
     async with stand_in() as gateway:
         break_it(gateway, fault)
-        env = {"GATEWAY_URL": gateway.url, "OBSERVER_CYCLE": "0.2"}
+        env = {"GATEWAY_URL": gateway.url, "OBSERVER_CYCLE": "0.1"}
         for failures in (1, 2):
             with running_observer(tmp_path, **env) as process:
                 await learn(process, failures=failures)

@@ -46,7 +46,7 @@ async def live(tmp_path: Path, *, segment: int = 10**9, lives: int = 3) -> None:
     for life in range(lives):
         async with observer(tmp_path, open_file=open_file) as running, client(running) as http:
             for round_ in range(4):
-                tasks = [task(http, dice, f"t-{life}-{round_}-{number % 60}") for number in range(70)]
+                tasks = [task(http, dice, f"t-{life}-{round_}-{number % 34}") for number in range(40)]
                 await asyncio.gather(*tasks, cycle(running))
                 await cycle(running)
             entries = (await http.get("/playbooks")).json()["playbooks"]
