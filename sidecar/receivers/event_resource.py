@@ -30,7 +30,7 @@ MAX_BATCH_BYTES = 20 * 2**20
 MAX_BATCH_EVENTS = 50_000
 MAX_BATCH_VALUES = 1_000_000  # commas of an array, lines of NDJSON
 _TURN_S = 0.005  # of handling events before other tasks get a turn
-LARGE_BYTES = 16 * 1024  # above, reading and masking one event would hold up all others for too long
+LARGE_BYTES = 32 * 1024  # above, reading and masking one event holds up others for more than a few milliseconds
 _MOST_TURNS = 10  # for the others, after events that took long: an answer takes several
 
 _TEXT = (bytes, msgspec.Raw)  # of JSON
