@@ -140,6 +140,25 @@ async def test_a_stream_is_answered_message_by_message(tmp_path: Path) -> None:
     assert results[2].recorded.span_id == results[3].recorded.span_id
 
 
+async def test_large_operations_keep_their_place(tmp_path: Path) -> None:
+    """They are read beside the event loop: in a stream in their order, refused like others, once by their id."""
+    large = "password: hunter2 " * 5000
+    ops = [an_event(input_summary=large), an_event(city="Reno"), an_event(timestamp="soon", input_summary=large)]
+    async with service(tmp_path) as (running, stub, _):
+        stream = stub.RecordStream()
+        for op in ops:
+            await stream.write(pb.RecordStreamRequest(op=op))
+        await stream.done_writing()
+        answers = [answer async for answer in stream]
+        for _ in range(2):
+            await stub.Record(pb.RecordRequest(op=an_event(event_id="e", input_summary=large)))
+        assert running.intake.invalid == 1
+    assert [answer.WhichOneof("result") for answer in answers] == ["recorded", "recorded", "rejected"]
+    first, second, third = journal(tmp_path)
+    assert (second.get("city"), third["event_id"]) == ("Reno", "e")
+    assert first["input_summary"] == third["input_summary"] == "password: [redacted] " * 5000
+
+
 async def test_a_stream_of_many_is_held_back_not_refused(tmp_path: Path) -> None:
     """A sender that writes all before it reads: all are recorded, in the order of the stream."""
     many = 3000
