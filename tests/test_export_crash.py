@@ -20,7 +20,7 @@ from sidecar.store.journal_file import sealed
 from sidecar.store.journal_reader import JournalReader
 from tests.fakes import an_op
 from tests.otlp_receiver import OtlpReceiver, otlp_receiver
-from tests.processes import Process, running_observer
+from tests.processes import UNMEASURED, Process, running_observer
 
 BATCH = 512
 
@@ -41,7 +41,7 @@ async def test_a_kill_repeats_the_batches_in_flight_at_most(tmp_path: Path) -> N
     """Killed with one batch in flight, one delivered and more waiting: all arrive, each at least once."""
     async with otlp_receiver() as receiver:
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.grpc_endpoint, "OTEL_METRICS_EXPORTER": "none"}
-        with running_observer(tmp_path, **env) as observer:
+        with running_observer(tmp_path, **env, **UNMEASURED) as observer:
             await _post(observer, 0, 1)
             await asyncio.wait_for(receiver.wait_for(1), 60)
             receiver.gate.clear()
@@ -63,7 +63,7 @@ async def test_kills_in_full_flow_lose_no_span(tmp_path: Path) -> None:
     async with otlp_receiver() as receiver:
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.grpc_endpoint, "OTEL_METRICS_EXPORTER": "none"}
         for round_number in range(3):
-            with running_observer(tmp_path, **env) as observer:
+            with running_observer(tmp_path, **env, **UNMEASURED) as observer:
                 await _post(observer, round_number * 2000, 2000)
                 await asyncio.wait_for(receiver.wait_for(round_number * 2000 + BATCH), 60)
                 await asyncio.to_thread(observer.kill)

@@ -12,7 +12,7 @@ import httpx
 
 from sidecar.store.checkpoint_copy import dumped
 from sidecar.store.segments import journal_span
-from tests.processes import Process, run_command, running_observer
+from tests.processes import UNMEASURED, Process, run_command, running_observer
 
 LIMIT = {"OBSERVER_DATA_MAX_BYTES": str(2**24), "OBSERVER_CYCLE": "0.1", "OBSERVER_FSYNC": "never"}
 BATCH = 20
@@ -22,7 +22,7 @@ def test_acknowledged_failures_stay_counted(tmp_path: Path) -> None:
     """Four times over, in full flight; then a replay gives the state that the last run left."""
     acknowledged = sent = 0
     for round_number in range(4):
-        with running_observer(tmp_path, **LIMIT) as process:
+        with running_observer(tmp_path, **LIMIT, **UNMEASURED) as process:
             got, tried = _post_until_killed(process, round_number)
             acknowledged, sent = acknowledged + got, sent + tried
     with running_observer(tmp_path, **LIMIT):

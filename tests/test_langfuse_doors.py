@@ -20,7 +20,7 @@ from sidecar.store.checkpoint_copy import dumped
 from tests.crash.journal import read
 from tests.langfuse_batches import INGESTION, SCORES, TRACE, at, begun, ended, event, post, score, taken, whole
 from tests.observers import FaultyFile, client, observer, settled
-from tests.processes import observer_life
+from tests.processes import UNMEASURED, observer_life
 
 
 def ops(tmp_path: Path) -> list[dict[str, Any]]:
@@ -127,11 +127,11 @@ async def test_a_batch_sent_again_is_taken_and_counted_once(tmp_path: Path) -> N
 
 async def test_fragments_survive_a_kill_between_them(tmp_path: Path) -> None:
     """Killed after the first half was acknowledged, and again after the second: one op, of both halves."""
-    async with observer_life(tmp_path) as first, httpx.AsyncClient(base_url=first.url) as http:
+    async with observer_life(tmp_path, **UNMEASURED) as first, httpx.AsyncClient(base_url=first.url) as http:
         opening = begun("job", "generation", name="answer", model="small-chat", input="Who can drive?")
         await taken(http, event("trace-create", id=TRACE, sessionId="shift-7"), opening)
         await asyncio.to_thread(first.kill)
-    async with observer_life(tmp_path) as second, httpx.AsyncClient(base_url=second.url) as http:
+    async with observer_life(tmp_path, **UNMEASURED) as second, httpx.AsyncClient(base_url=second.url) as http:
         assert (await http.get("/stats")).json()["langfuse"]["observations_open"] == 1
         await taken(http, ended("job", "generation", 2.5, output="Ann can."))
         await asyncio.to_thread(second.kill)

@@ -18,7 +18,7 @@ from tests.langfuse_server import FORWARD, KEYS, LangfuseServer, Store, langfuse
 from tests.observers import client, observer, raw
 from tests.otlp_receiver import otlp_receiver
 from tests.otlp_requests import TRACE, a_request, a_span, flat, fresh_span_id
-from tests.processes import observer_life
+from tests.processes import UNMEASURED, observer_life
 
 TRACES = "/api/public/otel/v1/traces"
 PROTOBUF = {"content-type": "application/x-protobuf", "x-langfuse-ingestion-version": "4"}
@@ -110,7 +110,7 @@ async def test_nothing_is_lost_when_the_observer_is_killed(tmp_path: Path) -> No
     async with langfuse_server(store) as server:
         server.refuses = lambda method, _path: (503, {"message": "busy"}, {}) if method == "POST" else None
         env = {"LANGFUSE_FORWARD_URL": server.url, **FORWARD}
-        async with observer_life(tmp_path, **env) as first, httpx.AsyncClient(base_url=first.url) as http:
+        async with observer_life(tmp_path, **env, **UNMEASURED) as first, httpx.AsyncClient(base_url=first.url) as http:
             for number in range(10):
                 await taken(http, *whole(f"job-{number}", name="plan"))
             await asyncio.to_thread(first.kill)

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from sidecar.export.batch import MAX_SPANS
 from tests.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.peers.peers import free_ports
-from tests.processes import running_observer
+from tests.processes import UNMEASURED, running_observer
 
 REQUESTS, SPANS = 120, 20
 TOOL = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "find"}
@@ -70,7 +70,7 @@ async def test_a_kill_costs_the_sender_nothing(tmp_path: Path) -> None:
     async with otlp_receiver() as receiver:
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.grpc_endpoint, "OBSERVER_GRPC_PORT": str(port)}
         env["OTEL_METRICS_EXPORTER"] = "none"
-        with running_observer(tmp_path, **env) as observer:
+        with running_observer(tmp_path, **env, **UNMEASURED) as observer:
             sending = asyncio.create_task(asyncio.to_thread(sender.run))
             await asyncio.to_thread(sender.wait_for, REQUESTS // 4)
             receiver.gate.clear()  # the collector answers no more

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.observers import Answer, Asked, StandIn, cycle, observer, stand_in
-from tests.processes import Process, running_observer
+from tests.processes import UNMEASURED, Process, running_observer
 
 _LEAST = 3
 """A diagnosis in the first cycle, another when its count has doubled, and an entry in the fifth."""
@@ -79,7 +79,7 @@ async def test_each_post_arrives_once_whatever_the_gateway_did_and_however_the_o
         break_it(gateway, fault)
         env = {"GATEWAY_URL": gateway.url, "OBSERVER_CYCLE": "0.1"}
         for failures in (1, 2):
-            with running_observer(tmp_path, **env) as process:
+            with running_observer(tmp_path, **env, **UNMEASURED) as process:
                 await learn(process, failures=failures)
                 seen = gateway.counts().get("/log", 0)
                 await asyncio.to_thread(process.wait_for, "diagnosis.written")
