@@ -98,7 +98,8 @@ def _weighed(
     world: Snapshot, found: Iterable[Candidate], prior: Prior, explained: Sequence[int]
 ) -> Generator[None, None, list[Weighed]]:
     """Each with its evidence; those that fit much worse than the best is worth are left out."""
-    evidence, weighed, most = Evidence(world, explained), [], -inf
+    evidence, weighed, most = Evidence(world, explained), list[Weighed](), -inf
+    yield
     for number, each in enumerate(found):
         if each.score < most - _MUCH_WORSE:
             break

@@ -116,6 +116,7 @@ def candidates(
     """Of up to three *conditions*, what fits best among the ops *within*, beside what *explained* tell; best first."""
     search = _Search(world, cells(within, explained))
     singles = [_partner(world, prior, each) for each in conditions]
+    yield
     ones = yield from search.extended([_Base((), world.every, 0.0)], singles, prior.of_size(1))
     partners = _partners(singles, ones)
     bases = [_Base((each.condition,), each.bits, each.share) for each in partners]
@@ -129,6 +130,7 @@ def candidates(
         more += yield from search.extended([base], others, prior.of_size(len(base.together) + 1))
         if not number % _REFINED_IN_A_STEP:
             yield
+    yield
     return _distinct(sorted(best + more, key=_order))
 
 

@@ -16,7 +16,7 @@ from sidecar.analysis.rule_evidence import SEGMENT
 from sidecar.analysis.rule_prior import Prior
 from sidecar.analysis.rule_search import Snapshot, gain_beyond, snapshot, table, usable
 
-_LOOK_AGAIN, _LOOK_LATE = 1 / 24, 1 / 12  # as many new ops, as a part of those there were, for a look at what leads
+_LOOK_AGAIN, _LOOK_LATE = 1 / 24, 1 / 8  # as many new ops, as a part of those there were, for a look at what leads
 _SEARCH_AGAIN, _SEARCH_SOON, _SEARCH_LATE = (
     1 / 5,
     1 / 12,
