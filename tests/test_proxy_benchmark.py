@@ -14,7 +14,7 @@ from benchmarks import proxy
 
 def test_a_short_run_fills_the_table(tmp_path: Path) -> None:
     """Calls in three ways at both numbers of connections, a streamed body, agents that never read; nothing fails."""
-    args = argparse.Namespace(rounds=1, seconds=0.2, stream_bytes=4 * 2**20, stalled_agents=20)
+    args = argparse.Namespace(rounds=1, seconds=0.5, stream_bytes=4 * 2**20, stalled_agents=20)
     report = proxy.run(args, os.environ, tmp_path, ("bare", "observed"))
     assert [(row.way, row.connections, row.failed) for row in report.rows] == [
         (way, connections, 0) for connections in (1, 16) for way in ("direct", "bare", "observed")
