@@ -136,7 +136,10 @@ def _seen(text: str) -> Seen:
 def test_screen_fills_the_terminal_and_never_overflows(size: tuple[int, int], seconds: float | None) -> None:
     """However much there is to show, the picture has the terminal's lines and columns, and no control characters."""
     console = Console(width=size[0], height=size[1], force_terminal=True, color_system=None)
-    screen = LiveScreen(console, RunInfo("http://127.0.0.1:3800", 6, 1, seconds, "/tmp/demo"))
+    screen = LiveScreen(
+        console,
+        RunInfo("http://127.0.0.1:3800", "http://127.0.0.1:3700", "http://127.0.0.1:3701", 6, 1, seconds, "/tmp/demo"),
+    )
     with console.capture() as captured:
         console.print(screen.draw(_seen("a\x1b[2Jlong [bold]text " * 30), 5.0))
     lines = captured.get().splitlines()
@@ -211,14 +214,21 @@ def test_the_lines_of_the_told_and_the_others_part() -> None:
     lesson = seen.lessons.best()
     assert lesson is not None
     assert (lesson.shown.rates[-2:], lesson.withheld.rates[-2:]) == ([1.0, 0.5], [0.1, None])
-    assert lesson.uplift == "+65 points (+45 to +85)"
+    assert lesson.uplift.startswith("+65 points (+45 to +85), ")
     shown, withheld = PlainLines(100).lesson(seen, 8.0)
     assert "█▅" in shown
     assert "75 % of 20 tasks" in shown
     assert "10 % of 10 tasks" in withheld
     console = Console(width=100, height=40, force_terminal=True, color_system=None)
     with console.capture() as captured:
-        console.print(LiveScreen(console, RunInfo("http://127.0.0.1:3800", 6, 1, None, "/tmp/demo")).draw(seen, 9.0))
+        console.print(
+            LiveScreen(
+                console,
+                RunInfo(
+                    "http://127.0.0.1:3800", "http://127.0.0.1:3700", "http://127.0.0.1:3701", 6, 1, None, "/tmp/demo"
+                ),
+            ).draw(seen, 9.0)
+        )
     assert "75 % of 20 tasks succeed" in captured.get()
 
 

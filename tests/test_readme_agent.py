@@ -19,16 +19,28 @@ from tests.observers import client, cycle, observer
 
 pytest.importorskip("mcp", reason="the MCP SDK is not installed")
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
 JOB = {"role": "picker", "city": "Denver", "state": "CO", "count": 1, "certified": True}
 
 
-def _example() -> Any:
+def _lines() -> str:
     found = re.search(r"```python\n(import httpx\nfrom mcp .*?)```", README.read_text(), re.DOTALL)
     assert found is not None
+    return found[1]
+
+
+def _example() -> Any:
     names: dict[str, Any] = {}
-    exec(compile(found[1], str(README), "exec"), names)
+    exec(compile(_lines(), str(README), "exec"), names)
     return names["fill"]
+
+
+def test_the_example_has_the_lines_of_the_readme() -> None:
+    """What the README shows is what `examples/agent.py` runs; its loop has at most ten lines."""
+    assert _lines() in (ROOT / "examples" / "agent.py").read_text()
+    loop = _lines().partition("done = 0\n")[2]
+    assert 0 < len(loop.splitlines()) <= 10
 
 
 async def _succeeds(gateway: httpx.AsyncClient, job: dict[str, Any]) -> bool:
@@ -53,10 +65,10 @@ async def test_the_agent_that_asks_does_better(tmp_path: Path, monkeypatch: pyte
     """Of thirty jobs that would go the way that fails, most succeed where few did."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     fill = _example()
-    jobs = [JOB | {"channel": "sms"}] * 30
+    jobs = {f"job-{number}": JOB | {"channel": "sms"} for number in range(30)}
     async with (
         gateway_process(1, tmp_path / "gateway.log") as gateway_url,
-        observer(tmp_path, OBSERVER_HOLDOUT="0.1") as running,
+        observer(tmp_path, OBSERVER_HOLDOUT="0.1", GATEWAY_URL=gateway_url, OBSERVER_PROXY_PORT="0") as running,
         client(running) as http,
         httpx.AsyncClient(base_url=gateway_url, timeout=30.0) as gateway,
     ):
@@ -65,8 +77,11 @@ async def test_the_agent_that_asks_does_better(tmp_path: Path, monkeypatch: pyte
         (entry,) = [each for each in (await http.get("/playbooks")).json()["playbooks"] if each["author"] == "rule"]
         assert entry["text"].startswith('Avoid channel="sms"')
         assert (await http.post(f"/playbooks/{entry['playbook_id']}/approve")).status_code == 200
-        alone = sum([await _succeeds(gateway, job) for job in jobs])
-        asking = await fill(jobs, gateway_url, f"http://127.0.0.1:{running.port}")
+        assert running.proxy is not None
+        alone = sum([await _succeeds(gateway, job) for job in jobs.values()])
+        asking = await fill(jobs, f"http://127.0.0.1:{running.proxy.port}", f"http://127.0.0.1:{running.port}")
         assert alone < 15 < 20 < asking
+        await cycle(running)
         measured = (await http.get(f"/playbooks/{entry['playbook_id']}")).json()["measured"]
-        assert measured["shown"]["reported"] + measured["withheld"]["reported"] == 30
+        assert measured["shown"]["tasks"] + measured["withheld"]["tasks"] == 30  # seen by the proxy, not reported
+        assert measured["shown"]["reported"] + measured["withheld"]["reported"] == 0

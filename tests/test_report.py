@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sidecar.cli import main
 from sidecar.commands.report_charts import intervals
 from sidecar.commands.report_data import Estimate, Incident, ReportData, _Buckets, avoided, times
 from sidecar.commands.report_html import html
+from sidecar.measured_words import effect_words
 from sidecar.model_learning import ArmResult, Measured, PlaybookView
 from tests.observers import client, observer
 from tests.test_advice_door import ENDPOINT, calls, learnt
@@ -125,10 +127,11 @@ async def test_the_command_prints_tables_and_writes_the_page(
         assert await asyncio.to_thread(main, flags) == 0
         stats = (await http.get("/stats")).json()["advice"]
     said = capsys.readouterr().out
-    assert re.search(rf"failures avoided +{stats['avoided']['value']:,.0f} \(", said)
+    low, high = stats["avoided"]["low"], stats["avoided"]["high"]
+    assert re.search(rf"failures avoided +.*{low:,.0f} (to|and) {high:,.0f}\)", said)
     assert stats["measured"]["shown"]["tasks"] + stats["measured"]["withheld"]["tasks"] == stats["tasks"]
     assert "Avoid certified=false" in said
-    assert re.search(r"uplift +[+-]\d+ points", said)
+    assert f"uplift            {effect_words(msgspec.convert(stats['measured'], Measured))}" in said
     assert "refused" in said
     assert "Avoid certified=false" in page.read_text()
     assert page.stat().st_mode & 0o777 == 0o600  # it quotes operations

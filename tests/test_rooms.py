@@ -23,7 +23,7 @@ GROUND = {
     "redaction",
     "ids",
 }
-GROUND |= {"kept_rows", "plain_words", "call_fields"}
+GROUND |= {"kept_rows", "plain_words", "call_fields", "measured_words"}
 SPAN_CONTRACT = {"spans.attributes", "spans.op_span"}
 EDGE = {"cli.py", "__main__.py", "commands", "demo"}
 """The command line: reads the environment, and calls the pipeline that joins the rooms."""

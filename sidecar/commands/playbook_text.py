@@ -6,7 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from sidecar.commands.terminal import visible
+from sidecar.measured_words import effect_words, is_known
+from sidecar.model_learning import Measured
 
 _HEAD = ("id", "state", "kind", "calls", "effect", "endpoint", "text")
 
@@ -28,7 +32,7 @@ def told_lines(entry: Mapping[str, Any]) -> Iterable[str]:
     yield f"  at      {_text(entry, 'endpoint')}"
     yield f"  says    {_text(entry, 'text')}"
     yield f"  told    {_told(entry)}"
-    yield f"  effect  {_effect(entry, interval=True)}"
+    yield f"  effect  {_effect(entry)}"
     for change in entry.get("changes", []):
         why = f": {_text(change, 'why')}" if change.get("why") else ""
         yield f"  {_text(change, 'at')[:19]}  {_text(change, 'action')} by {_text(change, 'by')}{why}"
@@ -47,7 +51,7 @@ def markdown(entries: Iterable[Mapping[str, Any]]) -> str:
             "",
             f"- endpoint: {_code(_text(entry, 'endpoint'))}",
             f"- version {entry.get('version')} of {_text(entry, 'at')}, by {_text(entry, 'author') or 'successes'}",
-            f"- effect: {_effect(entry, interval=True)}",
+            f"- effect: {_effect(entry)}",
             "",
         ]
     return "\n".join(lines)
@@ -56,19 +60,22 @@ def markdown(entries: Iterable[Mapping[str, Any]]) -> str:
 def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
     calls = str(entry.get("calls") or entry.get("successes") or 0)
     shown = [_text(entry, name) for name in ("playbook_id", "state", "kind")]
-    return (*shown, calls, _effect(entry), _text(entry, "endpoint"), _text(entry, "text"))
+    return (*shown, calls, _points(entry), _text(entry, "endpoint"), _text(entry, "text"))
 
 
-def _effect(entry: Mapping[str, Any], *, interval: bool = False) -> str:
-    measured = entry.get("measured") or {}
-    effect = measured.get("effect")
-    if effect is None:
-        return "not measured yet" if interval else "-"
-    if not interval:
-        return f"{100 * effect:+.0f}"
-    tasks = [measured.get(arm, {}).get("tasks", 0) for arm in ("shown", "withheld")]
-    low, high = (float(measured.get(end) or 0.0) for end in ("low", "high"))
-    return f"{100 * effect:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f}), {tasks[0]} shown, {tasks[1]} withheld"
+def _effect(entry: Mapping[str, Any]) -> str:
+    return effect_words(_measured(entry))
+
+
+def _points(entry: Mapping[str, Any]) -> str:
+    measured = _measured(entry)
+    if measured is None or measured.effect is None:
+        return "-"
+    return f"{100 * measured.effect:+.0f}" if is_known(measured) else "?"
+
+
+def _measured(entry: Mapping[str, Any]) -> Measured | None:
+    return msgspec.convert(entry.get("measured"), Measured | None)
 
 
 def _told(entry: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from sidecar.commands.report_data import Estimate, ReportData, avoided, gather
 from sidecar.commands.report_html import html
 from sidecar.commands.terminal import Terminal, fitted, padded, visible
 from sidecar.errors import StartError
+from sidecar.measured_words import effect_words, is_known
 from sidecar.model_learning import PlaybookView
 
 _COLUMNS = 100  # where the output is no terminal
@@ -41,25 +42,18 @@ def _lines(data: ReportData, columns: int) -> Iterator[tuple[str, str]]:
     yield f"what the observer at {visible(data.url)} learnt, {data.at}", "bold"
     share = f" ({100 * data.failures / data.operations:.0f} %)" if data.operations else ""
     yield f"  operations        {data.in_all:,}; of the last {data.operations:,} {data.failures:,} failed{share}", ""
-    yield f"  advice            {data.asked:,} asked, {data.told:,} items told, {data.tasks:,} tasks", ""
-    yield f"  uplift            {_points(data)}", ""
+    yield f"  advice            {data.tasks:,} tasks; since start {data.asked:,} asked, {data.told:,} items told", ""
+    yield f"  uplift            {effect_words(data.overall)}", ""
     yield f"  failures avoided  {_range(data.avoided)}", _colour(data.avoided)
     yield from _entries(data, columns)
     yield from _incidents(data, columns)
 
 
-def _points(data: ReportData) -> str:
-    measured = data.overall
-    if measured is None or measured.effect is None:
-        return "not known yet: nothing was both shown and withheld"
-    low, high = 100 * (measured.low or 0.0), 100 * (measured.high or 0.0)
-    arms = f"{measured.shown.tasks:,} shown, {measured.withheld.tasks:,} withheld"
-    return f"{100 * measured.effect:+.0f} points ({low:+.0f} to {high:+.0f}), {arms}"
-
-
 def _range(found: Estimate) -> str:
     if found.value is None or found.low is None or found.high is None:
         return "not known yet"
+    if found.low <= 0 <= found.high:
+        return f"not known yet (between {found.low:,.0f} and {found.high:,.0f})"
     return f"{found.value:,.0f} ({found.low:,.0f} to {found.high:,.0f})"
 
 
@@ -73,7 +67,10 @@ def _entries(data: ReportData, columns: int) -> Iterator[tuple[str, str]]:
     if told:
         yield "  points          interval  shown  withheld  avoided  state      entry", "dim"
     for each in told[:_MOST]:
-        yield fitted(f"  {_entry(each)}  {visible(each.text)}", columns), _colour(avoided(each.measured))
+        yield (
+            fitted(f"  {_entry(each)}  {visible(each.endpoint)}: {visible(each.text)}", columns),
+            _colour(avoided(each.measured)),
+        )
     if len(told) > _MOST:
         yield f"  and {len(told) - _MOST} more", "dim"
 
@@ -85,6 +82,8 @@ def _entry(each: PlaybookView) -> str:
         return f"{'–':>6}{'–':>18}{'–':>7}{'–':>10}{'–':>9}  {state}"
     between = f"{100 * (measured.low or 0.0):+.0f} to {100 * (measured.high or 0.0):+.0f}"
     counts = f"{measured.shown.tasks:>7,}{measured.withheld.tasks:>10,}"
+    if not is_known(measured):
+        return f"{'?':>6}{between:>18}{counts}{'?':>9}  {state}"
     return f"{100 * measured.effect:>+6.0f}{between:>18}{counts}{avoided(measured).value or 0.0:>9,.0f}  {state}"
 
 

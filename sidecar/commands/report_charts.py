@@ -85,7 +85,8 @@ def _interval(y: float, label: str, kind: str, each: Estimate, scale: tuple[floa
     low, value, high = (middle + unit * min(max(end, -1.0), 1.0) for end in (each.low, each.value, each.high))
     yield f'<line class="{kind} span" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>'
     yield f'<circle class="{kind}" cx="{value:.1f}" cy="{y}" r="5"/>'
-    yield f'<text class="value" x="{WIDTH}" y="{y + 4}" text-anchor="end">{_points(each.value)}</text>'
+    said = "?" if each.low <= 0 <= each.high else _points(each.value)
+    yield f'<text class="value" x="{WIDTH}" y="{y + 4}" text-anchor="end">{said}</text>'
 
 
 def _svg(height: float, title: str, parts: Sequence[str]) -> str:

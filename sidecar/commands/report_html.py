@@ -8,6 +8,7 @@ from typing import Final
 
 from sidecar.commands.report_charts import columns, intervals
 from sidecar.commands.report_data import Estimate, Incident, ReportData, Times, avoided
+from sidecar.measured_words import effect_words
 from sidecar.model_learning import ArmResult, Measured, PlaybookView
 
 _MOST_ROWS: Final = 25
@@ -28,7 +29,7 @@ padding:16px 20px}
 section{margin:16px 0;overflow-x:auto}.big{font-size:28px;font-weight:650;line-height:1.2}.good{color:var(--good)}
 .bad{color:var(--bad)}table{border-collapse:collapse;width:100%;font-size:14px}th{text-align:left;color:var(--dim);
 font-weight:500}th,td{padding:6px 10px 6px 0;border-bottom:1px solid var(--line);vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.w{overflow-wrap:anywhere}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.w{overflow-wrap:anywhere;min-width:110px}
 svg{width:100%;height:auto;display:block;font:12px system-ui,sans-serif}.grid{stroke:var(--line)}
 .zero{stroke:var(--dim);
 stroke-dasharray:3 3}.tick{fill:var(--dim)}.label{fill:var(--ink);font-size:13px}.value{fill:var(--ink);
@@ -65,7 +66,7 @@ def _cards(data: ReportData) -> str:
         ("Operations", f"{data.in_all:,}", f"the last {data.operations:,} of them in memory", ""),
         ("Failures", f"{data.failures:,}", failed, ""),
         ("Failures avoided", *_avoided_words(data.avoided)),
-        ("Tasks advised", f"{data.tasks:,}", f"{data.told:,} items told to {data.asked:,} questions", ""),
+        ("Tasks advised", f"{data.tasks:,}", f"since start {data.told:,} items told to {data.asked:,} questions", ""),
     ]
     return f'<div class="cards">{"".join(_card(*card) for card in cards)}</div>'
 
@@ -80,7 +81,9 @@ def _card(name: str, value: str, note: str, colour: str) -> str:
 def _avoided_words(found: Estimate) -> tuple[str, str, str]:
     if found.value is None or found.low is None or found.high is None:
         return "not known yet", "both arms need a task", ""
-    colour = "good" if found.low > 0 else "bad" if found.high < 0 else ""
+    if found.low <= 0 <= found.high:
+        return "not known yet", f"between {found.low:,.0f} and {found.high:,.0f}", ""
+    colour = "good" if found.low > 0 else "bad"
     return f"{found.value:,.0f}", f"between {found.low:,.0f} and {found.high:,.0f}, whenever one looks", colour
 
 
@@ -88,10 +91,9 @@ def _arms(overall: Measured | None) -> str:
     if overall is None or overall.effect is None:
         return _section("Shown against withheld", "No advice was both shown and withheld yet.", "")
     rows = [_arm_row("shown something", overall.shown), _arm_row("all withheld at random", overall.withheld)]
-    low, high = 100 * (overall.low or 0.0), 100 * (overall.high or 0.0)
     said = (
-        f"Tasks that were shown advice succeed {100 * overall.effect:+.0f} points more often than those that all of it "
-        f"was withheld from by coins ({low:+.0f} to {high:+.0f}, 95 %, at whatever time one looks)."
+        f"How much more often tasks succeed that were shown advice than those that all of it was withheld from at "
+        f"random: {effect_words(overall)} (95 %, at whatever time one looks)."
     )
     heads = ("arm", "tasks", "succeeded", "no outcome in time", "only reported", "read it themselves")
     return _section("Shown against withheld", said, _table(heads, rows))
@@ -106,7 +108,9 @@ def _entries(entries: Sequence[PlaybookView]) -> str:
     told = [each for each in entries if each.measured is not None or each.author != "successes"][:_MOST_ROWS]
     if not told:
         return _section("Entries by uplift", "No rule has become an entry yet.", "")
-    chart = intervals([(each.text, _colour(each.measured), _uplift(each.measured)) for each in told])
+    chart = intervals(
+        [(f"{each.endpoint}: {each.text}", _colour(each.measured), _uplift(each.measured)) for each in told]
+    )
     rows = [
         [each.text, each.state, each.endpoint, *_arm_counts(each.measured), _between(avoided(each.measured))]
         for each in told
@@ -138,7 +142,8 @@ def _arm_counts(measured: Measured | None) -> tuple[str, str]:
 def _between(found: Estimate) -> str:
     if found.value is None or found.low is None or found.high is None:
         return "–"
-    return f"{found.value:,.0f} ({found.low:,.0f} to {found.high:,.0f})"
+    between = f"({found.low:,.0f} to {found.high:,.0f})"
+    return f"? {between}" if found.low <= 0 <= found.high else f"{found.value:,.0f} {between}"
 
 
 def _over_time(times: Times | None) -> str:

@@ -11,6 +11,8 @@ import msgspec
 
 from sidecar.commands.observer_client import observer_client
 from sidecar.commands.terminal import Terminal, visible, visible_json
+from sidecar.measured_words import is_known
+from sidecar.model_learning import Measured
 
 _BAR = 24  # columns
 
@@ -25,7 +27,7 @@ class _Advice(msgspec.Struct):
     asked: int = 0
     told: int = 0
     entries: dict[str, int] = {}
-    measured: dict[str, Any] = {}
+    measured: Measured | None = None
 
 
 class _Stats(msgspec.Struct):
@@ -104,10 +106,17 @@ def _sections(stats: _Stats) -> list[tuple[str, list[_Row]]]:
 
 def _advice(advice: _Advice) -> list[_Row]:
     """How many were told, and whether it helped."""
-    rows = [_Row("advice asked for", f"{advice.asked:,}"), _Row("  items told", f"{advice.told:,}")]
-    effect, low, high = (advice.measured.get(name) for name in ("effect", "low", "high"))
-    if isinstance(effect, float) and isinstance(low, float) and isinstance(high, float):
-        rows.append(_Row("  effect, points", f"{100 * effect:+.0f} ({100 * low:+.0f} to {100 * high:+.0f})"))
+    rows = [_Row("advice asked, since start", f"{advice.asked:,}"), _Row("  items told", f"{advice.told:,}")]
+    measured = advice.measured
+    if measured is None:
+        return rows
+    if measured.effect is not None and measured.low is not None and measured.high is not None:
+        between = f"{100 * measured.low:+.0f} to {100 * measured.high:+.0f}"
+        said = f"{100 * measured.effect:+.0f} ({between})" if is_known(measured) else f"not known yet ({between})"
+        rows.append(_Row("  effect, points", said))
+    for name, arm in (("shown", measured.shown), ("withheld", measured.withheld)):
+        rows.append(_Row(f"  tasks {name}", f"{arm.tasks:,}"))
+        rows += [_Row("    only reported", f"{arm.reported:,}")] if arm.reported else []
     return rows
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from sidecar.measured_words import effect_words
 from sidecar.model_learning import ArmResult, PlaybookView
 
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
@@ -49,12 +50,8 @@ class Lesson(NamedTuple):
 
     @property
     def uplift(self) -> str:
-        """`+74 points (+51 to +90)`; what is not known yet is said to be so."""
-        measured = self.entry.measured
-        if measured is None or measured.effect is None or measured.low is None or measured.high is None:
-            return "uplift not known yet"
-        low, high = 100 * measured.low, 100 * measured.high
-        return f"{100 * measured.effect:+.0f} points ({low:+.0f} to {high:+.0f})"
+        """`+74 points (+51 to +90), 40 shown, 38 withheld`; what is not known yet is said to be so."""
+        return effect_words(self.entry.measured)
 
 
 class Lessons:

@@ -11,6 +11,7 @@ from sidecar.demo.observer_doors import Seen
 from sidecar.demo.wording import (
     Rate,
     RunInfo,
+    entry_text,
     failed_share,
     incident_line,
     lesson_lines,
@@ -30,6 +31,8 @@ def opening(info: RunInfo) -> Iterator[str]:
     yield f"Lakehouse Observer demo: a staffing gateway, {info.agents} agents, the observer beside them ({length})"
     yield f"  look at  {info.address} (and /stats, /ops, /incidents, /playbooks, /metrics)"
     yield f"  follow   observer tail --url {info.address}"
+    yield f"  gateway  {info.gateway}, and through the observer's proxy {info.proxy}"
+    yield f"  try      python examples/agent.py {info.proxy} {info.address}"
     yield f"  files    {info.folder} (journal, corrections, observer.log)"
     yield ""
 
@@ -65,7 +68,9 @@ class PlainLines:
                 yield from _wrapped(f"{at}  diagnosis   ", _told(finding), self._columns)
         for entry in reversed(seen.lessons.entries):
             if self._is_new("rule", entry.playbook_id, entry.state):
-                yield from _wrapped(f"{at}  rule        ", f"{entry.state}: {printable(entry.text)}", self._columns)
+                yield from _wrapped(
+                    f"{at}  rule        ", f"{entry.state}: {printable(entry_text(entry))}", self._columns
+                )
         for entry in reversed(seen.playbooks):
             if self._is_new("playbook", entry.playbook_id, str(entry.version)):
                 learnt = f"{printable(entry.endpoint)} v{entry.version}: {entry.successes} successes"
@@ -114,8 +119,9 @@ def _lesson(seen: Seen, columns: int) -> Iterator[str]:
     if lesson is None:
         yield f"  advice      {rules} rules became entries, none that agents could act by yet"
         return
-    yield f"  advice      {lesson.uplift} by the best of {rules} entries ({lesson.entry.state}):"
-    yield from _wrapped("              ", printable(lesson.entry.text), columns)
+    yield f"  advice      {lesson.uplift}"
+    told = f"by the best of {rules} entries ({lesson.entry.state}): {entry_text(lesson.entry)}"
+    yield from _wrapped("              ", printable(told), columns)
     for line in lesson_lines(lesson, _LINE_COLUMNS):
         yield f"              {line}"
 

@@ -34,6 +34,7 @@ from sidecar.settings import Settings
 _AGENTS: Final = ("STF-anna", "STF-ben", "STF-chloe", "STF-dev", "STF-eva", "STF-night")
 _POOLS_EVENTS: Final = "STF-night"
 _PORT: Final = 3800
+_PROXY_PORT: Final = 3701  # beside it; with another port of the door any
 _UNATTENDED_S: Final = 40.0
 _NO_MODEL: Final = "http://127.0.0.1:9"  # the discard port: closed, so the diagnosis is the deterministic one
 _LOOK_EVERY_S: Final = 0.5
@@ -122,9 +123,9 @@ class _Demo:
 
     async def _observe(self, observer: Observer, gateway_url: str, plain: bool) -> None:
         address = f"http://127.0.0.1:{observer.port}"
-        info = RunInfo(
-            address, len(_AGENTS), self._seed, self._seconds, str(self._folder.root), _columns(self._console)
-        )
+        proxy = f"http://127.0.0.1:{observer.proxy.port}" if observer.proxy is not None else gateway_url
+        folder, columns = str(self._folder.root), _columns(self._console)
+        info = RunInfo(address, gateway_url, proxy, len(_AGENTS), self._seed, self._seconds, folder, columns)
         async with httpx.AsyncClient(base_url=address, trust_env=False) as client, _followed(client) as doors:
             show = self._show_lines if plain or not _is_roomy(self._console) else self._show_live
             elapsed_s = await self._work(observer, doors, lambda: show(doors, info))
@@ -251,7 +252,7 @@ def _settings(env: Mapping[str, str], gateway_url: str, folder: _Folder, port: i
         "port": str(port),
         "health_port": "0",
         "grpc_port": "-1",
-        "proxy_port": "-1",
+        "proxy_port": str(_PROXY_PORT if port == _PORT else 0),
         "data_dir": str(folder.observer),
         "overseer_corrections_path": str(folder.corrections),
     }

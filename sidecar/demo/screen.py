@@ -16,6 +16,7 @@ from sidecar.demo.wording import (
     Rate,
     RunInfo,
     by_count,
+    entry_text,
     failed_share,
     incident_line,
     lesson_lines,
@@ -26,7 +27,7 @@ from sidecar.demo.wording import (
 
 LEAST_COLUMNS: Final = 60
 LEAST_LINES: Final = 20
-_HEAD_LINES: Final = 7
+_HEAD_LINES: Final = 8
 _SECTIONS: Final = 5
 _LESSON_LINES: Final = 3
 _LINE_COLUMNS: Final = 24
@@ -65,8 +66,12 @@ class LiveScreen:
             f" ({failed_share(seen)})",
             f"   {rate:.0f}/s   cycle {seen.cycle}",
         )
+        agent = Text.assemble(" try      ", (f"python examples/agent.py {info.proxy} {info.address}", "cyan"))
+        calls = Text.assemble(
+            " gateway  ", (info.gateway, "cyan"), (", through the proxy ", "dim"), (info.proxy, "cyan")
+        )
         files = Text.assemble(" files    ", (f"{info.folder}", "dim"))
-        told = [look, follow, files, counts, Text(f" {sources(seen)}", "dim"), Text("")]
+        told = [look, follow, calls, agent, files, counts, Text(f" {sources(seen)}", "dim")]
         return [self._title(elapsed_s), *(_cut(line, width) for line in told)]
 
     def _title(self, elapsed_s: float) -> RenderableType:
@@ -147,7 +152,7 @@ def _lesson(seen: Seen) -> Iterable[Text]:
         yield Text("       when failures share what an agent may choose, it is told, but for a coin's toss", "dim")
         return
     shown, withheld = lesson_lines(lesson, _LINE_COLUMNS)
-    yield Text(f"  {printable(lesson.entry.text)}")
+    yield Text(f"  {printable(entry_text(lesson.entry))}")
     yield Text(f"  {shown}", "green")
     yield Text(f"  {withheld}", "red")
 

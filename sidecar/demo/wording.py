@@ -10,6 +10,7 @@ from typing import Final
 from sidecar.demo.lessons import Lesson, Line
 from sidecar.demo.observer_doors import Seen
 from sidecar.model import Incident, ObservedOp
+from sidecar.model_learning import PlaybookView
 
 _RATE_OVER_S: Final = 5.0
 
@@ -19,6 +20,8 @@ class RunInfo:
     """What stays the same during a run. *seconds* is None for one without an end; lines have at most *columns*."""
 
     address: str
+    gateway: str
+    proxy: str
     agents: int
     seed: int
     seconds: float | None
@@ -60,6 +63,11 @@ def incident_line(incident: Incident) -> str:
     """`/tools/fill_shift 403: worker <id> holds no …`."""
     code = f" {incident.error_type}" if incident.error_type not in (None, "_OTHER", incident.message) else ""
     return printable(f"{incident.endpoint}{code}: {incident.message}")
+
+
+def entry_text(entry: PlaybookView) -> str:
+    """`/tools/fill_shift: Avoid channel="sms" …`: the same may be learnt of several endpoints."""
+    return f"{entry.endpoint}: {entry.text}"
 
 
 def by_count(incidents: Sequence[Incident]) -> list[Incident]:

@@ -1,0 +1,51 @@
+"""An agent that asks before it calls: `python examples/agent.py PROXY_URL OBSERVER_URL`, as `make demo` prints them.
+
+It has thirty shifts to fill, and would text the workers: in the demo's gateway few of those notices arrive. First it
+fills them as it likes, then it asks the observer what to do. The calls go through the observer's proxy and name their
+task, so that the observer sees what became of its advice. Needs the extra `mcp`: `pip install '.[mcp]'`.
+"""
+
+import asyncio
+import os
+import sys
+import uuid
+
+import httpx
+from mcp import Client, StdioServerParameters
+
+
+async def fill(jobs, proxy_url, observer_url):
+    """How many of *jobs*, arguments of /tools/fill_shift by task, succeed when the agent asks first."""
+    server = StdioServerParameters(command="observer", args=["mcp", "--url", observer_url])
+    async with Client(server) as observer, httpx.AsyncClient(base_url=proxy_url, timeout=30.0) as gateway:
+        done = 0
+        for task, job in jobs.items():
+            ask = {"endpoint": "/tools/fill_shift", "facts": job, "task": task, "given": ["role", "city", "count"]}
+            advice = (await observer.call_tool("get_advice", ask)).structured_content
+            for item in advice["advice"]:
+                job = job | item["set"]
+            answer = await gateway.post("/tools/fill_shift", json=job, headers={"X-Observer-Op-Task": task})
+            done += answer.is_success and "error" not in answer.json()
+        return done
+
+
+async def fill_unasked(jobs, proxy_url):
+    """The same jobs, without a question."""
+    async with httpx.AsyncClient(base_url=proxy_url, timeout=30.0) as gateway:
+        answers = [await gateway.post("/tools/fill_shift", json=job) for job in jobs.values()]
+    return sum(answer.is_success and "error" not in answer.json() for answer in answers)
+
+
+async def main(proxy_url, observer_url):
+    """Fill the shifts both ways."""
+    job = {"role": "picker", "city": "Denver", "state": "CO", "count": 1, "certified": True, "channel": "sms"}
+    jobs = {f"job-{uuid.uuid4()}": job for _ in range(30)}
+    print(f"without asking {await fill_unasked(jobs, proxy_url)} of {len(jobs)} succeed", flush=True)
+    print(f"asking first   {await fill(jobs, proxy_url, observer_url)} of {len(jobs)} succeed", flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")  # has `observer`
+    asyncio.run(main(*sys.argv[1:]))
