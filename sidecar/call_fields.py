@@ -14,6 +14,8 @@ T = TypeVar("T")
 FIELDS: Final = ("source", "role", "city", "state", "event_kind", "staffer_id", "sig_hash", "task_class", "count")
 FEATURE: Final = "features."  # before the name of a feature that is called like one of them
 FIELD_SET: Final = frozenset(FIELDS)
+NOTHING_SAID: Final = "? ?×? in ?, ?"
+"""The input summary of a scenario's event that says nothing of what it was about."""
 
 
 def feature_name(feature: str) -> str:

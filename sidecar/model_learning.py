@@ -6,7 +6,7 @@ Frozen like the other messages (`model`), but for the rows that are kept.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -26,6 +26,8 @@ Term = str | bool | int | float | None | Range
 EntryKind = Literal["do", "avoid", "correction"]
 EntryState = Literal["candidate", "active", "retired"]
 EntryAction = Literal["approve", "promote", "retire", "restore", "retry"]
+NO_PATTERN: Final = "common pattern: none that these calls tell of"
+"""The text of an entry whose calls succeed, but said nothing of their inputs."""
 
 
 class PlaybookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -57,6 +59,11 @@ class PlaybookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     author: Literal["successes", "rule", "import"] = "successes"
     scope: list[str] = []
     came_from: list[str] = []
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is anything in it that an agent could act on."""
+        return bool(self.when or self.set) or self.text != NO_PATTERN
 
 
 class EntryChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -109,9 +116,9 @@ class EntryRow(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     @property
     def told(self) -> PlaybookEntry | None:
-        """The version that agents may be told: the latest that is plain or approved; None where there is none."""
+        """The version that agents may be told: the latest that is plain or approved; None where none says anything."""
         for entry in reversed(self.versions):
-            if entry.plain or entry.version == self.approved:
+            if entry.says_something and (entry.plain or entry.version == self.approved):
                 return entry
         return None
 

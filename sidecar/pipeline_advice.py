@@ -17,7 +17,7 @@ from sidecar.advice.tallies import Tally, Trial, merge
 from sidecar.advice.uplift import Stratum, Uplift, failures_avoided, total, uplift
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.clock import rfc3339_ms
-from sidecar.errors import NotKnownError, ObserverError
+from sidecar.errors import InvalidInputError, NotKnownError, ObserverError
 from sidecar.model_learning import (
     ArmResult,
     CycleMark,
@@ -91,13 +91,23 @@ class LearningLoop:
     async def change(
         self, playbook_id: str, action: EntryAction, why: str, version: int | None = None
     ) -> PlaybookHistory:
-        """A person's hand on an entry, as of *version* (the latest). Raises NotKnownError, JournalError."""
-        known = [entry.version for entry in self._row(playbook_id).versions]
+        """A person's hand on an entry, as of *version* (the latest).
+
+        Raises NotKnownError, JournalError; InvalidInputError for the approval of what says nothing.
+        """
+        versions = {entry.version: entry for entry in self._row(playbook_id).versions}
+        known = list(versions)
         if version is not None and version not in known:
             raise NotKnownError(
                 f"version {version} of {playbook_id[:80]} is not known",
                 f"the latest is {known[-1]}",
                 "Look at it first",
+            )
+        if action == "approve" and not versions[version or known[-1]].says_something:
+            raise InvalidInputError(
+                f"{playbook_id[:80]} has nothing that an agent could be told",
+                "its calls said nothing of their inputs",
+                "Send `input_summary` or `features` with the events; the next version will tell of them",
             )
         change = EntryChange(
             playbook_id=playbook_id, at=self._now(), action=action, by="person", version=version or known[-1], why=why

@@ -28,6 +28,7 @@ def advised(url: str, endpoint: str, tasks: int, token: str = "") -> None:
             advice = client.get("/advice", params={"endpoint": endpoint, "task": task})
             assert advice.status_code == 200, advice.text
             event = {"endpoint": endpoint, "success": bool(number % 4), "task": task, "error": "now and then"}
+            event["input_summary"] = "one more"
             if exposure := advice.json().get("exposure_id"):
                 event["exposure_id"] = exposure
             assert client.post("/event", json=event).status_code == 200

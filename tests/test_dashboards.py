@@ -45,7 +45,9 @@ def test_every_metric_that_is_asked_for_is_one_that_the_observer_gives(tmp_path:
     asked = {name for query in queries("prometheus") for name in _METRIC.findall(query.asked)}
     export = {"OTEL_EXPORTER_OTLP_ENDPOINT": NOWHERE, "OBSERVER_PROXY_PORT": "0", "OBSERVER_GRPC_PORT": "0"}
     with running_observer(tmp_path, OBSERVER_CYCLE="0.1", **export) as observer:
-        events = [{"endpoint": "/a", "success": True, "task": f"t-{number}"} for number in range(12)]
+        events = [
+            {"endpoint": "/a", "success": True, "input_summary": "one", "task": f"t-{number}"} for number in range(12)
+        ]
         httpx.post(f"{observer.url}/events", json=events, trust_env=False)
         advised(observer.url, "/a", 4)
         text = httpx.get(f"{observer.url}/metrics", trust_env=False).text

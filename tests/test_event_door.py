@@ -69,6 +69,17 @@ _DEFAULTS: list[tuple[dict[str, Any], str, object]] = [
         "fill welder×3 in Reno, NV",
     ),
     ({"count": 3.0}, "input_summary", "? ?×3 in ?, ?"),
+    ({"endpoint": "scenario:cancel", "features": {"vip": True}}, "input_summary", "? ?×? in ?, ?"),
+    ({"endpoint": "/fill", "role": "cook", "success": True}, "input_summary", "? cook×? in ?, ?"),
+    ({"endpoint": "/fill", "role": "cook", "success": True}, "output_summary", "filled"),
+    (
+        {"endpoint": "/tools/refund", "features": {"age_days": 41, "vip": True, "api_key": "k-1", "note": "a\nb"}},
+        "input_summary",
+        "/tools/refund age_days=41 vip=true api_key=[redacted] note=a b",
+    ),
+    ({"endpoint": "/tools/refund", "success": True}, "input_summary", "/tools/refund"),
+    ({"endpoint": "/tools/refund", "success": True}, "output_summary", "ok"),
+    ({"endpoint": "/tools/refund"}, "output_summary", "failed"),
     ({"source": "langfuse"}, "source", "langfuse"),
     ({"endpoint": None}, "endpoint", "scenario:fill"),
 ]

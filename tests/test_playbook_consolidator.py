@@ -15,7 +15,7 @@ from sidecar.analysis.playbook_consolidator import MAX_WRITTEN, PlaybookConsolid
 from sidecar.analysis.success_book import MAX_ENDPOINTS, SuccessBook
 from sidecar.errors import JournalError
 from sidecar.model import ObservedOp
-from sidecar.model_learning import PlaybookEntry
+from sidecar.model_learning import NO_PATTERN, PlaybookEntry
 from tests.fakes import KeptDecisions, KeptPosts, KeptSpans, ManualClock, an_op
 
 
@@ -97,6 +97,20 @@ async def test_an_entry_is_written_posted_and_a_span(bench: Bench) -> None:
         "observer.playbook.text": "common pattern: try 3; try 4; try 5",
     }
     assert bench.entries() == [entry]
+
+
+@pytest.mark.parametrize("said", ["? ?×? in ?, ?", "/fill", " "])
+async def test_successes_that_say_nothing_of_their_inputs_are_told_to_no_agent(bench: Bench, said: str) -> None:
+    """The gateway is told that they work, as ever; not even an approval makes advice of them, until some say more."""
+    await bench.cycle(*successes(5, input_summary=said))
+    row = bench.playbook.rows()[0]
+    row.approved = row.latest.version
+    assert bench.posted[0]["approach"] == row.latest.text == NO_PATTERN
+    assert row.told is None
+    await bench.cycle(*successes(4, input_summary=said), *successes(1))
+    row.approved = row.latest.version
+    assert row.told is not None
+    assert (row.told.version, row.told.text) == (2, "common pattern: try 0")
 
 
 async def test_too_few_successes_are_no_pattern(bench: Bench) -> None:

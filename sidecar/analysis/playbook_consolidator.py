@@ -19,9 +19,10 @@ from sidecar.analysis.evidence import links_to
 from sidecar.analysis.fingerprint import one_line
 from sidecar.analysis.playbook_book import PlaybookBook
 from sidecar.analysis.success_book import MAX_INPUT, EndpointSuccesses, SuccessBook
+from sidecar.call_fields import NOTHING_SAID
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import ObserverError
-from sidecar.model_learning import PlaybookEntry
+from sidecar.model_learning import NO_PATTERN, PlaybookEntry
 from sidecar.protocols import Clock, DecisionLog, PostSink
 from sidecar.spans.attributes import PLAYBOOK_ID, PLAYBOOK_TEXT, PLAYBOOK_VERSION
 
@@ -106,14 +107,13 @@ class PlaybookConsolidator:
     def _entry(self, row: EndpointSuccesses) -> PlaybookEntry:
         entry_id = playbook_id(KIND_DO, row.endpoint)
         last = self._playbook.entry(entry_id)
-        pattern = "; ".join(one_line(each, MAX_INPUT) for each in row.inputs)
         return PlaybookEntry(
             playbook_id=entry_id,
             version=last.version + 1 if last is not None else 1,
             at=rfc3339_ms(self._clock.time_ns()),
             kind=KIND_DO,
             endpoint=row.endpoint,
-            text=f"common pattern: {pattern[:MAX_PATTERN]}",
+            text=_pattern(row),
             successes=row.successes,
             avg_duration_ms=row.avg_duration_ms,
             evidence=list(row.evidence),
@@ -124,6 +124,13 @@ def playbook_id(kind: str, endpoint: str, *conditions: str) -> str:
     """The id of the entry of this *kind* for this scope: the same wherever and whenever it is written."""
     content = msgspec.json.encode([kind, endpoint, *conditions])
     return "pb-" + hashlib.sha256(content).hexdigest()[:12]
+
+
+def _pattern(row: EndpointSuccesses) -> str:
+    """What the last inputs were, as far as they say anything beside the endpoint."""
+    told = [each for each in row.inputs if each.strip() not in ("", row.endpoint, NOTHING_SAID)]
+    pattern = "; ".join(one_line(each, MAX_INPUT) for each in told)
+    return f"common pattern: {pattern[:MAX_PATTERN]}" if pattern else NO_PATTERN
 
 
 def _post(entry: PlaybookEntry) -> dict[str, str]:

@@ -18,6 +18,7 @@ from sidecar.errors import InvalidInputError, MalformedError
 from sidecar.ids import new_id
 from sidecar.model import SCHEMA_VERSION, ObservedOp
 from sidecar.normalize import INT64_MAX, INT64_MIN, Normalizer
+from sidecar.receivers.event_summary import input_summary, output_summary
 
 _SHOWN = 80
 _WORDS = {"true": True, "false": False, "1": True, "0": False}
@@ -43,13 +44,14 @@ def event_op(raw: object, now: str, normalizer: Normalizer) -> ObservedOp:
             "an event must be a JSON object", f"this is {_named(raw)}", 'Send an object such as {"success": true}'
         )
     fields, texts = _read(raw, now)
-    if "input_summary" not in fields:
-        fields["input_summary"] = _summary(fields)
-    if "output_summary" not in fields:
-        fields["output_summary"] = "filled" if fields["success"] else fields.get("error", "failed")
     for name in ("features", "extra"):
         if name in fields:
             fields[name] = normalizer.scalars(fields[name])
+    if "input_summary" not in fields:
+        fields["input_summary"] = input_summary(fields)
+        texts.append(fields["input_summary"])  # side by side, features may read as a credential
+    if "output_summary" not in fields:
+        fields["output_summary"] = output_summary(fields)
     normalizer.clean(fields, texts)
     return ObservedOp(v=SCHEMA_VERSION, op_id=new_id(), **fields)
 
@@ -74,19 +76,6 @@ def _read(raw: Mapping[str, Any], now: str) -> tuple[dict[str, Any], list[str]]:
     if extra:
         fields["extra"] = {**fields.get("extra", {}), **extra}
     return fields, texts
-
-
-def _summary(fields: Mapping[str, Any]) -> str:
-    said = fields.get
-    return (
-        f"{said('event_kind', '?')} {said('role', '?')}×{_digits(said('count', '?'))}"
-        f" in {said('city', '?')}, {said('state', '?')}"
-    )
-
-
-def _digits(number: Any) -> str:
-    """A number as JavaScript writes it: 3.0 is `3`."""
-    return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
 
 
 def _boolean(field: str, value: Any) -> bool:

@@ -41,7 +41,8 @@ async def steadily(client: httpx.AsyncClient, kind: str, rate: float, seconds: f
         await asyncio.sleep(began + number / rate - loop.time())
         if kind == "events":
             url = f"http://127.0.0.1:{port}/event"
-            body = {"endpoint": "/by-event", "success": True, "event_id": f"{time.time_ns()}-{number}"}
+            name = f"{time.time_ns()}-{number}"
+            body = {"endpoint": "/by-event", "success": True, "input_summary": "by event", "event_id": name}
         else:
             url = f"http://127.0.0.1:{port}/tools/search_workers"
             body = {"role": dice.choice(_ROLES), "city": dice.choice(_CITIES), "count": 1 + number % 3}
