@@ -201,7 +201,8 @@ def _add_playbook(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=actions, help="what to do")
     parser.add_argument("names", nargs="*", metavar="ID|FILE", help="entries, or the file to import")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the export there")
-    parser.add_argument("--why", metavar="TEXT", default="", help="kept with the decision")
+    parser.add_argument("--why", "--note", metavar="TEXT", default="", help="kept with the decision")
+    parser.add_argument("--state", choices=["candidate", "active", "retired"], help="list: only entries in this state")
     parser.add_argument("--version", type=_whole(10**9), metavar="N", help="decide on this version [the latest]")
     parser.add_argument("--as-of", metavar="TIME", help="list and export as it was then (RFC 3339)")
     parser.add_argument(
@@ -215,7 +216,7 @@ def _add_mcp(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--http", type=_whole(65535), metavar="PORT", help="streamable HTTP on 127.0.0.1 instead of stdio; 0: any port"
     )
-    parser.epilog = "Needs the package `mcp`: pip install 'lakehouse-observer[mcp]'. The token's scopes: advice, read."
+    parser.epilog = "Needs the package `mcp`: pip install '.[mcp]'. The token's scopes: advice, read."
 
 
 def _add_incidents(parser: argparse.ArgumentParser) -> None:
@@ -226,7 +227,7 @@ def _add_incidents(parser: argparse.ArgumentParser) -> None:
         "--state", metavar="S", help="list: only new, ongoing, escalating, resolved, regressed, ignored"
     )
     parser.add_argument("--by", metavar="NAME", default="", help="who decides [your user name]")
-    parser.add_argument("--note", metavar="TEXT", help="why")
+    parser.add_argument("--note", "--why", metavar="TEXT", help="kept with the decision")
     parser.add_argument("--json", action="store_true", help="print the observer's JSON answer as it is")
 
 

@@ -25,7 +25,7 @@ def test_stats_prints_what_was_counted(tmp_path: Path) -> None:
     with running_observer(tmp_path, OBSERVER_TOKEN="sesame") as observer:
         headers = {"Authorization": "Bearer sesame"}
         for success in (True, True, False):
-            event = {"success": success, "event_kind": "fill\x1b[2J"}
+            event = {"success": success, "event_kind": "fill\x1b[2J", "endpoint": "/tools/a", "error": "no seat"}
             httpx.post(observer.url + "/event", json=event, headers=headers, trust_env=False).raise_for_status()
         plain = run_command(tmp_path, "stats", "--url", observer.url, OBSERVER_TOKEN="sesame")
         as_json = run_command(tmp_path, "stats", "--url", observer.url, "--token", "sesame", "--json")
@@ -36,6 +36,10 @@ def test_stats_prints_what_was_counted(tmp_path: Path) -> None:
     assert plain.returncode == 0
     assert "  succeeded                              2   66.7%" in plain.stdout
     assert "fill\\x1b[2J" in plain.stdout
+    latest = plain.stdout.partition("last operations\n")[2].splitlines()
+    assert ["FAIL" in line for line in latest] == [False, False, True]
+    assert "/tools/a" in latest[2]
+    assert "no seat" in latest[2]
     assert "\x1b" not in plain.stdout
     assert json.loads(as_json.stdout)["failures"] == 1
     assert refused.returncode == 1
@@ -65,7 +69,7 @@ def test_stats_is_a_table_on_a_terminal(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert shown.decode().startswith("\x1b[2m╭─")
     assert "observer at" in shown.decode()
-    assert "last scenario operations" in shown.decode()
+    assert "last operations" in shown.decode()
 
 
 @pytest.mark.parametrize("command", ["stats", "tail"])

@@ -204,5 +204,5 @@ async def test_without_the_sdk_it_says_what_to_install() -> None:
     )
     _, err = await process.communicate()
     assert process.returncode == 1
-    assert "pip install 'lakehouse-observer[mcp]'" in err.decode()
+    assert "pip install '.[mcp]'" in err.decode()
     assert len(err.decode().splitlines()) == 1

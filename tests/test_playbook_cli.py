@@ -33,6 +33,9 @@ async def test_a_person_sees_and_decides(tmp_path: Path, capsys: pytest.CaptureF
         told = capsys.readouterr().out
         assert f"{name} v1 {entry['kind']}, active" in told
         assert "approve by person: I looked" in told
+        assert told.index("  v1: ") < told.index("approve by person")
+        assert await run(running, "list", "--state", "candidate") == 0
+        assert name not in capsys.readouterr().out
         assert await run(running, "list", "--as-of", entry["at"], "--json") == 0
         then = {each["playbook_id"]: each["state"] for each in json.loads(capsys.readouterr().out)}
         assert then[name] == "candidate"

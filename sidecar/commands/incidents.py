@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from sidecar.commands.observer_client import ObserverClient, observer_client
+from sidecar.commands.observer_client import NotThereError, ObserverClient, observer_client
 from sidecar.commands.terminal import Terminal, fitted, padded, visible, visible_json
 from sidecar.errors import ObserverError, SettingsError
 
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
         elif args.action == "show":
             _show(terminal, client.get(f"/incidents/{_found(client, args.fingerprint)}"), as_json=args.json)
         elif args.action == "test-webhook":
-            client.post("/webhook/test", {})
+            _test_webhook(client)
             terminal.write("queued; see `observer outbox list` if it does not arrive")
         else:
             said = {"by": args.by or env.get("USER", ""), "note": args.note}
@@ -57,6 +57,17 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
                 one: _Incident = client.decoded(body, _Incident)
                 terminal.write(f"{one.fingerprint} is {visible(one.state)}")
     return 0
+
+
+def _test_webhook(client: ObserverClient) -> None:
+    try:
+        client.post("/webhook/test", {})
+    except NotThereError as exc:
+        raise ObserverError(
+            "no webhook is set",
+            f"the observer at {client.url} tells incidents to nobody",
+            "Set OBSERVER_WEBHOOK_URL there",
+        ) from exc
 
 
 def _list(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) -> None:
@@ -92,9 +103,16 @@ def _all(client: ObserverClient, query: Mapping[str, str]) -> list[_Incident]:
 
 
 def _found(client: ObserverClient, wanted: str) -> str:
-    """The fingerprint that is or begins with *wanted*. Raises ObserverError unless it is one."""
+    """The fingerprint that is or begins with *wanted*, with its version (`v2-`) or without.
+
+    Raises ObserverError unless it is one.
+    """
     known = [row.fingerprint for row in _all(client, _PAGE)]
-    found = [each for each in known if each.startswith(wanted)] if len(wanted) >= _LEAST_PREFIX else []
+    found = (
+        [each for each in known if wanted in (each[: len(wanted)], each.partition("-")[2][: len(wanted)])]
+        if len(wanted) >= _LEAST_PREFIX
+        else []
+    )
     if wanted in known or not found:
         return wanted  # perhaps one that it had before: the observer knows
     if len(found) > 1:

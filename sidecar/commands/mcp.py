@@ -39,7 +39,7 @@ def _mcp_server() -> Any:
         raise StartError(
             "the MCP server cannot start",
             "the package `mcp` is not installed",
-            "Install it: pip install 'lakehouse-observer[mcp]'",
+            "Install it: pip install '.[mcp]'",
         ) from exc
 
 

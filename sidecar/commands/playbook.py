@@ -56,7 +56,7 @@ def _print(terminal: Terminal, client: ObserverClient, args: argparse.Namespace)
         body = client.get(f"/playbooks/{_safe(args.names[0])}")
         lines = [visible_json(body.decode())] if args.json else told_lines(client.decoded(body, dict[str, Any]))
     else:
-        entries = _entries(client, args.as_of)
+        entries = [each for each in _entries(client, args.as_of) if args.state in (None, each.get("state"))]
         lines = [visible_json(msgspec.json.encode(entries).decode())] if args.json else summary_lines(entries)
     for line in lines:
         terminal.write(line)

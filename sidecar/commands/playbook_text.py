@@ -33,11 +33,23 @@ def told_lines(entry: Mapping[str, Any]) -> Iterable[str]:
     yield f"  says    {_text(entry, 'text')}"
     yield f"  told    {_told(entry)}"
     yield f"  effect  {_effect(entry)}"
-    for change in entry.get("changes", []):
-        why = f": {_text(change, 'why')}" if change.get("why") else ""
-        yield f"  {_text(change, 'at')[:19]}  {_text(change, 'action')} by {_text(change, 'by')}{why}"
-    for version in entry.get("versions", []):
-        yield f"  {_text(version, 'at')[:19]}  v{version.get('version')}: {_text(version, 'text')}"
+    for at, what in _history(entry):
+        yield f"  {at[:19]}  {what}"
+
+
+def _history(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(when, what) of versions and decisions, the oldest first; of one moment the version first."""
+    versions = [
+        (_text(each, "at"), f"v{each.get('version')}: {_text(each, 'text')}") for each in entry.get("versions", [])
+    ]
+    changes = [
+        (
+            _text(each, "at"),
+            f"{_text(each, 'action')} by {_text(each, 'by')}" + (f": {_text(each, 'why')}" if each.get("why") else ""),
+        )
+        for each in entry.get("changes", [])
+    ]
+    return sorted([*versions, *changes], key=lambda each: each[0])
 
 
 def markdown(entries: Iterable[Mapping[str, Any]]) -> str:

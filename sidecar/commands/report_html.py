@@ -29,7 +29,7 @@ padding:16px 20px}
 section{margin:16px 0;overflow-x:auto}.big{font-size:28px;font-weight:650;line-height:1.2}.good{color:var(--good)}
 .bad{color:var(--bad)}table{border-collapse:collapse;width:100%;font-size:14px}th{text-align:left;color:var(--dim);
 font-weight:500}th,td{padding:6px 10px 6px 0;border-bottom:1px solid var(--line);vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.w{overflow-wrap:anywhere;min-width:110px}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.w{overflow-wrap:anywhere;min-width:140px}
 svg{width:100%;height:auto;display:block;font:12px system-ui,sans-serif}.grid{stroke:var(--line)}
 .zero{stroke:var(--dim);
 stroke-dasharray:3 3}.tick{fill:var(--dim)}.label{fill:var(--ink);font-size:13px}.value{fill:var(--ink);
@@ -187,4 +187,5 @@ _NUMBER = ' class="n"'
 def _cell(at: int, text: str, words: int) -> str:
     if at == 1 and words > 1:
         return f'<td><span class="state">{escape(text)}</span></td>'
-    return f'<td class="{"w" if at < words else "n"}">{escape(text[:300])}</td>'
+    told = escape(text[:300]).replace("/", "/<wbr>") if at == 2 and words > 1 else escape(text[:300])  # an endpoint
+    return f'<td class="{"w" if at < words else "n"}">{told}</td>'

@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sidecar.commands.observer_client import observer_client
+from sidecar.commands.op_line import op_line
 from sidecar.commands.terminal import Terminal, visible, visible_json
 from sidecar.measured_words import is_known
+from sidecar.model import ObservedOp
 from sidecar.model_learning import Measured
 
 _BAR = 24  # columns
+_LATEST = "10"  # operations
 
 
 class _Rules(msgspec.Struct):
@@ -37,7 +40,6 @@ class _Stats(msgspec.Struct):
     successes: int
     failures: int
     by_source: dict[str, int] = {}
-    recent_scenario_ops: list[dict[str, Any]] = []
     cycle: int = 0
     incidents: int = 0
     playbooks: int = 0
@@ -45,6 +47,12 @@ class _Stats(msgspec.Struct):
     advice: _Advice = msgspec.field(default_factory=_Advice)
     operations_in_all: int = 0
     lost: dict[str, int] = {}
+
+
+class _Ops(msgspec.Struct):
+    """A page of `/ops`, the newest first."""
+
+    ops: list[ObservedOp] = []
 
 
 class _Row(NamedTuple):
@@ -60,13 +68,19 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
         body = client.get("/stats")
         stats: _Stats = client.decoded(body, _Stats)
         url = client.url
+        latest: _Ops = _Ops() if args.json else client.decoded(client.get("/ops", {"limit": _LATEST}), _Ops)
     terminal = Terminal(sys.stdout, env)
     if args.json:
         terminal.write(visible_json(body.decode()))
-    elif terminal.width is None:
+        return 0
+    if terminal.width is None:
         _print_plain(terminal, url, stats)
     else:
         _print_tables(terminal, url, stats)
+    if latest.ops:
+        terminal.write("last operations")
+    for op in reversed(latest.ops):
+        terminal.write(op_line(op, terminal))
     return 0
 
 
@@ -124,18 +138,6 @@ def _share(label: str, count: int, total: int, colour: str) -> _Row:
     return _Row(label, f"{count:,}", count / total if total else 0.0, colour)
 
 
-def _recent(stats: _Stats) -> list[tuple[str, bool, str]]:
-    """(time, success, what) of the last scenario ops."""
-    return [
-        (
-            visible(str(op.get("ts", ""))).replace("T", " ")[:19],
-            op.get("ok") is True,
-            "  ".join(visible(str(op[name])) for name in ("kind", "role", "staffer") if name in op),
-        )
-        for op in stats.recent_scenario_ops
-    ]
-
-
 def _print_plain(terminal: Terminal, url: str, stats: _Stats) -> None:
     terminal.write(f"observer at {url}")
     for title, rows in _sections(stats):
@@ -143,11 +145,6 @@ def _print_plain(terminal: Terminal, url: str, stats: _Stats) -> None:
         for row in rows:
             share = f"  {row.share:6.1%}" if row.share is not None else ""
             terminal.write(f"  {row.label:<28}{row.value:>12}{share}")
-    recent = _recent(stats)
-    if recent:
-        terminal.write("last scenario operations (UTC)")
-    for when, ok, what in recent:
-        terminal.write(f"  {when}  {'ok  ' if ok else 'FAIL'}  {what}".rstrip())
 
 
 def _print_tables(terminal: Terminal, url: str, stats: _Stats) -> None:
@@ -171,12 +168,6 @@ def _print_tables(terminal: Terminal, url: str, stats: _Stats) -> None:
             bar = "━" * round(_BAR * (row.share or 0))
             table.add_row(Text(row.label), Text(row.value, row.colour), share, Text(bar, row.colour))
         parts += [heading(title), table]
-    recent = _recent(stats)
-    if recent:
-        table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
-        for when, ok, what in recent:
-            table.add_row(Text(when, "dim"), Text("ok", "green") if ok else Text("FAIL", "bold red"), Text(what))
-        parts += [heading("last scenario operations (UTC)"), table]
     console = Console(
         file=terminal.out,
         force_terminal=True,
