@@ -232,6 +232,7 @@ class Observer:
             self.books.incidents,
             self.model,
             self.decisions,
+            rules=self.books.learning.rules,
             outbox=self.outbox,
             tracer=self._tracer,
             clock=clock,

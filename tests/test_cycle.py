@@ -15,6 +15,7 @@ from sidecar.analysis.error_analyzer import ErrorAnalyzer, marked
 from sidecar.analysis.incidents import IncidentBook
 from sidecar.analysis.playbook_book import PlaybookBook
 from sidecar.analysis.playbook_consolidator import PlaybookConsolidator
+from sidecar.analysis.rules import RuleBook
 from sidecar.analysis.success_book import SuccessBook
 from sidecar.model_learning import PlaybookEntry
 from tests.fakes import KeptDecisions, KeptPosts, KeptSpans, ManualClock, an_op
@@ -195,7 +196,14 @@ async def test_hostile_ops_do_not_end_the_learning() -> None:
     incidents, successes = IncidentBook(), SuccessBook()
     decisions, gateway, spans, clock = KeptDecisions(), KeptPosts(), KeptSpans(), ManualClock()
     analyzer = ErrorAnalyzer(
-        incidents, None, decisions, outbox=gateway, tracer=spans.tracer, clock=clock, model_name=""
+        incidents,
+        None,
+        decisions,
+        rules=RuleBook(),
+        outbox=gateway,
+        tracer=spans.tracer,
+        clock=clock,
+        model_name="",
     )
     playbook = PlaybookBook()
     consolidator = PlaybookConsolidator(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from sidecar.analysis.error_analyzer import BY_COUNTING, BY_MODEL, MAX_TEXT, Err
 from sidecar.analysis.evidence import MAX_LINKS, links_to
 from sidecar.analysis.incidents import IncidentBook
 from sidecar.analysis.model_questions import build_prompt
+from sidecar.analysis.rules import RuleBook
 from sidecar.errors import JournalError, ModelError, UnusableAnswerError
 from sidecar.model import Diagnosis, ObservedOp
 from sidecar.protocols import AnswerForm
@@ -30,13 +32,14 @@ class Bench:
     """An analyzer with everything it needs."""
 
     def __init__(self, model: CannedModel | None = None) -> None:
-        self.book = IncidentBook()
+        self.book, self.rules = IncidentBook(), RuleBook()
         self.decisions, self.gateway, self.spans = KeptDecisions(), KeptPosts(), KeptSpans()
         self.model = model
         self.analyzer = ErrorAnalyzer(
             self.book,
             model,
             self.decisions,
+            rules=self.rules,
             outbox=self.gateway,
             tracer=self.spans.tracer,
             clock=ManualClock(),
@@ -47,6 +50,7 @@ class Bench:
     async def cycle(self, *ops: ObservedOp) -> None:
         for op in ops:
             self.book.consume(op)
+            self.rules.consume(op)
         await self.analyzer.analyze()
 
     @property
@@ -128,6 +132,52 @@ async def test_without_a_model_the_failures_are_counted(model: CannedModel | Non
     )
     assert bench.gateway.again[0][1]["approach"] == BY_COUNTING
     assert bench.analyzer.without_model == (model is not None)
+
+
+def refunds(count: int) -> list[ObservedOp]:
+    """Those of goods older than 30 days are refused; now and then the bank is closed, whatever the age."""
+    dice, ops = Random(7), []
+    for number in range(count):
+        age = dice.randint(1, 60)
+        error = "bank closed" if dice.random() < 0.1 else "too late" if age > 30 else None
+        told = {"success": error is None, "error": error, "features": {"age_days": age, "vip": dice.random() < 0.3}}
+        ops.append(a_failure(number + 1, endpoint="/tools/refund", **told))
+    return ops
+
+
+@pytest.mark.parametrize("model", [None, CannedModel("Ask sooner.")])
+async def test_a_rule_that_comes_later_is_told_once(model: CannedModel | None) -> None:
+    """Numbers have no value in common: what sets the failures apart is a rule, found when they had been diagnosed."""
+    bench = Bench(model)
+    await bench.cycle(*refunds(600))
+    for _ in bench.rules.learn():
+        pass
+    findings = {each.message: each.finding for each in bench.book.incidents()}
+    assert all(each is not None and "nothing sets these apart" in each.when for each in findings.values())
+    (rule,) = bench.rules.rules("/tools/refund")
+    (condition,) = rule.conditions
+    for _ in range(3):
+        await bench.analyzer.analyze()
+    first, second = bench.diagnoses
+    assert first.incidents == second.incidents
+    assert first.diagnosis_id != second.diagnosis_id
+    incidents = {each.message: each for each in bench.book.incidents()}
+    late, bank = incidents["too late"].finding, incidents["bank closed"].finding
+    assert late is not None
+    assert bank is not None
+    where = f"with {condition.text()}"
+    assert late.when == f"/tools/refund {where}"
+    assert late.adjustment.endswith(f"or call it without {condition.text()}")
+    assert f"{where[0].upper()}{where[1:]} 0 % of {rule.n} calls succeed" in late.cause
+    assert bank.when == f"Any call of /tools/refund: what holds {where} tells other failures apart, not these"
+    if model is None:
+        assert f"too late — {where} 0 % of {rule.n} calls succeed" in second.text
+    again = IncidentBook()
+    for op in refunds(600):
+        again.consume(op)
+    for diagnosis in reversed(bench.diagnoses):
+        marked(again, msgspec.json.encode(diagnosis))
+    assert again.take_dirty() == bench.book.take_dirty()
 
 
 class SimpleModel(CannedModel):

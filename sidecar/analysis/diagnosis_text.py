@@ -9,6 +9,7 @@ from sidecar.analysis.findings import Sample
 from sidecar.analysis.fingerprint import one_line
 from sidecar.analysis.incident_rows import MAX_LINE
 from sidecar.analysis.model_questions import MAX_FAILURES
+from sidecar.analysis.rule_fit import RuleSaid
 from sidecar.model import Incident
 
 _MAX_PIECE = 600  # characters said of one incident
@@ -23,15 +24,19 @@ def failure_samples(incidents: Sequence[Incident]) -> list[Sample]:
     return found[:MAX_FAILURES][::-1]
 
 
-def counted_diagnosis(incidents: Sequence[tuple[Incident, Sequence[Common]]]) -> str:
-    """Without a model: each incident's message, count and start, and what its failures alone have in common."""
-    return "\n".join(_piece(incident, common)[:_MAX_PIECE] for incident, common in incidents)
+def counted_diagnosis(incidents: Sequence[tuple[Incident, Sequence[Common], RuleSaid | None]]) -> str:
+    """Without a model: each incident's message, count and start, and what sets its failures apart."""
+    return "\n".join(_piece(*each)[:_MAX_PIECE] for each in incidents)
 
 
-def _piece(incident: Incident, common: Sequence[Common]) -> str:
+def _piece(incident: Incident, common: Sequence[Common], rule: RuleSaid | None) -> str:
     times = "failure" if incident.count == 1 else "failures"
     said = f"[{one_line(incident.endpoint, 80)}] {incident.count} {times} since {incident.first_seen}: "
     said += incident.message[:MAX_LINE]
+    if not common and rule is not None and rule.fits:
+        return f"{said} — {rule.where} {rule.rates}."
+    if not common and rule is not None:
+        return f"{said} — what holds {rule.where} tells other failures apart, not these."
     if not common:
         return said + " — nothing sets them apart from the successes yet."
     shares = "; ".join(

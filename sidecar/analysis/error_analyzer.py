@@ -1,12 +1,13 @@
 """Why things fail: once a cycle, the incidents that are due are diagnosed, by a model or by counting.
 
-Incidents come from the book; a diagnosis goes to the decision journal first, with a span that links to its evidence.
-What it does (marks in the book, by `marked`, and a post for the gateway's log, by `tell`) it does when it is in that
-journal; a replay only marks.
+Incidents come from their book, and from that of rules what tells failures apart where no single value does. A diagnosis
+goes to the decision journal first, with a span that links to its evidence. What it does (marks in the book, by
+`marked`, and a post for the gateway's log, by `tell`) it does when it is in that journal; a replay only marks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -24,10 +25,12 @@ from sidecar.analysis.findings import (
     counted_finding,
     finding_text,
     is_json,
+    is_outdated,
     model_findings,
+    sees_nothing,
 )
 from sidecar.analysis.incident_rows import Mark
-from sidecar.analysis.incidents import IncidentBook
+from sidecar.analysis.incidents import IncidentBook, is_explained
 from sidecar.analysis.llm import FIX
 from sidecar.analysis.model_questions import (
     MAX_FAILURES,
@@ -37,6 +40,8 @@ from sidecar.analysis.model_questions import (
     diagnosis_form,
     simple_question,
 )
+from sidecar.analysis.rule_fit import RuleSaid, said_of
+from sidecar.analysis.rules import RuleBook
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import ModelError, ObserverError, UnusableAnswerError
 from sidecar.model import Diagnosis, Finding, Incident, SpanRef
@@ -65,12 +70,14 @@ class ErrorAnalyzer:
         model: TextModel | None,
         decisions: DecisionLog,
         *,
+        rules: RuleBook,
         outbox: PostSink,
         tracer: Tracer,
         clock: Clock,
         model_name: str,
     ) -> None:
         self._book = book
+        self._rules = rules
         self._model = model
         self._decisions = decisions
         self._tracer = tracer
@@ -83,7 +90,7 @@ class ErrorAnalyzer:
 
     async def analyze(self) -> None:
         """One cycle's work: diagnose what is due. A journal that fails leaves it all due."""
-        incidents = self._book.due()[:MAX_FAILURES]
+        incidents = await self._due()
         if not incidents:
             return
         try:
@@ -109,6 +116,27 @@ class ErrorAnalyzer:
         except Exception:  # a poison post costs itself
             log.exception("diagnosis.not_told", diagnosis_id=diagnosis.diagnosis_id)
 
+    async def _due(self) -> list[Incident]:
+        """Those that are due by their counts and, behind them, those that a rule now says more of; at most 10."""
+        due = self._book.due()[:MAX_FAILURES]
+        known = {each.fingerprint for each in due}
+        for each in self._book.incidents():
+            if len(due) == MAX_FAILURES:
+                break
+            finding = each.finding
+            if finding is None or each.fingerprint in known or not is_explained(each) or not sees_nothing(finding):
+                continue
+            rule = self._rule(each)
+            if rule is not None and is_outdated(finding, rule):
+                due.append(each)
+            await asyncio.sleep(0)
+        return due
+
+    def _rule(self, incident: Incident) -> RuleSaid | None:
+        row = self._book.row(incident.fingerprint)
+        rules = self._rules.rules(incident.endpoint)
+        return said_of(row.counts, rules) if row is not None else None
+
     async def _diagnose(self, incidents: Sequence[Incident]) -> Diagnosis:
         samples = failure_samples(incidents)
         counts = {incident.fingerprint: incident.count for incident in incidents}  # they may grow while we wait
@@ -120,7 +148,7 @@ class ErrorAnalyzer:
         ) as span:
             said = await self._explained(incidents, samples)
             diagnosis = Diagnosis(
-                diagnosis_id=_diagnosis_id(counts),
+                diagnosis_id=_diagnosis_id(counts, versions),
                 at=rfc3339_ms(self._clock.time_ns()),
                 by=said.by,
                 text=said.text[:MAX_TEXT],
@@ -139,8 +167,8 @@ class ErrorAnalyzer:
 
     async def _explained(self, incidents: Sequence[Incident], samples: Sequence[Sample]) -> _Said:
         """What is said of *incidents*: by the model where its answer can be used, by counting in any case."""
-        together = [(incident, self._book.common(incident)) for incident in incidents]
-        findings = {each.fingerprint: counted_finding(each, common) for each, common in together}
+        together = [(each, self._book.common(each), self._rule(each)) for each in incidents]
+        findings = {each.fingerprint: counted_finding(each, common, rule) for each, common, rule in together}
         counted = _Said(STATISTICS, counted_diagnosis(together), findings)
         if self._model is None:
             return counted
@@ -222,8 +250,9 @@ def _evidence(incidents: Sequence[Incident]) -> list[SpanRef]:
     return list(dict.fromkeys(ref for incident in incidents for ref in incident.evidence))[:MAX_LINKS]
 
 
-def _diagnosis_id(counts: dict[str, int]) -> str:
-    content = msgspec.json.encode(counts, order="sorted")
+def _diagnosis_id(counts: dict[str, int], versions: dict[str, int]) -> str:
+    """The same wherever the same is told; what a rule has it told anew, of as many failures, has an id of its own."""
+    content = msgspec.json.encode([counts, versions], order="sorted")
     return "dg-" + hashlib.sha256(content).hexdigest()[:12]
 
 

@@ -16,10 +16,13 @@ from sidecar.analysis.field_counts import Common
 from sidecar.analysis.fingerprint import one_line
 from sidecar.analysis.incident_rows import Mark
 from sidecar.analysis.model_questions import FIELDS, is_echo, repeats
+from sidecar.analysis.rule_fit import RuleSaid
 from sidecar.model import Finding, Incident
 
 STATISTICS: Final = "statistics"
 MAX_FIELD: Final = 300  # characters
+_NOTHING: Final = "nothing sets these apart yet"
+_OTHERS_ONLY: Final = "tells other failures apart, not these"
 _MAX_FOUND = 50  # objects looked at in one answer
 _MAX_STARTS = 100
 _MAX_READ = 16_384  # characters of an answer: several times what a model was allowed
@@ -35,8 +38,11 @@ class Sample(NamedTuple):
     line: str
 
 
-def counted_finding(incident: Incident, common: Sequence[Common]) -> Finding:
-    """What the counts alone say of *incident*, whose failures have *common* and the successes have not."""
+def counted_finding(incident: Incident, common: Sequence[Common], said: RuleSaid | None = None) -> Finding:
+    """What the counts alone say of *incident*, whose failures have *common* and the successes have not.
+
+    Where they have nothing in common, what *said*, a rule of the endpoint, says.
+    """
     message, endpoint = one_line(incident.message, 120), one_line(incident.endpoint, 80)
     shared = " and ".join(f"{one_line(each.field, 60)}={one_line(each.value, 60)}" for each in common[:2])
     if incident.kind == "slow":
@@ -50,12 +56,30 @@ def counted_finding(incident: Incident, common: Sequence[Common]) -> Finding:
         cause = f"{endpoint} answers: {message}"
         what = "Repeating the call unchanged"
         adjustment = "Change what the message names before the next attempt"
+    when = f"Any call of {endpoint}: {_NOTHING}"
     if shared:
         cause += f". All but few of these calls have {shared}, and hardly any that succeeds"
         adjustment += f", or call it without {shared}"
         what += f" with {shared}"
-    when = f"{endpoint} with {shared}" if shared else f"Any call of {endpoint}: nothing sets these apart yet"
+        when = f"{endpoint} with {shared}"
+    elif said is not None and said.fits:
+        cause += f". {said.where[0].upper()}{said.where[1:]} {said.rates}"
+        adjustment += f", or call it {said.way_out}"
+        what += f" {said.where}"
+        when = f"{endpoint} {said.where}"
+    elif said is not None:
+        when = f"Any call of {endpoint}: what holds {said.where} {_OTHERS_ONLY}"
     return _finding(STATISTICS, cause=cause, adjustment=adjustment, avoid=what, when=when)
+
+
+def sees_nothing(finding: Finding) -> bool:
+    """Whether *finding* says that nothing is known to set the failures apart."""
+    return finding.when.endswith((_NOTHING, _OTHERS_ONLY))
+
+
+def is_outdated(finding: Finding, said: RuleSaid) -> bool:
+    """Whether *finding* sees nothing where *said*, of a rule that came later, does."""
+    return finding.when.endswith(_NOTHING) or (said.fits and finding.when.endswith(_OTHERS_ONLY))
 
 
 def known_mark(incident: Incident) -> Mark:

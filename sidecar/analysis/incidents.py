@@ -285,8 +285,13 @@ def _take(row: IncidentRow, what: Mark | Step) -> None:
         incident_rows.decide(row, what)
 
 
+def is_explained(incident: Incident) -> bool:
+    """Whether it gets diagnoses: of those that are no failures, it is known what they are."""
+    return incident.state not in _SILENT and incident.kind == "failure"
+
+
 def _is_due(incident: Incident) -> bool:
-    if incident.state in _SILENT or incident.kind != "failure":
+    if not is_explained(incident):
         return False
     if not incident.diagnosed_count or incident.count >= 2 * incident.diagnosed_count:
         return True
