@@ -38,6 +38,54 @@ for (let times = 0; times < 5; times++) {
 setImmediate(() => console.log(timers.size));
 """
 
+_UNFOLDED = """
+class Element {
+  constructor(name) { this.name = name; this.inside = []; this.dataset = {}; this.style = {}; this.heard = {}; }
+  append(...more) { this.inside.push(...more); }
+  replaceChildren(...all) { this.inside = all; }
+  addEventListener(name, run) { this.heard[name] = run; }
+  get text() { return this.inside.map((each) => each.text ?? each).join(" "); }
+  all(name) {
+    const below = this.inside.filter((each) => each instanceof Element);
+    return below.flatMap((each) => [...(each.name === name ? [each] : []), ...each.all(name)]);
+  }
+}
+const places = {}, asked = [];
+const incident = {
+  fingerprint: "v2-1", endpoint: "/book", message: "no seat", state: "new", count: 3,
+  last_seen: "2026-01-01T10:00:00.000Z",
+};
+const finding = {cause: "<b>full</b>", adjustment: "go later", avoid: "", when: "always", by: "statistics"};
+const answers = {
+  "/stats": {}, "/playbooks?limit=200": {playbooks: []}, "/incidents?limit=20": {incidents: [incident]},
+  "/ops?limit=15": {ops: []}, "/incidents/v2-1": {...incident, finding, samples: ["order 4711: no seat"]},
+};
+const page = {
+  document: {
+    hidden: false,
+    getElementById: (id) => places[id] ??= new Element(id),
+    createElement: (name) => new Element(name),
+    querySelectorAll: () => [],
+    addEventListener() {},
+  },
+  sessionStorage: {getItem: () => null},
+  fetch: async (path) => { asked.push(path); return {ok: true, json: async () => answers[path]}; },
+  setTimeout: () => 0,
+  clearTimeout() {},
+};
+const settled = () => new Promise((done) => setImmediate(done));  // all else here is promises
+(async () => {
+  require("vm").runInNewContext(SCRIPT, page);
+  await settled();
+  const [row] = places.incidents.all("details"), folded = places.incidents.text;
+  row.open = true;
+  row.heard.toggle();
+  await settled();
+  const unfolded = places.incidents.text;
+  console.log(JSON.stringify({folded, unfolded, asked: asked.filter((path) => path.endsWith("v2-1"))}));
+})();
+"""
+
 
 async def test_the_page_is_served_with_a_policy_that_names_its_own_script(tmp_path: Path) -> None:
     """The hashes in the header are those of what stands on the page; everything else is forbidden."""
@@ -73,11 +121,25 @@ async def test_the_page_needs_no_token_and_its_data_does(tmp_path: Path) -> None
 
 async def test_who_comes_back_to_the_page_often_asks_no_more_often() -> None:
     """However often it is hidden and shown, one look follows the other."""
+    assert await _said(_LOOKED_AT) == "1"
+
+
+async def test_an_incident_unfolds_its_diagnosis() -> None:
+    """What is read at its own address appears under it, as text; folded it is not asked for."""
+    said = json.loads(await _said(_UNFOLDED))
+    assert "full" not in said["folded"]
+    for part in ("<b>full</b> (by statistics)", "go later", "order 4711: no seat", "observer incidents resolve v2-1"):
+        assert part in said["unfolded"]
+    assert said["asked"] == ["/incidents/v2-1"]
+
+
+async def _said(program: str) -> str:
+    """What *program* prints, once it has run the page's script."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("there is no node to run the page's script")
     (script,) = re.findall("<script>(.*?)</script>", PAGE.read_text(), re.DOTALL)
-    program = _LOOKED_AT.replace("SCRIPT", json.dumps(script))
-    process = await asyncio.create_subprocess_exec(node, "-e", program, stdout=asyncio.subprocess.PIPE)
+    whole = program.replace("SCRIPT", json.dumps(script))
+    process = await asyncio.create_subprocess_exec(node, "-e", whole, stdout=asyncio.subprocess.PIPE)
     said, _ = await process.communicate()
-    assert said.decode().strip() == "1"
+    return said.decode().strip()
