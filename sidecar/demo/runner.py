@@ -34,7 +34,7 @@ from sidecar.settings import Settings
 _AGENTS: Final = ("STF-anna", "STF-ben", "STF-chloe", "STF-dev", "STF-eva", "STF-night")
 _POOLS_EVENTS: Final = "STF-night"
 _PORT: Final = 3800
-_PROXY_PORT: Final = 3701  # beside it; with another port of the door any
+_PROXY_PORT: Final = 3701  # beside it; any, where a port is given
 _UNATTENDED_S: Final = 40.0
 _NO_MODEL: Final = "http://127.0.0.1:9"  # the discard port: closed, so the diagnosis is the deterministic one
 _LOOK_EVERY_S: Final = 0.5
@@ -235,16 +235,17 @@ async def _observer(
     """A running observer on *port*; None means 3800 or, if that cannot be had, any. Raises ObserverError."""
     async with AsyncExitStack() as stack:
         try:
-            settings = _settings(env, gateway_url, folder, _PORT if port is None else port)
+            ports = (_PORT, _PROXY_PORT) if port is None else (port, 0)
+            settings = _settings(env, gateway_url, folder, *ports)
             observer = await stack.enter_async_context(Observer(settings, env=env))
         except StartError:
             if port is not None:
                 raise
-            observer = await stack.enter_async_context(Observer(_settings(env, gateway_url, folder, 0), env=env))
+            observer = await stack.enter_async_context(Observer(_settings(env, gateway_url, folder, 0, 0), env=env))
         yield observer
 
 
-def _settings(env: Mapping[str, str], gateway_url: str, folder: _Folder, port: int) -> Settings:
+def _settings(env: Mapping[str, str], gateway_url: str, folder: _Folder, port: int, proxy_port: int) -> Settings:
     flags = {
         "gateway_url": gateway_url,
         "gateway_timeout": "1.2",
@@ -252,7 +253,7 @@ def _settings(env: Mapping[str, str], gateway_url: str, folder: _Folder, port: i
         "port": str(port),
         "health_port": "0",
         "grpc_port": "-1",
-        "proxy_port": str(_PROXY_PORT if port == _PORT else 0),
+        "proxy_port": str(proxy_port),
         "data_dir": str(folder.observer),
         "overseer_corrections_path": str(folder.corrections),
     }
