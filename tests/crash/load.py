@@ -17,6 +17,7 @@ SENT_AGAIN_OVER = 16
 """Connections that `send_again` uses."""
 _REST_S = 0.02  # after a refusal: shorter than `Retry-After` asks, to meet the fault again
 _MOST_IN_BATCH = 20
+_MOST_ATTEMPTS = 500  # ten seconds and more
 
 
 class Ledger:
@@ -181,15 +182,25 @@ async def send_again(port: int, ids: Sequence[str], ledger: Ledger) -> None:
         http = HttpConnection(port)
         try:
             for event_id in own:
-                ledger.note_attempt([event_id])
-                status, answer = await post(http, event_id)
-                if status != 200:
+                status, answer = await _insisted(http, event_id, ledger)
+                if status == 503:  # any other surprise is noted
                     ledger.surprises.append(f"{event_id} sent again: {status} {answer[:200]!r}")
-                else:
-                    await ledger.note_answer([event_id], status, answer)
         finally:
             http.drop()
 
     async with asyncio.TaskGroup() as tasks:
         for start in range(SENT_AGAIN_OVER):
             tasks.create_task(sender(ids[start::SENT_AGAIN_OVER]))
+
+
+async def _insisted(http: HttpConnection, event_id: str, ledger: Ledger) -> tuple[int, bytes]:
+    """Post until it is taken, as a sender does: no fault is meant now, but the machine's own disk may stall."""
+    status, answer = 503, b""
+    for _ in range(_MOST_ATTEMPTS):
+        ledger.note_attempt([event_id])
+        status, answer = await post(http, event_id)
+        await ledger.note_answer([event_id], status, answer)
+        if status != 503:
+            break
+        await asyncio.sleep(_REST_S)
+    return status, answer
