@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar import cli
+from sidecar.commands.forget import UNKNOWN
 from sidecar.store.checkpoint_copy import NAME, dumped
 from sidecar.store.forgetting import Forgetting, tombstone
 from sidecar.store.journal_file import TOMBSTONE, opened
@@ -24,8 +25,8 @@ from tests.test_replay import live
 STAFFER = "st-3"
 
 
-def forget(tmp_path: Path, capsys: pytest.CaptureFixture[str], staffer: str = STAFFER) -> str:
-    assert cli.main(["forget", "--staffer", staffer, "--data-dir", str(tmp_path / "data")]) == 0
+def forget(tmp_path: Path, capsys: pytest.CaptureFixture[str], staffer: str = STAFFER, status: int = 0) -> str:
+    assert cli.main(["forget", "--staffer", staffer, "--data-dir", str(tmp_path / "data")]) == status
     return capsys.readouterr().out
 
 
@@ -110,8 +111,24 @@ async def test_an_interrupted_forgetting_is_finished_by_the_next(
     assert naming(data) == []
     assert "damaged records: 0" in said
     state = dumped(data / "state.db")
-    said = await asyncio.to_thread(forget, tmp_path, capsys)
-    assert "0 operations and 0 waiting spans overwritten, the id masked in 0 other places and 0 saved rows" in said
+    said = await asyncio.to_thread(forget, tmp_path, capsys, STAFFER, UNKNOWN)
+    assert "no record of st-3: nothing was removed" in said
+    assert dumped(data / "state.db") == state
+
+
+async def test_somebody_who_was_never_here_is_said_to_be_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a status of its own, for a slip of the pen must not pass for a removal; not a byte of the state changes."""
+    async with observer(tmp_path) as running, client(running) as http:
+        for number in range(40):
+            event = {"endpoint": f"/e{number % 3}", "error": f"no seat on row {number} of two"}
+            assert (await http.post("/event", json=event if number % 2 else {"success": True})).status_code == 200
+        await cycle(running)
+    data = tmp_path / "data"
+    assert "no record of nobody" in await asyncio.to_thread(forget, tmp_path, capsys, "nobody", UNKNOWN)
+    state = dumped(data / "state.db")
+    assert "nothing was removed" in await asyncio.to_thread(forget, tmp_path, capsys, "nobody", UNKNOWN)
     assert dumped(data / "state.db") == state
 
 
@@ -130,7 +147,7 @@ def test_whoever_was_never_here_leaves_all_as_it_is(tmp_path: Path, capsys: pyte
     line = b'{"timestamp":"t","endpoint":"/a","input_summary":"","success":false,"duration_ms":1,"output_summary":""}\n'
     (data / "ops.jsonl").write_bytes(line)
     for staffer in ("endpoint", "nobody", '"', "\\", "staffer_id"):
-        forget(tmp_path, capsys, staffer)
+        forget(tmp_path, capsys, staffer, UNKNOWN)
         assert (data / "ops.jsonl").read_bytes() == line
     assert cli.main(["forget", "--staffer", "", "--data-dir", str(data)]) == 64
 

@@ -88,6 +88,18 @@ def test_rules_on_what_was_theirs_alone_are_void() -> None:
     assert any("zone" in rule.text() for rule in again.report().rules)
 
 
+def test_rows_that_leave_out_what_is_empty_are_not_changed() -> None:
+    """A sheet that begins anew has no columns, an inner node no templates: somebody unknown changes neither."""
+    rows = CleanedRows(Person("nobody"), are_gone=False)
+    rules = RuleBook()
+    rules.consume(op())
+    (body,) = [row for key, row in rules.take_dirty().items() if key.startswith("rules/")]
+    saved = json.loads(body)
+    saved["row"]["sheet"].pop("columns", None)
+    for key, row in (("rules//a", json.dumps(saved).encode()), ("template/x", b'{"row":{"words":["a"]}}')):
+        assert rows.row("learning", key, row) == (key, row)
+
+
 def test_what_langfuse_told_of_their_traces_goes() -> None:
     """Rows go, decisions keep ids and times; other traces stay, and the book reads what is left."""
     theirs, others = "a" * 32, "b" * 32

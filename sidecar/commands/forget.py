@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from typing import Final
 
 from sidecar import logs
 from sidecar.commands.replay import data_folder, replayed
@@ -14,12 +15,17 @@ from sidecar.export.spool_forgetting import SpoolForgetting
 from sidecar.store.folder_lock import FolderLock
 from sidecar.store.forgetting import Forgetting
 
+UNKNOWN: Final = 3
+"""Exit status where nothing was known of the person: a slip of the pen, or all of it was removed before."""
 _SPOOLS = {"spool": False, "langfuse-spool": True}  # whether a record says where it goes
 _NOT_OURS = "not touched: the corrections file, the gateway's log, what the collector and Langfuse have got, and logs"
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    """Forget, replay, say what was removed, and give 0. Raises StartError where the folder is not there or in use."""
+    """Forget, replay, say what was removed, and give 0, or `UNKNOWN` where nothing was known of the person.
+
+    Raises StartError where the folder is not there or in use.
+    """
     logs.configure_if_unset("text", "info")
     if not args.staffer:
         raise SettingsError("no staffer was named", "--staffer is empty", "Give the `staffer_id` of the one to forget")
@@ -35,8 +41,11 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
             spooled.folder(data_dir / name, addressed=addressed)
         replayed(data_dir, terminal)
         done = forgetting.forgotten
+        is_unknown = done.is_nothing and not (spooled.spans or spooled.masked)
         terminal.write(
-            f"forgot {visible(args.staffer)}: {done.lines:,} operations and {spooled.spans:,} waiting spans"
+            f"no record of {visible(args.staffer)}: nothing was removed"
+            if is_unknown
+            else f"forgot {visible(args.staffer)}: {done.lines:,} operations and {spooled.spans:,} waiting spans"
             f" overwritten, the id masked in {done.masked + spooled.masked:,} other places and {done.rows:,} saved rows"
         )
         if done.files:
@@ -44,4 +53,4 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
         terminal.write(_NOT_OURS)
     finally:
         lock.release()
-    return 0
+    return UNKNOWN if is_unknown else 0

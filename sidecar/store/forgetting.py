@@ -41,6 +41,11 @@ class Forgotten(msgspec.Struct):
     rows: int = 0
     files: int = 0
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether nothing was found of them; a damaged file that was removed may have held something."""
+        return not (self.lines or self.masked or self.rows or self.files)
+
 
 class Forgetting:
     """Removes the staffer *staffer_id* from the files of *data_dir*, whose lock the caller holds.

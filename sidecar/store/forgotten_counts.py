@@ -84,7 +84,8 @@ def clean_rules(row: Row, person: Person) -> None:
         _clean_column(column, {value for name, value in gone if name == field}, theirs)
     if "fields" in sheet:
         sheet["fields"] = {person.masked_id(field): column for field, column in sheet["fields"].items()}
-    sheet["columns"] = sheet.get("columns", 0) - len(gone)
+    if gone:
+        sheet["columns"] = sheet.get("columns", 0) - len(gone)
     if theirs and "refs" in sheet:
         sheet["refs"] = [each for each in sheet["refs"] if not theirs >> each[0] & 1]
     gone |= {(name, _key(person, _LENGTHS)) for name in _NAMES}

@@ -149,8 +149,8 @@ class CleanedRows:
             return about.get("trace_id") not in self._person.traces
         if kind == "rules":
             clean_rules(row, self._person)
-        elif kind == "template":
-            row["templates"] = [each for each in row.get("templates", []) if not self._tells(" ".join(each["words"]))]
+        elif kind == "template" and "templates" in row:
+            row["templates"] = [each for each in row["templates"] if not self._tells(" ".join(each["words"]))]
         elif kind == "incident" and self._are_gone:
             return self._clean_incident(row)
         elif kind == "endpoint":
