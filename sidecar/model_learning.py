@@ -263,8 +263,12 @@ class AdviceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     effect: float | None = None
 
 
-class Advice(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do or avoid now. No *exposure_id*: nothing was eligible, and nothing is to be reported."""
+class Advice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What to do or avoid now. No *exposure_id*: nothing was eligible, and nothing is to be reported.
+
+    More is known of calls of which other facts are known too: those that it *depends_on*, names only.
+    """
 
     exposure_id: str | None
     advice: list[AdviceItem]
+    depends_on: list[str] = []

@@ -81,6 +81,26 @@ async def test_a_call_that_needs_no_advice_gets_none(tmp_path: Path) -> None:
             assert answer.json() == {"exposure_id": None, "advice": []}
 
 
+async def test_who_leaves_the_deciding_fact_out_is_told_its_name(tmp_path: Path) -> None:
+    """An empty list would look as if nothing were known; over gRPC too. What was said needs no asking for."""
+    async with service(tmp_path) as (running, stub, _), client(running) as http:
+        entries = [
+            {"kind": "avoid", "endpoint": ENDPOINT, "text": "Avoid it.", "when": {"age_days": {"above": 33.0}}},
+            {"kind": "do", "endpoint": ENDPOINT, "text": "Set it.", "when": {"zone": "a"}, "set": {"shift": "day"}},
+        ]
+        body = {"format": "observer.playbook/1", "entries": entries}
+        for key in (await http.post("/playbooks/import", json=body)).json()["imported"]:
+            assert (await http.post(f"/playbooks/{key}/approve")).status_code == 200
+        nothing: dict[str, object] = {"exposure_id": None, "advice": []}
+        ask = {"endpoint": ENDPOINT}
+        for facts, names in (({}, ["age_days", "zone"]), ({"zone": "b"}, ["age_days"]), ({"age_days": "9"}, ["zone"])):
+            answer = await http.get("/advice", params={**ask, **facts})
+            assert answer.json() == {**nothing, "depends_on": names}
+        assert (await http.get("/advice", params={**ask, "zone": "b", "age_days": "9"})).json() == nothing
+        told = await stub.GetAdvice(pb.GetAdviceRequest(endpoint=ENDPOINT))
+        assert list(told.depends_on) == ["age_days", "zone"]
+
+
 async def test_an_input_that_is_called_like_a_field_is_learnt_and_asked_for_as_an_input(tmp_path: Path) -> None:
     """The job's state says nothing, the input of that name everything: advice is about the latter."""
     async with observer(tmp_path) as running, client(running) as http:

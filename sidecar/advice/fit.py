@@ -37,6 +37,15 @@ def fit(row: EntryRow, query: AdviceQuery) -> Fit | None:
     return Fit(row, entry, missing)
 
 
+def lacking(row: EntryRow, query: AdviceQuery) -> list[str]:
+    """What *row* hinges on and *query* does not say, by name; nothing where what it says rules the entry out."""
+    entry = row.told
+    if entry is None or row.state == "retired" or entry.endpoint != query.endpoint:
+        return []
+    unmet = [name for name, term in entry.when.items() if not is_met(term, query.facts.get(name))]
+    return [] if any(name in query.facts for name in unmet) else unmet
+
+
 def is_met(term: Term, fact: Scalar | None) -> bool:
     """Whether a field that is *fact* (None: it is not there) is as *term* says. `"true"` and true are one."""
     if term is None or fact is None:

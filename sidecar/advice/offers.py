@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from sidecar.advice.exposures import ExposureBook
-from sidecar.advice.fit import Fit, fit
+from sidecar.advice.fit import Fit, fit, lacking
 from sidecar.advice.standing import CANDIDATE_PROPENSITY
 from sidecar.advice.uplift import estimate, total
 from sidecar.clock import rfc3339_ms
 from sidecar.model_learning import Advice, AdviceItem, AdviceQuery, Assignment, EntryRow, Exposure
 
 MAX_DRAWN: Final = 5000  # tasks whose coins are remembered beside the book
+MAX_NAMES: Final = 16  # of facts that were not said
 MAX_TEXT: Final = 500  # characters of an item
 _TRUST_AT = 20  # tasks of the smaller arm that weigh as much as what the rule itself says
 _UNMEASURED = 0.05  # effect of an entry that nothing is known of
@@ -59,11 +60,13 @@ class Offers:
 
     def offer(self, query: AdviceQuery, now_ns: int, exposure_id: str) -> Offer:
         """What *query* is offered at *now_ns* (ns since the Unix epoch)."""
-        found = [each for row in self._entries.at(query.endpoint) if (each := fit(row, query)) is not None]
+        rows = self._entries.at(query.endpoint)
+        found = [each for row in rows if (each := fit(row, query)) is not None]
+        depends_on = sorted({name for row in rows for name in lacking(row, query)})[:MAX_NAMES]
         found.sort(key=lambda each: (-self._worth(each), each.entry.playbook_id))
         found = self._carried(query, found, exposure_id)
         if not found:
-            return Offer(None, Advice(exposure_id=None, advice=[]))
+            return Offer(None, Advice(exposure_id=None, advice=[], depends_on=depends_on))
         coins = [self._coin(query.task, each) for each in found]
         exposure = Exposure(
             exposure_id=exposure_id,
@@ -84,7 +87,7 @@ class Offers:
             ],
         )
         shown = [self._item(each) for each, coin in zip(found, coins, strict=True) if coin.shown]
-        return Offer(exposure, Advice(exposure_id=exposure_id, advice=shown))
+        return Offer(exposure, Advice(exposure_id=exposure_id, advice=shown, depends_on=depends_on))
 
     def effect(self, entry_id: str) -> float | None:
         """The uplift of an entry as measured so far."""

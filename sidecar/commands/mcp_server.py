@@ -59,13 +59,19 @@ class _Doors:
     async def get_advice(
         self, endpoint: str, facts: dict[str, Fact] | None = None, task: str = "", given: list[str] | None = None
     ) -> dict[str, Any]:
-        """What to do or avoid in a call to *endpoint* with these *facts* (arguments); *given* ones cannot change."""
+        """What to do or avoid in a call to *endpoint*.
+
+        *facts*: the arguments that you intend to send; without them there is little advice, and `depends_on` names what
+        matters. *given* ones cannot change.
+        """
         params = {_fact_name(name): word(value) for name, value in (facts or {}).items()}
         params |= {"endpoint": endpoint} | ({"task": task} if task else {})
         params |= {"given": ",".join(given)} if given else {}
         advice = await self._asked("/advice", params)
         for item in advice["advice"]:  # all that can be set are arguments: they are told by their own names
             item["set"] = {name.removeprefix(FEATURE): term for name, term in item["set"].items()}
+        if "depends_on" in advice:
+            advice["depends_on"] = [name.removeprefix(FEATURE) for name in advice["depends_on"]]
         return advice
 
     async def report_outcome(self, exposure_id: str, success: bool) -> dict[str, Any]:
