@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar import cli
+from sidecar.commands.forget import UNKNOWN
 from sidecar.pipeline import Observer
 from sidecar.store.checkpoint_copy import NAME, dumped
 from sidecar.store.journal_file import AppendFile
@@ -82,9 +83,9 @@ def naming(data: Path) -> dict[str, list[str]]:
     return {name: each for name, each in found.items() if each}
 
 
-async def forget(tmp_path: Path) -> None:
+async def forget(tmp_path: Path, status: int = 0) -> None:
     command = ["forget", "--staffer", STAFFER, "--data-dir", str(tmp_path / "data")]
-    assert await asyncio.to_thread(cli.main, command) == 0
+    assert await asyncio.to_thread(cli.main, command) == status
 
 
 async def test_no_byte_of_the_folder_tells_of_them(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ async def test_so_it_is_where_no_op_of_theirs_is_known_any_more(tmp_path: Path) 
     await forget(tmp_path)
     assert naming(data) == {}
     state, copy = dumped(data / "state.db"), dumped(data / NAME)
-    await forget(tmp_path)
+    await forget(tmp_path, UNKNOWN)
     assert (dumped(data / "state.db"), dumped(data / NAME)) == (state, copy)
     async with observer(tmp_path) as running, client(running) as http:
         await cycle(running)
