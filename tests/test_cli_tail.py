@@ -62,7 +62,7 @@ def test_tail_prints_the_last_ops_then_each_new_one(tmp_path: Path) -> None:
             send(observer, input_summary=f"old {number}", endpoint="/v1/fill")
         with tailing(tmp_path, observer.url, "-n", "2") as tail:
             assert "old 3" in line(tail)
-            assert line(tail).endswith("ok    /v1/fill                     0 ms  old 4 → filled  scenario")
+            assert line(tail).endswith("ok    /v1/fill                     0 ms  old 4 → ok  scenario")
             send(observer, input_summary="new", success=False, error="closed\x1b[2J\ncity", duration_ms=1234)
             shown = line(tail)
             assert "FAIL  scenario:fill" in shown

@@ -25,7 +25,8 @@ def is_plain_call(fields: Mapping[str, Any]) -> bool:
 def input_summary(fields: Mapping[str, Any]) -> str:
     """What went in: `fill welder×3 in Reno, NV`, or `/tools/refund age_days=41 vip=true`. Features come cleaned."""
     if is_plain_call(fields):
-        told = " ".join(f"{name}={_short(value)}" for name, value in (fields.get("features") or {}).items())
+        given = sorted((fields.get("features") or {}).items())  # a repeated event may have them in another order
+        told = " ".join(f"{name}={_short(value)}" for name, value in given)
         return f"{fields['endpoint']} {told[:MAX_TOLD]}".rstrip()
     said = fields.get
     return (
