@@ -75,7 +75,7 @@ _DEFAULTS: list[tuple[dict[str, Any], str, object]] = [
     (
         {"endpoint": "/tools/refund", "features": {"age_days": 41, "vip": True, "api_key": "k-1", "note": "a\nb"}},
         "input_summary",
-        "/tools/refund age_days=41 vip=true api_key=[redacted] note=a b",
+        "/tools/refund age_days=41 api_key=[redacted] note=a b vip=true",
     ),
     ({"endpoint": "/tools/refund", "success": True}, "input_summary", "/tools/refund"),
     ({"endpoint": "/tools/refund", "success": True}, "output_summary", "ok"),
