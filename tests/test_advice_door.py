@@ -13,8 +13,8 @@ import pytest
 from sidecar.advice.advisor import INFORMED
 from sidecar.pb.v1 import observer_pb2 as pb
 from sidecar.pipeline import Observer
+from tests.grpc_service import service
 from tests.observers import FaultyFile, client, cycle, journal, observer
-from tests.test_observer_service import service
 
 ENDPOINT = "/tools/fill"
 ASK = {"endpoint": ENDPOINT, "certified": "false", "task": "t-1"}

@@ -23,6 +23,25 @@ def fails_with_a(features: Features) -> float:
     return 0.65 if features["f3"] == "a" else 0.1
 
 
+def import_approved(world: World, playbook_id: str) -> None:
+    """A person imports "set f1 to b", and approves it."""
+    entry = PlaybookEntry(
+        playbook_id=playbook_id,
+        version=1,
+        at=world.now,
+        kind="do",
+        endpoint=ENDPOINT,
+        text="Set f1 to b",
+        successes=0,
+        avg_duration_ms=0.0,
+        set={"f1": "b"},
+        author="import",
+    )
+    world.learning.decide_now(PLAYBOOK, entry)
+    approved = EntryChange(playbook_id=playbook_id, at=world.now, action="approve", by="person", version=1)
+    world.learning.decide_now(PLAYBOOK_CHANGE, approved)
+
+
 def test_tasks_that_are_told_do_better_than_those_that_are_not() -> None:
     """The entry is tried, promoted by the numbers, and its effect is near the truth (55 points)."""
     world = World(1, fails_with_a)
@@ -55,21 +74,7 @@ def test_a_rule_that_reverses_is_retired_and_replaced() -> None:
 def test_an_approved_entry_that_stops_helping_is_tried_again() -> None:
     """Trusted, then the world changes: from there on it is withheld from half of the tasks, and measured anew."""
     world = World(6, lambda features: 0.65 if features["f1"] == "a" else 0.1)
-    entry = PlaybookEntry(
-        playbook_id="pb-kept",
-        version=1,
-        at=world.now,
-        kind="do",
-        endpoint=ENDPOINT,
-        text="Set f1 to b",
-        successes=0,
-        avg_duration_ms=0.0,
-        set={"f1": "b"},
-        author="import",
-    )
-    world.learning.decide_now(PLAYBOOK, entry)
-    approved = EntryChange(playbook_id="pb-kept", at=world.now, action="approve", by="person", version=1)
-    world.learning.decide_now(PLAYBOOK_CHANGE, approved)
+    import_approved(world, "pb-kept")
     row = world.learning.playbook.get("pb-kept")
     assert row is not None
     world.live(400)
@@ -147,21 +152,7 @@ def test_failures_avoided_are_counted_once_where_entries_share_tasks() -> None:
 def test_an_entry_that_harms_is_retired_by_the_numbers() -> None:
     """A person's import that does harm: it is measured like any other."""
     world = World(3, lambda features: 0.5 if features["f1"] == "b" else 0.1)
-    entry = PlaybookEntry(
-        playbook_id="pb-harm",
-        version=1,
-        at=world.now,
-        kind="do",
-        endpoint=ENDPOINT,
-        text="Set f1 to b",
-        successes=0,
-        avg_duration_ms=0.0,
-        set={"f1": "b"},
-        author="import",
-    )
-    world.learning.decide_now(PLAYBOOK, entry)
-    approved = EntryChange(playbook_id="pb-harm", at=world.now, action="approve", by="person", version=1)
-    world.learning.decide_now(PLAYBOOK_CHANGE, approved)
+    import_approved(world, "pb-harm")
     world.live(500)
     row = world.learning.playbook.get("pb-harm")
     assert row is not None

@@ -3,101 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from sidecar.errors import JournalError, MalformedError, OverloadedError
 from sidecar.model import ObservedOp
-from sidecar.receivers.otlp_attempts import MOST_UNFINISHED
 from sidecar.receivers.otlp_receiver import OtlpIntake
 from sidecar.receivers.otlp_wire import Rejected
 from tests.fakes import an_op
+from tests.otlp_disk import Disk, EverySpanIsAnOp, intake, tools
 from tests.otlp_requests import a_failed_span, a_request, a_span, flat, names
-
-FAILED = JournalError("the journal did not take it", "told so", "Send it again")
-
-
-class HandReceipt:
-    """A receipt that is settled when the test says so; at once unless *open* was asked for."""
-
-    def __init__(self, op: ObservedOp) -> None:
-        self.op = op
-        self.taken: bool | None = None
-        self._done = asyncio.Event()
-
-    def settle(self, taken: bool) -> None:
-        self.taken = taken
-        self._done.set()
-
-    async def wait(self) -> None:
-        await self._done.wait()
-        if not self.taken:
-            raise FAILED
-
-
-class Disk:
-    """Both ways to it, a `SpanWitness` and a `RequestSpool`: keeps what it takes, and refuses what it is told to."""
-
-    def __init__(self) -> None:
-        self.ops: list[str] = []
-        self.requests: list[bytes] = []
-        self.spans = 0
-        self.full_at: int | None = None  # ops
-        self.spool_full = False
-        self.failing: set[str] = set()  # endpoints, and "spool"
-        self.holding: list[HandReceipt] | None = None
-        self.held = asyncio.Event()  # two receipts are
-
-    def witness(self, op: ObservedOp) -> HandReceipt | None:
-        if self.full_at is not None and len(self.ops) >= self.full_at:
-            return None
-        receipt = self._receipt(op, op.endpoint not in self.failing)
-        if op.endpoint not in self.failing:
-            self.ops.append(op.endpoint)
-        return receipt
-
-    def put(self, request: bytes, spans: int) -> HandReceipt | None:
-        if self.spool_full:
-            return None
-        if "spool" not in self.failing:
-            self.requests.append(request)
-            self.spans += spans
-        return self._receipt(an_op(), "spool" not in self.failing)
-
-    def _receipt(self, op: ObservedOp, taken: bool) -> HandReceipt:
-        receipt = HandReceipt(op)
-        if self.holding is not None:
-            self.holding.append(receipt)
-            if len(self.holding) == 2:
-                self.held.set()
-        else:
-            receipt.settle(taken)
-        return receipt
-
-
-class EverySpanIsAnOp:
-    """A `SpanReader` that takes each span named `tool…` as an op of that endpoint, and counts its reads."""
-
-    def __init__(self) -> None:
-        self.reads = 0
-
-    def ops_of(self, resource_spans: ResourceSpans) -> Iterable[ObservedOp | None]:
-        for scope in resource_spans.scope_spans:
-            for span in scope.spans:
-                self.reads += 1
-                ids = {"trace_id": span.trace_id.hex(), "span_id": span.span_id.hex()}
-                yield an_op(endpoint=span.name, **ids) if span.name.startswith("tool") else None
-
-
-def intake(disk: Disk, reader: EverySpanIsAnOp | None = None) -> OtlpIntake:
-    return OtlpIntake(reader or EverySpanIsAnOp(), disk, disk)
-
-
-def tools(*suffixes: str) -> bytes:
-    request: bytes = a_request(*[a_span(f"tool {each}") for each in suffixes], a_span("other")).SerializeToString()
-    return request
 
 
 async def test_ops_are_recorded_and_the_bytes_passed_on() -> None:
@@ -212,124 +129,6 @@ async def test_a_cancelled_sender_leaves_nothing_half_done() -> None:
     disk.holding = None
     assert (await door.take(request)).spans == 2
     assert (disk.ops, len(disk.requests)) == (["tool a"], 1)
-
-
-class Besides(Disk):
-    """Where a door leads besides."""
-
-
-async def test_the_same_bytes_by_another_door_go_where_that_leads_besides() -> None:
-    """Learnt from and spooled once; sent on to Langfuse the first time they come by its door, and then no more."""
-    disk, besides = Disk(), Besides()
-    door = intake(disk)
-    request = tools("a")
-    first = await door.take(request)
-    for _ in range(2):
-        assert await door.take(request, also_to=besides) == first
-    assert (disk.ops, disk.requests, besides.requests) == (["tool a"], [request], [request])
-    assert (door.spans, door.repeats) == (2, 1)
-
-
-async def test_two_doors_at_once_do_what_is_to_be_done_once() -> None:
-    """One waits for the other, then does what is left."""
-    disk, besides = Disk(), Besides()
-    disk.holding = []
-    door = intake(disk)
-    request = tools("a")
-    plain = asyncio.create_task(door.take(request))
-    await disk.held.wait()
-    forwarded = [asyncio.create_task(door.take(request, also_to=besides)) for _ in range(2)]
-    for receipt in disk.holding:
-        receipt.settle(True)
-    await asyncio.gather(plain, *forwarded)
-    assert (disk.ops, len(disk.requests), len(besides.requests)) == (["tool a"], 1, 1)
-
-
-async def test_what_failed_besides_is_done_by_its_own_doors_retry() -> None:
-    """The other door neither waits for it nor repeats it."""
-    disk, besides = Disk(), Besides()
-    besides.failing = {"spool"}
-    door = intake(disk)
-    request = tools("a")
-    with pytest.raises(JournalError):
-        await door.take(request, also_to=besides)
-    assert (await door.take(request)).spans == 2
-    besides.failing = set()
-    await door.take(request, also_to=besides)
-    assert (disk.ops, disk.requests, besides.requests) == (["tool a"], [request], [request])
-
-
-async def test_an_attempt_under_way_is_not_forgotten() -> None:
-    """However many others fail meanwhile: a retry of it finds what was reached."""
-    disk = Disk()
-    disk.holding = []
-    door = intake(disk)
-    request = tools("under way")
-    taking = asyncio.create_task(door.take(request))
-    await disk.held.wait()
-    receipts, disk.holding = disk.holding, None
-    await fail(door, disk, MOST_UNFINISHED + 2)
-    assert door.forgotten == 1
-    again = asyncio.create_task(door.take(request))
-    await asyncio.sleep(0)
-    for receipt in receipts:
-        receipt.settle(True)
-    assert await taking == await again
-    assert disk.ops.count("tool under way") == 1
-
-
-async def test_the_request_that_failed_is_not_what_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though it alone has more receipts than are kept: what is on disk of it is not done again."""
-    monkeypatch.setattr("sidecar.receivers.otlp_attempts.MOST_RECEIPTS", 2)
-    disk = Disk()
-    disk.failing = {"tool c", "tool d", "tool e"}
-    door = intake(disk)
-    request = tools("a", "b", "c", "d", "e")
-    with pytest.raises(JournalError):
-        await door.take(request)
-    disk.failing = set()
-    await door.take(request)
-    assert disk.ops == [f"tool {name}" for name in "abcde"]
-    assert (len(disk.requests), door.forgotten) == (1, 0)
-
-
-async def test_what_is_on_disk_of_a_failed_request_holds_no_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a large one stays known, and its ops are let go."""
-    monkeypatch.setattr("sidecar.receivers.otlp_attempts.MOST_RECEIPTS", 2)
-    disk = Disk()
-    door = intake(disk)
-    disk.full_at = 4
-    with pytest.raises(OverloadedError):
-        await door.take(request := tools("a", "b", "c", "d", "e"))
-    disk.full_at = None
-    await fail(door, disk, 2)
-    await door.take(request)
-    assert [op for op in disk.ops if "failed" not in op] == [f"tool {name}" for name in "abcde"]
-    assert door.forgotten == 0
-
-
-async def test_malformed_requests_are_not_remembered() -> None:
-    """They reached nothing, and leave the room to those that did."""
-    disk = Disk()
-    door = intake(disk)
-    disk.full_at = 1
-    with pytest.raises(OverloadedError):
-        await door.take(request := tools("a", "b"))
-    disk.full_at = None
-    for number in range(2 * MOST_UNFINISHED):
-        with pytest.raises(MalformedError):
-            await door.take(b"\xff" + bytes([number]))
-    await door.take(request)
-    assert (disk.ops, door.forgotten) == (["tool a", "tool b"], 0)
-
-
-async def fail(door: OtlpIntake, disk: Disk, count: int) -> None:
-    """*count* requests whose ops are on disk and whose bytes are not."""
-    disk.spool_full = True
-    for number in range(count):
-        with pytest.raises(OverloadedError):
-            await door.take(tools(f"failed {number}"))
-    disk.spool_full = False
 
 
 async def test_refused_spans_go_nowhere() -> None:

@@ -13,8 +13,8 @@ from sidecar.errors import MalformedError, TooLargeError
 from sidecar.receivers.otlp_receiver import OtlpIntake
 from sidecar.receivers.otlp_values import check_values
 from sidecar.receivers.otlp_wire import delimited
+from tests.otlp_disk import Disk, EverySpanIsAnOp
 from tests.otlp_requests import a_request, a_span
-from tests.test_otlp_receiver import Disk, EverySpanIsAnOp
 
 
 @pytest.fixture

@@ -1,0 +1,120 @@
+"""What is remembered of OTLP requests: where each door's bytes went, and attempts that failed or are under way."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sidecar.errors import JournalError, MalformedError, OverloadedError
+from sidecar.receivers.otlp_attempts import MOST_UNFINISHED
+from tests.otlp_disk import Disk, fail, intake, tools
+
+
+class Besides(Disk):
+    """Where a door leads besides."""
+
+
+async def test_the_same_bytes_by_another_door_go_where_that_leads_besides() -> None:
+    """Learnt from and spooled once; sent on to Langfuse the first time they come by its door, and then no more."""
+    disk, besides = Disk(), Besides()
+    door = intake(disk)
+    request = tools("a")
+    first = await door.take(request)
+    for _ in range(2):
+        assert await door.take(request, also_to=besides) == first
+    assert (disk.ops, disk.requests, besides.requests) == (["tool a"], [request], [request])
+    assert (door.spans, door.repeats) == (2, 1)
+
+
+async def test_two_doors_at_once_do_what_is_to_be_done_once() -> None:
+    """One waits for the other, then does what is left."""
+    disk, besides = Disk(), Besides()
+    disk.holding = []
+    door = intake(disk)
+    request = tools("a")
+    plain = asyncio.create_task(door.take(request))
+    await disk.held.wait()
+    forwarded = [asyncio.create_task(door.take(request, also_to=besides)) for _ in range(2)]
+    for receipt in disk.holding:
+        receipt.settle(True)
+    await asyncio.gather(plain, *forwarded)
+    assert (disk.ops, len(disk.requests), len(besides.requests)) == (["tool a"], 1, 1)
+
+
+async def test_what_failed_besides_is_done_by_its_own_doors_retry() -> None:
+    """The other door neither waits for it nor repeats it."""
+    disk, besides = Disk(), Besides()
+    besides.failing = {"spool"}
+    door = intake(disk)
+    request = tools("a")
+    with pytest.raises(JournalError):
+        await door.take(request, also_to=besides)
+    assert (await door.take(request)).spans == 2
+    besides.failing = set()
+    await door.take(request, also_to=besides)
+    assert (disk.ops, disk.requests, besides.requests) == (["tool a"], [request], [request])
+
+
+async def test_an_attempt_under_way_is_not_forgotten() -> None:
+    """However many others fail meanwhile: a retry of it finds what was reached."""
+    disk = Disk()
+    disk.holding = []
+    door = intake(disk)
+    request = tools("under way")
+    taking = asyncio.create_task(door.take(request))
+    await disk.held.wait()
+    receipts, disk.holding = disk.holding, None
+    await fail(door, disk, MOST_UNFINISHED + 2)
+    assert door.forgotten == 1
+    again = asyncio.create_task(door.take(request))
+    await asyncio.sleep(0)
+    for receipt in receipts:
+        receipt.settle(True)
+    assert await taking == await again
+    assert disk.ops.count("tool under way") == 1
+
+
+async def test_the_request_that_failed_is_not_what_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it alone has more receipts than are kept: what is on disk of it is not done again."""
+    monkeypatch.setattr("sidecar.receivers.otlp_attempts.MOST_RECEIPTS", 2)
+    disk = Disk()
+    disk.failing = {"tool c", "tool d", "tool e"}
+    door = intake(disk)
+    request = tools("a", "b", "c", "d", "e")
+    with pytest.raises(JournalError):
+        await door.take(request)
+    disk.failing = set()
+    await door.take(request)
+    assert disk.ops == [f"tool {name}" for name in "abcde"]
+    assert (len(disk.requests), door.forgotten) == (1, 0)
+
+
+async def test_what_is_on_disk_of_a_failed_request_holds_no_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a large one stays known, and its ops are let go."""
+    monkeypatch.setattr("sidecar.receivers.otlp_attempts.MOST_RECEIPTS", 2)
+    disk = Disk()
+    door = intake(disk)
+    disk.full_at = 4
+    with pytest.raises(OverloadedError):
+        await door.take(request := tools("a", "b", "c", "d", "e"))
+    disk.full_at = None
+    await fail(door, disk, 2)
+    await door.take(request)
+    assert [op for op in disk.ops if "failed" not in op] == [f"tool {name}" for name in "abcde"]
+    assert door.forgotten == 0
+
+
+async def test_malformed_requests_are_not_remembered() -> None:
+    """They reached nothing, and leave the room to those that did."""
+    disk = Disk()
+    door = intake(disk)
+    disk.full_at = 1
+    with pytest.raises(OverloadedError):
+        await door.take(request := tools("a", "b"))
+    disk.full_at = None
+    for number in range(2 * MOST_UNFINISHED):
+        with pytest.raises(MalformedError):
+            await door.take(b"\xff" + bytes([number]))
+    await door.take(request)
+    assert (disk.ops, door.forgotten) == (["tool a", "tool b"], 0)
