@@ -1,4 +1,4 @@
-"""Which path leads to which room. Part of the pipeline, apart only for length."""
+"""Builds the main door and the health door: which path leads to which room. Part of the pipeline."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from sidecar.receivers.advice_resource import MAX_OUTCOME_BYTES, AdviceResource,
 from sidecar.receivers.bodies import BodyReader
 from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_EVENT_BYTES, EventResource, EventsResource
 from sidecar.receivers.health_resource import HealthResource, LivezResource, ReadyzResource
+from sidecar.receivers.http_app import create_app
+from sidecar.receivers.http_receiver import HttpReceiver, tls_context
 from sidecar.receivers.openapi import openapi
 from sidecar.receivers.playbook_import import MAX_IMPORT_BYTES, ImportResource
 from sidecar.receivers.playbook_resource import (
@@ -31,6 +33,34 @@ from sidecar.web.status_page import StatusPage
 
 if TYPE_CHECKING:
     from sidecar.pipeline import Observer
+    from sidecar.settings import Settings
+
+_HEALTH_GRACE_S = 1.0
+
+
+def http_receiver(observer: Observer, settings: Settings) -> HttpReceiver:
+    """The main door."""
+    return HttpReceiver(
+        "http",
+        create_app(http_routes(observer), observer.guard),
+        host=settings.host,
+        port=settings.port,
+        request_timeout_s=settings.body_timeout,
+        grace_s=settings.grace,
+        tls=tls_context(settings.tls_cert, settings.tls_key),
+    )
+
+
+def health_receiver(observer: Observer, settings: Settings) -> HttpReceiver:
+    """The health door, which asks nobody for a token."""
+    return HttpReceiver(
+        "health",
+        create_app(health_routes(observer), None),
+        host=settings.health_host,
+        port=settings.health_port,
+        request_timeout_s=settings.body_timeout,
+        grace_s=_HEALTH_GRACE_S,
+    )
 
 
 def http_routes(observer: Observer) -> dict[str, object]:

@@ -202,6 +202,14 @@ class Langfuse:
             timeout_s=settings.langfuse_pull_timeout,
         )
 
+    def pull_step(self, settings: Settings) -> Step:
+        """The step of the cycle that reads a Langfuse server, if one is set."""
+        return Step("pull", 1, self._pull, settings.langfuse_pull_timeout + _STEP_SPARE_S)
+
+    async def _pull(self) -> None:
+        if self.poller is not None:
+            await self.poller.pull()
+
     @property
     def not_forwarded(self) -> int:
         """Items that Langfuse refused for good, or that a bound removed, or had no room for, before it took them."""
@@ -231,16 +239,6 @@ class Langfuse:
         if self.poller is not None:
             said["pull"] = self.poller.stats()
         return said
-
-
-def pull_step(observer: Observer, settings: Settings) -> Step:
-    """The step of the cycle that reads a Langfuse server, if one is set."""
-
-    async def pull() -> None:
-        if observer.langfuse.poller is not None:
-            await observer.langfuse.poller.pull()
-
-    return Step("pull", 1, pull, settings.langfuse_pull_timeout + _STEP_SPARE_S)
 
 
 def register(observer: Observer) -> None:

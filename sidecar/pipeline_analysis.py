@@ -1,0 +1,120 @@
+"""Builds what finds out why things fail and learns what works, and the cycle that they work in. Part of the pipeline.
+
+books ──► life cycle ──► analyzer ──► learning ──► consolidator ──► gateway /log
+               └──► webhook                └──► advice
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import httpx
+import structlog
+
+from sidecar.analysis.cycle import CycleLoop, Step
+from sidecar.analysis.error_analyzer import DECISION_KIND as DIAGNOSIS
+from sidecar.analysis.error_analyzer import ErrorAnalyzer
+from sidecar.analysis.incidents import CORRECTION
+from sidecar.analysis.life_cycle import LifeCycle
+from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
+from sidecar.analysis.playbook_consolidator import PlaybookConsolidator
+from sidecar.export.outbox import Outbox
+from sidecar.gateway.gateway_log import HttpGatewayLog
+from sidecar.normalize import Normalizer
+from sidecar.pipeline_advice import LearningLoop
+from sidecar.pipeline_incidents import WebhookRoom, local_model
+from sidecar.pipeline_spans import Spans
+from sidecar.pipeline_store import Store
+from sidecar.protocols import Clock
+from sidecar.receivers.corrections_tailer import CorrectionsTailer
+from sidecar.settings import Settings
+from sidecar.store.outbox_table import OutboxTable
+from sidecar.store.ring import OpRing
+
+log = structlog.get_logger(__name__)
+
+_CONSOLIDATE_EVERY = 5
+_STEP_TIMEOUT_S = 60.0
+
+
+class Analysis:
+    """What works on the *store*'s books once a cycle, with the *client* for the model, the gateway and the webhook."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        spans: Spans,
+        client: httpx.AsyncClient,
+        *,
+        normalizer: Normalizer,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._spans = spans
+        self._clock = clock
+        books, decide = store.books, store.journals.decide
+        gateway_log = HttpGatewayLog(client, settings.gateway_url, clock)
+        self.outbox = Outbox(OutboxTable(store.state), gateway_log, clock, random.random)
+        self.model = local_model(settings, client, clock, normalizer.text)
+        self.life_cycle = LifeCycle(books.incidents, decide, clock)
+        self.webhook = WebhookRoom(settings.webhook_url, store.state, client, clock, books)
+        self.analyzer = ErrorAnalyzer(
+            books.incidents,
+            self.model,
+            decide,
+            rules=books.learning.rules,
+            outbox=self.outbox,
+            tracer=spans.tracer,
+            clock=clock,
+            model_name=settings.model,
+        )
+        self.consolidator = PlaybookConsolidator(
+            books.successes,
+            books.learning.playbook,
+            books.in_order,
+            outbox=self.outbox,
+            tracer=spans.tracer,
+            clock=clock,
+        )
+        self.learning = LearningLoop(settings, books.learning, books.in_order, clock)
+        self.corrections = CorrectionsTailer(
+            Path(settings.overseer_corrections_path), spans.recorder, normalizer, clock, store.ring.failures_like
+        )
+        store.settled.add(self.corrections)
+        books.decided.add(DIAGNOSIS, self.analyzer.tell)
+        books.decided.add(PLAYBOOK, self.consolidator.tell)
+        # Behind a checkpoint, the journal brings no post back: posts are put before one is saved.
+        self.checkpoint = store.checkpoint(self.corrections, self.webhook.catch_up_both(self.outbox))
+
+    def cycle(self, last: Step) -> CycleLoop:
+        """The loop that runs all of it, and then the step *last*."""
+        steps = [
+            Step("tail", 1, self._tail, _STEP_TIMEOUT_S),
+            Step("incidents", 1, self.life_cycle.look, _STEP_TIMEOUT_S),
+            Step("analyse", 1, self.analyzer.analyze, self._settings.model_timeout + _STEP_TIMEOUT_S),
+            Step("learn", 1, self.learning.learn, _STEP_TIMEOUT_S),
+            Step("consolidate", _CONSOLIDATE_EVERY, self.consolidator.consolidate, _STEP_TIMEOUT_S),
+            Step("save", 1, self.checkpoint.save, _STEP_TIMEOUT_S),
+            last,
+        ]
+        ring = self._store.ring
+        return CycleLoop(steps, lambda: _counts(ring), self._spans.tracer, self._clock, self._settings.cycle)
+
+    async def _tail(self) -> None:
+        pulled = await self.corrections.tail()
+        if pulled:
+            log.info("corrections.pulled", corrections=pulled)
+
+
+def _counts(ring: OpRing) -> dict[str, int]:
+    return {
+        "total_ops": len(ring),
+        "successes": ring.successes,
+        "failures": ring.failures,
+        "scenario_ops": ring.by_source["scenario"],
+        "langfuse_ops": ring.by_source["langfuse"],
+        "overseer_corrections": ring.by_source[CORRECTION],
+    }

@@ -1,0 +1,60 @@
+"""Builds the way to the gateway: clients, the wrapper for Python agents, the look before a start. Part of the pipeline.
+
+agent ──► wrapper ──► gateway
+analysis ──► outbox ──► gateway /log
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+from opentelemetry.trace import Tracer
+
+from sidecar.errors import StartError
+from sidecar.gateway.observed_gateway import ObservedGateway
+from sidecar.normalize import Normalizer
+from sidecar.protocols import Clock
+from sidecar.settings import Settings
+
+_LOOK_S = 5.0  # that the gateway may take to say that it is there
+
+
+class Clients:
+    """`agents` carries their calls, `own` what the observer itself has to say: what hangs must not hold that up.
+
+    The gateway and the model stand beside us: a proxy from the environment must not come between.
+    """
+
+    def __init__(self, agents_timeout_s: float) -> None:
+        unbounded = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+        self.agents = httpx.AsyncClient(trust_env=False, timeout=agents_timeout_s, limits=unbounded)
+        self.own = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=10))
+
+    async def close(self) -> None:
+        """Close their connections."""
+        await self.agents.aclose()
+        await self.own.aclose()
+
+
+def observed_gateway(
+    settings: Settings, clients: Clients, tracer: Tracer, normalizer: Normalizer, clock: Clock
+) -> ObservedGateway:
+    """The wrapper for Python agents in this process."""
+    return ObservedGateway(
+        settings.gateway_url, clients.agents, tracer, normalizer, clock, timeout_s=settings.gateway_timeout
+    )
+
+
+async def require_gateway(client: httpx.AsyncClient, gateway_url: str, clean: Callable[[str], str]) -> None:
+    """Return if the gateway is there. Raises StartError, with a text that *clean* has redacted."""
+    url = f"{gateway_url.rstrip('/')}/health"
+    try:
+        response = await client.get(url, timeout=_LOOK_S)
+        response.raise_for_status()
+    except httpx.HTTPError as exc:
+        raise StartError(
+            "the gateway does not answer",
+            clean(f"GET {url}: {exc or type(exc).__name__}"),
+            "Start the gateway first, or leave OBSERVER_REQUIRE_GATEWAY unset",
+        ) from exc

@@ -1,0 +1,70 @@
+"""Builds the store: what stands behind the journals, and what keeps all of it within its bounds. Part of the pipeline.
+
+ops ──► ops.jsonl ──► ring, feed, books ──► checkpoint (state.db)
+decisions ──► decisions.jsonl ──► books ──┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from sidecar.analysis.incidents import CORRECTION
+from sidecar.pipeline_books import Books
+from sidecar.pipeline_journals import Journals
+from sidecar.pipeline_metrics import SOURCES
+from sidecar.protocols import Clock
+from sidecar.receivers.corrections_tailer import CorrectionsTailer
+from sidecar.settings import Settings
+from sidecar.store.checkpoint import Checkpoint
+from sidecar.store.fan_out import FanOut
+from sidecar.store.feed import OpFeed
+from sidecar.store.op_counts import OpCounts
+from sidecar.store.retention import Retention
+from sidecar.store.ring import OpRing
+from sidecar.store.state import StateStore
+
+
+class Store:
+    """An op that is in the journal reaches, through `settled`, the ring, the feed, the counts and the books."""
+
+    def __init__(self, settings: Settings, clock: Clock, open_file: Any) -> None:
+        self.ring = OpRing(settings.ring, settings.ring_bytes)
+        self.feed = OpFeed()
+        self.books = Books(clock)
+        self.op_counts = OpCounts(SOURCES)
+        self.settled = FanOut(self.ring, self.books.latest, [self.feed, self.op_counts, *self.books.derived.values()])
+        self.journals = Journals(settings, clock, settled=self.settled, decided=self.books.decided, open_file=open_file)
+        self.state = StateStore(Path(settings.data_dir), clock)
+
+    def checkpoint(self, corrections: CorrectionsTailer, before_save: Callable[[], Awaitable[None]]) -> Checkpoint:
+        """What saves the books and the *corrections*' cursor; *before_save* puts what no journal would bring back."""
+        journals, books = self.journals, self.books
+        return Checkpoint(
+            self.state,
+            self.ring,
+            ops_path=journals.path(journals.ops),
+            ops_position=journals.ops,
+            decisions_path=journals.path(journals.decisions),
+            decisions_position=journals.decisions,
+            latest=books.latest,
+            derived=books.derived,
+            decided=books.decided,
+            corrections=corrections,
+            correction_source=CORRECTION,
+            quiet=books.in_order.quiet,
+            before_save=before_save,
+        )
+
+    def retention(self, settings: Settings, clock: Clock, checkpoint: Checkpoint) -> Retention:
+        """What drops old segments, once a *checkpoint* has what they held."""
+        journals = self.journals
+        return Retention(
+            self.state,
+            checkpoint.save,
+            clock,
+            ops=journals.bounded(journals.ops),
+            decisions=journals.bounded(journals.decisions),
+            max_age_s=settings.retention_s,
+        )
