@@ -1,0 +1,143 @@
+"""The description of the doors to what was found out and learnt: incidents, corrections, playbook, advice."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from sidecar.model import IncidentState
+from sidecar.receivers import openapi_parts as parts
+from sidecar.receivers.op_filter import ADVICE_LIMIT, MAX_ADVICE, MAX_LIMIT, MAX_TASK
+
+
+def incidents(incident: dict[str, Any]) -> dict[str, Any]:
+    """Paths of incidents, corrections and the webhook; *incident* is the schema of one."""
+    key = {"name": "fingerprint", "in": "path", "required": True, "schema": {"type": "string"}}
+    one = "|".join(get_args(IncidentState))
+    pattern = {"type": "string", "pattern": f"^({one})(,({one}))*$"}
+    states = parts.query("state", pattern, "only in these states, with commas between")
+    body = {"type": "object", "additionalProperties": False, "description": "Who decides, and why; both may be missing"}
+    body["properties"] = {name: {"type": "string", "maxLength": most} for name, most in (("by", 100), ("note", 1000))}
+    hand = {
+        "parameters": [key],
+        "requestBody": {"content": {"application/json": {"schema": body}}},
+        "responses": {
+            "200": parts.answer("The incident from now on; the decision is in the journal", incident),
+            **parts.errors("400", "401", "403", "404", "413", "415", "421", "422", "503"),
+        },
+    }
+    listed = parts.paged_list("Failures by fingerprint, the most recent first", "incidents", incident)
+    listed["get"]["parameters"].append(states)
+    details = {
+        "allOf": [incident, parts.fields(history=parts.array({}), timeline=parts.array({}), common=parts.array({}))]
+    }
+    return {
+        "/corrections": parts.paged_list(
+            "What was corrected, what failed before and what followed, the most recent first", "corrections", _review()
+        ),
+        "/webhook/test": {
+            "post": parts.read("A test goes to the webhook as incidents go", parts.fields(queued={}), "404", "503")
+        },
+        "/incidents": listed,
+        "/incidents/{fingerprint}": {"get": parts.read("One incident in full", details, "404", parameters=[key])},
+        **{
+            f"/incidents/{{fingerprint}}/{action}": {"post": {"summary": summary, **hand}}
+            for action, summary in (
+                ("resolve", "It is over; a failure that happens later makes it `regressed`"),
+                ("ignore", "It is counted and no more"),
+                ("reopen", "It is `ongoing` again"),
+            )
+        },
+    }
+
+
+def _review() -> dict[str, Any]:
+    return parts.fields(
+        kind={"type": "string"},
+        corrections=parts.COUNT,
+        operations=parts.COUNT,
+        successes=parts.COUNT,
+        followed=parts.fields(succeeded=parts.COUNT, of=parts.COUNT),
+        reviews=parts.array({"type": "object"}),
+    )
+
+
+def learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, Any]) -> dict[str, Any]:
+    """Paths of the playbook and of advice, with the schemas of an *entry*, its *history* and of *advice*."""
+    text = {"type": "string"}
+    task = parts.query("task", {**text, "minLength": 1, "maxLength": MAX_TASK}, "the task of the agent that reads")
+    entry_id = {"name": "playbook_id", "in": "path", "required": True, "schema": text}
+    exposure_id = {"name": "exposure_id", "in": "path", "required": True, "schema": text}
+    as_of = parts.query("as_of", {**text, "format": "date-time"}, "as they were then")
+    entries = parts.paged_list("What works and what does not, the most recently changed first", "playbooks", entry)
+    entries["get"]["parameters"] += [as_of, task]
+    entries["get"]["responses"] |= parts.errors("503")
+    said_by = {"why": {**text, "maxLength": 500}, "version": {"type": ["integer", "null"], "minimum": 1}}
+    why = {"type": "object", "properties": said_by, "additionalProperties": False}
+    said = {**parts.fields(success={"type": "boolean"}), "additionalProperties": False}
+    return {
+        "/playbooks": entries,
+        "/playbooks/import": {
+            "post": parts.write(
+                "Entries of another playbook become candidates here: all of them, or none",
+                _import(),
+                "They are in the journal",
+                parts.fields(imported=parts.array(text), known=parts.COUNT),
+            )
+        },
+        "/playbooks/{playbook_id}": {
+            "parameters": [entry_id],
+            "get": parts.read(
+                "One entry with its versions and what was decided on it",
+                history,
+                "404",
+                "422",
+                "503",
+                parameters=[task],
+            ),
+        },
+        **{
+            f"/playbooks/{{playbook_id}}/{action}": {
+                "parameters": [entry_id],
+                "post": parts.write(
+                    f"A person decides: {action}", why, "The entry as it is now", history, required=False
+                ),
+            }
+            for action in ("approve", "retire", "restore")
+        },
+        "/advice": {"get": parts.read("What to do or avoid now", advice, "422", "503", parameters=_advice_query())},
+        "/advice/{exposure_id}/outcome": {
+            "parameters": [exposure_id],
+            "post": parts.write("How it went", said, "It is in the journal", parts.fields(accepted={"const": True})),
+        },
+    }
+
+
+def _import() -> dict[str, Any]:
+    """What is certainly taken; `observer playbook export --format json` writes more, which is read or passed over."""
+    number = {"type": "number", "minimum": -(2**53), "maximum": 2**53}
+    term = {"anyOf": [_printable(0, 60), {"type": "boolean"}, number, {"type": "null"}]}
+    terms = {"type": "object", "maxProperties": 8, "propertyNames": _printable(1, 60), "additionalProperties": term}
+    kind = {"enum": ["do", "avoid", "correction"]}
+    entry = parts.fields(kind=kind, endpoint=_printable(1, 256), text=_printable(1, 500))
+    entry["properties"] |= {"when": terms, "set": terms}
+    entry["additionalProperties"] = False
+    entries = {**parts.array(entry), "maxItems": 1000}
+    return {**parts.fields(format={"const": "observer.playbook/1"}, entries=entries), "additionalProperties": False}
+
+
+def _printable(least: int, most: int) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^[ -~]{{{least},{most}}}$"}
+
+
+def _advice_query() -> list[dict[str, Any]]:
+    text = {"type": "string"}
+    limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": ADVICE_LIMIT}
+    features = {"type": "object", "additionalProperties": text, "maxProperties": 64}
+    return [
+        {**parts.query("endpoint", {**text, "minLength": 1}, "what is about to be called"), "required": True},
+        parts.query("task", {**text, "minLength": 1, "maxLength": MAX_TASK}, "the agent's task: it keeps its coins"),
+        parts.query("given", text, "comma-separated names of what the agent cannot change"),
+        parts.query("limit", limit, f"at most this many, and never more than {MAX_ADVICE}"),
+        {**parts.query("features", features, "every other name is a field or feature of the call"), "style": "form",
+         "explode": True},
+    ]  # fmt: skip
