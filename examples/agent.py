@@ -9,34 +9,38 @@ import asyncio
 import os
 import sys
 import uuid
+from pathlib import Path
 
 import httpx
 from mcp import Client, StdioServerParameters
 
+Job = dict[str, object]  # arguments of /tools/fill_shift
 
-async def fill(jobs, proxy_url, observer_url):
-    """How many of *jobs*, arguments of /tools/fill_shift by task, succeed when the agent asks first."""
+
+async def fill(jobs: dict[str, Job], proxy_url: str, observer_url: str) -> int:
+    """How many of *jobs*, by task, succeed when the agent asks first."""
     server = StdioServerParameters(command="observer", args=["mcp", "--url", observer_url])
     async with Client(server) as observer, httpx.AsyncClient(base_url=proxy_url, timeout=30.0) as gateway:
         done = 0
         for task, job in jobs.items():
             ask = {"endpoint": "/tools/fill_shift", "facts": job, "task": task, "given": ["role", "city", "count"]}
             advice = (await observer.call_tool("get_advice", ask)).structured_content
+            better = job.copy()
             for item in advice["advice"]:
-                job = job | item["set"]
-            answer = await gateway.post("/tools/fill_shift", json=job, headers={"X-Observer-Op-Task": task})
+                better |= item["set"]
+            answer = await gateway.post("/tools/fill_shift", json=better, headers={"X-Observer-Op-Task": task})
             done += answer.is_success and "error" not in answer.json()
         return done
 
 
-async def fill_unasked(jobs, proxy_url):
+async def fill_unasked(jobs: dict[str, Job], proxy_url: str) -> int:
     """The same jobs, without a question."""
     async with httpx.AsyncClient(base_url=proxy_url, timeout=30.0) as gateway:
         answers = [await gateway.post("/tools/fill_shift", json=job) for job in jobs.values()]
     return sum(answer.is_success and "error" not in answer.json() for answer in answers)
 
 
-async def main(proxy_url, observer_url):
+async def main(proxy_url: str, observer_url: str) -> None:
     """Fill the shifts both ways."""
     job = {"role": "picker", "city": "Denver", "state": "CO", "count": 1, "certified": True, "channel": "sms"}
     jobs = {f"job-{uuid.uuid4()}": job for _ in range(30)}
@@ -47,5 +51,5 @@ async def main(proxy_url, observer_url):
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")  # has `observer`
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # has `observer`
     asyncio.run(main(*sys.argv[1:]))
