@@ -108,7 +108,7 @@ class _Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         """Print and exit."""
-        version = importlib.import_module("sidecar.commands.version").our_version()
+        version = importlib.import_module("sidecar.version").our_version()
         print(f"observer {version} (Python {sys.version.split()[0]})")
         parser.exit()
 

@@ -146,7 +146,7 @@ class Observer:
 
     def _build_gateway(self, spans: Spans) -> None:
         settings, normalizer, clock = self._settings, self.normalizer, self.clock
-        self._clients = Clients(settings.gateway_timeout)
+        self._clients = Clients(settings)
         self.gateway = observed_gateway(settings, self._clients, spans.tracer, normalizer, clock)
         self.proxy = gateway_proxy(settings, spans.tracer, normalizer, clock)
 

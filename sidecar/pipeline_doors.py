@@ -28,7 +28,7 @@ from sidecar.receivers.read_resources import (
     StatsResource,
     TextResource,
 )
-from sidecar.spans.provider import our_version
+from sidecar.version import our_version
 from sidecar.web.status_page import StatusPage
 
 if TYPE_CHECKING:

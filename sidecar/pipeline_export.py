@@ -30,10 +30,10 @@ from sidecar.model import ObservedOp
 from sidecar.pipeline_spool import spool_log
 from sidecar.protocols import Clock, Stage
 from sidecar.settings import Settings
-from sidecar.spans.provider import our_version
 from sidecar.spans.recorder import SCOPE_NAME
 from sidecar.store.commit_log import CommitLog
 from sidecar.store.journal_reader import JournalReader
+from sidecar.version import our_version
 
 _DRAIN_SHARE = 4  # of the grace: the rest is for the journals
 

@@ -12,6 +12,7 @@ import httpx
 from opentelemetry.trace import Tracer
 
 from sidecar.errors import StartError
+from sidecar.export.http_client import tls_context
 from sidecar.gateway.observed_gateway import ObservedGateway
 from sidecar.normalize import Normalizer
 from sidecar.protocols import Clock
@@ -26,10 +27,12 @@ class Clients:
     The gateway and the model stand beside us: a proxy from the environment must not come between.
     """
 
-    def __init__(self, agents_timeout_s: float) -> None:
+    def __init__(self, settings: Settings) -> None:
+        urls = (settings.gateway_url, settings.lakehouse_url, settings.webhook_url)
+        tls = tls_context(next((url for url in urls if url.lower().startswith("https:")), ""))
         unbounded = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-        self.agents = httpx.AsyncClient(trust_env=False, timeout=agents_timeout_s, limits=unbounded)
-        self.own = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=10))
+        self.agents = httpx.AsyncClient(trust_env=False, verify=tls, timeout=settings.gateway_timeout, limits=unbounded)
+        self.own = httpx.AsyncClient(trust_env=False, verify=tls, limits=httpx.Limits(max_connections=10))
 
     async def close(self) -> None:
         """Close their connections."""

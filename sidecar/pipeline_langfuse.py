@@ -51,10 +51,10 @@ from sidecar.receivers.langfuse_relayed import (
 from sidecar.receivers.otlp_wire import MAX_REQUEST_BYTES
 from sidecar.spans.conventions_table import FAILING_LABELS, Kind
 from sidecar.spans.fragment_reader import FragmentReader
-from sidecar.spans.provider import our_version
 from sidecar.spans.same_operation import kind_of
 from sidecar.store.cursor_row import CursorRow
 from sidecar.store.journal_reader import JournalReader
+from sidecar.version import our_version
 
 if TYPE_CHECKING:
     from sidecar.pipeline import Observer

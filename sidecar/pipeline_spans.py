@@ -16,10 +16,11 @@ from sidecar.metrics import OwnMetrics
 from sidecar.model import ObservedOp
 from sidecar.protocols import Clock
 from sidecar.settings import Settings
-from sidecar.spans.provider import export_sampler, our_resource, our_version, tracer_provider
+from sidecar.spans.provider import export_sampler, our_resource, tracer_provider
 from sidecar.spans.recorder import SCOPE_NAME, OpRecorder
 from sidecar.spans.span_processor import OpSpanProcessor
 from sidecar.store.commit_log import CommitLog
+from sidecar.version import our_version
 
 if TYPE_CHECKING:
     from sidecar.export.metric_export import MetricExport

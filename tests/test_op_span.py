@@ -18,9 +18,10 @@ from sidecar.normalize import Normalizer
 from sidecar.redaction import Redactor
 from sidecar.spans.attributes import OP_ID
 from sidecar.spans.op_span import op_from_attributes, op_from_span
-from sidecar.spans.provider import export_sampler, our_resource, our_version, tracer_provider
+from sidecar.spans.provider import export_sampler, our_resource, tracer_provider
 from sidecar.spans.recorder import OpRecorder
 from sidecar.spans.span_processor import OpSpanProcessor
+from sidecar.version import our_version
 from tests.otlp_receiver import op_from_otlp, otlp_receiver, spans_in
 from tests.strategies import ops
 

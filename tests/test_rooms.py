@@ -22,6 +22,7 @@ GROUND = {
     "normalize",
     "redaction",
     "ids",
+    "version",
 }
 GROUND |= {"kept_rows", "plain_words", "call_fields", "measured_words"}
 SPAN_CONTRACT = {"spans.attributes", "spans.op_span"}

@@ -12,8 +12,8 @@ from typing import Any
 
 from sidecar.commands.observer_client import observer_client
 from sidecar.commands.terminal import Terminal
-from sidecar.commands.version import our_version
 from sidecar.errors import StartError
+from sidecar.version import our_version
 
 _HOST = "127.0.0.1"
 

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import structlog
@@ -23,6 +23,8 @@ _BACKLOG = 2048
 _MOST_CONNECTIONS = 8192
 _MOST_HEAD_BYTES = 64 * 1024
 _MOST_DROPPED_BYTES = 128 * 2**20
+_LOOK_S = 1.0  # between two looks at requests that are late
+_LEFT_S = 0.005  # between two looks at whether a door that stops is empty
 
 
 class HttpReceiver:
@@ -63,7 +65,7 @@ class HttpReceiver:
         """Take no more connections, finish the requests that are under way; those that do not arrive are given up."""
         server, self._server = self._server, None
         if server is not None and self._task is not None:
-            server.should_exit = True
+            server.leave()
             done, _ = await asyncio.wait([self._task], timeout=self._grace_s / 4)
             if not done:
                 server.give_up_before(asyncio.get_running_loop().time())
@@ -130,11 +132,15 @@ def _cannot_listen(host: str, port: int, name: str, exc: OSError) -> StartError:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to us and says when it listens."""
+    """A uvicorn server that leaves signals to us, says when it listens, and stops without a pause.
+
+    uvicorn looks ten times a second whether it is to stop, and as often whether its connections are gone.
+    """
 
     def __init__(self, config: uvicorn.Config, request_timeout_s: float) -> None:
         super().__init__(config)
         self._request_timeout_s = request_timeout_s
+        self._leaving = asyncio.Event()
         self.listening = asyncio.Event()
 
     @contextmanager
@@ -146,11 +152,36 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
-    async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second by uvicorn; once a second, late requests are given up."""
-        if counter % 10 == 0:
+    def leave(self) -> None:
+        """Stop now."""
+        self.should_exit = True
+        self._leaving.set()
+
+    async def main_loop(self) -> None:
+        """Once a second, until `leave`: date the answers, and give up the requests that are late."""
+        while not await self.on_tick(0):
             self.give_up_before(asyncio.get_running_loop().time() - self._request_timeout_s)
-        return await super().on_tick(counter)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self._leaving.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, close the idle ones, and let requests end, as long as the configuration says."""
+        for listening in (*self.servers, *(sockets or ())):
+            listening.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                while state.connections or state.tasks:  # noqa: ASYNC110 - uvicorn's sets tell nobody of a change
+                    await asyncio.sleep(_LEFT_S)
+                for server in self.servers:
+                    await server.wait_closed()
+        except TimeoutError:
+            log.warning("door.requests_cancelled", requests=len(state.tasks))
+            for task in state.tasks:
+                task.cancel()
 
     def give_up_before(self, since: float) -> None:
         """Give up the requests that began before *since* (the loop's time) and are not here yet."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -21,6 +20,8 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
+
+from sidecar.version import our_version
 
 MAX_ATTRIBUTES = 256  # an op's fields, 64 features, 64 extras and the standard keys come to fewer
 
@@ -94,14 +95,6 @@ def our_resource(service_name: str, env: Mapping[str, str]) -> Resource:
     if service_name != DEFAULT_SERVICE_NAME:  # named by a setting, which may have come by a flag
         said.pop("service.name", None)
     return Resource({**defaults, **ours, **said})
-
-
-def our_version() -> str:
-    """The installed package's version."""
-    try:
-        return version("lakehouse-observer")
-    except PackageNotFoundError:
-        return "0+unknown"
 
 
 class _WitnessProvider(TracerProvider):

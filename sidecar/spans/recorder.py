@@ -25,7 +25,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from sidecar.model import ObservedOp, SpanRef
 from sidecar.protocols import Receipt
 from sidecar.spans.op_span import OpSpan, link_to, placed, span_context
-from sidecar.spans.provider import WitnessSampler, our_version
+from sidecar.spans.provider import WitnessSampler
+from sidecar.version import our_version
 
 SCOPE_NAME = "lakehouse-observer"
 _TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}", re.IGNORECASE | re.ASCII)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 
+@cache
 def our_version() -> str:
-    """The version of the installed package, or `unknown` in a bare source tree."""
+    """The version of the installed package, or `0+unknown` in a bare source tree."""
     try:
         return version("lakehouse-observer")
     except PackageNotFoundError:
-        return "unknown"
+        return "0+unknown"
