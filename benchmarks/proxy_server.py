@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from opentelemetry.trace import NoOpTracer
+from opentelemetry.sdk.trace import TracerProvider
 
 from sidecar.clock import SystemClock
 from sidecar.gateway.gateway_proxy import GatewayProxy
@@ -28,6 +28,7 @@ from sidecar.normalize import Normalizer
 from sidecar.pipeline import Observer
 from sidecar.redaction import Redactor
 from sidecar.settings import Settings
+from sidecar.spans.recorder import OpRecorder
 from sidecar.store.journal_file import AppendFile
 
 STATES = ("bare", "observed", "full", "stalled", "collector", "busy")
@@ -67,9 +68,10 @@ class Stalled(AppendFile):
 async def bare(port: int, gateway: str) -> None:
     """The proxy alone."""
     normalizer, clock, limits = Normalizer(Redactor()), SystemClock(), ProxyLimits(30, 600, 600, 300)
+    spans = OpRecorder(TracerProvider(shutdown_on_exit=False))
     proxy = GatewayProxy(
         gateway,
-        NoOpTracer(),
+        spans,
         normalizer,
         clock,
         host="127.0.0.1",
@@ -78,7 +80,7 @@ async def bare(port: int, gateway: str) -> None:
         connect_timeout_s=5,
         grace_s=4,
     )
-    proxy.recorder = Blind(NoOpTracer(), normalizer, clock, ("http", "127.0.0.1", 80))
+    proxy.recorder = Blind(spans, normalizer, clock, ("http", "127.0.0.1", 80))
     async with asyncio.TaskGroup() as tasks:
         await proxy.start(tasks)
         await _forever()

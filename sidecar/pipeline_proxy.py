@@ -10,23 +10,21 @@ from sidecar.gateway.proxy_parts import ProxyLimits
 from sidecar.settings import Settings
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
-
     from sidecar.normalize import Normalizer
     from sidecar.pipeline import Observer
-    from sidecar.protocols import AdviceSource, Clock
+    from sidecar.protocols import AdviceSource, CallSpans, Clock
 
 _ADVICE_S = 0.05  # that a call may wait for advice towards the gateway
 _KEEP_ALIVE_S = 300.0  # longer than clients keep theirs: who closes first should not be us
 
 
-def gateway_proxy(settings: Settings, tracer: Tracer, normalizer: Normalizer, clock: Clock) -> GatewayProxy | None:
+def gateway_proxy(settings: Settings, spans: CallSpans, normalizer: Normalizer, clock: Clock) -> GatewayProxy | None:
     """The proxy as *settings* wish it, None where they wish none."""
     if settings.proxy_port < 0:
         return None
     return GatewayProxy(
         settings.gateway_url,
-        tracer,
+        spans,
         normalizer,
         clock,
         host=settings.proxy_host,

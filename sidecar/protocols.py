@@ -11,6 +11,7 @@ from sidecar.model_learning import Advice, AdviceQuery, EntryAction, PlaybookEnt
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+    from opentelemetry.trace import SpanContext
 
 
 class Clock(Protocol):
@@ -68,6 +69,25 @@ class Recorder(Protocol):
         self, op: ObservedOp, *, traceparent: str = "", tracestate: str = "", linked: Sequence[SpanRef] = ()
     ) -> Receipt | None:
         """The receipt of *op*, or None if a bound was reached and it was not taken."""
+        ...
+
+
+class BegunCall(NamedTuple):
+    """A call that is under way: the ids that its span will have, which the gateway is told, and those of its parent."""
+
+    context: SpanContext
+    parent: SpanContext | None
+
+
+class CallSpans(Protocol):
+    """Makes a call a span whose ids are known from its beginning, and its end an op. Real one: `spans.recorder`."""
+
+    def begin(self, name: str, *, traceparent: str = "", tracestate: str = "") -> BegunCall:
+        """The ids of the span of a call that begins; *traceparent* and *tracestate* are as they came with it."""
+        ...
+
+    def end(self, call: BegunCall, op: ObservedOp, times_ns: tuple[int, int], beside: Mapping[str, Any]) -> None:
+        """*call* came to *op*, between *times_ns*; *beside* are attributes beside the op's. Never waits."""
         ...
 
 

@@ -19,7 +19,9 @@ from sidecar.gateway.proxy_parts import ProxyLimits
 from sidecar.model import ObservedOp
 from sidecar.normalize import Normalizer
 from sidecar.pipeline import Observer
+from sidecar.protocols import CallSpans
 from sidecar.redaction import Redactor
+from sidecar.spans.recorder import OpRecorder
 from tests.fakes import KeptSpans
 from tests.observers import FaultyFile, journal, settled
 from tests.otlp_receiver import attributes_dict, otlp_receiver
@@ -255,18 +257,21 @@ async def test_one_trace_from_agent_to_gateway(tmp_path: Path) -> None:
     assert op.span_id == f"{serve.parent.span_id:016x}"
 
 
-class BrokenTracer:
-    """A tracer with a bug."""
+class BrokenSpans:
+    """A recorder of calls with a bug."""
 
-    def start_span(self, *_: Any, **__: Any) -> Any:
+    def begin(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError("a bug of ours")
 
+    def end(self, *_: Any, **__: Any) -> None:
+        raise AssertionError("what was not begun does not end")
 
-async def alone(gateway: RawGateway, tracer: Any, tasks: asyncio.TaskGroup) -> GatewayProxy:
+
+async def alone(gateway: RawGateway, spans: CallSpans, tasks: asyncio.TaskGroup) -> GatewayProxy:
     """A proxy without the rest of the observer."""
     proxy = GatewayProxy(
         gateway.url,
-        tracer,
+        spans,
         Normalizer(Redactor()),
         SystemClock(),
         host="127.0.0.1",
@@ -283,7 +288,7 @@ async def test_the_span_is_a_client_span_by_the_conventions() -> None:
     """Name, kind, standard attributes, status; the last byte ends it."""
     kept = KeptSpans()
     async with raw_gateway() as gateway, asyncio.TaskGroup() as tasks:
-        proxy = await alone(gateway, kept.tracer, tasks)
+        proxy = await alone(gateway, OpRecorder(kept.provider), tasks)
         gateway.answering = answer(says({"error": "closed"}, 409))
         await exchange(proxy.port, request("PUT", "/orders/4711", JSON, b"{}"))
         await proxy.stop()
@@ -300,7 +305,7 @@ async def test_the_span_is_a_client_span_by_the_conventions() -> None:
 async def test_a_bug_of_ours_costs_the_op_not_the_call() -> None:
     """The span cannot be begun: the call goes through, its context untouched, and is counted as lost."""
     async with raw_gateway() as gateway, asyncio.TaskGroup() as tasks:
-        proxy = await alone(gateway, BrokenTracer(), tasks)
+        proxy = await alone(gateway, BrokenSpans(), tasks)
         got = await exchange(proxy.port, request("GET", "/x", [("traceparent", "as it came")]))
         await proxy.stop()
         assert (got.body, got.header("x-observer-trace-id")) == (b"{}", None)

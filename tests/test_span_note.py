@@ -60,9 +60,11 @@ class Journalled(OpSpanProcessor):
         super().__init__(self, SystemClock())
         self.spans: list[ReadableSpan] = []
         self.lines: list[bytes] = []
+        self.awaited: list[bool] = []
 
     def append(self, op: ObservedOp, *, awaited: bool, envelope: bytes = b"") -> KeptReceipt:
         record = msgspec.json.encode(op)
+        self.awaited.append(awaited)
         self.lines.append(b'%b,"span":%b}' % (record[:-1], envelope) if envelope else record)
         return KeptReceipt(op)
 
@@ -168,6 +170,32 @@ def test_a_live_span_comes_back_from_its_line(
         span.set_status(status, "why" if status is StatusCode.ERROR else None)
     span.end(start + duration)
     bench.check()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    normalized,
+    st.sampled_from(["", f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00", "no context"]),
+    st.sampled_from(["", "b=2,a=1"]),
+    st.dictionaries(
+        st.sampled_from(["gen_ai.tool.name", "http.request.method", "server.port"]),
+        st.one_of(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), st.integers(-(2**63), 2**63 - 1)),
+    ),
+    st.tuples(st.integers(0, 2**63), st.integers(0, 10**12)),
+)
+def test_a_call_comes_back_from_its_line(
+    bench: Bench, op: ObservedOp, traceparent: str, tracestate: str, beside: dict[str, Any], times: tuple[int, int]
+) -> None:
+    """The ids that it had from its beginning, its times to the ns and what stands beside the op; nobody waits for it."""
+    call = bench.recorder.begin("/a", traceparent=traceparent, tracestate=tracestate)
+    bench.recorder.end(call, op, (times[0], sum(times)), beside)
+    span, line = bench.check(), record(bench.journal.lines[-1])
+    assert not bench.journal.awaited[-1]
+    assert (span.trace_id, span.span_id) == (call.context.trace_id.to_bytes(16), call.context.span_id.to_bytes(8))
+    assert (span.kind, span.name) == (PbSpan.SPAN_KIND_CLIENT, op.endpoint)
+    assert (span.start_time_unix_nano, span.end_time_unix_nano) == (times[0], sum(times))
+    assert line.parent_span_id == (PARENT if traceparent.startswith("00-") else None)
+    assert (line.span is not None and line.span.unsampled) == traceparent.endswith("-00")
 
 
 async def test_gateway_calls_come_back_from_their_lines(bench: Bench) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import structlog
-from opentelemetry.trace import Tracer
 
 from sidecar.errors import StartError
 from sidecar.gateway.proxy_advice import ProxyAdvice
@@ -22,7 +21,7 @@ from sidecar.gateway.proxy_head import RequestRules
 from sidecar.gateway.proxy_parts import ExchangeParts, ProxyLimits
 from sidecar.gateway.proxy_pool import UpstreamPool
 from sidecar.normalize import Normalizer
-from sidecar.protocols import Clock
+from sidecar.protocols import CallSpans, Clock
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +39,7 @@ class GatewayProxy:
     def __init__(
         self,
         gateway_url: str,
-        tracer: Tracer,
+        spans: CallSpans,
         normalizer: Normalizer,
         clock: Clock,
         *,
@@ -63,7 +62,7 @@ class GatewayProxy:
         self._instance = instance
         self._where = (name, gateway_port, tls, connect_timeout_s)
         self._rules = RequestRules(parts.netloc.rpartition("@")[2], name, allowed_hosts, paths, instance)
-        self.recorder = CallRecorder(tracer, normalizer, clock, (parts.scheme, name, gateway_port))
+        self.recorder = CallRecorder(spans, normalizer, clock, (parts.scheme, name, gateway_port))
         self.agents = Agents()
         self.advice: ProxyAdvice | None = None  # to be set before the start, if calls are to have advice
         self._pool: UpstreamPool | None = None

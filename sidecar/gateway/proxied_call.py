@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sidecar.gateway.proxy_head import RequestHead, ResponseHead, header
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span
+    from sidecar.protocols import BegunCall
 
 PREFIX_BYTES = 128 * 1024
 TAIL_BYTES = 16 * 1024
@@ -144,7 +144,7 @@ class ProxiedCall:
         self.error: str | None = None
         self.error_type: str | None = None
         self.hung_up = False  # the agent did, before the answer had gone through
-        self.span: Span | None = None
+        self.span: BegunCall | None = None
         self.template = ""
         self.exposure_id: str | None = None
 

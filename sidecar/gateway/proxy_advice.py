@@ -79,7 +79,7 @@ class ProxyAdvice:
 
     def _query(self, call: ProxiedCall) -> AdviceQuery:
         asked = self._asked(call)
-        context = call.span.get_span_context() if call.span is not None and not self.to_gateway else None
+        context = call.span.context if call.span is not None and not self.to_gateway else None
         return AdviceQuery(
             endpoint=asked.endpoint,
             facts=asked.facts,

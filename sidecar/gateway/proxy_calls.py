@@ -12,9 +12,6 @@ from functools import lru_cache
 from typing import Any
 
 import structlog
-from opentelemetry.context import Context
-from opentelemetry.trace import SpanContext, SpanKind, StatusCode, Tracer, get_current_span
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sidecar.clock import rfc3339_ms
 from sidecar.gateway.call_facts import CallFacts, FactReader, plain_facts
@@ -25,9 +22,8 @@ from sidecar.gateway.route_template import Templates
 from sidecar.ids import new_id
 from sidecar.model import SCHEMA_VERSION, ObservedOp
 from sidecar.normalize import Normalizer
-from sidecar.protocols import Clock
+from sidecar.protocols import CallSpans, Clock
 from sidecar.spans import attributes as keys
-from sidecar.spans.op_span import op_attributes
 
 log = structlog.get_logger(__name__)
 
@@ -36,15 +32,14 @@ _MOST_URL = 2048  # characters; twice as many are masked, so that no half of a s
 _MOST_ERROR = 8192
 _BEYOND_ERROR = 1024  # masked with it: half a secret has no shape
 _CAPTURED_BYTES = 8 * 2**20  # of all bodies under way: 64 long ones; agents that never read keep theirs for long
-_W3C = TraceContextTextMapPropagator()
 _SAMPLED = 1
 
 
 class CallRecorder:
     """Starts and ends the spans of proxied calls. *server* is the gateway: scheme, host and port."""
 
-    def __init__(self, tracer: Tracer, normalizer: Normalizer, clock: Clock, server: tuple[str, str, int]) -> None:
-        self._tracer = tracer
+    def __init__(self, spans: CallSpans, normalizer: Normalizer, clock: Clock, server: tuple[str, str, int]) -> None:
+        self._spans = spans
         self._normalizer = normalizer
         self._clock = clock
         scheme, host, port = server
@@ -73,13 +68,12 @@ class CallRecorder:
         head = call.request
         try:
             call.template = self._templates.of(head.target)
-            call.span = self._tracer.start_span(
-                call.template,
-                context=_parent(head),
-                kind=SpanKind.CLIENT,
-                attributes={keys.HTTP_REQUEST_METHOD: head.method.decode("ascii"), **self._server},
-                start_time=call.started_ns,
-            )
+            if len(head.traceparent) == 1:  # of two none is valid. Source: W3C Trace Context
+                traceparent = head.traceparent[0].decode("latin-1").strip()
+                tracestate = b",".join(head.tracestate).decode("latin-1")
+                call.span = self._spans.begin(call.template, traceparent=traceparent, tracestate=tracestate)
+            else:
+                call.span = self._spans.begin(call.template)
         except Exception:  # the call goes on without us, its context as it came
             log.exception("proxy.call_unobserved")
         return self.trace_lines(call)
@@ -89,8 +83,7 @@ class CallRecorder:
         head, span = call.request, call.span
         if span is None:
             return _lines(b"traceparent", head.traceparent) + _lines(b"tracestate", head.tracestate)
-        context = span.get_span_context()
-        parent: SpanContext | None = getattr(span, "parent", None)
+        context, parent = span
         flags = context.trace_flags & _SAMPLED
         if parent is not None:
             flags |= parent.trace_flags & ~_SAMPLED  # such as "the trace id is random"
@@ -103,7 +96,7 @@ class CallRecorder:
 
     def trace_id(self, call: ProxiedCall) -> int:
         """The call's, or 0."""
-        return call.span.get_span_context().trace_id if call.span is not None else 0
+        return call.span.context.trace_id if call.span is not None else 0
 
     def answered(self, call: ProxiedCall, head: ResponseHead) -> None:
         """The response's head has come."""
@@ -143,18 +136,15 @@ class CallRecorder:
             return
         elapsed_ns = round((call.ended - call.started) * 1e9)
         op = self._op(facts, call.started_ns + elapsed_ns, elapsed_ns, call.exposure_id)
-        attributes: dict[str, Any] = {**self._clean(facts.attributes), **op_attributes(op)}
-        attributes[keys.URL_FULL] = self._url(call.request.target[: _MOST_URL * 2])
+        beside = {keys.HTTP_REQUEST_METHOD: call.request.method.decode("ascii"), **self._server}
+        if facts.attributes:
+            beside |= self._clean(facts.attributes)
+        beside[keys.URL_FULL] = self._url(call.request.target[: _MOST_URL * 2])
         if call.response is not None:
-            attributes[keys.HTTP_RESPONSE_STATUS_CODE] = call.response.status
+            beside[keys.HTTP_RESPONSE_STATUS_CODE] = call.response.status
         if call.first_byte is not None:
-            attributes[FIRST_BYTE_MS] = round((call.first_byte - call.started) * 1000, 3)
-        span.set_attributes(attributes)
-        if op.endpoint != call.template:
-            span.update_name(op.endpoint)
-        if not op.success:
-            span.set_status(StatusCode.ERROR, op.error)
-        span.end(call.started_ns + elapsed_ns)
+            beside[FIRST_BYTE_MS] = round((call.first_byte - call.started) * 1000, 3)
+        self._spans.end(span, op, (call.started_ns, call.started_ns + elapsed_ns), beside)
 
     def _clean(self, attributes: dict[str, Any]) -> dict[str, Any]:
         """What models and tools are called comes from bodies: masked like the op's own fields; lists stay lists."""
@@ -190,20 +180,6 @@ class CallRecorder:
                 **{"input_summary": facts.input_summary, **fields},
             )
         )
-
-
-def _parent(head: RequestHead) -> Context:
-    """The agent's context, or none where its header is not valid. Source: W3C Trace Context."""
-    context = Context()
-    if len(head.traceparent) == 1:
-        carrier = {
-            "traceparent": head.traceparent[0].decode("latin-1").strip(),
-            "tracestate": b",".join(head.tracestate).decode("latin-1"),
-        }
-        context = _W3C.extract(carrier, context)
-        if not get_current_span(context).get_span_context().is_valid:
-            context = Context()
-    return context
 
 
 def _lines(name: bytes, values: Iterable[bytes]) -> list[bytes]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 from opentelemetry.sdk.resources import Resource
@@ -87,8 +87,7 @@ def span_note(span: ReadableSpan, op: ObservedOp) -> bytes:
     context, parent = span.context, span.parent
     if context is None:
         return b""
-    made_of_op = isinstance(span, OpSpan)
-    if made_of_op and not span.links and not context.trace_state and (parent is None or parent.is_remote):
+    if type(span) is OpSpan and not span.links and not context.trace_state and (parent is None or parent.is_remote):
         return b"" if context.trace_flags & TraceFlags.SAMPLED else _UNSAMPLED
     note = SpanNote(
         unsampled=not context.trace_flags & TraceFlags.SAMPLED,
@@ -97,7 +96,7 @@ def span_note(span: ReadableSpan, op: ObservedOp) -> bytes:
         local_parent=parent is not None and not parent.is_remote,
         tracestate=",".join(f"{key}={value}" for key, value in context.trace_state.items()),
         links=[_link_note(link) for link in span.links] or None,
-        **({} if made_of_op else _differing(span, op)),
+        **(span.differing(op) if isinstance(span, OpSpan) else _differing(span, op)),
     )
     return msgspec.json.encode(note) if note != PLAIN else b""
 
@@ -236,6 +235,8 @@ class OpSpan(ReadableSpan):
     *seen_as* is how the operation was seen, where the op itself does not tell.
     """
 
+    made_as = SpanKind.INTERNAL  # nothing of ours made the call
+    awaited = True  # somebody waits for the receipt
     receipt: Receipt | None = None
     seen_as: Kind | None = None
     op: ObservedOp
@@ -250,15 +251,15 @@ class OpSpan(ReadableSpan):
         resource: Resource,
         scope: InstrumentationScope,
         links: Sequence[Link] = (),
-    ) -> OpSpan:
-        """The span of *op*, which has their ids (`placed`); kind INTERNAL, as nothing of ours made the call."""
+    ) -> Self:
+        """The span of *op*, which has their ids (`placed`)."""
         span = cls(
             name=op.endpoint,
             context=context,
             parent=parent,
             resource=resource,
             links=links,
-            kind=SpanKind.INTERNAL,
+            kind=cls.made_as,
             status=op_status(op),
             instrumentation_scope=scope,
         )
@@ -279,3 +280,40 @@ class OpSpan(ReadableSpan):
     def end_time(self) -> int | None:
         """In ns since the epoch."""
         return op_times_ns(self.op)[1]
+
+    def differing(self, op: ObservedOp) -> dict[str, Any]:  # noqa: ARG002 - calls look at it
+        """What of its times and attributes *op*, journalled in the place of its own, does not say: a note's members."""
+        return {}
+
+
+class CallSpan(OpSpan):
+    """The ended span of a call that went through us. *beside* are its attributes beside the op's; *times* are in ns."""
+
+    made_as = SpanKind.CLIENT
+    awaited = False  # a call waits for no journal
+    beside: Mapping[str, Any]
+    times: tuple[int, int]
+
+    @property
+    def attributes(self) -> Attributes:
+        """Those that mirror the op, and those beside them."""
+        return {**self.beside, **op_attributes(self.op)}
+
+    @property
+    def start_time(self) -> int | None:
+        """In ns since the epoch."""
+        return self.times[0]
+
+    @property
+    def end_time(self) -> int | None:
+        """In ns since the epoch."""
+        return self.times[1]
+
+    def differing(self, op: ObservedOp) -> dict[str, Any]:
+        """Times to the ns, and what stands beside the op."""
+        (start, end), (said_start, said_end) = self.times, op_times_ns(op)
+        return {
+            "start_ns": start if start != said_start else None,
+            "end_ns": end if end != said_end else None,
+            "attributes": self.beside or None,
+        }

@@ -1,12 +1,13 @@
-"""Finished operations become spans here: events, corrections, everything that is already over when we learn of it.
+"""Finished operations become spans here: events, corrections, calls through the proxy, whatever ends as an op.
 
-(A gateway call is a live span of the SDK's tracer instead; see `gateway.observed_gateway`.)
+(A call of the Python wrapper is a live span of the SDK's tracer instead; see `gateway.observed_gateway`.)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
@@ -23,8 +24,8 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sidecar.model import ObservedOp, SpanRef
-from sidecar.protocols import Receipt
-from sidecar.spans.op_span import OpSpan, link_to, placed, span_context
+from sidecar.protocols import BegunCall, Receipt
+from sidecar.spans.op_span import CallSpan, OpSpan, link_to, placed, span_context
 from sidecar.spans.provider import WitnessSampler
 from sidecar.version import our_version
 
@@ -56,21 +57,36 @@ class OpRecorder:
         parent = _parent_from_headers(traceparent, tracestate) if traceparent else None
         if parent is None:
             parent = _named_parent(op)
-        context, span_parent = self._context(op, parent)
+        context, span_parent = self._context(op.endpoint, SpanKind.INTERNAL, parent)
         links = [link_to(ref) for ref in linked]
         op = placed(op, context, span_parent)
         span = OpSpan.of(op, context, span_parent, resource=self._provider.resource, scope=self._scope, links=links)
         self._processor.on_end(span)
         return span.receipt
 
-    def _context(self, op: ObservedOp, parent: SpanContext | None) -> tuple[SpanContext, SpanContext | None]:
+    def begin(self, name: str, *, traceparent: str = "", tracestate: str = "") -> BegunCall:
+        """The ids of the span of a call that begins, *name* as far as that is known; its parent is *traceparent*'s."""
+        parent = _parent_from_headers(traceparent, tracestate) if traceparent else None
+        return BegunCall(*self._context(name, SpanKind.CLIENT, parent))
+
+    def end(self, call: BegunCall, op: ObservedOp, times_ns: tuple[int, int], beside: Mapping[str, Any]) -> None:
+        """End the span of *call*, which came to *op* (in the normal form). Nobody waits for its receipt.
+
+        *times_ns* are its start and end; *beside* are attributes beside the op's: text, numbers, truth, lists of text.
+        """
+        op = placed(op, call.context, call.parent)
+        span = CallSpan.of(op, call.context, call.parent, resource=self._provider.resource, scope=self._scope)
+        span.beside, span.times = beside, times_ns
+        self._processor.on_end(span)
+
+    def _context(self, name: str, kind: SpanKind, parent: SpanContext | None) -> tuple[SpanContext, SpanContext | None]:
         ids = self._provider.id_generator
         if parent is None and self._every_root is not None:  # the common case needs no sampling
             flags = _SAMPLED if self._every_root else _UNSAMPLED
             return SpanContext(ids.generate_trace_id(), ids.generate_span_id(), False, flags), None
         trace_id = parent.trace_id if parent is not None else ids.generate_trace_id()
         around = set_span_in_context(NonRecordingSpan(parent), Context()) if parent is not None else Context()
-        sampled = self._provider.sampler.should_sample(around, trace_id, op.endpoint, SpanKind.INTERNAL)
+        sampled = self._provider.sampler.should_sample(around, trace_id, name, kind)
         flags = _SAMPLED if sampled.decision is Decision.RECORD_AND_SAMPLE else _UNSAMPLED
         context = SpanContext(trace_id, ids.generate_span_id(), False, flags, sampled.trace_state)
         # A trace id without a parent span joins the trace as a root: there is no span to point at.

@@ -101,7 +101,8 @@ class OpSpanProcessor(SpanProcessor):
             return op, None
 
     def _journalled(self, op: ObservedOp, span: ReadableSpan) -> Receipt | None:
-        receipt = self._sink.append(op, awaited=isinstance(span, OpSpan), envelope=self._note(span, op))
+        awaited = isinstance(span, OpSpan) and span.awaited
+        receipt = self._sink.append(op, awaited=awaited, envelope=self._note(span, op))
         if receipt is not None and span.context is not None and span.context.trace_flags & 1:
             self.accepted += 1
         return receipt
