@@ -186,7 +186,7 @@ def test_a_live_span_comes_back_from_its_line(
 def test_a_call_comes_back_from_its_line(
     bench: Bench, op: ObservedOp, traceparent: str, tracestate: str, beside: dict[str, Any], times: tuple[int, int]
 ) -> None:
-    """The ids that it had from its beginning, its times to the ns and what stands beside the op; nobody waits for it."""
+    """The ids that it had from its beginning, its times to the ns, what stands beside the op; nobody waits for it."""
     call = bench.recorder.begin("/a", traceparent=traceparent, tracestate=tracestate)
     bench.recorder.end(call, op, (times[0], sum(times)), beside)
     span, line = bench.check(), record(bench.journal.lines[-1])
