@@ -44,7 +44,7 @@ def span_bytes(op: JournalledOp) -> bytes | None:
         return None
     note, parent_id = op.span or PLAIN, op.parent_span_id
     start, end = op_times_ns(op)
-    parts = [b"\x0a\x10", bytes.fromhex(op.trace_id), b"\x12\x08", bytes.fromhex(op.span_id)]
+    parts = [bytes.fromhex(f"0a10{op.trace_id}1208{op.span_id}")]  # fields 1 and 2 with their lengths
     if note.tracestate:
         parts.append(field(3, note.tracestate.encode()))
     if parent_id is not None:

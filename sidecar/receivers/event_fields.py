@@ -18,7 +18,7 @@ from sidecar.errors import InvalidInputError, MalformedError
 from sidecar.ids import new_id
 from sidecar.model import SCHEMA_VERSION, ObservedOp
 from sidecar.normalize import INT64_MAX, INT64_MIN, Normalizer
-from sidecar.receivers.event_summary import input_summary, output_summary
+from sidecar.receivers.event_summary import call_summary, is_plain_call, scenario_summary
 
 _SHOWN = 80
 _WORDS = {"true": True, "false": False, "1": True, "0": False}
@@ -47,11 +47,16 @@ def event_op(raw: object, now: str, normalizer: Normalizer) -> ObservedOp:
     for name in ("features", "extra"):
         if name in fields:
             fields[name] = normalizer.scalars(fields[name])
+    is_call = is_plain_call(fields)
     if "input_summary" not in fields:
-        fields["input_summary"] = input_summary(fields)
-        texts.append(fields["input_summary"])  # side by side, features may read as a credential
+        if is_call:
+            fields["input_summary"] = call_summary(fields)
+            texts.append(fields["input_summary"])  # side by side, features may read as a credential
+        else:
+            fields["input_summary"] = scenario_summary(fields)  # what stands between its texts makes no credential
     if "output_summary" not in fields:
-        fields["output_summary"] = output_summary(fields)
+        done = "ok" if is_call else "filled"
+        fields["output_summary"] = done if fields["success"] else fields.get("error", "failed")
     normalizer.clean(fields, texts)
     return ObservedOp(v=SCHEMA_VERSION, op_id=new_id(), **fields)
 

@@ -1,4 +1,4 @@
-"""The summaries of an event that brought none: of a scenario's event in the words that it always had, else of the call.
+"""What went in, of an event that does not say: of a scenario's event in the words that it always had, else of the call.
 
 Pure. A call at an endpoint of its own, of which no field of a scenario is known, is told by its endpoint and features.
 """
@@ -22,12 +22,8 @@ def is_plain_call(fields: Mapping[str, Any]) -> bool:
     return bool(endpoint) and not endpoint.startswith(SCENARIO) and fields.keys().isdisjoint(_SCENARIO_FIELDS)
 
 
-def input_summary(fields: Mapping[str, Any]) -> str:
-    """What went in: `fill welder×3 in Reno, NV`, or `/tools/refund age_days=41 vip=true`. Features come cleaned."""
-    if is_plain_call(fields):
-        given = sorted((fields.get("features") or {}).items())  # a repeated event may have them in another order
-        told = " ".join(f"{name}={_short(value)}" for name, value in given)
-        return f"{fields['endpoint']} {told[:MAX_TOLD]}".rstrip()
+def scenario_summary(fields: Mapping[str, Any]) -> str:
+    """What went in: `fill welder×3 in Reno, NV`."""
     said = fields.get
     return (
         f"{said('event_kind', '?')} {said('role', '?')}×{_digits(said('count', '?'))}"
@@ -35,11 +31,11 @@ def input_summary(fields: Mapping[str, Any]) -> str:
     )
 
 
-def output_summary(fields: Mapping[str, Any]) -> str:
-    """What came out, where nothing more is known: `filled` (a scenario) or `ok`; the error, or `failed`."""
-    if not fields["success"]:
-        return str(fields.get("error", "failed"))
-    return "ok" if is_plain_call(fields) else "filled"
+def call_summary(fields: Mapping[str, Any]) -> str:
+    """What went in: `/tools/refund age_days=41 vip=true`. Features come cleaned."""
+    given = sorted((fields.get("features") or {}).items())  # a repeated event may have them in another order
+    told = " ".join(f"{name}={_short(value)}" for name, value in given)
+    return f"{fields['endpoint']} {told[:MAX_TOLD]}".rstrip()
 
 
 def _short(value: Any) -> str:
