@@ -32,7 +32,7 @@ from sidecar.pipeline_stages import Closing, Opening, Together
 from sidecar.pipeline_store import Store
 from sidecar.protocols import Clock, Stage
 from sidecar.receivers.bodies import ByteBudget
-from sidecar.receivers.event_resource import EventIntake
+from sidecar.receivers.event_intake import EventIntake
 from sidecar.receivers.guards import Guard
 from sidecar.receivers.tokens import TokenStore
 from sidecar.redaction import Redactor

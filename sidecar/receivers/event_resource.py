@@ -3,153 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import falcon
 import falcon.asgi
 import msgspec
 
-from sidecar.clock import rfc3339_ms
-from sidecar.errors import (
-    ConflictError,
-    InvalidInputError,
-    MalformedError,
-    OverloadedError,
-    RetryableError,
-    TooLargeError,
-)
+from sidecar.errors import InvalidInputError, MalformedError, RetryableError, TooLargeError
 from sidecar.model import ObservedOp
-from sidecar.normalize import Normalizer
-from sidecar.protocols import Clock, Receipt, Recorder, SentOnce
+from sidecar.protocols import Receipt
 from sidecar.receivers.bodies import BodyReader, parse_json
-from sidecar.receivers.event_fields import event_op
+from sidecar.receivers.event_intake import LARGE_BYTES, TEXT, EventIntake, Reading
 
 MAX_EVENT_BYTES = 2**20
 MAX_BATCH_BYTES = 20 * 2**20
 MAX_BATCH_EVENTS = 50_000
 MAX_BATCH_VALUES = 1_000_000  # commas of an array, lines of NDJSON
 _TURN_S = 0.005  # of handling events before other tasks get a turn
-LARGE_BYTES = 32 * 1024  # above, reading and masking one event holds up others for more than a few milliseconds
+_TOGETHER = 32  # events that are read before they are taken
 _MOST_TURNS = 10  # for the others, after events that took long: an answer takes several
 
-_TEXT = (bytes, msgspec.Raw)  # of JSON
-
 _raw_array = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-class Repeat:
-    """The receipt of an event that was sent before: that of the first attempt."""
-
-    def __init__(self, first: Receipt) -> None:
-        self._first = first
-        self.op = first.op
-
-    async def wait(self) -> None:
-        """As the first."""
-        await self._first.wait()
-
-    @property
-    def taken(self) -> bool | None:
-        """As the first."""
-        return self._first.taken
-
-
-class EventIntake:
-    """What both doors share: one event → op → span → receipt. Counts what it accepted and refused."""
-
-    def __init__(
-        self,
-        recorder: Recorder,
-        normalizer: Normalizer,
-        clock: Clock,
-        ring_size: Callable[[], int],
-        sent_once: SentOnce,
-    ) -> None:
-        self._recorder = recorder
-        self._normalizer = normalizer
-        self._clock = clock
-        self.ring_size = ring_size
-        self._sent_once = sent_once
-        self._millisecond, self._now_text = -1, ""
-        self._large = asyncio.Lock()
-        self.accepted = 0
-        self.invalid = 0
-        self.repeats = 0
-        self.conflicts = 0
-
-    def record(self, event: object, headers: dict[str, str], idempotency_key: str = "") -> Receipt:
-        """The receipt of *event*, JSON text or read from it; *headers* may hold W3C trace context.
-
-        *idempotency_key* is the event's id, if it has none. An event sent before is not recorded: its receipt is a
-        `Repeat`. Raises InvalidInputError if the event is wrong, ConflictError if its id is another's,
-        OverloadedError if there is no room.
-        """
-        try:
-            op, stamped = self._read(event, idempotency_key, self._now())
-        except InvalidInputError:
-            self.invalid += 1
-            raise
-        return self._taken(op, stamped, headers)
-
-    @property
-    def reading_large(self) -> bool:
-        """Whether a large event is being read just now."""
-        return self._large.locked()
-
-    async def record_large(self, event: object, headers: dict[str, str], idempotency_key: str = "") -> Receipt:
-        """As `record`, for an event of more than `LARGE_BYTES`: read in a thread, one at a time."""
-        async with self._large:
-            try:
-                op, stamped = await asyncio.to_thread(self._read, event, idempotency_key, self._now())
-            except InvalidInputError:
-                self.invalid += 1
-                raise
-            return self._taken(op, stamped, headers)
-
-    def _read(self, event: object, idempotency_key: str, now: str) -> tuple[ObservedOp, bool]:
-        """The op of *event*, and whether it said when it was. Keeps nothing: any thread may call it."""
-        raw = parse_json(event) if isinstance(event, _TEXT) else event
-        if idempotency_key and isinstance(raw, dict) and raw.get("event_id") in (None, ""):
-            raw["event_id"] = idempotency_key
-        op = event_op(raw, now, self._normalizer)
-        return op, isinstance(raw, dict) and raw.get("timestamp") is not None
-
-    def _taken(self, op: ObservedOp, stamped: bool, headers: dict[str, str]) -> Receipt:
-        if not op.event_id:
-            return self._recorded(op, headers)
-        try:
-            receipt, first = self._sent_once.once(op, stamped, lambda: self._recorded(op, headers))
-        except ConflictError:
-            self.conflicts += 1
-            raise
-        if first:
-            return receipt
-        self.repeats += 1
-        return Repeat(receipt)
-
-    async def settled(self, receipts: Sequence[Receipt]) -> None:
-        """Wait for every receipt, and count what is accepted. Raises JournalError if one failed."""
-        try:
-            for receipt in receipts:
-                await receipt.wait()
-        finally:
-            self._sent_once.settle()
-        self.accepted += len([receipt for receipt in receipts if type(receipt) is not Repeat])
-
-    def _recorded(self, op: ObservedOp, headers: dict[str, str]) -> Receipt:
-        receipt = self._recorder.record(
-            op, traceparent=headers.get("traceparent", ""), tracestate=headers.get("tracestate", "")
-        )
-        if receipt is None:
-            raise OverloadedError("the journal cannot keep up", "too much waits to be written", "Send it again later")
-        return receipt
-
-    def _now(self) -> str:
-        millisecond = self._clock.time_ns() // 1_000_000
-        if millisecond != self._millisecond:  # under load many events share one
-            self._millisecond, self._now_text = millisecond, rfc3339_ms(millisecond * 1_000_000)
-        return self._now_text
 
 
 class EventResource:
@@ -202,27 +76,45 @@ class EventsResource:
         receipts: list[Receipt] = []
         rejected: list[dict[str, int | str]] = []
         time = asyncio.get_running_loop().time
-        turn_began = time()
-        for index, event in enumerate(events):
+        while (first := len(receipts) + len(rejected)) < len(events):
+            turn_began = time()
+            for index, reading in enumerate(await self._some(events, first, turn_began + _TURN_S), first):
+                try:
+                    if isinstance(reading, InvalidInputError):
+                        raise reading
+                    receipts.append(self._intake.take(reading, headers))
+                except InvalidInputError as exc:
+                    rejected.append({"index": index, "error": str(exc)})
+                except RetryableError as exc:
+                    # What came before is kept: say how far it went, so that the sender need not repeat that.
+                    rejected += [{"index": rest, "error": f"retry: {exc}"} for rest in range(index, len(events))]
+                    if not receipts:
+                        raise
+                    return receipts, rejected
+            taken = int((time() - turn_began) / _TURN_S)  # not a count of events: they differ too much in size
+            for _ in range(min(taken, _MOST_TURNS)):
+                await asyncio.sleep(0)
+        return receipts, rejected
+
+    async def _some(self, events: list[Any], first: int, until: float) -> list[Reading | InvalidInputError]:
+        """What the next events say, at least one: all of them are read before the first is taken.
+
+        So code that reads stays in the processor's caches, which saves a twentieth of an event's whole cost.
+        """
+        time = asyncio.get_running_loop().time
+        some: list[Reading | InvalidInputError] = []
+        for event in events[first : first + _TOGETHER]:
             try:
                 if _size(event) > LARGE_BYTES:
-                    receipts.append(await self._intake.record_large(event, headers))
-                else:
-                    receipts.append(self._intake.record(event, headers))
+                    if some:
+                        break
+                    return [await self._intake.read_large(event)]
+                some.append(self._intake.read(event))
             except InvalidInputError as exc:
-                rejected.append({"index": index, "error": str(exc)})
-            except RetryableError as exc:
-                # What came before is kept: say how far it went, so that the sender need not repeat that.
-                rejected += [{"index": rest, "error": f"retry: {exc}"} for rest in range(index, len(events))]
-                if not receipts:
-                    raise
+                some.append(exc)
+            if time() > until:
                 break
-            taken = int((time() - turn_began) / _TURN_S)  # not a count of events: they differ too much in size
-            if taken:
-                for _ in range(min(taken, _MOST_TURNS)):
-                    await asyncio.sleep(0)
-                turn_began = time()
-        return receipts, rejected
+        return some
 
 
 def _accepted(op: ObservedOp, ring_size: int) -> bytes:
@@ -262,7 +154,7 @@ def _bound(what: str, count: int, most: int) -> None:
 
 def _size(event: object) -> int:
     """The bytes of *event*'s text; 0 where it was read already. Raises TooLargeError if `/event` would not take it."""
-    size = len(memoryview(event)) if isinstance(event, _TEXT) else 0
+    size = len(memoryview(event)) if isinstance(event, TEXT) else 0
     if size > MAX_EVENT_BYTES:
         raise TooLargeError(
             f"the event is over {MAX_EVENT_BYTES} bytes", "one event is no larger in a batch", "Send less in it"

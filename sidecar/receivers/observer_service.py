@@ -14,7 +14,7 @@ from sidecar.normalize import MAX_ENTRIES
 from sidecar.pb.v1 import observer_pb2 as pb
 from sidecar.pb.v1.observer_pb2_grpc import ObserverServiceServicer
 from sidecar.protocols import AdviceSource, Receipt
-from sidecar.receivers.event_resource import LARGE_BYTES, EventIntake
+from sidecar.receivers.event_intake import LARGE_BYTES, EventIntake
 from sidecar.receivers.op_filter import ADVICE_LIMIT, EXACT, MAX_ADVICE, MAX_QUESTION_BYTES, MAX_TASK, OpQuery
 from sidecar.receivers.op_messages import (
     advice_message,

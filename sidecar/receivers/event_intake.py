@@ -1,0 +1,150 @@
+"""What every door for events shares: one event → op → span → receipt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from sidecar.clock import rfc3339_ms
+from sidecar.errors import ConflictError, InvalidInputError, OverloadedError
+from sidecar.model import ObservedOp
+from sidecar.normalize import Normalizer
+from sidecar.protocols import Clock, Receipt, Recorder, SentOnce
+from sidecar.receivers.bodies import parse_json
+from sidecar.receivers.event_fields import event_op
+
+LARGE_BYTES = 32 * 1024  # above, reading and masking one event holds up others for more than a few milliseconds
+
+TEXT = (bytes, msgspec.Raw)
+"""The types of JSON text that is read here; anything else was read already."""
+
+
+class Repeat:
+    """The receipt of an event that was sent before: that of the first attempt."""
+
+    def __init__(self, first: Receipt) -> None:
+        self._first = first
+        self.op = first.op
+
+    async def wait(self) -> None:
+        """As the first."""
+        await self._first.wait()
+
+    @property
+    def taken(self) -> bool | None:
+        """As the first."""
+        return self._first.taken
+
+
+class Reading(NamedTuple):
+    """The op of an event, and whether the event itself said when it was."""
+
+    op: ObservedOp
+    stamped: bool
+
+
+class EventIntake:
+    """What both doors share: one event → op → span → receipt. Counts what it accepted and refused."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        normalizer: Normalizer,
+        clock: Clock,
+        ring_size: Callable[[], int],
+        sent_once: SentOnce,
+    ) -> None:
+        self._recorder = recorder
+        self._normalizer = normalizer
+        self._clock = clock
+        self.ring_size = ring_size
+        self._sent_once = sent_once
+        self._millisecond, self._now_text = -1, ""
+        self._large = asyncio.Lock()
+        self.accepted = 0
+        self.invalid = 0
+        self.repeats = 0
+        self.conflicts = 0
+
+    def record(self, event: object, headers: dict[str, str], idempotency_key: str = "") -> Receipt:
+        """The receipt of *event*, JSON text or read from it: `read` and `take` in one."""
+        return self.take(self.read(event, idempotency_key), headers)
+
+    async def record_large(self, event: object, headers: dict[str, str], idempotency_key: str = "") -> Receipt:
+        """As `record`, for an event of more than `LARGE_BYTES`."""
+        return self.take(await self.read_large(event, idempotency_key), headers)
+
+    def read(self, event: object, idempotency_key: str = "") -> Reading:
+        """What *event* says. *idempotency_key* is its id, if it has none. Raises InvalidInputError if it is wrong."""
+        try:
+            return self._read(event, idempotency_key, self._now())
+        except InvalidInputError:
+            self.invalid += 1
+            raise
+
+    async def read_large(self, event: object, idempotency_key: str = "") -> Reading:
+        """As `read`, for an event of more than `LARGE_BYTES`: in a thread, one at a time."""
+        async with self._large:
+            try:
+                return await asyncio.to_thread(self._read, event, idempotency_key, self._now())
+            except InvalidInputError:
+                self.invalid += 1
+                raise
+
+    def take(self, reading: Reading, headers: dict[str, str]) -> Receipt:
+        """The receipt of the event that was read; *headers* may hold W3C trace context.
+
+        An event sent before is not recorded: its receipt is a `Repeat`. Raises ConflictError if its id is another's,
+        OverloadedError if there is no room.
+        """
+        op, stamped = reading
+        if not op.event_id:
+            return self._recorded(op, headers)
+        try:
+            receipt, first = self._sent_once.once(op, stamped, lambda: self._recorded(op, headers))
+        except ConflictError:
+            self.conflicts += 1
+            raise
+        if first:
+            return receipt
+        self.repeats += 1
+        return Repeat(receipt)
+
+    @property
+    def reading_large(self) -> bool:
+        """Whether a large event is being read just now."""
+        return self._large.locked()
+
+    def _read(self, event: object, idempotency_key: str, now: str) -> Reading:
+        """What *event* says. Keeps nothing: any thread may call it."""
+        raw = parse_json(event) if isinstance(event, TEXT) else event
+        if idempotency_key and isinstance(raw, dict) and raw.get("event_id") in (None, ""):
+            raw["event_id"] = idempotency_key
+        op = event_op(raw, now, self._normalizer)
+        return Reading(op, isinstance(raw, dict) and raw.get("timestamp") is not None)
+
+    async def settled(self, receipts: Sequence[Receipt]) -> None:
+        """Wait for every receipt, and count what is accepted. Raises JournalError if one failed."""
+        try:
+            for receipt in receipts:
+                await receipt.wait()
+        finally:
+            self._sent_once.settle()
+        self.accepted += len([receipt for receipt in receipts if type(receipt) is not Repeat])
+
+    def _recorded(self, op: ObservedOp, headers: dict[str, str]) -> Receipt:
+        receipt = self._recorder.record(
+            op, traceparent=headers.get("traceparent", ""), tracestate=headers.get("tracestate", "")
+        )
+        if receipt is None:
+            raise OverloadedError("the journal cannot keep up", "too much waits to be written", "Send it again later")
+        return receipt
+
+    def _now(self) -> str:
+        millisecond = self._clock.time_ns() // 1_000_000
+        if millisecond != self._millisecond:  # under load many events share one
+            self._millisecond, self._now_text = millisecond, rfc3339_ms(millisecond * 1_000_000)
+        return self._now_text
