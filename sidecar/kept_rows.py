@@ -1,6 +1,7 @@
 """Rows by key in memory, within a bound, that know which of them still have to be saved.
 
-The books of every room keep their state here; the pipeline saves what `take_dirty` gives and calls `load` at start.
+The books of every room keep their state here, most of them in several tables of rows that are saved as one
+(`KeptBook`); the pipeline saves what `take_dirty` gives and calls `load` at start.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -200,3 +201,60 @@ class KeptRows(Generic[T]):
             self._dirty.add(key)
         else:
             self._dirty.discard(key)
+
+
+class Saved(Protocol):
+    """State that follows from the journals, kept as rows."""
+
+    def load(self, rows: Mapping[str, bytes]) -> object:
+        """Restore what `take_dirty` gave, in whatever order."""
+        ...
+
+    def prepare(self) -> Iterator[None]:
+        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
+        ...
+
+    def take_dirty(self) -> dict[str, bytes]:
+        """Rows changed since the last call, as JSON by key; removed ones as b""."""
+        ...
+
+    def put_back(self, keys: Iterable[str]) -> None:
+        """Saving *keys* failed: `take_dirty` gives them again."""
+        ...
+
+    @property
+    def unusable(self) -> int:
+        """Saved rows that could not be read, and rows that could not be saved."""
+        ...
+
+
+class KeptBook:
+    """What a book inherits whose state is *kept*, tables with prefixes of their own: it is `Saved` as one."""
+
+    def __init__(self, *kept: Saved) -> None:
+        self._kept = kept
+
+    def load(self, rows: Mapping[str, bytes]) -> None:
+        """Restore what `take_dirty` gave, in whatever order."""
+        for each in self._kept:
+            each.load(rows)
+
+    def prepare(self) -> Iterator[None]:
+        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
+        for each in self._kept:
+            yield from each.prepare()
+
+    def take_dirty(self) -> dict[str, bytes]:
+        """Rows changed since the last call, as JSON by key; removed ones as b""."""
+        return {key: row for each in self._kept for key, row in each.take_dirty().items()}
+
+    def put_back(self, keys: Iterable[str]) -> None:
+        """Saving *keys* failed: `take_dirty` gives them again."""
+        names = list(keys)
+        for each in self._kept:
+            each.put_back(names)
+
+    @property
+    def unusable(self) -> int:
+        """Saved rows that could not be read, and rows that could not be saved."""
+        return sum(each.unusable for each in self._kept)

@@ -16,10 +16,11 @@ from sidecar.analysis.incidents import IncidentBook
 from sidecar.analysis.life_cycle import DECISION_KIND as INCIDENTS
 from sidecar.analysis.life_cycle import decided
 from sidecar.analysis.success_book import SuccessBook
+from sidecar.kept_rows import Saved
 from sidecar.langfuse.book import DONE, TOLD, LangfuseBook
 from sidecar.pipeline_learning import KINDS, Learning
 from sidecar.protocols import Clock
-from sidecar.store.checkpoint import Derived, Saved
+from sidecar.store.checkpoint import Derived
 from sidecar.store.decisions import DecisionHandlers
 from sidecar.store.duplicates import Duplicates
 from sidecar.store.in_order import InOrder

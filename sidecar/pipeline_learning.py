@@ -7,7 +7,7 @@ simulation can call it directly: `consume` ops, `decide_now` what `proposals` an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -20,6 +20,7 @@ from sidecar.analysis.playbook_book import PlaybookBook
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.analysis.rule_follower import RuleFollower
 from sidecar.analysis.rules import RuleBook
+from sidecar.kept_rows import KeptBook
 from sidecar.model import ObservedOp
 from sidecar.model_learning import CycleMark, EntryChange, Exposure, InformedTask, PlaybookEntry, ReportedOutcome, Term
 
@@ -29,7 +30,7 @@ Treatment = tuple[dict[str, Term], dict[str, Term]]
 KINDS: Final = (CYCLE, PLAYBOOK, PLAYBOOK_CHANGE, EXPOSURE, OUTCOME, INFORMED)
 
 
-class Learning:
+class Learning(KeptBook):
     """A `Learner`: the three books that learn from each other. For one thread."""
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class Learning:
         self.exposures = ExposureBook()
         self._follower = RuleFollower(self.rules, self.playbook)
         self._standings = Standings(self.exposures)
-        self._books = (self.rules, self.playbook, self.exposures)
+        super().__init__(self.rules, self.playbook, self.exposures)
         self.taken = 0  # ops
 
     def consume(self, op: ObservedOp) -> None:
@@ -89,31 +90,6 @@ class Learning:
         for proposal in self.proposals(at):
             if proposal is not None:
                 self.decide_now(*proposal)
-
-    def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore what `take_dirty` gave, in whatever order."""
-        for book in self._books:
-            book.load(rows)
-
-    def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
-        for book in self._books:
-            yield from book.prepare()
-
-    def take_dirty(self) -> dict[str, bytes]:
-        """Rows changed since the last call, as JSON by key; removed ones as b""."""
-        return {key: row for book in self._books for key, row in book.take_dirty().items()}
-
-    def put_back(self, keys: Iterable[str]) -> None:
-        """Saving *keys* failed: `take_dirty` gives them again."""
-        names = list(keys)
-        for book in self._books:
-            book.put_back(names)
-
-    @property
-    def unusable(self) -> int:
-        """Saved rows that could not be read, and rows that could not be saved."""
-        return sum(book.unusable for book in self._books)
 
     @property
     def not_counted(self) -> int:

@@ -72,6 +72,18 @@ def an_op(**fields: Any) -> ObservedOp:
     return ObservedOp(**{**plain, **fields})
 
 
+class SettledReceipt:
+    """A receipt that is settled from the start."""
+
+    taken = True
+
+    def __init__(self, op: ObservedOp) -> None:
+        self.op = op
+
+    async def wait(self) -> None:
+        """Settled."""
+
+
 class KeptDecisions:
     """A `DecisionLog` that keeps (kind, body, follows) and lets it take effect, or fails while *failing* is set."""
 

@@ -15,21 +15,10 @@ from hypothesis import given, settings
 from sidecar.model import ObservedOp
 from sidecar.normalize import MAX_ENTRIES, REST_KEY, Normalizer, clean_text, json_text, scalar
 from sidecar.redaction import MASK, Redactor
+from tests.fakes import an_op
 from tests.strategies import maps, ops, texts, values
 
 NORMALIZER = Normalizer(Redactor())
-
-
-def an_op(**changes: Any) -> ObservedOp:
-    plain = ObservedOp(
-        timestamp="2026-11-23T10:00:00.250Z",
-        endpoint="/search",
-        input_summary="forklift",
-        success=True,
-        duration_ms=250,
-        output_summary="3 rows",
-    )
-    return msgspec.structs.replace(plain, **changes)
 
 
 @given(texts)

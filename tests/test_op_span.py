@@ -22,23 +22,12 @@ from sidecar.spans.provider import export_sampler, our_resource, tracer_provider
 from sidecar.spans.recorder import OpRecorder
 from sidecar.spans.span_processor import OpSpanProcessor
 from sidecar.version import our_version
+from tests.fakes import SettledReceipt
 from tests.otlp_receiver import op_from_otlp, otlp_receiver, spans_in
 from tests.strategies import ops
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
-
-
-class KeptReceipt:
-    """A receipt that is settled from the start."""
-
-    taken = True
-
-    def __init__(self, op: ObservedOp) -> None:
-        self.op = op
-
-    async def wait(self) -> None:
-        """Settled."""
 
 
 class KeptSpans(OpSpanProcessor):
@@ -48,8 +37,8 @@ class KeptSpans(OpSpanProcessor):
         super().__init__(self, SystemClock())
         self.spans: list[ReadableSpan] = []
 
-    def append(self, op: ObservedOp, *, awaited: bool, envelope: bytes = b"") -> KeptReceipt:
-        return KeptReceipt(op)
+    def append(self, op: ObservedOp, *, awaited: bool, envelope: bytes = b"") -> SettledReceipt:
+        return SettledReceipt(op)
 
     def on_end(self, span: ReadableSpan) -> None:
         self.spans.append(span)

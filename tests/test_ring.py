@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,19 +11,8 @@ from sidecar.model import ObservedOp
 from sidecar.normalize import Normalizer
 from sidecar.redaction import Redactor
 from sidecar.store.ring import OpRing
+from tests.fakes import an_op
 from tests.strategies import ops
-
-
-def an_op(**changes: Any) -> ObservedOp:
-    fields: dict[str, Any] = {
-        "timestamp": "2026-11-23T10:00:00.250Z",
-        "endpoint": "/search",
-        "input_summary": "",
-        "success": True,
-        "duration_ms": 1,
-        "output_summary": "",
-    }
-    return ObservedOp(**(fields | changes))
 
 
 @settings(max_examples=50, deadline=None)

@@ -30,7 +30,7 @@ from sidecar.spans.op_span import UNSAMPLED_MARK, JournalledOp, op_attributes
 from sidecar.spans.provider import export_sampler, tracer_provider
 from sidecar.spans.recorder import OpRecorder
 from sidecar.spans.span_processor import OpSpanProcessor
-from tests.fakes import an_op
+from tests.fakes import SettledReceipt, an_op
 from tests.observers import says, stand_in
 from tests.otlp_receiver import spans_in
 from tests.strategies import ops
@@ -39,18 +39,6 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 RESOURCE = Resource({"service.name": "test"})
 SCOPE = InstrumentationScope("lakehouse-observer", "1")
 normalized = ops().map(Normalizer(Redactor()).op)
-
-
-class KeptReceipt:
-    """A receipt that is settled from the start."""
-
-    taken = True
-
-    def __init__(self, op: ObservedOp) -> None:
-        self.op = op
-
-    async def wait(self) -> None:
-        """Settled."""
 
 
 class Journalled(OpSpanProcessor):
@@ -62,11 +50,11 @@ class Journalled(OpSpanProcessor):
         self.lines: list[bytes] = []
         self.awaited: list[bool] = []
 
-    def append(self, op: ObservedOp, *, awaited: bool, envelope: bytes = b"") -> KeptReceipt:
+    def append(self, op: ObservedOp, *, awaited: bool, envelope: bytes = b"") -> SettledReceipt:
         record = msgspec.json.encode(op)
         self.awaited.append(awaited)
         self.lines.append(b'%b,"span":%b}' % (record[:-1], envelope) if envelope else record)
-        return KeptReceipt(op)
+        return SettledReceipt(op)
 
     def on_end(self, span: ReadableSpan) -> None:
         self.spans.append(span)

@@ -12,14 +12,14 @@ a tally for each endpoint: by whether its first exposure there showed anything.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 import structlog
 
 from sidecar.advice.coins import TOGETHER, Coin, Unit, as_one, coin_of
 from sidecar.advice.tallies import Tally, Trial
-from sidecar.kept_rows import KeptRows
+from sidecar.kept_rows import KeptBook, KeptRows
 from sidecar.model import ObservedOp
 from sidecar.model_learning import Assignment, Exposure, InformedTask, ReportedOutcome
 
@@ -32,14 +32,14 @@ MAX_EXPOSURES: Final = 16  # of a unit, whose ids are still known
 _OVERDUE_A_STEP = 200
 
 
-class ExposureBook:
+class ExposureBook(KeptBook):
     """At most 5000 units and 1000 tallies; the least recent goes out, its open coins as missing. For one thread."""
 
     def __init__(self) -> None:
         self._units = KeptRows("unit/", Unit, MAX_UNITS)
         self._tallies = KeptRows("tally/", Tally, MAX_TALLIES)
         self._together = KeptRows("together/", Tally, MAX_TALLIES)
-        self._kept = (self._units, self._tallies, self._together)
+        super().__init__(self._units, self._tallies, self._together)
         self._exposures: dict[str, tuple[str, str]] = {}  # exposure id → its unit and endpoint
         self._calls: dict[str, str] = {}  # op id of an outcome → unit
         self._open: OrderedDict[tuple[str, str], str] = OrderedDict()  # (unit, entry) → until, by time
@@ -58,7 +58,7 @@ class ExposureBook:
     @property
     def evicted(self) -> int:
         """Units and tallies that had to make room."""
-        return sum(each.evicted for each in self._kept)
+        return self._units.evicted + self._tallies.evicted + self._together.evicted
 
     def consume(self, op: ObservedOp) -> bool:
         """Take one settled op in; whether its agent had been shown advice on this endpoint. O(the unit's coins)."""
@@ -151,15 +151,9 @@ class ExposureBook:
             tally.begin_anew()
             self._tallies.changed(entry_id)
 
-    @property
-    def unusable(self) -> int:
-        """Saved rows that could not be read, and rows that could not be saved."""
-        return sum(each.unusable for each in self._kept)
-
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore what `take_dirty` gave, in whatever order."""
-        for each in self._kept:
-            each.load(rows)
+        super().load(rows)
         found: list[tuple[str, str, str]] = []
         for unit in self._units.rows():
             self._exposures |= {exposure_id: (unit.key, endpoint) for exposure_id, endpoint in unit.exposures}
@@ -168,21 +162,6 @@ class ExposureBook:
             found += [(coin.until, unit.key, name) for name, coin in unit.coins.items() if not coin.by]
         for until, key, name in sorted(found):
             self._awaited(name)[key, name] = until
-
-    def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
-        for each in self._kept:
-            yield from each.prepare()
-
-    def take_dirty(self) -> dict[str, bytes]:
-        """Rows changed since the last call, as JSON by key; removed ones as b""."""
-        return {key: row for each in self._kept for key, row in each.take_dirty().items()}
-
-    def put_back(self, keys: Iterable[str]) -> None:
-        """Saving *keys* failed: `take_dirty` gives them again."""
-        names = list(keys)
-        for each in self._kept:
-            each.put_back(names)
 
     def _consume(self, op: ObservedOp) -> bool:
         if op.amends and self._amend(op):

@@ -8,7 +8,6 @@ class raise an incident in the book: data is missing, the agent has not drifted.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +18,7 @@ from sidecar.analysis.evidence import span_ref
 from sidecar.analysis.fingerprint import kind_fingerprint, mask, one_line
 from sidecar.analysis.incident_rows import line_of
 from sidecar.analysis.incidents import CORRECTION, IncidentBook
-from sidecar.kept_rows import KeptRows
+from sidecar.kept_rows import KeptBook, KeptRows
 from sidecar.model import ObservedOp, SpanRef
 from sidecar.normalize import clean_text
 
@@ -64,7 +63,7 @@ class Kind(msgspec.Struct, omit_defaults=True):
     corrections: int = 0
 
 
-class CorrectionReview:
+class CorrectionReview(KeptBook):
     """At most 1000 kinds; what was seen least recently goes out, counted. For the event loop's thread only.
 
     The kinds are `task_class:…` and `sig_hash:…`. An operation that has both counts in both.
@@ -73,6 +72,7 @@ class CorrectionReview:
     def __init__(self, book: IncidentBook) -> None:
         self._book = book
         self._kinds = KeptRows("kind/", Kind, MAX_KINDS)
+        super().__init__(self._kinds)
         self.not_counted = 0  # ops that could not be taken in
 
     def consume(self, op: ObservedOp) -> None:
@@ -110,30 +110,9 @@ class CorrectionReview:
         """Kinds that had to make room."""
         return self._kinds.evicted
 
-    @property
-    def unusable(self) -> int:
-        """Saved rows that could not be read, and rows that could not be saved."""
-        return self._kinds.unusable
-
     def reviews(self) -> list[dict[str, Any]]:
         """What is known of each kind that was ever corrected, the most recently seen first."""
         return [_shown(key, kind) for key, kind in reversed(self._kinds.items()) if kind.corrections]
-
-    def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore what `take_dirty` gave, in whatever order."""
-        self._kinds.load(rows)
-
-    def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
-        yield from self._kinds.prepare()
-
-    def take_dirty(self) -> dict[str, bytes]:
-        """Rows changed since the last call, as JSON by key; removed ones as b""."""
-        return self._kinds.take_dirty()
-
-    def put_back(self, keys: Iterable[str]) -> None:
-        """Saving *keys* failed: `take_dirty` gives them again."""
-        self._kinds.put_back(keys)
 
     def _kind(self, key: str) -> Kind:
         kind = self._kinds.touch(key)

@@ -7,7 +7,7 @@ one incident keeps is in `incident_rows`, when a success is far too slow in `slo
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -21,7 +21,7 @@ from sidecar.analysis.fingerprint import MAX_ENDPOINT, Fingerprints, kind_finger
 from sidecar.analysis.incident_rows import IncidentRow, Mark, Step, failure_line
 from sidecar.analysis.slow_successes import SLOW_MESSAGE, Latency, slow_line
 from sidecar.analysis.template_tree import TemplateTree
-from sidecar.kept_rows import KeptRows
+from sidecar.kept_rows import KeptBook, KeptRows
 from sidecar.model import Incident, IncidentKind, IncidentState, ObservedOp
 from sidecar.normalize import clean_text
 
@@ -42,7 +42,7 @@ class EndpointRow(msgspec.Struct):
     latency: Latency
 
 
-class IncidentBook:
+class IncidentBook(KeptBook):
     """At most 1000 incidents and 1000 endpoints; what was seen least recently goes out, counted.
 
     Corrections are neither success nor failure. All methods belong to the event loop's thread.
@@ -52,7 +52,7 @@ class IncidentBook:
         self._incidents = KeptRows("incident/", IncidentRow, MAX_INCIDENTS)
         self._endpoints = KeptRows("endpoint/", EndpointRow, MAX_ENDPOINTS)
         self._fingerprints = Fingerprints(TemplateTree())
-        self._kept = (self._incidents, self._endpoints, self._fingerprints.tree)
+        super().__init__(self._incidents, self._endpoints, self._fingerprints.tree)
         self._version = self._fingerprints.tree.version
         self._joined: dict[str, str] = {}  # fingerprints of old → of the incident that has their failures now
         self._waiting: OrderedDict[str, list[Mark | Step]] = OrderedDict()  # for incidents not (yet) here
@@ -116,11 +116,6 @@ class IncidentBook:
         return self._fingerprints.tree.evicted + self._fingerprints.tree.forgotten
 
     @property
-    def unusable(self) -> int:
-        """Saved rows that could not be read, and rows that could not be saved."""
-        return sum(each.unusable for each in self._kept)
-
-    @property
     def by_state(self) -> Counter[IncidentState]:
         """How many incidents are in which state."""
         return Counter(row.incident.state for row in self.rows())
@@ -182,21 +177,6 @@ class IncidentBook:
             self._apply_waiting(key)
         self._endpoints.load(rows)
         self._fingerprints.tree.load(rows)
-
-    def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
-        for each in self._kept:
-            yield from each.prepare()
-
-    def take_dirty(self) -> dict[str, bytes]:
-        """Rows changed since the last call, as JSON by key; removed ones as b""."""
-        return {key: body for each in self._kept for key, body in each.take_dirty().items()}
-
-    def put_back(self, keys: Iterable[str]) -> None:
-        """Saving *keys* failed: `take_dirty` gives them again."""
-        names = list(keys)
-        for each in self._kept:
-            each.put_back(names)
 
     def _succeeded(self, op: ObservedOp) -> None:
         key = clean_text(op.endpoint[:MAX_ENDPOINT])

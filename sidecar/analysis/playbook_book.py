@@ -7,12 +7,12 @@ consolidator. What an entry once was can be seen as of any moment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from msgspec.structs import replace
 
-from sidecar.kept_rows import KeptRows
+from sidecar.kept_rows import KeptBook, KeptRows
 from sidecar.model_learning import EntryChange, EntryRow, EntryState, PlaybookEntry
 
 MAX_ENTRIES: Final = 1000
@@ -28,11 +28,12 @@ _LEADS_TO: Final[Mapping[str, EntryState]] = {
 }
 
 
-class PlaybookBook:
+class PlaybookBook(KeptBook):
     """At most 1000 entries; the least recently changed goes out, counted. All methods belong to one thread."""
 
     def __init__(self) -> None:
         self._rows = KeptRows("entry/", EntryRow, MAX_ENTRIES)
+        super().__init__(self._rows)
         self._by_endpoint: dict[str, list[EntryRow]] | None = None
         self.overtaken = 0  # changes judged from what had been decided otherwise meanwhile
 
@@ -105,27 +106,10 @@ class PlaybookBook:
         """Entries that had to make room."""
         return self._rows.evicted
 
-    @property
-    def unusable(self) -> int:
-        """Saved rows that could not be read, and rows that could not be saved."""
-        return self._rows.unusable
-
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore what `take_dirty` gave, in whatever order."""
-        self._rows.load(rows)
+        super().load(rows)
         self._by_endpoint = None
-
-    def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
-        yield from self._rows.prepare()
-
-    def take_dirty(self) -> dict[str, bytes]:
-        """Rows changed since the last call, as JSON by key; removed ones as b""."""
-        return self._rows.take_dirty()
-
-    def put_back(self, keys: Iterable[str]) -> None:
-        """Saving *keys* failed: `take_dirty` gives them again."""
-        self._rows.put_back(keys)
 
 
 def row_as_of(row: EntryRow, at: str) -> EntryRow | None:

@@ -15,7 +15,7 @@ rule; the endpoint's counts then begin anew, as they do when a sheet of 4096 ops
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from math import log
 from typing import Final
 
@@ -29,7 +29,7 @@ from sidecar.analysis.rule_counts import MAX_COLUMNS, Condition, Sheet, Together
 from sidecar.analysis.rule_findings import Finding, finding
 from sidecar.analysis.rule_search import snapshot
 from sidecar.analysis.rule_standing import EndpointRules, Rule, begin_anew, drop_contradicted, drop_unseen, find, is_due
-from sidecar.kept_rows import KeptRows
+from sidecar.kept_rows import KeptBook, KeptRows
 from sidecar.model import ObservedOp
 from sidecar.normalize import clean_text
 
@@ -57,12 +57,13 @@ class RuleReport(msgspec.Struct, frozen=True, kw_only=True):
     evicted: int
 
 
-class RuleBook:
+class RuleBook(KeptBook):
     """At most 1000 endpoints; the least recent goes out, counted. All methods belong to one thread."""
 
     def __init__(self, alpha: float = ALPHA) -> None:
         self._rows = KeptRows("rules/", EndpointRules, MAX_ENDPOINTS)
         self._numbering = KeptRows("rule_numbering/", Numbering, 1)
+        super().__init__(self._rows, self._numbering)
         self._log_alpha = log(alpha)
         self._columns = 0
         self.last_op_id: str | None = None
@@ -143,33 +144,13 @@ class RuleBook:
 
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore what `take_dirty` gave, in whatever order."""
-        self._rows.load(rows)
-        self._numbering.load(rows)
+        super().load(rows)
         self._columns = sum(row.sheet.columns for row in self._rows.rows())
-
-    def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
-        yield from self._rows.prepare()
-
-    def take_dirty(self) -> dict[str, bytes]:
-        """Rows changed since the last call, as JSON by key; removed ones as b""."""
-        return self._rows.take_dirty() | self._numbering.take_dirty()
-
-    def put_back(self, keys: Iterable[str]) -> None:
-        """Saving *keys* failed: `take_dirty` gives them again."""
-        names = list(keys)
-        self._rows.put_back(names)
-        self._numbering.put_back(names)
 
     @property
     def evicted(self) -> int:
         """Endpoints that had to make room."""
         return self._rows.evicted
-
-    @property
-    def unusable(self) -> int:
-        """Saved rows that could not be read, and rows that could not be saved."""
-        return self._rows.unusable + self._numbering.unusable
 
     def _row(self, op: ObservedOp) -> EndpointRules:
         key = clean_text(op.endpoint[:MAX_ENDPOINT])

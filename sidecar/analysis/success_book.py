@@ -5,7 +5,6 @@ Fed every settled op on the event loop's thread; read by the playbook consolidat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -14,7 +13,7 @@ import structlog
 from sidecar.analysis.evidence import span_ref
 from sidecar.analysis.fingerprint import MAX_ENDPOINT
 from sidecar.analysis.incidents import CORRECTION
-from sidecar.kept_rows import KeptRows
+from sidecar.kept_rows import KeptBook, KeptRows
 from sidecar.model import ObservedOp, SpanRef
 from sidecar.normalize import clean_text
 
@@ -42,11 +41,12 @@ class EndpointSuccesses(msgspec.Struct, omit_defaults=True):
         return self.duration_sum_ms / self.successes if self.successes else 0.0
 
 
-class SuccessBook:
+class SuccessBook(KeptBook):
     """At most 1000 endpoints; the least recent goes out, counted. For the event loop's thread only."""
 
     def __init__(self) -> None:
         self._rows = KeptRows("success/", EndpointSuccesses, MAX_ENDPOINTS)
+        super().__init__(self._rows)
         self.last_op_id: str | None = None
         self.not_counted = 0  # ops that could not be taken in
 
@@ -75,30 +75,9 @@ class SuccessBook:
         """Endpoints that had to make room."""
         return self._rows.evicted
 
-    @property
-    def unusable(self) -> int:
-        """Saved rows that could not be read, and rows that could not be saved."""
-        return self._rows.unusable
-
     def endpoints(self) -> list[EndpointSuccesses]:
         """Those with successes, the least recent first."""
         return [row for row in self._rows.rows() if row.successes]
-
-    def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore what `take_dirty` gave, in whatever order."""
-        self._rows.load(rows)
-
-    def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
-        yield from self._rows.prepare()
-
-    def take_dirty(self) -> dict[str, bytes]:
-        """Rows changed since the last call, as JSON by key; removed ones as b""."""
-        return self._rows.take_dirty()
-
-    def put_back(self, keys: Iterable[str]) -> None:
-        """Saving *keys* failed: `take_dirty` gives them again."""
-        self._rows.put_back(keys)
 
     def _uncount(self, op: ObservedOp) -> None:
         key = clean_text(op.endpoint[:MAX_ENDPOINT])

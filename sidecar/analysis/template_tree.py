@@ -16,14 +16,13 @@ together what differs in more than two places, or in more than a third of its wo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from operator import ne
 from typing import Final
 
 import msgspec
 
-from sidecar.kept_rows import KeptRows
+from sidecar.kept_rows import KeptBook, KeptRows
 
 MAX_NODES: Final = 1000
 MAX_TEMPLATES: Final = 64  # of one node
@@ -57,7 +56,7 @@ class Node(msgspec.Struct, omit_defaults=True):
     made: int = 0
 
 
-class TemplateTree:
+class TemplateTree(KeptBook):
     """At most 1000 nodes of 64 templates; those that have learned nothing for longest make room.
 
     Within a node it is the oldest template, those that vary last. The messages of what went are templates of their
@@ -66,6 +65,7 @@ class TemplateTree:
 
     def __init__(self) -> None:
         self._nodes = KeptRows("template/", Node, MAX_NODES)
+        super().__init__(self._nodes)
         self._renamed: dict[str, str] = {}
         self.merges = 0
         self.forgotten = 0  # templates that had to make room within their node
@@ -99,31 +99,10 @@ class TemplateTree:
         renamed, self._renamed = self._renamed, {}
         return renamed
 
-    def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore what `take_dirty` gave, in whatever order."""
-        self._nodes.load(rows)
-
-    def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
-        yield from self._nodes.prepare()
-
-    def take_dirty(self) -> dict[str, bytes]:
-        """Rows changed since the last call, as JSON by key; removed ones as b""."""
-        return self._nodes.take_dirty()
-
-    def put_back(self, keys: Iterable[str]) -> None:
-        """Saving *keys* failed: `take_dirty` gives them again."""
-        self._nodes.put_back(keys)
-
     @property
     def evicted(self) -> int:
         """Nodes that had to make room."""
         return self._nodes.evicted
-
-    @property
-    def unusable(self) -> int:
-        """Saved rows that could not be read, and rows that could not be saved."""
-        return self._nodes.unusable
 
     def _merged(self, node: Node, words: list[str]) -> Template | None:
         """The template that *words* and those like them are from now on, if there are enough of them."""

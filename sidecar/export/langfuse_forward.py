@@ -14,8 +14,8 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from sidecar.export.answers import UNKNOWN_CREDENTIALS_HTTP, Answer, http_answer, unreachable
-from sidecar.export.http_client import read_bounded, tls_context
+from sidecar.export.answers import UNKNOWN_CREDENTIALS_HTTP, Answer, http_answer
+from sidecar.export.http_client import attempt, tls_context
 from sidecar.export.spool_door import SpoolDoor
 from sidecar.protocols import Promise
 
@@ -47,18 +47,15 @@ class LangfuseSender:
         """Make one attempt of at most *timeout_s* seconds. Never raises for what the other side does."""
         head, _, body = request.partition(b"\n")
         said: dict[str, Any] = msgspec.json.decode(head)
-        headers = {**said["headers"], "Content-Length": str(len(body))}
-        deadline = time.monotonic() + timeout_s
-        try:
-            with self._client.stream(
-                "POST", self._url + said["path"], content=iter([body]), headers=headers, timeout=timeout_s
-            ) as response:
-                answered = read_bounded(response, deadline, _MOST_ANSWER)
-                return _meaning(response, answered)
-        except httpx.TransportError as exc:
-            return unreachable(f"{type(exc).__name__} {exc}".strip())
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            return Answer("refused", f"{type(exc).__name__} {exc}".strip())
+        return attempt(
+            self._client,
+            self._url + said["path"],
+            body,
+            timeout_s,
+            _meaning,
+            headers=said["headers"],
+            most=_MOST_ANSWER,
+        )
 
     def close(self) -> None:
         """Give the connections back."""

@@ -19,8 +19,8 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from sidecar.errors import StartError
-from sidecar.export.answers import Answer, delivered, grpc_answer, http_answer, unreachable
-from sidecar.export.http_client import read_bounded, tls_context
+from sidecar.export.answers import Answer, delivered, grpc_answer, http_answer
+from sidecar.export.http_client import attempt, tls_context
 from sidecar.export.otlp_target import OtlpTarget
 
 Signal = Literal["traces", "metrics"]
@@ -100,22 +100,15 @@ class HttpSender:
     def send(self, request: bytes, timeout_s: float) -> Answer:
         """See `OtlpSender`."""
         body = gzip.compress(request, _GZIP_LEVEL) if self._gzip else request
-        deadline = time.monotonic() + timeout_s
-        try:
-            # As an iterator: httpx's objects refer to each other, and would keep a body until the collector comes by.
-            once, length = iter([body]), {"Content-Length": str(len(body))}
-            with self._client.stream("POST", self._url, content=once, headers=length, timeout=timeout_s) as response:
-                said = read_bounded(response, deadline)
-                retry_after = response.headers.get("retry-after", "")
-                return http_answer(response.status_code, said, retry_after, time.time_ns())
-        except httpx.TransportError as exc:
-            return unreachable(f"{type(exc).__name__} {exc}".strip())
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            return Answer("refused", f"{type(exc).__name__} {exc}".strip())
+        return attempt(self._client, self._url, body, timeout_s, _meaning)
 
     def close(self) -> None:
         """Give the connections back."""
         self._client.close()
+
+
+def _meaning(response: httpx.Response, said: bytes) -> Answer:
+    return http_answer(response.status_code, said, response.headers.get("retry-after", ""), time.time_ns())
 
 
 def _grpc_failure(error: Any) -> Answer:

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from sidecar.errors import OverloadedError
-from sidecar.kept_rows import KeptRows
+from sidecar.kept_rows import KeptBook, KeptRows
 from sidecar.model import Fragment, LangfuseTold, Score
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -56,7 +56,7 @@ class LangfuseDone(msgspec.Struct, frozen=True, omit_defaults=True):
     scores: list[str] = []
 
 
-class LangfuseBook:
+class LangfuseBook(KeptBook):
     """Open observations, the last 2048 that are done (a later update is merged into them), traces, waiting scores.
 
     Used on the event loop's thread only.
@@ -67,7 +67,7 @@ class LangfuseBook:
         self._done = KeptRows("done/", FragmentRow, _MOST_DONE)
         self._traces = KeptRows("trace/", Fragment, _MOST_TRACES)
         self._scores = KeptRows("score/", ScoreRow, _NO_BOUND)
-        self._tables = (self._open, self._done, self._traces, self._scores)
+        super().__init__(self._open, self._done, self._traces, self._scores)
         self._told = msgspec.json.Decoder(LangfuseTold).decode
         self._finished = msgspec.json.Decoder(LangfuseDone).decode
         self.open_bytes = 0
@@ -173,34 +173,13 @@ class LangfuseBook:
 
     # --- saved rows ----------------------------------------------------------------------------------------------
 
-    @property
-    def unusable(self) -> int:
-        """Saved rows that could not be read, and rows that could not be saved."""
-        return sum(table.unusable for table in self._tables)
-
     def consume(self, _op: object) -> None:
         """Nothing: decisions alone make what is here."""
 
     def load(self, rows: Mapping[str, bytes]) -> None:
         """Restore what `take_dirty` gave, in whatever order."""
-        for table in self._tables:
-            table.load(rows)
+        super().load(rows)
         self.open_bytes = sum(_size(row.fragment) for row in self._open.rows())
-
-    def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
-        for table in self._tables:
-            yield from table.prepare()
-
-    def take_dirty(self) -> dict[str, bytes]:
-        """Rows changed since the last call, as JSON by key; removed ones as b""."""
-        return {key: row for table in self._tables for key, row in table.take_dirty().items()}
-
-    def put_back(self, keys: Iterable[str]) -> None:
-        """Saving *keys* failed: `take_dirty` gives them again."""
-        names = list(keys)
-        for table in self._tables:
-            table.put_back(names)
 
 
 def score_key(score: Score) -> str:

@@ -8,7 +8,7 @@ state is lost, or does not fit the journals, it is had from the copy that was ma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import structlog
 
+from sidecar.kept_rows import Saved
 from sidecar.model import ObservedOp
 from sidecar.protocols import OpConsumer
 from sidecar.store.checkpoint_copy import NAME, Copy, Covered, covered, load_copy
@@ -30,31 +31,6 @@ from sidecar.store.state import StateStore
 log = structlog.get_logger(__name__)
 
 _MOST_ROUNDS: Final = 4
-
-
-class Saved(Protocol):
-    """State that follows from the journals, kept as rows."""
-
-    def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore rows of a checkpoint."""
-        ...
-
-    def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
-        ...
-
-    def take_dirty(self) -> dict[str, bytes]:
-        """Rows that changed since the last call; removed ones as b""."""
-        ...
-
-    def put_back(self, keys: Iterable[str]) -> None:
-        """Saving them failed: give them again next time."""
-        ...
-
-    @property
-    def unusable(self) -> int:
-        """Rows that could not be read or saved."""
-        ...
 
 
 class Derived(Saved, OpConsumer, Protocol):

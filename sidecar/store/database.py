@@ -27,6 +27,14 @@ DERIVED: Final = (
 """What follows from the journals. The outbox and most cursors do not."""
 
 _KEY_COLUMNS: Final = {"cursors": "name", **dict.fromkeys(DERIVED, "key")}
+
+
+def _read_again(*tables: str) -> tuple[str, ...]:
+    """What is in *tables* goes, and is made again: both journals are read from their beginning."""
+    emptied = (f"DELETE FROM {table}" for table in tables)  # noqa: S608 - the names are the constants below
+    return *emptied, "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')"
+
+
 _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
         "CREATE TABLE cursors (name TEXT PRIMARY KEY, body BLOB NOT NULL)",
@@ -38,67 +46,38 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
         "CREATE TABLE seen_ids (key TEXT PRIMARY KEY, body BLOB NOT NULL)",
         # The ids of ops that older rows count are in the journal only: all of it is read once more.
-        "DELETE FROM incidents",
-        "DELETE FROM successes",
-        "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
+        *_read_again("incidents", "successes"),
     ),
     (
         # Rows are saved with their order, ids with the time at which their op was taken: again all is read once more.
-        "DELETE FROM incidents",
-        "DELETE FROM successes",
-        "DELETE FROM seen_ids",
-        "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
+        *_read_again("incidents", "successes", "seen_ids"),
     ),
     (
         # Incidents have states, timelines and templates: they are made again, and so is what is counted beside them.
-        "DELETE FROM incidents",
-        "DELETE FROM successes",
-        "DELETE FROM seen_ids",
-        "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
+        *_read_again("incidents", "successes", "seen_ids"),
     ),
     ("CREATE TABLE langfuse (key TEXT PRIMARY KEY, body BLOB NOT NULL)",),
     (
         # What learns has a table of its own; entries were among the successes. Once more all is read again.
         "ALTER TABLE playbook RENAME TO learning",
-        "DELETE FROM incidents",
-        "DELETE FROM successes",
-        "DELETE FROM seen_ids",
-        "DELETE FROM langfuse",
-        "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
+        *_read_again("incidents", "successes", "seen_ids", "langfuse"),
     ),
     (
         # Ops that others amend were counted beside them: again.
         "CREATE TABLE latest_ops (key TEXT PRIMARY KEY, body BLOB NOT NULL)",
-        "DELETE FROM incidents",
-        "DELETE FROM successes",
-        "DELETE FROM seen_ids",
-        "DELETE FROM langfuse",
-        "DELETE FROM learning",
-        "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
+        *_read_again("incidents", "successes", "seen_ids", "langfuse", "learning"),
     ),
     (
         "CREATE TABLE corrections (key TEXT PRIMARY KEY, body BLOB NOT NULL)",
         # What was corrected is in the journal, and so is what preceded and followed: all of it is read once more.
-        "DELETE FROM incidents",
-        "DELETE FROM successes",
-        "DELETE FROM seen_ids",
-        "DELETE FROM langfuse",
-        "DELETE FROM latest_ops",
-        "DELETE FROM learning",
-        "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
+        *_read_again("incidents", "successes", "seen_ids", "langfuse", "latest_ops", "learning"),
     ),
     ("CREATE TABLE operations (key TEXT PRIMARY KEY, body BLOB NOT NULL)",),
     (
         # Coins belong to a trial of their entry, and tasks count once over all entries: made again, all of it.
-        "DELETE FROM incidents",
-        "DELETE FROM successes",
-        "DELETE FROM seen_ids",
-        "DELETE FROM langfuse",
-        "DELETE FROM latest_ops",
-        "DELETE FROM learning",
-        "DELETE FROM corrections",
-        "DELETE FROM operations",
-        "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')",
+        *_read_again(
+            "incidents", "successes", "seen_ids", "langfuse", "latest_ops", "learning", "corrections", "operations"
+        ),
     ),
 )
 """Step n brings schema version n to n + 1 (`PRAGMA user_version`). Steps are only ever added."""

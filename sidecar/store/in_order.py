@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -17,8 +17,9 @@ import msgspec
 import structlog
 
 from sidecar.errors import RetryableError
+from sidecar.kept_rows import KeptBook, Saved
 from sidecar.model import ObservedOp
-from sidecar.protocols import DecisionLog
+from sidecar.protocols import DecisionLog, OpConsumer
 
 log = structlog.get_logger(__name__)
 
@@ -27,36 +28,11 @@ _AT_ONCE = 50  # items in a row, half a millisecond of them
 _CATCH_UP = 3  # items for each op that comes, while others wait
 
 
-class Learner(Protocol):
+class Learner(Saved, OpConsumer, Protocol):
     """State that follows from ops and decisions in their order."""
-
-    def consume(self, op: ObservedOp) -> None:
-        """Take one op in."""
-        ...
 
     def apply(self, kind: str, body: bytes) -> Iterator[None] | None:
         """Let a decision take effect. What it gives is work to be done before anything else is handed on."""
-        ...
-
-    def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore rows of a checkpoint."""
-        ...
-
-    def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it."""
-        ...
-
-    def take_dirty(self) -> dict[str, bytes]:
-        """Rows that changed."""
-        ...
-
-    def put_back(self, keys: Iterable[str]) -> None:
-        """Saving them failed."""
-        ...
-
-    @property
-    def unusable(self) -> int:
-        """Rows that could not be read or saved."""
         ...
 
 
@@ -69,7 +45,7 @@ class _Promised:
         self.kind, self.body, self.taken, self.failed = kind, body, taken, False
 
 
-class InOrder:
+class InOrder(KeptBook):
     """A `Derived` in front of *learner*, and a `DecisionLog` in front of another; goes straight through until `begin`.
 
     `unordered` counts the ops that were handed on before a decision that a replay will put in front of them: the
@@ -77,6 +53,7 @@ class InOrder:
     """
 
     def __init__(self, learner: Learner) -> None:
+        super().__init__(learner)
         self._learner = learner
         self._log: DecisionLog | None = None
         self._waiting: deque[ObservedOp | _Promised] = deque()
@@ -175,27 +152,6 @@ class InOrder:
             yield
         finally:
             self._open.set()
-
-    def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore rows of a checkpoint."""
-        self._learner.load(rows)
-
-    def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
-        yield from self._learner.prepare()
-
-    def take_dirty(self) -> dict[str, bytes]:
-        """Rows that changed since the last call."""
-        return self._learner.take_dirty()
-
-    def put_back(self, keys: Iterable[str]) -> None:
-        """Saving *keys* failed."""
-        self._learner.put_back(keys)
-
-    @property
-    def unusable(self) -> int:
-        """Rows that could not be read or saved."""
-        return self._learner.unusable
 
     @property
     def waiting(self) -> int:

@@ -6,12 +6,11 @@ until a replay of all the journals.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
 
-from sidecar.kept_rows import KeptRows
+from sidecar.kept_rows import KeptBook, KeptRows
 from sidecar.model import ObservedOp
 
 TABLE: Final = "operations"
@@ -22,11 +21,12 @@ class _Total(msgspec.Struct):
     operations: int = 0
 
 
-class OpTotal:
+class OpTotal(KeptBook):
     """The operations that count: one that amends another is the same operation. For the event loop's thread only."""
 
     def __init__(self) -> None:
         self._rows = KeptRows("", _Total, 1)
+        super().__init__(self._rows)
 
     @property
     def operations(self) -> int:
@@ -48,24 +48,3 @@ class OpTotal:
             row = _Total()
             self._rows.add(_KEY, row)
         row.operations += count
-
-    @property
-    def unusable(self) -> int:
-        """Saved rows that could not be read, and rows that could not be saved."""
-        return self._rows.unusable
-
-    def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore what `take_dirty` gave."""
-        self._rows.load(rows)
-
-    def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it."""
-        yield from self._rows.prepare()
-
-    def take_dirty(self) -> dict[str, bytes]:
-        """Rows changed since the last call, as JSON by key."""
-        return self._rows.take_dirty()
-
-    def put_back(self, keys: Iterable[str]) -> None:
-        """Saving *keys* failed: `take_dirty` gives them again."""
-        self._rows.put_back(keys)
