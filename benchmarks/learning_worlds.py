@@ -165,8 +165,8 @@ def same_rule(world: World, planted: Planted, found: Rule) -> bool:
 
 
 def rule_met(rule: Rule, features: Features) -> bool:
-    """Whether a call with *features* meets all conditions of *rule*."""
-    return all(_met(each, features.get(each.field)) for each in rule.conditions)
+    """Whether a call with *features* meets all conditions of *rule* as it is told."""
+    return all(_met(each, features.get(each.field)) for each in rule.told)
 
 
 def _met(condition: Condition, value: Scalar | None) -> bool:

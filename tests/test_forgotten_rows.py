@@ -65,6 +65,26 @@ def taught(name: str, *, restore: dict[str, bytes] | None = None) -> RuleBook:
     return book
 
 
+def test_numbers_beside_a_cut_that_were_theirs_go() -> None:
+    """Of those that a rule keeps beside its cut only the others' stay, and the rule tells the same."""
+    book = RuleBook()
+    for number in range(600):
+        staffer, age = f"co-{number % 5}" if number % 4 else "st-17", number * 7 % 61
+        book.consume(op(success=age <= 30, staffer_id=staffer, features={"age": age}, task=f"t-{number}"))
+        if not number % 50:
+            for _ in book.learn():
+                pass
+    key, body = next((key, body) for key, body in book.take_dirty().items() if key.startswith("rules/"))
+    cleaned = CleanedRows(Person("st-17"), are_gone=True)
+    cleaned.look("learning", key, body)
+    kept = cleaned.row("learning", key, body)
+    assert kept is not None
+    (before,), (after,) = (json.loads(each)["row"]["borders"] for each in (body, kept[1]))
+    assert after["points"] == [[at, age] for at, age in before["points"] if at % 4]
+    assert 0 < len(after["points"]) < len(before["points"])
+    assert (after["told"], after["field"]) == (before["told"], "age")
+
+
 def test_rules_on_what_was_theirs_alone_are_void() -> None:
     """Neither sheet nor bets nor rules name them; rules on others' values stand, and the book learns on."""
     book = taught("Ada Lovelace")

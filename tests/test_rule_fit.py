@@ -21,8 +21,19 @@ NO_CITY = Condition("city", "missing")
 def a_rule(*conditions: Condition, fails: bool = True) -> Rule:
     """Half of the calls meet *conditions*; of those hardly any succeeds, or nearly all do."""
     met, others = (2, 90) if fails else (90, 2)
-    counts = {"n": 100, "successes": met, "others": 100, "other_successes": others}
-    return Rule(endpoint="/a", conditions=conditions, low=0.0, high=1.0, log_e=9.0, since="t", seen="t", **counts)
+    return Rule(
+        endpoint="/a",
+        conditions=conditions,
+        n=100,
+        successes=met,
+        others=100,
+        other_successes=others,
+        low=0.0,
+        high=1.0,
+        log_e=9.0,
+        since="t",
+        seen="t",
+    )
 
 
 def failures(*features: Mapping[str, Scalar]) -> FieldCounts:

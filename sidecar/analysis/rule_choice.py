@@ -12,6 +12,7 @@ from math import inf, log
 from typing import Final, NamedTuple
 
 from sidecar.analysis.e_values import ALPHA, log_sum
+from sidecar.analysis.rule_borders import Border, beside_cuts
 from sidecar.analysis.rule_counts import Condition, Together
 from sidecar.analysis.rule_evidence import Evidence
 from sidecar.analysis.rule_prior import Prior
@@ -44,16 +45,25 @@ class Choice(NamedTuple):
 
 
 class Ground(NamedTuple):
-    """What rules are sought in: ops, the conditions tried, shares of the error; a search is among the ops *within*."""
+    """What rules are sought in: ops, the conditions tried, shares of the error; a search is among the ops *within*.
+
+    *borders* tell where the cuts of the rules that stand really lie.
+    """
 
     world: Snapshot
     conditions: Sequence[Condition]
     prior: Prior
     within: int
+    borders: Sequence[Border]
 
     def explained(self, known: Iterable[Together]) -> list[int]:
-        """The ops of each of *known*, as far as they are counted here."""
-        return [bits for together in known if (bits := self.world.of(together)) is not None]
+        """The ops of each of *known*, as far as they are counted here, and those beside its cuts.
+
+        A cut is off by up to the parts beside it: what is not as the rule says there tells of the cut, not of a rule.
+        """
+        counted = [together for together in known if self.world.of(together) is not None]
+        beside = [bits for together in counted for bits in beside_cuts(self.world, self.borders, together)]
+        return [*(self.world.of(together) or 0 for together in counted), *beside][:MAX_RULES]
 
 
 def choose(

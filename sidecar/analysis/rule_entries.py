@@ -35,8 +35,9 @@ def rule_entry(
 ) -> PlaybookEntry:
     """The version of *rule*'s entry that comes after *before*."""
     kind = _kind(rule)
-    when, to_set = _avoided(rule, finding) if kind == "avoid" else _to_do(rule, finding)
-    conditions = [*rule.conditions, *to_set]
+    given, changed = _avoided(rule, finding) if kind == "avoid" else _to_do(rule, finding)
+    is_harmless = all(each in finding.seen and _is_plain(each) for each in (*rule.conditions, *changed))
+    when, to_set = rule.as_told(given), rule.as_told(changed)
     return PlaybookEntry(
         playbook_id=rule_entry_id(rule),
         version=before.version + 1 if before is not None else 1,
@@ -53,11 +54,17 @@ def rule_entry(
         other_rate=rule.other_rate,
         calls=rule.n,
         other_calls=rule.others,
-        plain=all(each in finding.seen and _is_plain(each) for each in conditions),
+        plain=is_harmless,
         author="rule",
         scope=[each.text() for each in rule.conditions],
         came_from=before.came_from if before is not None else came_from,
     )
+
+
+def is_told_otherwise(entry: PlaybookEntry, rule: Rule) -> bool:
+    """Whether *entry* of *rule* has a cut elsewhere than the rule tells it now."""
+    said = entry.when if entry.kind == "avoid" else entry.when | entry.set
+    return said != terms(rule.told)
 
 
 def terms(conditions: Iterable[Condition]) -> dict[str, Term]:

@@ -19,6 +19,7 @@ SEEN_IN_TASKS: Final = 3
 """In so many tasks (or traces, where there is no task) a value must have been met to count as seen."""
 
 _LEAST_CALLS = 8  # with a value, for it to be recommended
+_ASKS_LESS = 0.1  # so much better another place has to be than the other side of a cut, which is the nearest
 _LEAST_TASKS = 10  # of several calls each, for a field that none of them changed to count as given
 _MOST_EVIDENCE = 12
 
@@ -61,7 +62,7 @@ def _instead(sheet: Sheet, world: Snapshot, rule: Rule, condition: Condition) ->
     rest = world.of(each for each in rule.conditions if each is not condition)
     if column is None or bits is None or rest is None or not is_settable(condition.field):
         return None
-    best, best_rate = None, rule.rate
+    best, best_rate = None, 0.0
     for other, found in conditions_of(condition.field, column, (1 << world.ops) - 1):
         if found & bits:
             continue
@@ -69,9 +70,16 @@ def _instead(sheet: Sheet, world: Snapshot, rule: Rule, condition: Condition) ->
         if counted.n < _LEAST_CALLS or not _is_seen(sheet, found):
             continue
         rate = _least_rate(counted.successes, counted.n)
-        if rate > best_rate:
-            best, best_rate = other, rate
+        worth = rate + _ASKS_LESS * _is_other_side(condition, other)
+        if rate > rule.rate and worth > best_rate:
+            best, best_rate = other, worth
     return best
+
+
+def _is_other_side(condition: Condition, other: Condition) -> bool:
+    """Whether both have one and the same cut: agents that do otherwise than the one do as the other says."""
+    is_cut = condition.kind == "number" and (condition.low is None or condition.high is None)
+    return is_cut and (other.low, other.high) == (condition.high, condition.low)
 
 
 def _least_rate(successes: int, calls: int) -> float:

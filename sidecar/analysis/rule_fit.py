@@ -28,7 +28,7 @@ class RuleSaid(NamedTuple):
     @property
     def where(self) -> str:
         """Where calls fail: `with age_days>33`, `without certified=true`."""
-        words = " and ".join(one_line(each.text(), 60) for each in self.rule.conditions)[:_MAX_WORDS]
+        words = " and ".join(one_line(each.text(), 60) for each in self.rule.told)[:_MAX_WORDS]
         return f"with {words}" if self._fails_with else f"without {words}"
 
     @property
@@ -60,7 +60,7 @@ def said_of(failures: FieldCounts, rules: Sequence[Rule]) -> RuleSaid | None:
 
 def _fits(failures: FieldCounts, rule: Rule) -> bool:
     """Whether *failures* are far more often where calls fail by the rule than calls are there at all."""
-    shares = [share for each in rule.conditions if (share := _share(failures, each)) is not None]
+    shares = [share for each in rule.told if (share := _share(failures, each)) is not None]
     calls = rule.n + rule.others
     if len(shares) < len(rule.conditions) or not calls or failures.seen < _LEAST:
         return False

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from sidecar.analysis.playbook_book import PlaybookBook
-from sidecar.analysis.rule_entries import entry_ids, rule_entry, rule_entry_id
+from sidecar.analysis.rule_entries import entry_ids, is_told_otherwise, rule_entry, rule_entry_id
 from sidecar.analysis.rule_standing import Rule
 from sidecar.analysis.rules import RuleBook
 from sidecar.model_learning import EntryChange, PlaybookEntry
@@ -86,6 +86,8 @@ class RuleFollower:
 def _is_due(entry: PlaybookEntry, rule: Rule) -> bool:
     """Whether so much more is known that it should be told anew."""
     moved = max(abs(rule.rate - (entry.rate or 0.0)), abs(rule.other_rate - (entry.other_rate or 0.0)))
+    if entry.author == "rule" and is_told_otherwise(entry, rule):
+        return True
     return rule.n >= 2 * entry.calls or rule.others >= 4 * entry.other_calls or moved >= _MATERIAL_RATE
 
 

@@ -5,11 +5,12 @@ Pure. The rule book calls these for an endpoint that has new ops; the search and
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 import msgspec
 
 from sidecar.analysis.e_values import BLOCK, Table, bet, complete, difference_interval
+from sidecar.analysis.rule_borders import Border, Moved, borders_kept, borders_of, moved, place, same_border, told
 from sidecar.analysis.rule_choice import ENOUGH, MAX_RULES, Ground, Weighed, choose, needed
 from sidecar.analysis.rule_counts import Condition, Sheet, Together
 from sidecar.analysis.rule_evidence import SEGMENT
@@ -33,7 +34,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
     *n* ops met them, *successes* of these succeeded; *others* did not. *low* and *high* bound the difference of the
     two rates, whenever one looks. *log_e* is ln of the e-value that made it a rule; *since* the time of its first
-    report, *seen* that of the last op counted.
+    report, *seen* that of the last op counted. *moved* are the cuts that are told elsewhere than where they were
+    tested: counts, rates and evidence are of the *conditions*.
     """
 
     endpoint: str
@@ -47,6 +49,16 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     log_e: float
     since: str
     seen: str
+    moved: tuple[Moved, ...] = ()
+
+    @property
+    def told(self) -> Together:
+        """The conditions as they are told: with cuts where the numbers beside them say."""
+        return self.as_told(self.conditions)
+
+    def as_told(self, conditions: Iterable[Condition]) -> Together:
+        """*conditions* with the rule's cuts where they are told."""
+        return told(conditions, self.moved)
 
     @property
     def rate(self) -> float:
@@ -60,7 +72,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
     def text(self) -> str:
         """`WHEN state=NV, certified=true succeeds 97 % (n=120), without it 11 % (n=45)`."""
-        when = ", ".join(condition.text() for condition in self.conditions)
+        when = ", ".join(condition.text() for condition in self.told)
         return (
             f"WHEN {when} succeeds {100 * self.rate:.0f} % (n={self.n}), "
             f"without it {100 * self.other_rate:.0f} % (n={self.others})"
@@ -95,6 +107,7 @@ class EndpointRules(msgspec.Struct, omit_defaults=True):
     earlier: list[Standing] = []
     found: list[Standing] = []
     fallen: list[tuple[Condition, ...]] = []  # conjunctions that once made a rule and were contradicted, the last ones
+    borders: list[Border] = []  # of the rules that cut a number, and of what leads
 
 
 def begin_anew(row: EndpointRules, dropped: Sequence[Together] = ()) -> None:
@@ -110,6 +123,7 @@ def begin_anew(row: EndpointRules, dropped: Sequence[Together] = ()) -> None:
     row.looked = row.searched = row.searches = row.checked = row.learned = 0
     kept = [*dropped, *(standing.rule.conditions for standing in row.earlier)]
     row.sheet = row.sheet.begin(each for together in kept for each in together)
+    row.borders = borders_kept(row.borders, (each.rule.conditions for each in row.earlier))
     row.held, row.most, row.leading, row.suspects = 0.0, 0.0, [], list(dict.fromkeys(dropped))
     row.restart += 1
 
@@ -140,14 +154,16 @@ def _is_search_due(row: EndpointRules, ops: int) -> bool:
     return ops - row.searched >= (BLOCK if row.sheet.is_full else max(BLOCK, row.searched * part))
 
 
-def find(row: EndpointRules, world: Snapshot, log_alpha: float) -> Generator[None, None, None]:
+def find(row: EndpointRules, world: Snapshot, log_alpha: float, most_borders: int) -> Generator[None, None, None]:
     """Put the rules that the ops up to *world* prove in *row*, beside earlier rules.
 
     Earlier rules that it explains away go.
     """
     search = _is_search_due(row, world.ops)
     row.looked = world.ops
-    ground = Ground(world, usable(world), Prior(world.bits, row.suspects), _within(row, world))
+    place(row.borders, world, _with_borders(row))
+    prior = Prior(world.bits, row.suspects)
+    ground = Ground(world, usable(world), prior, _within(row, world), row.borders)
     chosen = yield from _chosen(row, ground, log_alpha, search=search)
     if chosen and not row.found and not search:  # what leads is proven; something else may fit better by now
         search = True
@@ -157,6 +173,13 @@ def find(row: EndpointRules, world: Snapshot, log_alpha: float) -> Generator[Non
     before = {each.rule.conditions: each for each in row.found}
     row.found = [_standing(row, world, each, before.get(each.together)) for each in chosen]
     row.earlier = [each for each in row.earlier if not _explained_away(each, row, world)]
+    row.borders = borders_of(row.borders, world, _with_borders(row), most_borders)
+
+
+def _with_borders(row: EndpointRules) -> list[Together]:
+    """Whose cuts are looked at more closely: rules, and what is about to be one."""
+    about_to = row.leading[:1] if row.held > 0 else []
+    return [*(each.rule.conditions for each in (*row.earlier, *row.found)), *about_to]
 
 
 def _within(row: EndpointRules, world: Snapshot) -> int:
@@ -176,11 +199,20 @@ def _chosen(
     is_proven = row.most >= -log_alpha and choice.log_all >= 0  # once, and not refuted since
     chosen: list[Weighed] = []
     while is_proven and choice.best is not None and len(known) + len(chosen) < MAX_RULES:
-        chosen.append(choice.best)
+        chosen.append(_as_it_stands(row, ground.world, choice.best))
         beside = [*known, *(each.together for each in chosen)]
         choice = yield from choose(ground, beside, remembered, search=search)
         is_proven = choice.log_all >= ENOUGH
     return needed(ground, chosen, known)
+
+
+def _as_it_stands(row: EndpointRules, world: Snapshot, best: Weighed) -> Weighed:
+    """*best*, or the rule that has its cut at the next cut point, where that is told for certain: they are one."""
+    for each in row.found:
+        together, bits = each.rule.conditions, world.of(each.rule.conditions)
+        if bits is not None and same_border(row.borders, together, best.together):
+            return best._replace(together=together, log_e=each.rule.log_e, bits=bits)
+    return best
 
 
 def _standing(row: EndpointRules, world: Snapshot, each: Weighed, before: Standing | None) -> Standing:
@@ -203,6 +235,7 @@ def _rule(row: EndpointRules, together: tuple[Condition, ...], counted: Table, l
         log_e=log_e,
         since=since,
         seen=row.last_seen,
+        moved=moved(row.borders, together),
     )
 
 

@@ -25,6 +25,7 @@ import structlog
 from sidecar.analysis.e_values import ALPHA, MAX_OPS, complete, log_restart_share, log_share
 from sidecar.analysis.fingerprint import MAX_ENDPOINT
 from sidecar.analysis.incidents import CORRECTION
+from sidecar.analysis.rule_borders import MAX_BORDERS
 from sidecar.analysis.rule_counts import MAX_COLUMNS, Condition, Sheet, Together
 from sidecar.analysis.rule_findings import Finding, finding
 from sidecar.analysis.rule_search import snapshot
@@ -38,6 +39,7 @@ log_book = structlog.get_logger(__name__)
 MAX_ENDPOINTS: Final = 1000
 ALL_COLUMNS: Final = 24_000  # of all endpoints: some 20 MiB; past it an endpoint has `_FEW_COLUMNS`
 _FEW_COLUMNS = 32
+_ALL_BORDERS = 500  # of all endpoints: some 8 MiB; past it an endpoint has one
 
 
 class Numbering(msgspec.Struct):
@@ -66,6 +68,7 @@ class RuleBook(KeptBook):
         super().__init__(self._rows, self._numbering)
         self._log_alpha = log(alpha)
         self._columns = 0
+        self._borders = 0
         self.last_op_id: str | None = None
         self.ops = 0
         self.left_out = 0  # ops of advised agents, corrections, and amendments of what is not remembered
@@ -92,6 +95,8 @@ class RuleBook(KeptBook):
             before = sheet.columns
             sheet.add(op, MAX_COLUMNS if self._columns < ALL_COLUMNS else _FEW_COLUMNS)
             self._columns += sheet.columns - before
+            for border in row.borders:
+                border.take(op, sheet.ops - 1)
             self.ops += 1
         except Exception:  # a poison op costs itself
             self.not_counted += 1
@@ -130,6 +135,7 @@ class RuleBook(KeptBook):
         """Look at every endpoint with enough new ops, a little at each step. Once a cycle, to its end."""
         rows = self._rows.rows()
         self._columns = sum(row.sheet.columns for row in rows)
+        self._borders = sum(len(row.borders) for row in rows)
         for row in rows:
             if row.sheet.ops == row.learned:  # nothing new: looking again would find nothing else
                 continue
@@ -176,7 +182,10 @@ class RuleBook(KeptBook):
             yield
             world = snapshot(row.sheet, ops)
             yield
-            yield from find(row, world, self._log_alpha + log_share(row.number) + log_restart_share(row.restart))
+            log_alpha = self._log_alpha + log_share(row.number) + log_restart_share(row.restart)
+            before, most = len(row.borders), MAX_BORDERS if self._borders < _ALL_BORDERS else 1
+            yield from find(row, world, log_alpha, most)
+            self._borders += len(row.borders) - before
         if is_full:
             drop_unseen(row, snapshot(row.sheet, MAX_OPS))
             self._begin_anew(row)

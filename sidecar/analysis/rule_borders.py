@@ -1,0 +1,259 @@
+"""Where a rule's cut of a number really lies: its numbers on either side of the cut, looked at once the rule leads.
+
+Pure. A sheet tells numbers apart by cut points that were chosen before anything was known, so a rule's cut is off by
+up to a part of them. From the moment that a rule with a cut leads or stands, a `Border` keeps the numbers met in the
+parts on either side, and the cut is told where the outcomes beside it say, at a number that was met. What was tested
+is the cut point; the place told is an estimate, and moves only for a better one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from math import isfinite
+from typing import Final, NamedTuple
+
+import msgspec
+
+from sidecar.analysis.e_values import likelihood_gain
+from sidecar.analysis.rule_counts import Condition, Together
+from sidecar.analysis.rule_search import Snapshot, table
+from sidecar.call_fields import FEATURE, FIELD_SET
+from sidecar.model import ObservedOp
+
+MAX_BORDERS: Final = 8  # of one endpoint
+_MOST_POINTS = 128  # numbers kept of one border in a sheet
+_LEAST_POINTS = 8
+_BETTER = 3.0  # ln of the likelihood that another place must have beyond the one told: two odd outcomes or more
+_MOST_MOVES = 8  # of a border in one sheet
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """Conditions that cut *field* at *cut* are told with the cut at *told*."""
+
+    field: str
+    cut: float
+    told: float
+
+
+class Border(msgspec.Struct, omit_defaults=True):
+    """The *cut* of *field*, told at *told*. Numbers above *low* and at most *high*, the cut points beside it, are kept.
+
+    *points* are these: which op of the sheet, and its number. The place told is *certain* where either end fits much
+    worse than it does.
+    """
+
+    field: str
+    cut: float
+    told: float
+    low: float | None = None
+    high: float | None = None
+    moves: int = 0
+    certain: bool = False
+    points: list[tuple[int, float]] = []
+
+    def take(self, op: ObservedOp, at: int) -> None:
+        """Keep the number of *op*, the sheet's op *at*, if it lies beside the cut and there is room."""
+        if len(self.points) >= _MOST_POINTS:
+            return
+        number = _number_in(op, self.field)
+        if number is None or (self.low is not None and number <= self.low):
+            return
+        if self.high is None or number <= self.high:
+            self.points.append((at, number))
+
+
+class _Edge(NamedTuple):
+    """A cut within a conjunction, and the other conditions of that."""
+
+    field: str
+    cut: float
+    rest: Together
+
+
+def told(conditions: Iterable[Condition], moved: Sequence[Moved]) -> Together:
+    """*conditions* with their cuts where they are told."""
+    return tuple(_told(each, moved) for each in conditions)
+
+
+def moved(borders: Iterable[Border], together: Together) -> tuple[Moved, ...]:
+    """Of the cuts of *together*, those that are told elsewhere."""
+    cuts = {(edge.field, edge.cut) for edge in _edges(together)}
+    return tuple(
+        Moved(each.field, each.cut, each.told)
+        for each in borders
+        if (each.field, each.cut) in cuts and each.told != each.cut
+    )
+
+
+def borders_of(known: Sequence[Border], world: Snapshot, wanted: Iterable[Together], most: int) -> list[Border]:
+    """A border for each cut of the *wanted* conjunctions, the first of them up to *most*; those *known* go on."""
+    before = {(each.field, each.cut): each for each in known}
+    found: dict[tuple[str, float], Border] = {}
+    for edge in (edge for together in wanted for edge in _edges(together)):
+        key = (edge.field, edge.cut)
+        if key in found or len(found) >= most:
+            continue
+        low, high = _beside(world, *key)
+        found[key] = before.get(key) or Border(*key, told=edge.cut, low=low, high=high)
+    return list(found.values())
+
+
+def borders_kept(borders: Iterable[Border], standing: Iterable[Together]) -> list[Border]:
+    """Those of rules that a new sheet takes over. It counts its ops from 0; what is told stays."""
+    cuts = {(edge.field, edge.cut) for together in standing for edge in _edges(together)}
+    kept = [each for each in borders if (each.field, each.cut) in cuts]
+    for each in kept:
+        each.points, each.moves = [], 0
+    return kept
+
+
+def place(borders: Iterable[Border], world: Snapshot, standing: Iterable[Together]) -> None:
+    """Let each border be told where the outcomes of its first conjunction among *standing* say."""
+    edges: dict[tuple[str, float], _Edge] = {}
+    for edge in (edge for together in standing for edge in _edges(together)):
+        edges.setdefault((edge.field, edge.cut), edge)
+    for border in borders:
+        if (key := (border.field, border.cut)) in edges:
+            _place(border, world, edges[key])
+
+
+def same_border(borders: Sequence[Border], one: Together, other: Together) -> bool:
+    """Whether the two differ in cuts alone that lie side by side, where those of *one* are told for certain."""
+    if one == other or len(one) != len(other):
+        return False
+    return all(mine == theirs or _is_neighbour(borders, mine, theirs) for mine, theirs in zip(one, other, strict=True))
+
+
+def beside_cuts(world: Snapshot, borders: Sequence[Border], together: Together) -> Iterator[int]:
+    """For each cut of *together*, the ops whose number lies so near that they may be on the other side of it.
+
+    They are in the parts on either side, or, where the cut is told for certain, between the cut and where it is told.
+    """
+    known = {(each.field, each.cut): each for each in borders if each.certain}
+    for edge in _edges(together):
+        low, high = _beside(world, edge.field, edge.cut)
+        border = known.get((edge.field, edge.cut))
+        if border is not None:
+            if border.told == edge.cut:
+                continue
+            low, high = (edge.cut, high) if border.told > edge.cut else (low, edge.cut)
+        yield _between(world, edge.field, low, high)
+
+
+def _place(border: Border, world: Snapshot, edge: _Edge) -> None:
+    points = _points(border, world, world.of(edge.rest) or 0)
+    if len(points) < _LEAST_POINTS:
+        return
+    gains = dict(_gains(border, world, edge, points))
+    lowest, highest = next(iter(gains)), next(reversed(gains))
+    now = max((each for each in gains if each <= border.told), default=lowest)
+    best = max(gains, key=lambda each: gains[each])
+    if gains[best] >= gains[now] + _BETTER and border.moves < _MOST_MOVES:
+        border.told, border.moves, now = best, border.moves + 1, best
+    border.certain = gains[now] >= max(gains[lowest], gains[highest]) + _BETTER
+
+
+def _gains(
+    border: Border, world: Snapshot, edge: _Edge, points: Sequence[tuple[float, bool]]
+) -> Iterator[tuple[float, float]]:
+    """For each place the cut can be told at, how well the rates below and above it fit, from the lowest place on."""
+    rest = world.of(edge.rest) or 0
+    below = table(world, _between(world, border.field, None, border.low) if border.low is not None else 0, rest)
+    above = table(world, _between(world, border.field, border.high, None) if border.high is not None else 0, rest)
+    n, good = below.n, below.successes
+    others = above.n + len(points)
+    other_good = above.successes + sum(success for _, success in points)
+    if border.low is not None:
+        yield border.low, likelihood_gain(n, good, others, other_good)
+    for number, alike in groupby(points, key=lambda point: point[0]):
+        outcomes = [success for _, success in alike]
+        n, good = n + len(outcomes), good + sum(outcomes)
+        others, other_good = others - len(outcomes), other_good - sum(outcomes)
+        yield number, likelihood_gain(n, good, others, other_good)
+
+
+def _points(border: Border, world: Snapshot, rest: int) -> list[tuple[float, bool]]:
+    """(number, success) of the ops within *rest* that were looked at, in the order of their numbers."""
+    return sorted((number, bool(world.succeeded >> at & 1)) for at, number in border.points if rest >> at & 1)
+
+
+def _edges(together: Together) -> Iterator[_Edge]:
+    for each in together:
+        if each.kind != "number":
+            continue
+        others = tuple(one for one in together if one is not each)
+        low, high = each.low, each.high
+        if low is not None:
+            half = () if high is None else (Condition(each.field, "number", high=high),)
+            yield _Edge(each.field, low, (*others, *half))
+        if high is not None:
+            half = () if low is None else (Condition(each.field, "number", low=low),)
+            yield _Edge(each.field, high, (*others, *half))
+
+
+def _cuts(world: Snapshot, field: str) -> list[float]:
+    return sorted(
+        each.high for each in world.bits if each.field == field and each.low is None and each.high is not None
+    )
+
+
+def _beside(world: Snapshot, field: str, cut: float) -> tuple[float | None, float | None]:
+    """The cut points below and above *cut*; None beyond the last ones."""
+    cuts = _cuts(world, field)
+    lower, higher = [each for each in cuts if each < cut], [each for each in cuts if each > cut]
+    return lower[-1] if lower else None, higher[0] if higher else None
+
+
+def _between(world: Snapshot, field: str, low: float | None, high: float | None) -> int:
+    """The ops whose number is above the cut point *low* and at most the cut point *high*."""
+    found = world.every
+    if low is not None:
+        found &= world.bits.get(Condition(field, "number", low=low), 0)
+    if high is not None:
+        found &= world.bits.get(Condition(field, "number", high=high), 0)
+    return found
+
+
+def _is_neighbour(borders: Sequence[Border], mine: Condition, theirs: Condition) -> bool:
+    """Whether *theirs* has its one cut at a cut point beside that of *mine*, which is told for certain."""
+    if mine.field != theirs.field or mine.kind != "number" or theirs.kind != "number":
+        return False
+    if (mine.low is None) != (theirs.low is None) or (mine.high is None) != (theirs.high is None):
+        return False
+    cuts = [(ours, other) for ours, other in ((mine.low, theirs.low), (mine.high, theirs.high)) if ours != other]
+    known = {(each.field, each.cut): each for each in borders}
+    for ours, other in cuts:
+        border = known.get((mine.field, ours)) if ours is not None else None
+        if border is None or not border.certain or other not in (border.low, border.high):
+            return False
+    return True
+
+
+def _told(condition: Condition, moved: Sequence[Moved]) -> Condition:
+    if condition.kind != "number" or not moved:
+        return condition
+    places = {each.cut: each.told for each in moved if each.field == condition.field}
+    low = places.get(condition.low, condition.low) if condition.low is not None else None
+    high = places.get(condition.high, condition.high) if condition.high is not None else None
+    if low is not None and high is not None and low >= high:
+        return condition
+    return Condition(condition.field, "number", low=low, high=high)
+
+
+def _number_in(op: ObservedOp, field: str) -> float | None:
+    """The number that *op* has in what a sheet calls *field*."""
+    if field in FIELD_SET:
+        value = getattr(op, field)
+    else:
+        features = op.features or {}
+        value = features.get(field)
+        if value is None and field.startswith(FEATURE):
+            value = features.get(field.removeprefix(FEATURE))
+    if value is None or isinstance(value, bool | str):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if isfinite(number) else None
