@@ -94,8 +94,10 @@ def borders_of(known: Sequence[Border], world: Snapshot, wanted: Iterable[Togeth
         key = (edge.field, edge.cut)
         if key in found or len(found) >= most:
             continue
-        low, high = _beside(world, *key)
-        found[key] = before.get(key) or Border(*key, told=edge.cut, low=low, high=high)
+        if key not in before:
+            low, high = _beside(world, *key)
+            before[key] = Border(*key, told=edge.cut, low=low, high=high)
+        found[key] = before[key]
     return list(found.values())
 
 
@@ -108,14 +110,15 @@ def borders_kept(borders: Iterable[Border], standing: Iterable[Together]) -> lis
     return kept
 
 
-def place(borders: Iterable[Border], world: Snapshot, standing: Iterable[Together]) -> None:
-    """Let each border be told where the outcomes of its first conjunction among *standing* say."""
+def place(borders: Iterable[Border], world: Snapshot, standing: Iterable[Together]) -> Iterator[None]:
+    """Let each border be told where the outcomes of its first conjunction among *standing* say; one at each step."""
     edges: dict[tuple[str, float], _Edge] = {}
     for edge in (edge for together in standing for edge in _edges(together)):
         edges.setdefault((edge.field, edge.cut), edge)
     for border in borders:
         if (key := (border.field, border.cut)) in edges:
             _place(border, world, edges[key])
+            yield
 
 
 def same_border(borders: Sequence[Border], one: Together, other: Together) -> bool:
@@ -146,12 +149,12 @@ def _place(border: Border, world: Snapshot, edge: _Edge) -> None:
     if len(points) < _LEAST_POINTS:
         return
     gains = dict(_gains(border, world, edge, points))
-    lowest, highest = next(iter(gains)), next(reversed(gains))
-    now = max((each for each in gains if each <= border.told), default=lowest)
+    ends = max(gains[next(iter(gains))], gains[next(reversed(gains))])
+    now = max((each for each in gains if each <= border.told), default=next(iter(gains)))
     best = max(gains, key=lambda each: gains[each])
-    if gains[best] >= gains[now] + _BETTER and border.moves < _MOST_MOVES:
+    if gains[best] >= max(gains[now], ends) + _BETTER and border.moves < _MOST_MOVES:
         border.told, border.moves, now = best, border.moves + 1, best
-    border.certain = gains[now] >= max(gains[lowest], gains[highest]) + _BETTER
+    border.certain = gains[now] >= ends + _BETTER
 
 
 def _gains(

@@ -60,10 +60,14 @@ class Ground(NamedTuple):
         """The ops of each of *known*, as far as they are counted here, and those beside its cuts.
 
         A cut is off by up to the parts beside it: what is not as the rule says there tells of the cut, not of a rule.
+        All such ops are one set: each set more takes evidence from what is sought.
         """
         counted = [together for together in known if self.world.of(together) is not None]
-        beside = [bits for together in counted for bits in beside_cuts(self.world, self.borders, together)]
-        return [*(self.world.of(together) or 0 for together in counted), *beside][:MAX_RULES]
+        doubtful = 0
+        for together in counted:
+            for bits in beside_cuts(self.world, self.borders, together):
+                doubtful |= bits
+        return [*(self.world.of(together) or 0 for together in counted), *([doubtful] if doubtful else [])]
 
 
 def choose(

@@ -161,7 +161,7 @@ def find(row: EndpointRules, world: Snapshot, log_alpha: float, most_borders: in
     """
     search = _is_search_due(row, world.ops)
     row.looked = world.ops
-    place(row.borders, world, _with_borders(row))
+    yield from place(row.borders, world, _with_borders(row))
     prior = Prior(world.bits, row.suspects)
     ground = Ground(world, usable(world), prior, _within(row, world), row.borders)
     chosen = yield from _chosen(row, ground, log_alpha, search=search)
