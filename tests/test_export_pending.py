@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.export.cursor_file import CursorFile
+from sidecar.export.cursor_file import SLOT_BYTES, CursorFile
 from sidecar.export.pending import MOST_RANGES, Pending, Saved
 
 _STEPS = st.lists(
@@ -110,6 +110,47 @@ def test_the_cursor_survives_and_says_when_it_cannot_be_read(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["export.cursor.json"]
     (tmp_path / "export.cursor.json").write_bytes(b'{"live":')
     assert file.load() == Saved(0)
+    file.save(Saved(3))
+    assert CursorFile(tmp_path / "export.cursor.json").load() == Saved(3)
     gone = CursorFile(tmp_path / "missing" / "c.json")
     gone.save(Saved(1))
     assert gone.failures == 1
+
+
+def test_a_cursor_that_was_cut_short_while_it_was_written_is_the_one_before(tmp_path: Path) -> None:
+    """Wherever the write ends: the other slot is whole. The one after it goes into the slot that is not."""
+    path = tmp_path / "cursor.json"
+    for number in range(1, 6):
+        file = CursorFile(path)
+        file.load()
+        file.save(Saved(10 * number, [(number, 2 * number)]))
+    whole = path.read_bytes()
+    newest = 5 % 2 * SLOT_BYTES
+    for cut in (0, 1, 9, 20, 45):
+        path.write_bytes(whole[:newest] + whole[newest : newest + cut] + b"x" * (len(whole) - newest - cut))
+        file = CursorFile(path)
+        assert file.load() == Saved(40, [(4, 8)])
+        file.save(Saved(60))
+        assert CursorFile(path).load() == Saved(60)
+
+
+def test_the_cursor_of_an_older_version_is_gone_on_from(tmp_path: Path) -> None:
+    """It was one JSON object; the first save makes it another file, from which older readers begin anew."""
+    path = tmp_path / "cursor.json"
+    path.write_bytes(b'{"live":12,"ranges":[[1,5]]}')
+    file = CursorFile(path)
+    assert file.load() == Saved(12, [(1, 5)])
+    file.save(Saved(13))
+    assert CursorFile(path).load() == Saved(13)
+
+
+def test_a_cursor_of_as_many_ranges_as_there_can_be_fits_its_slot(tmp_path: Path) -> None:
+    """Offsets of eighteen digits, which no disk holds."""
+    path, far = tmp_path / "cursor.json", 10**17
+    most = Saved(9 * far, [(far + 2 * number, far + 2 * number + 1) for number in range(MOST_RANGES)])
+    for saved in (most, Saved(9 * far + 1, most.ranges)):
+        file = CursorFile(path)
+        file.load()
+        file.save(saved)
+        assert CursorFile(path).load() == saved
+    assert path.stat().st_size == 2 * SLOT_BYTES
