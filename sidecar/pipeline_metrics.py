@@ -93,6 +93,7 @@ def _register_intake(observer: Observer) -> None:
     intake, ring, budget = observer.intake, observer.ring, observer.budget
     count("observer.events.accepted", "{event}", "Events acknowledged", lambda: intake.accepted)
     count("observer.events.duplicates", "{event}", "Acknowledged again, not recorded", lambda: intake.repeats)
+    count("observer.events.hinted", "{event}", "Fields that resemble known ones", lambda: intake.hinted)
     level("observer.events.ids", "{id}", "Event ids that are remembered", lambda: len(observer.books.duplicates))
     count(
         "observer.requests.refused",

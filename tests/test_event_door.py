@@ -200,6 +200,32 @@ async def test_fields_that_nobody_knows_are_kept(door: httpx.AsyncClient, tmp_pa
     assert line["op_id"] != "mine"
 
 
+async def test_a_misspelt_field_is_kept_and_hinted_at(tmp_path: Path) -> None:
+    """Only where it resembles a known one that the event does not have; what is kept and how it counts is as ever."""
+    misspelt = {"sucess": True, "ednpoint": "/a", "stafferId": "st-1", "shift": "night", "extra": {"durations": 7}}
+    async with observer(tmp_path) as running, client(running) as door:
+        answer = (await post(door, misspelt)).json()
+        said = {
+            f"'{name}' is kept as an extra field; did you mean '{known}'?"
+            for name, known in (("sucess", "success"), ("ednpoint", "endpoint"), ("stafferId", "staffer_id"))
+        }
+        assert (set(answer.pop("hints")), set(answer)) == (said, {"accepted", "ring_size", "trace_id", "span_id"})
+        for fine in ({}, {"shift": "night"}, {"sucess": True, "success": False}, {"account": 1, "country": "x"}):
+            assert "hints" not in (await post(door, fine)).json()
+        assert running.intake.hinted == 1
+    line = journal(tmp_path)[0]
+    assert (line["success"], line["endpoint"]) == (False, "scenario:fill")
+    kept = {"sucess": True, "ednpoint": "/a", "stafferId": "st-1", "shift": "night", "durations": 7}
+    assert line["extra"] == kept
+
+
+async def test_large_and_repeated_events_are_hinted_at_too(door: httpx.AsyncClient) -> None:
+    """Whichever way an event is read, and however often it comes."""
+    event = {"sucess": True, "event_id": "e-1", "error": "x" * 50_000}
+    answers = [(await post(door, event)).json() for _ in range(2)]
+    assert [len(answer["hints"]) for answer in answers] == [1, 1]
+
+
 async def test_two_hundred_unknown_fields_are_all_there(door: httpx.AsyncClient, tmp_path: Path) -> None:
     """64 entries at most; the rest of them as JSON text under one name."""
     await post(door, {f"field_{n}": n for n in range(200)})

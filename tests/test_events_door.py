@@ -65,6 +65,18 @@ async def test_good_events_stay_in_whatever_the_others_are(door: httpx.AsyncClie
     assert [line["count"] for line in journal(tmp_path)] == [0, 6]
 
 
+async def test_hints_come_once_with_the_first_event_that_they_are_about(door: httpx.AsyncClient) -> None:
+    """Twenty at most, whatever the events; a batch without misspelt fields is answered as ever."""
+    _, said = await post(
+        door, lines([{"success": True}, {"sucess": True}, {"count": "x"}, {"sucess": 1, "citty": "A"}])
+    )
+    assert [(each["index"], each["hint"].split("'")[1]) for each in said["hints"]] == [(1, "sucess"), (3, "citty")]
+    _, said = await post(door, lines([{f"success{letter}": True} for letter in "abcdefghijklmnopqrstuvwxyz"]))
+    assert (said["accepted"], [each["index"] for each in said["hints"]]) == (26, list(range(20)))
+    _, said = await post(door, lines([{"success": True}, {"shift": "night"}]))
+    assert "hints" not in said
+
+
 async def test_a_line_that_is_no_json_costs_itself(door: httpx.AsyncClient, tmp_path: Path) -> None:
     """Malformed, cut short or not UTF-8: the lines around it count."""
     status, said = await post(door, b'{"count": 1}\n{"count": \n\xff\xfe\n{"count": 4}\n{"count": 5')

@@ -15,6 +15,7 @@ from sidecar.normalize import Normalizer
 from sidecar.protocols import Clock, Receipt, Recorder, SentOnce
 from sidecar.receivers.bodies import parse_json
 from sidecar.receivers.event_fields import event_op
+from sidecar.receivers.event_hints import FieldHints
 
 LARGE_BYTES = 32 * 1024  # above, reading and masking one event holds up others for more than a few milliseconds
 
@@ -40,10 +41,11 @@ class Repeat:
 
 
 class Reading(NamedTuple):
-    """The op of an event, and whether the event itself said when it was."""
+    """The op of an event, whether the event itself said when it was, and what its sender may have misspelt."""
 
     op: ObservedOp
     stamped: bool
+    hints: tuple[str, ...] = ()
 
 
 class EventIntake:
@@ -64,6 +66,8 @@ class EventIntake:
         self._sent_once = sent_once
         self._millisecond, self._now_text = -1, ""
         self._large = asyncio.Lock()
+        self._hints = FieldHints()
+        self.hinted = 0  # events with fields that resemble known ones
         self.accepted = 0
         self.invalid = 0
         self.repeats = 0
@@ -100,7 +104,9 @@ class EventIntake:
         An event sent before is not recorded: its receipt is a `Repeat`. Raises ConflictError if its id is another's,
         OverloadedError if there is no room.
         """
-        op, stamped = reading
+        op, stamped, hints = reading
+        if hints:
+            self.hinted += 1
         if not op.event_id:
             return self._recorded(op, headers)
         try:
@@ -119,12 +125,14 @@ class EventIntake:
         return self._large.locked()
 
     def _read(self, event: object, idempotency_key: str, now: str) -> Reading:
-        """What *event* says. Keeps nothing: any thread may call it."""
+        """What *event* says. Keeps nothing but names: any thread may call it."""
         raw = parse_json(event) if isinstance(event, TEXT) else event
         if idempotency_key and isinstance(raw, dict) and raw.get("event_id") in (None, ""):
             raw["event_id"] = idempotency_key
         op = event_op(raw, now, self._normalizer)
-        return Reading(op, isinstance(raw, dict) and raw.get("timestamp") is not None)
+        if not isinstance(raw, dict):
+            return Reading(op, stamped=False)
+        return Reading(op, raw.get("timestamp") is not None, self._hints.of(op.extra, raw) if op.extra else ())
 
     async def settled(self, receipts: Sequence[Receipt]) -> None:
         """Wait for every receipt, and count what is accepted. Raises JournalError if one failed."""

@@ -13,6 +13,7 @@ from sidecar.errors import InvalidInputError, MalformedError, RetryableError, To
 from sidecar.model import ObservedOp
 from sidecar.protocols import Receipt
 from sidecar.receivers.bodies import BodyReader, parse_json
+from sidecar.receivers.event_hints import MAX_HINTS
 from sidecar.receivers.event_intake import LARGE_BYTES, TEXT, EventIntake, Reading
 
 MAX_EVENT_BYTES = 2**20
@@ -41,12 +42,13 @@ class EventResource:
             body = await self._bodies.read(req, lease)
             context, key = _trace_context(req), _idempotency_key(req)
             if len(body) > LARGE_BYTES:
-                receipt = await self._intake.record_large(body, context, key)
+                reading = await self._intake.read_large(body, key)
             else:
-                receipt = self._intake.record(body, context, key)
+                reading = self._intake.read(body, key)
+            receipt = self._intake.take(reading, context)
             await self._intake.settled((receipt,))
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = _accepted(receipt.op, self._intake.ring_size())
+        resp.data = _accepted(receipt.op, self._intake.ring_size(), reading.hints)
 
 
 class EventsResource:
@@ -63,16 +65,19 @@ class EventsResource:
         with self._bodies.lease() as lease:
             events = _events(await self._bodies.read(req, lease))
             _bound("events", len(events), MAX_BATCH_EVENTS)
-            receipts, rejected = await self._record(events, _trace_context(req))
+            hints: dict[str, int] = {}
+            receipts, rejected = await self._record(events, _trace_context(req), hints)
             await self._intake.settled(receipts)
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = msgspec.json.encode(
-            {"accepted": len(receipts), "rejected": rejected, "ring_size": self._intake.ring_size()}
-        )
+        answer = {"accepted": len(receipts), "rejected": rejected, "ring_size": self._intake.ring_size()}
+        if hints:
+            answer["hints"] = [{"index": index, "hint": hint} for hint, index in hints.items()]
+        resp.data = msgspec.json.encode(answer)
 
     async def _record(
-        self, events: list[Any], headers: dict[str, str]
+        self, events: list[Any], headers: dict[str, str], hints: dict[str, int]
     ) -> tuple[list[Receipt], list[dict[str, int | str]]]:
+        """Receipts, and what was rejected; into *hints* goes each hint, with the first event that it is about."""
         receipts: list[Receipt] = []
         rejected: list[dict[str, int | str]] = []
         time = asyncio.get_running_loop().time
@@ -83,6 +88,9 @@ class EventsResource:
                     if isinstance(reading, InvalidInputError):
                         raise reading
                     receipts.append(self._intake.take(reading, headers))
+                    for hint in reading.hints:
+                        if len(hints) < MAX_HINTS:
+                            hints.setdefault(hint, index)
                 except InvalidInputError as exc:
                     rejected.append({"index": index, "error": str(exc)})
                 except RetryableError as exc:
@@ -117,14 +125,16 @@ class EventsResource:
         return some
 
 
-def _accepted(op: ObservedOp, ring_size: int) -> bytes:
+def _accepted(op: ObservedOp, ring_size: int, hints: tuple[str, ...]) -> bytes:
     """The answer for *op*; of a repeated event whose first was long ago the ids of the span are not known."""
+    told = b',"hints":' + msgspec.json.encode(hints) if hints else b""
     if not op.trace_id or not op.span_id:
-        return b'{"accepted":true,"ring_size":%d}' % ring_size
-    return b'{"accepted":true,"ring_size":%d,"trace_id":"%b","span_id":"%b"}' % (
+        return b'{"accepted":true,"ring_size":%d%b}' % (ring_size, told)
+    return b'{"accepted":true,"ring_size":%d,"trace_id":"%b","span_id":"%b"%b}' % (
         ring_size,
         op.trace_id.encode(),
         op.span_id.encode(),
+        told,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sidecar.receivers import openapi_parts as parts
 from sidecar.receivers.event_fields import FIELD_SCHEMAS
+from sidecar.receivers.event_hints import MAX_HINTS
 
 
 def event() -> dict[str, Any]:
@@ -24,6 +25,12 @@ def event() -> dict[str, Any]:
 def events() -> dict[str, Any]:
     """`POST /events`."""
     rejected = parts.array(parts.fields(index=parts.COUNT, error={"type": "string"}))
+    answer = parts.fields(accepted=parts.COUNT, rejected=rejected, ring_size=parts.COUNT)
+    answer["properties"]["hints"] = {
+        **parts.array(parts.fields(index=parts.COUNT, hint={"type": "string"})),
+        "description": "What `/event` would hint at, each once, with the first event it is about",
+        "maxItems": MAX_HINTS,
+    }
     return {
         "summary": "Many events: an array, or one a line; gzip or not",
         "parameters": _trace_headers(),
@@ -34,10 +41,7 @@ def events() -> dict[str, Any]:
             }
         ),
         "responses": {
-            "200": parts.answer(
-                "The good ones are in the journal",
-                parts.fields(accepted=parts.COUNT, rejected=rejected, ring_size=parts.COUNT),
-            ),
+            "200": parts.answer("The good ones are in the journal", answer),
             **parts.errors("400", "401", "403", "413", "415", "421", "503"),
         },
     }
@@ -78,6 +82,11 @@ def _acknowledgement() -> dict[str, Any]:
     answer = parts.fields(accepted={"const": True}, ring_size=parts.COUNT)
     answer["properties"]["trace_id"] = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
     answer["properties"]["span_id"] = {"type": "string", "pattern": "^[0-9a-f]{16}$"}
+    answer["properties"]["hints"] = {
+        **parts.array({"type": "string"}),
+        "description": "Unknown fields whose names resemble known ones: they are kept in `extra`",
+        "maxItems": MAX_HINTS,
+    }
     answer["description"] = "The span's ids are left out only where a repeated event came first long ago"
     return answer
 
