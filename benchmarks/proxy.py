@@ -44,7 +44,9 @@ from benchmarks.servers import (
 _CONNECTIONS = (1, 16)
 _DIRECT = "direct"
 _SPARE_S = 60.0
-_STILL_S = 1.0  # without growth: all has come that will
+_STILL_S = 1.0  # without work: all has come that will
+_UNREAD_BYTES = 64 * 1024  # that the kernel keeps for an agent: by default so much that of 1,000 it has no more
+_STILL_CPU_S = 0.02  # of processor time in between are no work
 _MIB = 2**20
 
 
@@ -154,15 +156,19 @@ def stream(port: int, pid: int, size: int, cores: Cores) -> tuple[float, float]:
 
 def stall(port: int, pid: int, agents: int) -> float:
     """Let *agents* agents ask for a long text and read none of it: MiB that the process has resident at most."""
-    most, still_since = 0.0, time.perf_counter()
+    most, worked_s, still_since = 0.0, 0.0, time.perf_counter()
     with contextlib.ExitStack() as asking:
         for _ in range(agents):
-            sock = asking.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+            sock = asking.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UNREAD_BYTES)
+            sock.settimeout(60)
+            sock.connect(("127.0.0.1", port))
             sock.sendall(b"GET /text/%d HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % (16 * _MIB))
         while time.perf_counter() - still_since < _STILL_S:
-            now = resident_mib(pid) or 0.0
-            if now > most:
-                most, still_since = now, time.perf_counter()
+            most = max(most, resident_mib(pid) or 0.0)
+            now_s = cpu_s(pid) or 0.0
+            if now_s > worked_s + _STILL_CPU_S:
+                worked_s, still_since = now_s, time.perf_counter()
             time.sleep(0.05)
     deadline = time.perf_counter() + _STILL_S  # what is known of the calls is read when the agents have left
     while time.perf_counter() < deadline:

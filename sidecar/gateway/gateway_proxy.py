@@ -16,6 +16,7 @@ import structlog
 from sidecar.errors import StartError
 from sidecar.gateway.proxy_advice import ProxyAdvice
 from sidecar.gateway.proxy_agent import AgentConnection, Agents
+from sidecar.gateway.proxy_buffer import ReadBuffer
 from sidecar.gateway.proxy_calls import CallRecorder
 from sidecar.gateway.proxy_head import RequestRules
 from sidecar.gateway.proxy_parts import ExchangeParts, ProxyLimits
@@ -28,7 +29,6 @@ log = structlog.get_logger(__name__)
 _BACKLOG = 2048
 _MOST_CONNECTIONS = 8192
 _SWEEP_S = 1.0
-_READ_BYTES = 16 * 1024  # at once: with what waits to be written, the most that a slow agent makes us hold
 
 
 class GatewayProxy:
@@ -64,6 +64,7 @@ class GatewayProxy:
         self._rules = RequestRules(parts.netloc.rpartition("@")[2], name, allowed_hosts, paths, instance)
         self.recorder = CallRecorder(spans, normalizer, clock, (parts.scheme, name, gateway_port))
         self.agents = Agents()
+        self.buffer = ReadBuffer()
         self.advice: ProxyAdvice | None = None  # to be set before the start, if calls are to have advice
         self._pool: UpstreamPool | None = None
         self._server: asyncio.Server | None = None
@@ -78,11 +79,10 @@ class GatewayProxy:
         """Listen. Raises StartError if the address cannot be had."""
         loop = asyncio.get_running_loop()
         host, port, tls, connect_timeout_s = self._where
-        buffer = bytearray(_READ_BYTES)
-        pool = UpstreamPool(host, port, tls=tls, connect_timeout_s=connect_timeout_s, now=loop.time, buffer=buffer)
+        pool = UpstreamPool(host, port, tls=tls, connect_timeout_s=connect_timeout_s, now=loop.time, buffer=self.buffer)
         pool.open()
         self.recorder.open(loop)
-        parts = ExchangeParts(loop, pool, self.recorder, self._limits, buffer, self.advice)
+        parts = ExchangeParts(loop, pool, self.recorder, self._limits, self.buffer, self.advice)
         try:
             server = await loop.create_server(
                 lambda: self._agent(parts), self._host, self.port, backlog=_BACKLOG, reuse_address=True

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
+from sidecar.gateway.proxy_buffer import WRITE_BUFFER_BYTES
 from sidecar.gateway.proxy_exchange import Exchange
 from sidecar.gateway.proxy_head import RequestHead, RequestRules
 from sidecar.gateway.proxy_parts import ExchangeParts
@@ -14,7 +15,6 @@ from sidecar.gateway.proxy_requests import RequestReader
 
 _MOST_DROPPED_BYTES = 64 * 2**20
 _LINGER_S = 2.0
-_WRITE_BUFFER_BYTES = 4 * 1024  # that wait before the gateway is not read any more: there may be many such agents
 
 
 class Agents:
@@ -68,12 +68,12 @@ class AgentConnection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
-        self._transport.set_write_buffer_limits(_WRITE_BUFFER_BYTES)
+        self._transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         self._agents.connections.add(self)
 
-    def get_buffer(self, _sizehint: int) -> bytearray:
+    def get_buffer(self, _sizehint: int) -> bytearray | memoryview:
         """One for all connections: what is read is taken out of it at once."""
-        return self._parts.buffer
+        return self._parts.buffer.room
 
     def buffer_updated(self, nbytes: int) -> None:
         """Parse, and send on what came."""
@@ -81,13 +81,14 @@ class AgentConnection(asyncio.BufferedProtocol):
         if self._closing is not None:
             self._drop(nbytes)
             return
-        self._reader.feed(self._parts.buffer, nbytes)
+        self._reader.feed(self._parts.buffer.data, nbytes)
         self._go_on()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """The agent is gone: what it waited for is given up."""
         self._agents.gone(self)
         self._transport = None
+        self._pause_writing(False)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.agent_lost()
@@ -95,13 +96,13 @@ class AgentConnection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """The agent reads slowly: so is the gateway read."""
-        self.write_paused = True
+        self._pause_writing(True)
         if self._exchange is not None:
             self._exchange.agent_paused(True)
 
     def resume_writing(self) -> None:
         """It has caught up."""
-        self.write_paused = False
+        self._pause_writing(False)
         self.active_at = self._parts.loop.time()
         if self._exchange is not None:
             self._exchange.agent_paused(False)
@@ -189,12 +190,17 @@ class AgentConnection(asyncio.BufferedProtocol):
 
     # -- for the proxy
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What is written and not taken yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
     def sweep(self, now: float) -> None:
         """End what is late; *now* is the loop's time."""
         limits = self._parts.limits
         head_since = self._reader.head_since
         if self._closing is not None:
-            if self._transport is not None and self._closing.is_late(now, self._transport.get_write_buffer_size()):
+            if self._transport is not None and self._closing.is_late(now, self.waiting_bytes):
                 self.abort()
         elif self._exchange is not None:
             self._exchange.sweep(now)
@@ -215,6 +221,10 @@ class AgentConnection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     # -- inside
+
+    def _pause_writing(self, paused: bool) -> None:
+        self._parts.buffer.stalled += paused - self.write_paused
+        self.write_paused = paused
 
     def _go_on(self) -> None:
         """After some reading: write what it brought, both ways."""

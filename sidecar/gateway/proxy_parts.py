@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sidecar.gateway.proxy_advice import ProxyAdvice
+from sidecar.gateway.proxy_buffer import ReadBuffer
 from sidecar.gateway.proxy_calls import CallRecorder
 from sidecar.gateway.proxy_pool import UpstreamPool
 
@@ -29,7 +30,7 @@ class ExchangeParts:
     pool: UpstreamPool
     recorder: CallRecorder
     limits: ProxyLimits
-    buffer: bytearray
+    buffer: ReadBuffer
     advice: ProxyAdvice | None = None
 
 

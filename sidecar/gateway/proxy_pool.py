@@ -7,6 +7,7 @@ import contextlib
 import ssl
 from collections.abc import Callable
 
+from sidecar.gateway.proxy_buffer import ReadBuffer
 from sidecar.gateway.proxy_upstream import UpstreamConnection
 
 _MOST_IDLE = 100
@@ -24,7 +25,7 @@ class UpstreamPool:
         tls: bool,
         connect_timeout_s: float,
         now: Callable[[], float],
-        buffer: bytearray,
+        buffer: ReadBuffer,
     ) -> None:
         self.buffer = buffer  # that each read fills
         self._host = host

@@ -7,13 +7,13 @@ from typing import Any, Protocol, cast
 
 import httptools
 
+from sidecar.gateway.proxy_buffer import WRITE_BUFFER_BYTES, ReadBuffer
 from sidecar.gateway.proxy_head import ResponseHead, read_response
 
 _MOST_HEAD_BYTES = 256 * 1024
 _MOST_FIELDS = 2000
 _MOST_TRAILERS = 100
 _TOO_LARGE = "the head of its answer is too large"
-_WRITE_BUFFER_BYTES = 16 * 1024
 
 
 class ResponseTaker(Protocol):
@@ -46,7 +46,7 @@ class ResponseTaker(Protocol):
 class Home(Protocol):
     """Where connections come from and go back to: the pool."""
 
-    buffer: bytearray
+    buffer: ReadBuffer
 
     def opened(self, connection: UpstreamConnection) -> None:
         """*connection* is there."""
@@ -75,18 +75,19 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._unheard_bytes = 0  # bytes that brought neither body nor the end of a message
         self._in_body = self._interim = self._until_close = self._keep_alive = False
         self._fault = ""
+        self._write_paused = False
 
     # -- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
-        self.transport.set_write_buffer_limits(_WRITE_BUFFER_BYTES)
+        self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         self._pool.opened(self)
 
-    def get_buffer(self, _sizehint: int) -> bytearray:
+    def get_buffer(self, _sizehint: int) -> bytearray | memoryview:
         """One for all connections: what is read is taken out of it at once."""
-        return self._pool.buffer
+        return self._pool.buffer.room
 
     def buffer_updated(self, nbytes: int) -> None:
         """Parse and hand over."""
@@ -97,7 +98,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.heard = True
         self._unheard_bytes += nbytes
         try:
-            self._parser.feed_data(memoryview(self._pool.buffer)[:nbytes])
+            self._parser.feed_data(memoryview(self._pool.buffer.data)[:nbytes])
         except httptools.HttpParserUpgrade:
             self._fault = "it switched protocols"
         except httptools.HttpParserError as exc:
@@ -110,6 +111,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end of a body that has no other, or of hope."""
+        self._pause_writing(False)
         self._pool.forget(self)
         if self.taker is not None and self._in_body and self._until_close and exc is None:
             taker = self.taker
@@ -122,11 +124,13 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """The gateway reads slowly."""
+        self._pause_writing(True)
         if self.taker is not None:
             self.taker.upstream_paused(True)
 
     def resume_writing(self) -> None:
         """It has caught up."""
+        self._pause_writing(False)
         if self.taker is not None:
             self.taker.upstream_paused(False)
 
@@ -210,6 +214,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._begin_head()
         elif self._in_body and not self._fault:
             self._end()
+
+    def _pause_writing(self, paused: bool) -> None:
+        self._pool.buffer.stalled += paused - self._write_paused
+        self._write_paused = paused
 
     def _begin_head(self) -> None:
         self._headers, self._trailers, self._reason = [], [], b""
