@@ -149,9 +149,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
         fields, byte, bit = self.fields, at >> 3, 1 << (at & 7)
         for name, value in features.items():
             try:
-                if name in FIELD_SET:
-                    raise KeyError
-                column = fields[name]
+                column = fields[name if name not in FIELD_SET else feature_name(name)]
                 if value.__class__ is str:
                     known = column.values.get(value)
                     if known is None:  # ids are new all the time: no exception for them

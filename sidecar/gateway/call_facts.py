@@ -6,6 +6,7 @@ Bounded work on bounded beginnings of bodies, done after the last byte has gone.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
@@ -53,6 +54,7 @@ class FactReader:
         self._normalizer = normalizer
         self._cut = normalizer.cut
         self._templates = templates
+        self._target = lru_cache(maxsize=512)(self._readable)  # agents call few targets
 
     def read(self, call: ProxiedCall) -> CallFacts:
         """All that can be told of *call*."""
@@ -109,10 +111,13 @@ class FactReader:
         elif llm is not None:
             said = f"{llm.operation} {llm.model}: {llm.asked_text}"
         else:
-            target = self._normalizer.text(call.request.target[:1024].decode("latin-1"))
-            target = unquote_plus(target)  # masked before: decoded, a space would end the secret
-            said = f"{call.request.method.decode('ascii')} {target} {_shown(asked)}"
+            said = f"{call.request.method.decode('ascii')} {self._target(call.request.target[:1024])} {_shown(asked)}"
         return self._cut(said[:_LOOKED_AT].strip(), _INPUT_CHARACTERS)
+
+    def _readable(self, target: bytes) -> str:
+        return unquote_plus(
+            self._normalizer.text(target.decode("latin-1"))
+        )  # decoded first, a space would end the secret
 
     def _output(self, call: ProxiedCall, answer: ReadBody, rpc: RpcCall | None, llm: LlmCall | None) -> str:
         if rpc is not None:

@@ -24,9 +24,11 @@ def request_features(body: Any, cut: Callable[[str, int], str]) -> dict[str, Any
                 continue
             value = value[: max(2 * _CHARACTERS, room)]  # noqa: PLW2901 - the rest of it is not looked at
             room -= len(name) + len(value)
-            features[cut(name, _CHARACTERS)] = cut(value, _CHARACTERS)
-        elif isinstance(value, bool | int | float):
-            features[cut(name, _CHARACTERS)] = value
+            if len(value) > _CHARACTERS:
+                value = cut(value, _CHARACTERS)  # noqa: PLW2901 - nearly all are short, and stay as they are
+        elif not isinstance(value, bool | int | float):
+            continue
+        features[name if len(name) <= _CHARACTERS else cut(name, _CHARACTERS)] = value
         if len(features) == MAX_ENTRIES:
             break
     return features

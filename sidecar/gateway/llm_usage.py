@@ -34,6 +34,7 @@ _PATHS = (  # ending of the path → provider, operation
     ("/api/embed", "ollama", "embeddings"),
     ("/api/embeddings", "ollama", "embeddings"),
 )
+_ENDINGS = tuple(ending for ending, _, _ in _PATHS)
 _ASKED = {
     "temperature": "gen_ai.request.temperature",
     "top_p": "gen_ai.request.top_p",
@@ -170,10 +171,10 @@ def llm_call(path: str, asked: Any) -> LlmCall | None:
     """The call of a model that a request with body *asked* (decoded JSON) to *path* is, or None."""
     if not isinstance(asked, dict):
         return None
-    ending = path.rstrip("/")
-    for suffix, provider, operation in _PATHS:
-        if ending.endswith(suffix):
-            return LlmCall(provider, operation, asked)
+    path = path.rstrip("/")
+    if path.endswith(_ENDINGS):
+        _, provider, operation = next(known for known in _PATHS if path.endswith(known[0]))
+        return LlmCall(provider, operation, asked)
     if isinstance(asked.get("model"), str) and isinstance(asked.get("messages"), list):
         return LlmCall("_OTHER", "chat", asked)  # a gateway's own path for a body of that form
     return None

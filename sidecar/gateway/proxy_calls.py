@@ -163,23 +163,25 @@ class CallRecorder:
     def _op(self, facts: CallFacts, ended_ns: int, elapsed_ns: int, exposure_id: str | None) -> ObservedOp:
         cut = self._normalizer.cut
         error = cut(facts.error[: _MOST_ERROR + _BEYOND_ERROR], _MOST_ERROR) if facts.error is not None else None
-        fields = {"source": "mcp", "exposure_id": exposure_id, **facts.fields}
-        return self._normalizer.op(
-            ObservedOp(
-                timestamp=rfc3339_ms(ended_ns),
-                endpoint=facts.endpoint,
-                success=error is None,
-                duration_ms=round(elapsed_ns / 1e6, 3),
-                output_summary=f"ERROR: {error}" if error is not None else facts.output_summary,
-                error=error,
-                error_type=facts.error_type,
-                features=facts.features or None,
-                extra=facts.extra or None,
-                v=SCHEMA_VERSION,
-                op_id=new_id(),
-                **{"input_summary": facts.input_summary, **fields},
-            )
-        )
+        fields = {
+            "input_summary": facts.input_summary,
+            "source": "mcp",
+            "exposure_id": exposure_id,
+            **facts.fields,
+            "timestamp": rfc3339_ms(ended_ns),
+            "endpoint": facts.endpoint,
+            "success": error is None,
+            "duration_ms": round(elapsed_ns / 1e6, 3),
+            "output_summary": f"ERROR: {error}" if error is not None else facts.output_summary,
+            "error": error,
+            "error_type": facts.error_type,
+            "features": facts.features or None,
+            "extra": facts.extra or None,
+            "v": SCHEMA_VERSION,
+            "op_id": new_id(),
+        }
+        self._normalizer.fields(fields)
+        return ObservedOp(**fields)
 
 
 def _lines(name: bytes, values: Iterable[bytes]) -> list[bytes]:
