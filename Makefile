@@ -26,7 +26,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)  ## the tests alone; ARGS="-k name" picks
-	$(BIN)/pytest -q -n 2 $(ARGS)
+	$(BIN)/pytest -q -n 2 --dist worksteal $(ARGS)
 
 test-reference: $(READY)  ## against the program this re-creates, run with Bun (needs npm)
 	npm install --silent --no-audit --no-fund --prefix build/bun bun
@@ -74,7 +74,7 @@ fuzz-otlp: $(READY)  ## broken OTLP and gRPC against a running observer; ARGS="-
 
 coverage: $(READY)
 	$(BIN)/coverage erase
-	$(BIN)/pytest -q -n 2 --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/pytest -q -n 2 --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
 
 crash: $(READY)  ## rounds of faults under load, judged by an oracle; ROUNDS=n, SEED=s plays one again
 	$(BIN)/python -m tests.crash --rounds $(ROUNDS) --seed $(SEED)

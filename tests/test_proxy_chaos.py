@@ -23,8 +23,8 @@ from tests.proxied import (
     request,
 )
 
-_AGENTS = 12
-_ROUNDS = 25
+_AGENTS = 30  # that a request never ends is met with a time-out, which many wait for at once
+_ROUNDS = 10
 
 
 async def _agent(port: int, dice: random.Random) -> int:
