@@ -92,7 +92,7 @@ def run(
 
 
 def _programs(args: argparse.Namespace, gateway_url: str) -> list[Program]:
-    programs = [noop_program(), observer_program(gateway_url)]
+    programs = [noop_program(), observer_program({"GATEWAY_URL": gateway_url, "LAKEHOUSE_URL": gateway_url})]
     if args.bun and args.reference.is_file():
         programs.append(reference_program(args.bun, args.reference, gateway_url))
     return programs

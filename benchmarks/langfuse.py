@@ -25,13 +25,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.servers import ROOT, BenchmarkError, Command, Program, Server, cpu_s, split_cores, usable_cores
+from benchmarks.servers import ROOT, BenchmarkError, Server, cpu_s, observer_program, split_cores, usable_cores
 from sidecar.receivers.otlp_json import protobuf_request
 from sidecar.receivers.otlp_wire import Rejected
 
 RECORDED = ROOT / "tests" / "data" / "otlp" / "langfuse-5.0.4.json"
 DOORS = ("/v1/traces", "/api/public/otel/v1/traces")
 _AWAY = "http://127.0.0.1:9"
+_HTTP_ONLY = {"OBSERVER_GRPC_PORT": "-1", "OBSERVER_PROXY_PORT": "-1"}
 _TEE = {
     "OTEL_EXPORTER_OTLP_ENDPOINT": _AWAY,
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
@@ -86,7 +87,7 @@ def measure(
     cores = split_cores(usable_cores())
     bodies = requests()
     pairs: list[tuple[Sample, Sample]] = []
-    with Server(_program(more), folder, env, cores.server) as server:
+    with Server(observer_program({**_HTTP_ONLY, **more}), folder, env, cores.server) as server:
         for number in range(args.rounds + 1):
             order = DOORS if number % 2 else DOORS[::-1]
             rates = {door: _sample(server, door, list(itertools.islice(bodies, args.requests))) for door in order}
@@ -137,22 +138,6 @@ async def _send(port: int, door: str, bodies: Sequence[tuple[bytes, int]]) -> No
         writer.close()
 
     await asyncio.gather(*(one() for _ in range(_CONNECTIONS)))
-
-
-def _program(more: Mapping[str, str]) -> Program:
-    def command(port: int, folder: Path) -> Command:
-        env = {
-            "OBSERVER_PORT": str(port),
-            "OBSERVER_HEALTH_PORT": "0",
-            "OBSERVER_GRPC_PORT": "-1",
-            "OBSERVER_PROXY_PORT": "-1",
-            "OBSERVER_DATA_DIR": str(folder / "data"),
-            "OVERSEER_CORRECTIONS_PATH": str(folder / "corrections.jsonl"),
-            **more,
-        }
-        return Command([sys.executable, "-m", "sidecar", "run"], env, ROOT)
-
-    return Program("observer", "/readyz", command)
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:

@@ -62,19 +62,18 @@ def noop_program() -> Program:
     return Program("no-op", "/health", command)
 
 
-def observer_program(gateway_url: str) -> Program:
-    """The observer as it is deployed: default settings, its data in *folder*."""
+def observer_program(settings: Mapping[str, str]) -> Program:
+    """The observer as it is deployed, but for *settings*; its data in *folder*, all doors on ports of their own."""
 
     def command(port: int, folder: Path) -> Command:
         env = {
-            "GATEWAY_URL": gateway_url,
-            "LAKEHOUSE_URL": gateway_url,
             "OBSERVER_PORT": str(port),
             "OBSERVER_HEALTH_PORT": "0",
             "OBSERVER_GRPC_PORT": "0",
             "OBSERVER_PROXY_PORT": "0",
             "OBSERVER_DATA_DIR": str(folder / "data"),
             "OVERSEER_CORRECTIONS_PATH": str(folder / "corrections.jsonl"),
+            **settings,
         }
         return Command([sys.executable, "-m", "sidecar", "run"], env, ROOT)
 

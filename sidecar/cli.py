@@ -236,13 +236,17 @@ def _add_outbox(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--id", type=_whole(10**11), action="append", metavar="N", help="this post; may be repeated")
     which.add_argument("--all", action="store_true", help="all of them")
-    parser.add_argument("--data-dir", metavar="DIR", help="the observer's folder [OBSERVER_DATA_DIR]")
+    _add_data_dir(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON array instead of lines")
     parser.epilog = "Works beside a running observer, which notices within seconds, and without one."
 
 
-def _add_replay(parser: argparse.ArgumentParser) -> None:
+def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="the observer's folder [OBSERVER_DATA_DIR]")
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    _add_data_dir(parser)
     parser.add_argument("--dump", metavar="FILE", help="write the derived state there as JSON, to be compared")
     parser.epilog = (
         "Stop the observer first. Asks no model, posts nothing; the outbox stays as it is.\n"
@@ -252,7 +256,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
 
 def _add_forget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--staffer", required=True, metavar="ID", help="the `staffer_id` of the one to forget")
-    parser.add_argument("--data-dir", metavar="DIR", help="the observer's folder [OBSERVER_DATA_DIR]")
+    _add_data_dir(parser)
     parser.epilog = "Stop the observer first. If it is interrupted, running it again finishes the work."
 
 

@@ -102,24 +102,11 @@ LANGFUSE: list[Want | None] = [
 ]
 FINE = {"http.response.status_code": 200}
 SEARCHED = {"q": "forklift", "api_key": "[redacted]"}
+SEARCH = Want("/search", "POST /search?q=forklift&api_key=[redacted]", "HTTP 200", None, SEARCHED, FINE)
 HTTP: list[Want | None] = [
-    Want(
-        "/search",
-        "POST /search?q=forklift&api_key=[redacted]",
-        "HTTP 200",
-        None,
-        SEARCHED,
-        {"http.response.status_code": 200},
-    ),
+    SEARCH,
     Want("/nowhere/{id}", "POST /nowhere/7", "ERROR: HTTP 404", "404", None, {"http.response.status_code": 404}),
-    Want(
-        "/search",
-        "POST /search?q=forklift&api_key=[redacted]",
-        "HTTP 200",
-        None,
-        SEARCHED,
-        {"http.response.status_code": 200},
-    ),
+    SEARCH,
     None,  # to another port
 ]
 SHIFT = {"shift.start": "06:00"}
