@@ -201,7 +201,7 @@ def _add_playbook(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=actions, help="what to do")
     parser.add_argument("names", nargs="*", metavar="ID|FILE", help="entries, or the file to import")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the export there")
-    parser.add_argument("--why", "--note", metavar="TEXT", default="", help="kept with the decision")
+    _add_hand(parser)
     parser.add_argument("--state", choices=["candidate", "active", "retired"], help="list: only entries in this state")
     parser.add_argument("--version", type=_whole(10**9), metavar="N", help="decide on this version [the latest]")
     parser.add_argument("--as-of", metavar="TIME", help="list and export as it was then (RFC 3339)")
@@ -226,9 +226,13 @@ def _add_incidents(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state", metavar="S", help="list: only new, ongoing, escalating, resolved, regressed, ignored"
     )
+    _add_hand(parser)
+    parser.add_argument("--json", action="store_true", help="print the observer's JSON answer as it is")
+
+
+def _add_hand(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by", metavar="NAME", default="", help="who decides [your user name]")
     parser.add_argument("--note", "--why", metavar="TEXT", help="kept with the decision")
-    parser.add_argument("--json", action="store_true", help="print the observer's JSON answer as it is")
 
 
 def _add_outbox(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ ObserverError                 retryable = False
 ├── InvalidInputError         the sender must change the request (HTTP 422)
 │   ├── MalformedError        it could not be read at all (HTTP 400)
 │   ├── TooLargeError         it is over a size bound (HTTP 413)
-│   ├── ConflictError         its id is taken by another event (HTTP 409)
+│   ├── ConflictError         it goes against what is here (HTTP 409)
 │   └── NotKnownError         what it names is not here (HTTP 404)
 └── RetryableError            retryable = True: the same request may succeed later (HTTP 503)
     ├── OverloadedError       a bound on memory or queue length was reached
@@ -57,7 +57,7 @@ class PostRefusedError(ObserverError):
 
 
 class ConflictError(InvalidInputError):
-    """The id is known, and what came with it first was something else."""
+    """It goes against what is here: the id is another's, or the entry has nothing that could be approved."""
 
 
 class NotKnownError(InvalidInputError):

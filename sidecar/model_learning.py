@@ -10,7 +10,16 @@ from typing import Final, Literal
 
 import msgspec
 
+from sidecar.call_fields import NOTHING_SAID
 from sidecar.model import Scalar, SpanRef
+
+
+def is_wordless(text: str) -> bool:
+    """Whether *text* is that of a pattern in which nothing is said; once it was made of summaries that say nothing."""
+    if text == NO_PATTERN:
+        return True
+    said = text.removeprefix(PATTERN).split(";") if text.startswith(PATTERN) else [text]
+    return all(NOTHING_SAID.startswith(each.strip()) for each in said)  # the last one may be cut off
 
 
 class Range(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -26,7 +35,8 @@ Term = str | bool | int | float | None | Range
 EntryKind = Literal["do", "avoid", "correction"]
 EntryState = Literal["candidate", "active", "retired"]
 EntryAction = Literal["approve", "promote", "retire", "restore", "retry"]
-NO_PATTERN: Final = "common pattern: none that these calls tell of"
+PATTERN: Final = "common pattern: "
+NO_PATTERN: Final = f"{PATTERN}none that these calls tell of"
 """The text of an entry whose calls succeed, but said nothing of their inputs."""
 
 
@@ -63,14 +73,15 @@ class PlaybookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     @property
     def says_something(self) -> bool:
         """Whether there is anything in it that an agent could act on."""
-        return bool(self.when or self.set) or self.text != NO_PATTERN
+        return bool(self.when or self.set) or not is_wordless(self.text)
 
 
 class EntryChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A decision on an entry's state: by a person, by its measured effect (`numbers`), or as its rule came or went.
 
-    One that nobody made by hand says how many decisions on the entry it was *judged_from*: it has no effect where
-    another came between. `retry` is another trial, from an active entry's own numbers.
+    *who* is the person, as far as they said. One that nobody made by hand says how many decisions on the entry it was
+    *judged_from*: it has no effect where another came between. `retry` is another trial, from an active entry's own
+    numbers.
     """
 
     playbook_id: str
@@ -80,6 +91,7 @@ class EntryChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     version: int
     why: str = ""
     judged_from: int | None = None
+    who: str = ""
 
 
 class EntryRow(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -17,7 +17,7 @@ from sidecar.advice.tallies import Tally, Trial, merge
 from sidecar.advice.uplift import Stratum, Uplift, failures_avoided, total, uplift
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.clock import rfc3339_ms
-from sidecar.errors import InvalidInputError, NotKnownError, ObserverError
+from sidecar.errors import ConflictError, NotKnownError, ObserverError
 from sidecar.model_learning import (
     ArmResult,
     CycleMark,
@@ -89,11 +89,11 @@ class LearningLoop:
         self._overall = uplift(pooled)
 
     async def change(
-        self, playbook_id: str, action: EntryAction, why: str, version: int | None = None
+        self, playbook_id: str, action: EntryAction, why: str, version: int | None = None, *, who: str = ""
     ) -> PlaybookHistory:
-        """A person's hand on an entry, as of *version* (the latest).
+        """The hand of a person (*who*) on an entry, as of *version* (the latest).
 
-        Raises NotKnownError, JournalError; InvalidInputError for the approval of what says nothing.
+        Raises NotKnownError, JournalError; ConflictError for the approval of what says nothing.
         """
         versions = {entry.version: entry for entry in self._row(playbook_id).versions}
         known = list(versions)
@@ -104,13 +104,19 @@ class LearningLoop:
                 "Look at it first",
             )
         if action == "approve" and not versions[version or known[-1]].says_something:
-            raise InvalidInputError(
+            raise ConflictError(
                 f"{playbook_id[:80]} has nothing that an agent could be told",
                 "its calls said nothing of their inputs",
                 "Send `input_summary` or `features` with the events; the next version will tell of them",
             )
         change = EntryChange(
-            playbook_id=playbook_id, at=self._now(), action=action, by="person", version=version or known[-1], why=why
+            playbook_id=playbook_id,
+            at=self._now(),
+            action=action,
+            by="person",
+            version=version or known[-1],
+            why=why,
+            who=who,
         )
         await self._order.decide(PLAYBOOK_CHANGE, change)
         await self._order.caught_up()

@@ -11,13 +11,13 @@ from sidecar.pipeline_metrics import losses
 from sidecar.receivers.advice_resource import MAX_OUTCOME_BYTES, AdviceResource, OutcomeResource
 from sidecar.receivers.bodies import BodyReader
 from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_EVENT_BYTES, EventResource, EventsResource
+from sidecar.receivers.hand_body import MAX_BODY_BYTES
 from sidecar.receivers.health_resource import HealthResource, LivezResource, ReadyzResource
 from sidecar.receivers.http_app import create_app
 from sidecar.receivers.http_receiver import HttpReceiver, tls_context
 from sidecar.receivers.openapi import openapi
 from sidecar.receivers.playbook_import import MAX_IMPORT_BYTES, ImportResource
 from sidecar.receivers.playbook_resource import (
-    MAX_CHANGE_BYTES,
     EntryActionResource,
     PlaybookResource,
     PlaybooksResource,
@@ -87,7 +87,7 @@ def http_routes(observer: Observer) -> dict[str, object]:
 
 def _learning_routes(observer: Observer) -> dict[str, object]:
     playbook, advisor, clean = observer.learning, observer.learning.advisor, observer.normalizer.text
-    bodies = BodyReader(observer.budget, max_bytes=MAX_CHANGE_BYTES)
+    bodies = BodyReader(observer.budget, max_bytes=MAX_BODY_BYTES)
     actions: tuple[EntryAction, ...] = ("approve", "retire", "restore")
     return {
         "/playbooks": PlaybooksResource(playbook, advisor, clean),

@@ -19,9 +19,9 @@ from sidecar.export.outbox import Outbox
 from sidecar.gateway.gateway_log import HttpWebhook
 from sidecar.protocols import Clock, Stage
 from sidecar.receivers.bodies import BodyReader
+from sidecar.receivers.hand_body import MAX_BODY_BYTES
 from sidecar.receivers.incident_resources import (
     ACTIONS,
-    MAX_BODY_BYTES,
     CorrectionsResource,
     IncidentHandResource,
     IncidentResource,

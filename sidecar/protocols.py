@@ -353,9 +353,12 @@ class PlaybookKeeper(Protocol):
         ...
 
     async def change(
-        self, playbook_id: str, action: EntryAction, why: str, version: int | None = None
+        self, playbook_id: str, action: EntryAction, why: str, version: int | None = None, *, who: str = ""
     ) -> PlaybookHistory:
-        """A person's decision on an entry, taken when this returns. Raises NotKnownError, RetryableError."""
+        """The decision of a person (*who*) on an entry, taken when this returns.
+
+        Raises NotKnownError, RetryableError; ConflictError for the approval of what says nothing.
+        """
         ...
 
     async def take_over(self, entries: Sequence[PlaybookEntry]) -> list[str]:

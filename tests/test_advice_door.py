@@ -171,12 +171,17 @@ async def test_a_person_decides(tmp_path: Path, action: str) -> None:
         (entry,) = await learnt(running, http)
         assert (await http.post(f"/playbooks/pb-none/{action}")).status_code == 404
         door = f"/playbooks/{entry['playbook_id']}/{action}"
-        for wrong, status in (({"version": 2}, 404), ({"version": True}, 422), ({"why": 1}, 422), ({"who": "me"}, 422)):
-            assert (await http.post(door, json=wrong)).status_code == status
-        done = (await http.post(door, json={"why": "I looked, password=hunter2", "version": 1})).json()
+        for wrong in ({"version": True}, {"version": 0}, {"why": 1}, {"who": "me"}, {"by": "observer"}):
+            assert (await http.post(door, json=wrong)).status_code == 422
+        for wrong in ({"note": "x" * 1001}, {"by": "x" * 101}, {"note": "one", "why": "other"}):
+            assert (await http.post(door, json=wrong)).status_code == 422
+        assert (await http.post(door, json={"version": 2})).status_code == 404
+        said = {"why": "I looked, password=hunter2", "by": " ann password=hunter2", "version": 1.0}
+        done = (await http.post(door, json=said)).json()
         assert done["state"] == state
         (change,) = done["changes"]
         assert (change["action"], change["by"], change["why"]) == (action, "person", "I looked, password=[redacted]")
+        assert change["who"] == "ann password=[redacted]"
         answers = [(await http.get("/advice", params={**ASK, "task": f"t-{n}"})).json() for n in range(20)]
         assert any(answer["exposure_id"] for answer in answers) is (action != "retire")
         lines = [line["body"] for line in journal(tmp_path, "decisions.jsonl") if line["kind"] == "playbook_change"]

@@ -76,7 +76,8 @@ async def test_people_resolve_ignore_and_reopen(tmp_path: Path) -> None:
             assert [(each.state, each.decided_by) for each in found.incidents] == [("resolved", "ann")]
             with pytest.raises(grpc.aio.AioRpcError, match="is no state"):
                 await stub.ListIncidents(pb.ListIncidentsRequest(states=["open"]))
-        assert (await door.post(f"/incidents/{keys['city closed']}/reopen")).json()["state"] == "ongoing"
+        reopened = await door.post(f"/incidents/{keys['city closed']}/reopen", json={"why": "by another name"})
+        assert (reopened.json()["state"], reopened.json()["note"]) == ("ongoing", "by another name")
         await post(door, "no seat")
         assert set(await listed(door, "?state=regressed")) == {"no seat"}
 
@@ -97,6 +98,7 @@ async def test_wrong_requests_are_refused_and_change_nothing(tmp_path: Path) -> 
             (b'{"by":5}', 422),
             (b'{"who":"ann"}', 422),
             (b'{"by":"observer"}', 422),
+            (b'{"version":1}', 422),
             (b'{"note":"%s"}' % (b"x" * 1001), 422),
             (b'{"note":"%s"}' % (b"x" * 20_000), 413),
         ):

@@ -10,8 +10,13 @@ from typing import Any
 import pytest
 
 from sidecar import cli
+from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
+from sidecar.model_learning import EntryChange, PlaybookEntry
+from sidecar.pipeline_learning import PLAYBOOK_CHANGE
+from sidecar.store.checkpoint_copy import dumped
 from tests.observers import client, journal, observer
 from tests.test_advice_door import ENDPOINT, learnt
+from tests.test_replay import in_thread, replay
 
 
 async def run(running: Any, *arguments: str) -> int:
@@ -27,13 +32,13 @@ async def test_a_person_sees_and_decides(tmp_path: Path, capsys: pytest.CaptureF
         name = entry["playbook_id"]
         assert await run(running, "list") == 0
         assert f"{name}  candidate  {entry['kind']}" in capsys.readouterr().out
-        assert await run(running, "approve", name, "--why", "I looked") == 0
+        assert await run(running, "approve", name, "--why", "I looked", "--by", "ann") == 0
         assert capsys.readouterr().out == f"{name} approved: active now\n"
         assert await run(running, "show", name) == 0
         told = capsys.readouterr().out
         assert f"{name} v1 {entry['kind']}, active" in told
-        assert "approve by person: I looked" in told
-        assert told.index("  v1: ") < told.index("approve by person")
+        assert "approve by ann: I looked" in told
+        assert told.index("  v1: ") < told.index("approve by ann")
         assert await run(running, "list", "--state", "candidate") == 0
         assert name not in capsys.readouterr().out
         assert await run(running, "list", "--as-of", entry["at"], "--json") == 0
@@ -67,6 +72,41 @@ async def test_what_is_exported_is_imported_elsewhere(tmp_path: Path, capsys: py
         assert capsys.readouterr().out.startswith("0 imported")
         assert await run(running, "approve", entry["playbook_id"]) == 0
         assert (await http.get("/advice", params=ask)).json()["exposure_id"] is not None
+
+
+OLD = "common pattern: ? ?×? in ?, ?; ? ?×? in ?, ?; ? ?×?"
+
+
+async def test_an_old_entry_that_says_nothing_cannot_be_approved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what, why and what to do; one that was approved once is told to nobody either, and a replay agrees."""
+    entry = PlaybookEntry(
+        playbook_id="pb-0123456789ab",
+        version=1,
+        at="2026-01-01T00:00:00.000Z",
+        kind="do",
+        endpoint="/fill",
+        text=OLD,
+        successes=9,
+        avg_duration_ms=1.0,
+    )
+    approval = EntryChange(playbook_id=entry.playbook_id, at=entry.at, action="approve", by="person", version=1)
+    async with observer(tmp_path) as running, client(running) as http:
+        await running.books.in_order.decide(PLAYBOOK, entry)
+        await running.books.in_order.caught_up()
+        refused = await http.post(f"/playbooks/{entry.playbook_id}/approve")
+        assert refused.status_code == 409
+        assert "nothing that an agent could be told: its calls said nothing" in refused.json()["error"]
+        assert await run(running, "approve", entry.playbook_id) == 1
+        assert "Send `input_summary` or `features`" in capsys.readouterr().err
+        await running.books.in_order.decide(PLAYBOOK_CHANGE, approval)
+        await running.books.in_order.caught_up()
+        assert (await http.get("/advice", params={"endpoint": "/fill"})).json()["advice"] == []
+        assert await run(running, "show", entry.playbook_id) == 0
+        assert "told    to nobody: there is nothing in it" in capsys.readouterr().out
+    before = dumped(tmp_path / "data" / "state.db")
+    assert (await in_thread(replay, tmp_path, capsys))[0] == before
 
 
 ENTRY = {"kind": "do", "endpoint": "/x", "text": "Set a", "set": {"a": 1}}

@@ -15,7 +15,7 @@ from sidecar.analysis.playbook_consolidator import MAX_WRITTEN, PlaybookConsolid
 from sidecar.analysis.success_book import MAX_ENDPOINTS, SuccessBook
 from sidecar.errors import JournalError
 from sidecar.model import ObservedOp
-from sidecar.model_learning import NO_PATTERN, PlaybookEntry
+from sidecar.model_learning import NO_PATTERN, PlaybookEntry, is_wordless
 from tests.fakes import KeptDecisions, KeptPosts, KeptSpans, ManualClock, an_op
 
 
@@ -97,6 +97,22 @@ async def test_an_entry_is_written_posted_and_a_span(bench: Bench) -> None:
         "observer.playbook.text": "common pattern: try 3; try 4; try 5",
     }
     assert bench.entries() == [entry]
+
+
+@pytest.mark.parametrize(
+    ("text", "wordless"),
+    [
+        (NO_PATTERN, True),
+        ("common pattern: ? ?×? in ?, ?", True),
+        ("common pattern: ? ?×? in ?, ?; ? ?×? in ?, ?; ? ?×? i", True),
+        ("common pattern: ? ?×? in ?, ?; fill welder×2 in Reno, NV", False),
+        ("common pattern: ? ?×? in Reno, NV", False),
+        ("Avoid f=? : 0 % of 20 such calls succeeded", False),
+    ],
+)
+def test_a_pattern_of_summaries_that_say_nothing_is_none(text: str, wordless: bool) -> None:
+    """However many of them there are, and wherever the last one is cut off; one that says anything makes it one."""
+    assert is_wordless(text) is wordless
 
 
 @pytest.mark.parametrize("said", ["? ?×? in ?, ?", "/fill", " "])

@@ -22,7 +22,7 @@ from sidecar.analysis.success_book import MAX_INPUT, EndpointSuccesses, SuccessB
 from sidecar.call_fields import NOTHING_SAID
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import ObserverError
-from sidecar.model_learning import NO_PATTERN, PlaybookEntry
+from sidecar.model_learning import NO_PATTERN, PATTERN, PlaybookEntry
 from sidecar.protocols import Clock, DecisionLog, PostSink
 from sidecar.spans.attributes import PLAYBOOK_ID, PLAYBOOK_TEXT, PLAYBOOK_VERSION
 
@@ -130,7 +130,7 @@ def _pattern(row: EndpointSuccesses) -> str:
     """What the last inputs were, as far as they say anything beside the endpoint."""
     told = [each for each in row.inputs if each.strip() not in ("", row.endpoint, NOTHING_SAID)]
     pattern = "; ".join(one_line(each, MAX_INPUT) for each in told)
-    return f"common pattern: {pattern[:MAX_PATTERN]}" if pattern else NO_PATTERN
+    return PATTERN + pattern[:MAX_PATTERN] if pattern else NO_PATTERN
 
 
 def _post(entry: PlaybookEntry) -> dict[str, str]:

@@ -30,7 +30,7 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
         elif args.action == "export":
             _export(terminal, client, args)
         elif args.action in _DONE:
-            _decide(terminal, client, args)
+            _decide(terminal, client, args, env)
         else:
             _print(terminal, client, args)
     return 0
@@ -62,10 +62,10 @@ def _print(terminal: Terminal, client: ObserverClient, args: argparse.Namespace)
         terminal.write(line)
 
 
-def _decide(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) -> None:
+def _decide(terminal: Terminal, client: ObserverClient, args: argparse.Namespace, env: Mapping[str, str]) -> None:
     for name in args.names:
-        said = {"why": args.why or None, "version": args.version}
-        body = {name: value for name, value in said.items() if value is not None}
+        said = {"by": args.by or env.get("USER"), "note": args.note, "version": args.version}
+        body = {name: value for name, value in said.items() if value not in (None, "")}
         done = client.decoded(client.post(f"/playbooks/{_safe(name)}/{args.action}", body), dict[str, Any])
         terminal.write(f"{name} {_DONE[args.action]}: {done.get('state')} now")
 

@@ -10,7 +10,7 @@ import msgspec
 
 from sidecar.commands.terminal import visible
 from sidecar.measured_words import effect_words, is_known
-from sidecar.model_learning import Measured
+from sidecar.model_learning import Measured, is_wordless
 
 _HEAD = ("id", "state", "kind", "calls", "effect", "endpoint", "text")
 
@@ -45,7 +45,8 @@ def _history(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     changes = [
         (
             _text(each, "at"),
-            f"{_text(each, 'action')} by {_text(each, 'by')}" + (f": {_text(each, 'why')}" if each.get("why") else ""),
+            f"{_text(each, 'action')} by {_text(each, 'who') or _text(each, 'by')}"
+            + (f": {_text(each, 'why')}" if each.get("why") else ""),
         )
         for each in entry.get("changes", [])
     ]
@@ -93,6 +94,8 @@ def _measured(entry: Mapping[str, Any]) -> Measured | None:
 def _told(entry: Mapping[str, Any]) -> str:
     if entry.get("state") == "retired":
         return "to nobody: it is retired"
+    if not (entry.get("when") or entry.get("set")) and is_wordless(str(entry.get("text", ""))):
+        return "to nobody: there is nothing in it that an agent could act on"
     told = (entry.get("told") or {}).get("version")
     if told == entry.get("version"):
         return "to agents"

@@ -9,16 +9,15 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from sidecar.errors import InvalidInputError, MalformedError
+from sidecar.errors import InvalidInputError
 from sidecar.model import Incident, IncidentState
 from sidecar.receivers.bodies import BodyReader
+from sidecar.receivers.hand_body import said_by_hand
 from sidecar.receivers.op_filter import page_query
 from sidecar.receivers.read_resources import page_of
 
 STATES: Final = get_args(IncidentState)
 ACTIONS: Final[dict[str, IncidentState]] = {"resolve": "resolved", "ignore": "ignored", "reopen": "ongoing"}
-MAX_BODY_BYTES: Final = 16 * 1024
-MAX_NOTE, MAX_BY = 1000, 100  # characters
 _SOMEONE = "someone"
 
 
@@ -35,11 +34,6 @@ class Hand(Protocol):
     async def __call__(self, fingerprint: str, state: IncidentState, by: str, note: str | None) -> Incident | None:
         """The incident as it is then, None if there is none. Raises JournalError."""
         ...
-
-
-class _Request(msgspec.Struct, forbid_unknown_fields=True):
-    by: str = ""
-    note: str = ""
 
 
 class IncidentsResource:
@@ -90,8 +84,8 @@ class IncidentHandResource:
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, fingerprint: str) -> None:
         """The incident as it is from now on; the decision is in the journal."""
         with self._bodies.lease() as lease:
-            said = _request(await self._bodies.read(req, lease))
-        by, note = self._clean(said.by.strip()), self._clean(said.note.strip())
+            said = said_by_hand(await self._bodies.read(req, lease))
+        by, note = self._clean(said.by), self._clean(said.note)
         incident = await self._hand(fingerprint, self._state, by or _SOMEONE, note or None)
         if incident is None:
             raise _unknown(fingerprint)
@@ -140,25 +134,6 @@ def _states(wanted: str | None) -> frozenset[str] | None:
                 f"state={state[:80]!r} is not usable", f"expected {', '.join(STATES)}", "See /openapi.json"
             )
     return states
-
-
-def _request(body: bytes) -> _Request:
-    if not body.strip():
-        return _Request()
-    try:
-        said = msgspec.json.decode(body, type=_Request)
-    except msgspec.ValidationError as exc:
-        raise InvalidInputError(
-            "the body is not usable", str(exc), 'Send {"by": "…", "note": "…"}, or nothing'
-        ) from exc
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise MalformedError("the body is not JSON", str(exc), 'Send {"by": "…", "note": "…"}, or nothing') from exc
-    for name, most in (("by", MAX_BY), ("note", MAX_NOTE)):
-        if len(getattr(said, name)) > most:
-            raise InvalidInputError(f"{name} is too long", f"at most {most} characters are kept", "Say it shorter")
-    if said.by == "observer":
-        raise InvalidInputError("by='observer' is not usable", "that is what we call ourselves", "Give your own name")
-    return said
 
 
 def _unknown(fingerprint: str) -> falcon.HTTPNotFound:

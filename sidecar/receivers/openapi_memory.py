@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from sidecar.model import IncidentState
 from sidecar.receivers import openapi_parts as parts
+from sidecar.receivers.hand_body import MAX_BY, MAX_NOTE
 from sidecar.receivers.op_filter import ADVICE_LIMIT, MAX_ADVICE, MAX_LIMIT, MAX_TASK
 
 
@@ -15,8 +16,7 @@ def incidents(incident: dict[str, Any]) -> dict[str, Any]:
     one = "|".join(get_args(IncidentState))
     pattern = {"type": "string", "pattern": f"^({one})(,({one}))*$"}
     states = parts.query("state", pattern, "only in these states, with commas between")
-    body = {"type": "object", "additionalProperties": False, "description": "Who decides, and why; both may be missing"}
-    body["properties"] = {name: {"type": "string", "maxLength": most} for name, most in (("by", 100), ("note", 1000))}
+    body = _said_by_hand({})
     hand = {
         "parameters": [key],
         "requestBody": {"content": {"application/json": {"schema": body}}},
@@ -71,8 +71,7 @@ def learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, A
     entries = parts.paged_list("What works and what does not, the most recently changed first", "playbooks", entry)
     entries["get"]["parameters"] += [as_of, task]
     entries["get"]["responses"] |= parts.errors("503")
-    said_by = {"why": {**text, "maxLength": 500}, "version": {"type": ["integer", "null"], "minimum": 1}}
-    why = {"type": "object", "properties": said_by, "additionalProperties": False}
+    who_why = _said_by_hand({"version": {"type": ["integer", "null"], "minimum": 1}})
     said = {**parts.fields(success={"type": "boolean"}), "additionalProperties": False}
     return {
         "/playbooks": entries,
@@ -99,16 +98,28 @@ def learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, A
             f"/playbooks/{{playbook_id}}/{action}": {
                 "parameters": [entry_id],
                 "post": parts.write(
-                    f"A person decides: {action}", why, "The entry as it is now", history, required=False
+                    f"A person decides: {action}", who_why, "The entry as it is now", history, *codes, required=False
                 ),
             }
-            for action in ("approve", "retire", "restore")
+            for action, codes in (("approve", ("409",)), ("retire", ()), ("restore", ()))
         },
         "/advice": {"get": parts.read("What to do or avoid now", advice, "422", "503", parameters=_advice_query())},
         "/advice/{exposure_id}/outcome": {
             "parameters": [exposure_id],
             "post": parts.write("How it went", said, "It is in the journal", parts.fields(accepted={"const": True})),
         },
+    }
+
+
+def _said_by_hand(more: dict[str, Any]) -> dict[str, Any]:
+    """Who decides, and why."""
+    note = {"type": "string", "maxLength": MAX_NOTE}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "description": "Who decides, and why (`note`, also called `why`: not both); all may be missing",
+        "properties": {"by": {"type": "string", "maxLength": MAX_BY}, "note": note, "why": note, **more},
+        "not": {"required": ["note", "why"]},
     }
 
 

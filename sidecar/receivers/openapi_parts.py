@@ -91,15 +91,15 @@ def read(
 
 
 def write(
-    summary: str, taken: dict[str, Any], done: str, given: dict[str, Any], *, required: bool = True
+    summary: str, taken: dict[str, Any], done: str, given: dict[str, Any], *codes: str, required: bool = True
 ) -> dict[str, Any]:
-    """A call that takes *taken* as JSON and gives *given*."""
+    """A call that takes *taken* as JSON and gives *given*; it may refuse with *codes* beside those of all."""
     return {
         "summary": summary,
         "requestBody": {**body({"application/json": taken}), "required": required},
         "responses": {
             "200": answer(done, given),
-            **errors("400", "401", "403", "404", "413", "415", "421", "422", "503"),
+            **errors("400", "401", "403", "404", *codes, "413", "415", "421", "422", "503"),
         },
     }
 

@@ -8,15 +8,12 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from sidecar.errors import InvalidInputError
 from sidecar.model_learning import EntryAction
 from sidecar.protocols import AdviceSource, PlaybookKeeper
-from sidecar.receivers.bodies import BodyReader, parse_json
+from sidecar.receivers.bodies import BodyReader
+from sidecar.receivers.hand_body import said_by_hand
 from sidecar.receivers.op_filter import playbook_query
 from sidecar.receivers.read_resources import page_of
-
-MAX_CHANGE_BYTES = 4096
-_MAX_WHY = 500  # characters
 
 
 class PlaybooksResource:
@@ -60,7 +57,7 @@ class PlaybookResource:
 
 
 class EntryActionResource:
-    """`POST /playbooks/{id}/<action>`: a person decides. The body may say why, and on which version (the latest)."""
+    """`POST /playbooks/{id}/<action>`: a person decides; the body may say who, why, and on which version."""
 
     scope = "admin"
 
@@ -75,26 +72,8 @@ class EntryActionResource:
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, playbook_id: str) -> None:
         """The entry as it is now, once the decision is in the journal; 404 where there is none."""
         with self._bodies.lease() as lease:
-            why, version = _said(await self._bodies.read(req, lease))
-        found = await self._playbook.change(playbook_id, self._action, self._clean(why), version)
+            said = said_by_hand(await self._bodies.read(req, lease), versioned=True)
+        by, why = self._clean(said.by), self._clean(said.note)
+        found = await self._playbook.change(playbook_id, self._action, why, said.version, who=by)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(found)
-
-
-def _said(body: bytes) -> tuple[str, int | None]:
-    """(why, version). Raises InvalidInputError."""
-    if not body.strip():
-        return "", None
-    said = parse_json(body)
-    if isinstance(said, dict) and not set(said) - {"why", "version"}:
-        why, version = said.get("why", ""), said.get("version")
-        if isinstance(version, float) and version.is_integer():  # 3.0 is a whole number to JSON
-            version = int(version)
-        is_version = version is None or (isinstance(version, int) and not isinstance(version, bool) and version > 0)
-        if isinstance(why, str) and len(why) <= _MAX_WHY and is_version:
-            return why, version
-    raise InvalidInputError(
-        "the body is not usable",
-        f"expected nothing, or an object with `why` of at most {_MAX_WHY} characters and a `version`",
-        'Send {"why": "…", "version": 3}, or no body',
-    )
