@@ -153,7 +153,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
                 if value.__class__ is str:
                     known = column.values.get(value)
                     if known is None:  # ids are new all the time: no exception for them
-                        self._count(name, value, at, most_columns)
+                        self._count(feature_name(name), value, at, most_columns)
                     else:
                         known[byte] |= bit
                 elif value is True or value is False:
