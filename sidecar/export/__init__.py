@@ -1,1 +1,1 @@
-"""Spans on their way to the collector."""
+"""Export of spans, metrics and posts: OTLP to the collector, Langfuse, the outbox."""

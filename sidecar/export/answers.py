@@ -1,7 +1,7 @@
-"""What a collector's answer means for the spans of a request. Source: OTLP specification, responses and throttling.
+"""Maps a collector's response to a verdict on the request. Source: OTLP specification, responses and throttling.
 
-One thing is decided otherwise: to OTLP, credentials that are not known are final. Here the spans are on disk, and wait
-until a person has put the setting right, or a bound of the disk is reached.
+One deviation: OTLP treats rejected credentials (401, 403) as permanent. Here they are retried, because the spans are
+on disk and wait until a person corrects the setting or a disk bound evicts them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _RETRYABLE_GRPC: Final = frozenset(
     {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"}
 )
 _TOO_LARGE: Final = ("larger than max", "message too large", "message size", "exceeds maximum", "too big")
-_MOST_TEXT: Final = 300  # characters of what a collector says that go into our log
+_MOST_TEXT: Final = 300  # characters of a collector's message that are logged
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """*verdict* on a request; *rejected* spans of a delivered one; *wait_s* that the collector asked for.
+    """The *verdict* on one request. *rejected*: spans a delivered request lost. *wait_s*: the delay asked for.
 
-    *answered* is False where nobody was there to answer. *why* is for the log.
+    *answered* is False if no collector responded at all. *why* is text for the log.
     """
 
     verdict: Literal["delivered", "retry", "refused", "too_large"]
@@ -39,21 +39,21 @@ class Answer:
 
 
 def delivered(body: bytes) -> Answer:
-    """The request was taken; its `partial_success` may say that some spans were not, which are not sent again."""
+    """The request was accepted; its `partial_success` may report rejected spans, which must not be sent again."""
     try:
         partial = ExportTraceServiceResponse.FromString(body).partial_success
-    except DecodeError:  # a body of another kind under a good status: it was taken
+    except DecodeError:  # not an OTLP body, but a success status: accepted
         return Answer("delivered")
     return Answer("delivered", partial.error_message[:_MOST_TEXT], max(0, partial.rejected_spans))
 
 
 def unreachable(why: str) -> Answer:
-    """Nobody answered, or the connection failed."""
+    """No response: nobody listens, or the connection failed."""
     return Answer("retry", why[:_MOST_TEXT], answered=False)
 
 
 def http_answer(status: int, body: bytes, retry_after: str, now_ns: int) -> Answer:
-    """The meaning of an HTTP *status* with *body*; *retry_after* is that header, *now_ns* the wall clock."""
+    """The verdict on an HTTP *status* with *body*; *retry_after* is that header, *now_ns* the wall clock."""
     if 200 <= status < 300:
         return delivered(body)
     why = f"HTTP {status} {_readable(body)}".strip()
@@ -65,7 +65,7 @@ def http_answer(status: int, body: bytes, retry_after: str, now_ns: int) -> Answ
 
 
 def grpc_answer(code: str, details: str, wait_s: float | None) -> Answer:
-    """The meaning of a gRPC status *code* that is not OK; *wait_s* is RetryInfo's delay, if there was one."""
+    """The verdict on a gRPC status *code* other than OK; *wait_s* is RetryInfo's delay, if present."""
     why = f"{code} {details[:_MOST_TEXT]}".strip()
     if code in ("RESOURCE_EXHAUSTED", "OUT_OF_RANGE") and any(words in details.lower() for words in _TOO_LARGE):
         return Answer("too_large", why)

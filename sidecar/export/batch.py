@@ -1,4 +1,4 @@
-"""What a source hands to its lane: one request's worth of encoded spans, and where in the log they came from."""
+"""A batch of encoded spans for one export request, with the log offsets it came from, and the `Source` of batches."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 MAX_SPANS: Final = 512
-MAX_BYTES: Final = 2 * 2**20  # collectors refuse gRPC messages over 4 MiB: their default bound
+MAX_BYTES: Final = 2 * 2**20  # half the 4 MiB at which collectors refuse gRPC messages by default
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """*items* as bytes; *ends* and *spans* of each: the log's offset behind it, and how many spans it holds.
+    """Encoded *items*; *ends* and *spans* hold, per item, the log offset just after it and its number of spans.
 
-    The batch begins at offset *start* and covers the log up to *upto*. *full* says that more may wait behind it;
-    *mixed* that the items are requests of several senders, of which one may be refused for itself.
+    The batch begins at offset *start* and covers the log up to *upto*. *full*: more may wait after it in the log.
+    *mixed*: the items are requests of several senders, so the collector may refuse one and accept the others.
     """
 
     start: int
@@ -28,40 +28,40 @@ class Batch:
     mixed: bool = False
 
     def request(self, first: int, behind: int) -> bytes:
-        """The `ExportTraceServiceRequest` of the items from *first* up to, not including, *behind*."""
+        """One `ExportTraceServiceRequest` of the items *first* to *behind*, exclusive."""
         return self.wrap(self.items[first:behind])
 
     def count(self, first: int, behind: int) -> int:
-        """How many spans these items hold."""
+        """The number of spans in the items *first* to *behind*, exclusive."""
         return sum(self.spans[first:behind])
 
     def upto_item(self, behind: int) -> int:
-        """The offset up to which the log is settled when the items before *behind* are."""
+        """The log offset that is settled once all items before *behind* are."""
         return self.upto if behind >= len(self.ends) else self.ends[behind - 1]
 
 
 class Source(Protocol):
-    """A log of spans to export, read by one lane's thread. Real ones: `journal_export`, `spool`."""
+    """A log of spans to export, read by one lane's thread. Implementations: `journal_export`, `spool`."""
 
     evicted: int
-    """Spans that went before they could be exported."""
+    """Spans removed from the log before they could be exported."""
 
     def take(self) -> Batch | None:
-        """What to send next; None when nothing waits. Nothing is settled by it."""
+        """The next batch to send; None if nothing waits. Taking does not settle it."""
         ...
 
     def settle(self, batch: Batch, behind: int) -> None:
-        """Items of *batch* before *behind* need not be sent again."""
+        """Mark the items of *batch* before *behind* as done: they are not sent again."""
         ...
 
     def give_back(self, batch: Batch, first: int) -> None:
-        """Items of *batch* from *first* on were not taken; they come again if they are still there."""
+        """Return the items of *batch* from *first* on, not sent; they are taken again if the log still has them."""
         ...
 
     def behind(self) -> bool:
-        """Whether there is a backlog beside what is fresh."""
+        """Whether there is a backlog besides the live (newest) range."""
         ...
 
     def split(self) -> None:
-        """The collector is back: what waits is backlog, and fresh spans take turns with it."""
+        """The collector is back: turn everything that waits into backlog, so that new spans alternate with it."""
         ...

@@ -1,8 +1,8 @@
-"""How far an export has come, in a small file beside the log: written in place after each batch that was settled.
+"""The export cursor in a small file beside the log, written in place after each settled batch.
 
-Two slots take turns, each with a checksum, so that one write that was cut short leaves the one before. It is not forced
-to disk: a kill of the process loses nothing of it, and a power cut repeats some batches at most. (A file that is
-replaced instead costs an ext4 disk 15 ms each time: the file system writes out what takes another's name.)
+Two checksummed slots are written in turn, so that a torn write leaves the previous cursor intact. There is no fsync: a
+process kill loses nothing, and a power cut repeats a few batches at most. (Writing a new file and renaming it would
+cost 15 ms each time on ext4, which flushes a file that replaces another.)
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from sidecar.export.pending import Saved
 log = structlog.get_logger(__name__)
 
 SLOT_BYTES: Final = 4096
-"""`MOST_RANGES` of the longest offsets take less."""
+"""Room for a `Saved` of `MOST_RANGES` ranges with the longest offsets."""
 _SLOTS: Final = 2
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 
 
 class _Slot(msgspec.Struct):
-    """What a slot says; the one with the highest *number* was written last."""
+    """The content of one slot; the slot with the highest *number* is the newest."""
 
     number: int
     saved: Saved
 
 
 class CursorFile:
-    """`save` writes, `load` reads. A disk that takes no cursor costs repetitions after a crash, no spans."""
+    """Saves and loads the cursor. If the disk fails, a crash repeats exports; no span is lost."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -43,12 +43,12 @@ class CursorFile:
         self.failures = 0
 
     def load(self) -> Saved | None:
-        """What was saved last; None if nothing was. What cannot be read is as good as the log's beginning."""
+        """The newest saved cursor; None if there is none. An unreadable file counts as offset 0: export all again."""
         try:
             data = self._path.read_bytes()
             slots = [slot for at in range(_SLOTS) if (slot := _read(data[at * SLOT_BYTES : (at + 1) * SLOT_BYTES]))]
             if not slots:
-                return msgspec.json.decode(data, type=Saved)  # as older versions wrote it
+                return msgspec.json.decode(data, type=Saved)  # the format of older versions: JSON alone
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
@@ -60,17 +60,17 @@ class CursorFile:
         return last.saved
 
     def save(self, saved: Saved) -> None:
-        """Write *saved* over the last but one, if it is another than the last one. Never raises."""
+        """Write *saved* into the older slot, if it differs from the last saved. Never raises."""
         if saved == self._last:
             return
         self._number += 1
         try:
-            anew = 0 if self._readable else os.O_TRUNC  # what could not be read may have the higher number
+            anew = 0 if self._readable else os.O_TRUNC  # an unreadable slot may have a higher number
             _write(self._path, anew, _slot(_Slot(self._number, saved)), self._number % _SLOTS * SLOT_BYTES)
         except OSError as exc:
-            self._number -= 1  # the last one stays as it is
+            self._number -= 1  # the last saved slot is still valid
             self.failures += 1
-            if self.failures & (self.failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not one line each
+            if self.failures & (self.failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not a line for each
                 log.warning("export.cursor_not_saved", path=str(self._path), error=str(exc), failures=self.failures)
             return
         self._last, self._readable = saved, True
@@ -92,7 +92,7 @@ def _slot(what: _Slot) -> bytes:
 
 
 def _read(slot: bytes) -> _Slot | None:
-    """What *slot* says; None where it was never written, or not whole."""
+    """The content of *slot*; None if it was never written, or is torn."""
     checksum, _, said = slot.strip(b" \n\0").partition(b" ")
     if checksum != b"%08x" % zlib.crc32(said):
         return None

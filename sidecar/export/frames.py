@@ -1,7 +1,7 @@
-"""How requests lie in a spool's segment: each in a frame with checksums, so that damage is noticed and passed over.
+"""The frame format of spool segments: each request is stored with checksums, so that damage is detected and skipped.
 
-A frame is magic (4 bytes), length, number of spans, CRC-32 of the request, CRC-32 of these sixteen bytes (all
-big-endian 32 bits), then the request's bytes.
+A frame is: magic (4 bytes), request length, number of spans, CRC-32 of the request, CRC-32 of the sixteen bytes before
+it (each number 32 bits, big-endian), then the request.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _WINDOW: Final = 1 << 16
 
 
 class SpoolRecord(NamedTuple):
-    """One `ExportTraceServiceRequest` as bytes, and how many spans it holds."""
+    """One `ExportTraceServiceRequest` as bytes, and the number of spans in it."""
 
     request: bytes
     spans: int
 
 
 class Frame(NamedTuple):
-    """A frame at *start*, the next one at *end* (positions in the file). *request* is None where it is damaged.
+    """One frame: its *start* and *end* positions in the file; *request* is None if it is damaged.
 
-    *spans* is 0 where the head is damaged too: nobody knows.
+    *spans* is 0 if the header is damaged too, as the number is then unknown.
     """
 
     start: int
@@ -45,7 +45,7 @@ def framed(record: SpoolRecord) -> bytes:
 
 
 def frames(fd: int, start: int, size: int) -> Iterator[Frame]:
-    """The frames of an open file from position *start* to *size*; a last one that is not whole is left out."""
+    """Yield the frames of an open file from *start* to *size*; an incomplete last frame is skipped."""
     at = start
     while at < size:
         head = _head(os.pread(fd, HEAD_BYTES, at))
@@ -68,7 +68,7 @@ def frames(fd: int, start: int, size: int) -> Iterator[Frame]:
 
 
 def whole_until(fd: int, size: int) -> int:
-    """Where the last whole frame of an open file of *size* bytes ends: what follows was never acknowledged."""
+    """The end of the last intact frame in an open file of *size* bytes; what follows was never acknowledged."""
     until = 0
     for frame in frames(fd, 0, size):
         if frame.request is not None:
@@ -77,7 +77,7 @@ def whole_until(fd: int, size: int) -> int:
 
 
 def _head(data: bytes) -> tuple[int, int, int] | None:
-    """(length, spans, checksum) of a frame's head; None if it is none."""
+    """(length, spans, checksum) of a frame's header; None if *data* is not an intact header."""
     if len(data) < HEAD_BYTES or data[:4] != MAGIC:
         return None
     if _CHECK.unpack_from(data, _HEAD.size)[0] != zlib.crc32(data[: _HEAD.size]):
@@ -87,7 +87,7 @@ def _head(data: bytes) -> tuple[int, int, int] | None:
 
 
 def _next_head(fd: int, start: int, size: int) -> int | None:
-    """The position of the next intact head from *start* on."""
+    """The position of the next intact header at or after *start*."""
     at = start
     while at < size:
         window = os.pread(fd, min(_WINDOW + HEAD_BYTES, size - at), at)

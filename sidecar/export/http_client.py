@@ -1,4 +1,4 @@
-"""What the senders over HTTP share: TLS contexts that cost nothing where there is no TLS, and one bounded attempt."""
+"""Shared by all HTTP senders: TLS contexts that cost no memory for plain HTTP, and one bounded attempt to POST."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import httpx
 
 from sidecar.export.answers import Answer, unreachable
 
-MOST_ANSWER: Final = 64 * 1024  # bytes of an answer that are read
+MOST_ANSWER: Final = 64 * 1024  # bytes read of a response
 
 
 def tls_context(url: str, certificate: str = "") -> ssl.SSLContext:
-    """The context for *url*; *certificate* is a PEM file to verify it with. Raises OSError."""
+    """The TLS context for *url*; *certificate* is a PEM file to verify the server with. Raises OSError."""
     if not url.lower().startswith("https:"):
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used: the public authorities would take memory
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used; loading the CA bundle would cost memory
     return ssl.create_default_context(cafile=certificate) if certificate else httpx.create_ssl_context()
 
 
@@ -31,14 +31,14 @@ def attempt(
     headers: Mapping[str, str] | None = None,
     most: int = MOST_ANSWER,
 ) -> Answer:
-    """POST *body* once, within *timeout_s* seconds; *meaning* is given the answer and at most *most* bytes of it.
+    """POST *body* once, within *timeout_s* seconds. *meaning* gets the response and at most *most* bytes of its body.
 
-    Never raises for what the other side does.
+    Never raises for what the server does.
     """
     deadline = time.monotonic() + timeout_s
     sent = {**(headers or {}), "Content-Length": str(len(body))}
     try:
-        # As an iterator: httpx's objects refer to each other, and would keep a body until the collector comes by.
+        # An iterator: httpx's objects form a reference cycle, which would keep *body* alive until a garbage collection.
         with client.stream("POST", url, content=iter([body]), headers=sent, timeout=timeout_s) as response:
             return meaning(response, _read_bounded(response, deadline, most))
     except httpx.TransportError as exc:
@@ -48,7 +48,7 @@ def attempt(
 
 
 def _read_bounded(response: httpx.Response, deadline: float, most: int) -> bytes:
-    """The answer's first bytes; an endless or slow one is not waited for, its status has said enough."""
+    """The first bytes of the response. Does not wait for an endless or slow body: the status is enough."""
     said = b""
     for chunk in response.iter_bytes():
         said += chunk

@@ -1,7 +1,7 @@
-"""Op spans out of the journal: read behind a saved cursor, a batch at a time, as the lane asks for them.
+"""Exports op spans from the journal: a `Source` that reads one batch at a time behind a saved cursor.
 
-From `ops.jsonl` (over the store's reader), encoded by `span_encoding`, to `export.lane`. However long the collector is
-away, what waits is in the journal and takes no memory; what retention drops before it was exported is counted.
+Reads `ops.jsonl` through the store's reader, encodes with `span_encoding`, feeds `export.lane`. While the collector is
+away the backlog is the journal itself and takes no memory; what retention drops before export is counted.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from sidecar.spans.op_span import UNSAMPLED_MARK, JournalledOp
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-LAG_BYTES: Final = 2**20  # of journal: some three batches; what lags further is backlog, and fresh spans pass it
-_MOST_LINES: Final = 16 * MAX_SPANS  # read for one batch, where many are not to be exported
-_SPAN_WORK: Final = 12  # lines passed over take as long as one that is decoded and encoded
-_BREATH_WORK: Final = 96 * _SPAN_WORK  # some 1.3 ms of either; a busy event loop takes 5 ms for each breath
+LAG_BYTES: Final = 2**20  # bytes of journal, about three batches; a longer lag becomes backlog
+_MOST_LINES: Final = 16 * MAX_SPANS  # read at most for one batch, in case many are not exported
+_SPAN_WORK: Final = 12  # a decoded and encoded line costs as much as 12 skipped ones
+_BREATH_WORK: Final = 96 * _SPAN_WORK  # about 1.3 ms of work; a busy event loop then holds the GIL for 5 ms
 _BREATH_S: Final = 0.0001
 
 
@@ -34,15 +34,15 @@ class JournalLines(Protocol):
     """Reads a journal's records forward; see `store.journal_reader`."""
 
     def each(self, read: Callable[[bytes], T], offset: int = 0) -> Iterator[tuple[T, int]]:
-        """What *read* makes of the JSON of each record from *offset* on, with the offset behind it."""
+        """Yield *read* applied to the JSON of each record from *offset* on, with the offset after that record."""
         ...
 
 
 class JournalSource:
-    """A `Source` over a journal, and a `JournalFollower` of it. `begin` says where the journal ends at the start.
+    """A `Source` over a journal, and its `JournalFollower`. Call `begin` once with the journal's end at start.
 
-    *encode* gives a record's span, None if there is nothing to send; *end* the offset up to which the journal is
-    settled. `unreadable` counts records that no span could be made of.
+    *encode* returns a record's span as bytes, or None if it has none; *end* returns the offset up to which the journal
+    is settled. `unreadable` counts records that could not be turned into a span.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class JournalSource:
         self.unreadable = 0
 
     def begin(self, end: int) -> None:
-        """Go on from the saved cursor, or, the first time, from where the journal ends now: at *end*."""
+        """Resume from the saved cursor; without one, start at the journal's current *end*."""
         pending = Pending.resumed(self._cursor.load(), end)
         with self._lock:
             self._pending = pending
@@ -78,12 +78,12 @@ class JournalSource:
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes of journal that have not been exported."""
+        """Bytes of journal not exported yet."""
         pending = self._pending
         return pending.size(self._end()) if pending is not None else 0
 
     def take(self) -> Batch | None:
-        """See `Source`. Takes up to some ten milliseconds, in small steps."""
+        """See `Source`. Takes up to about ten milliseconds, with pauses for the event loop."""
         with self._lock:
             pending, end = self._pending, self._end()
             piece = pending.next(end) if pending is not None else None
@@ -96,14 +96,14 @@ class JournalSource:
             return batch
 
     def settle(self, batch: Batch, behind: int) -> None:
-        """See `Source`: the cursor is saved, so that not even a kill brings these again."""
+        """See `Source`. Saves the cursor, so that these items are not sent again even after a kill."""
         with self._lock:
             if self._pending is not None:
                 self._pending.settled(batch.upto_item(behind))
                 self._cursor.save(self._pending.saved())
 
     def give_back(self, batch: Batch, first: int) -> None:
-        """See `Source`. Those whose lines went meanwhile are evicted now."""
+        """See `Source`. Items whose journal lines were dropped meanwhile count as evicted."""
         with self._lock:
             if self._pending is not None:
                 self.evicted += self._pending.given_back(batch.ends[first:])
@@ -120,9 +120,9 @@ class JournalSource:
                 self._pending.split(self._end())
 
     async def let_go(self, offset: int) -> None:
-        """Segments before *offset* are about to go: count what was not exported of them as evicted, go on from there.
+        """Segments before *offset* will be dropped: count their unexported spans as evicted, and go on from *offset*.
 
-        What is being sent at this moment is counted by its outcome.
+        A batch in flight is not counted here; its outcome decides (see `give_back`).
         """
         await asyncio.to_thread(self._let_go, offset)
 
@@ -158,24 +158,24 @@ class JournalSource:
             worked += _SPAN_WORK if item else 1
             if worked >= _BREATH_WORK:
                 worked = 0
-                time.sleep(_BREATH_S)  # the event loop gets the interpreter
+                time.sleep(_BREATH_S)  # yields the GIL to the event loop
         return Batch(start, upto if full else until, items, ends, [1] * len(items), self._wrap, full)
 
     def _span(self, line: bytes) -> bytes:
-        """The span of a journal *line*, b"" if there is none to send: lines of others are not even decoded."""
+        """The encoded span of a journal *line*; b"" if there is none to send. Unsampled lines are not even decoded."""
         if UNSAMPLED_MARK in line:
             return b""
         record = self._decode(line)
         try:
             item = self._encode(record)
-        except Exception:  # a record that cannot be a span costs that span
+        except Exception:  # a record that cannot be encoded costs only its own span
             log.exception("export.span_unreadable", op_id=record.op_id)
             item = None
         self.unreadable += item is None
         return item or b""
 
     def _count(self, piece: Range) -> int:
-        """How many spans of *piece* would have been exported."""
+        """The number of spans in *piece* that would have been exported."""
         count = 0
         for number, (is_sent, behind) in enumerate(self._journal.each(_is_sampled, piece[0]), 1):
             if behind > piece[1]:

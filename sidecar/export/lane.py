@@ -1,7 +1,7 @@
-"""One log on its way to the collector: a thread that takes batches from a source and sends them until they are settled.
+"""Exports one log to the collector: a thread takes batches from a source and sends each until it is settled.
 
-Answers are kept apart as OTLP says: delivered, to be tried again, refused for good, too large. Nothing waits in memory
-but the batch that is being sent: what the collector does not take stays in the log.
+Verdicts follow OTLP: delivered, retry, refused for good, too large. Only the batch in flight is in memory; what the
+collector does not accept stays in the log.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ import structlog
 from sidecar.export.answers import Answer
 from sidecar.export.batch import Batch, Source
 
-if TYPE_CHECKING:  # gRPC alone takes 10 MiB
+if TYPE_CHECKING:  # importing gRPC takes 10 MiB
     from sidecar.export.otlp_sender import OtlpSender
 
 log = structlog.get_logger(__name__)
 
-LINGER_S: Final = 0.2  # what arrives within it shares a request
+LINGER_S: Final = 0.2  # spans that arrive within it share a request
 _BASE_S: Final = 0.5
-_CAP_S: Final = 30.0  # for a collector that says no
-_CAP_AWAY_S: Final = 5.0  # for one that is not there: asking costs next to nothing, and it is to be found soon
-_MOST_ASKED_S: Final = 300.0  # of what Retry-After and RetryInfo ask for
-_FAULT_S: Final = 1.0  # rest after a fault of ours
+_CAP_S: Final = 30.0  # longest back-off while the collector responds
+_CAP_AWAY_S: Final = 5.0  # while it is unreachable: attempts are cheap, and recovery should be noticed soon
+_MOST_ASKED_S: Final = 300.0  # upper bound on Retry-After and RetryInfo
+_FAULT_S: Final = 1.0  # pause after a fault of our own
 CAUSES: Final = ("rejected", "refused", "too_large")
 
 
 class ExportLane:
-    """A stage. `exported` spans were taken; `failed` ones never will be, by cause; `retries` counts attempts.
+    """A stage. Counters: `exported` spans; `failed` spans, lost for good, by cause; `retries`, attempts to be repeated.
 
-    *drain_s* bounds the last exports at `stop`; what is left stays in the log for the next start. *random* gives a
-    number from 0 to below 1.
+    *drain_s* bounds the last exports at `stop`; what is left stays in the log for the next start. *random* returns a
+    number in [0, 1).
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ExportLane:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
         self._failures_in_a_row = 0
-        self.rest_s = 0.0  # the last one; the next is made of the next answer
+        self.rest_s = 0.0  # the last back-off
         self._wait_s = 0.0
         self.exported = 0
         self.requests = 0
@@ -74,13 +74,13 @@ class ExportLane:
         self.failed = dict.fromkeys(CAUSES, 0)
 
     async def start(self, _tasks: asyncio.TaskGroup) -> None:
-        """Begin to export. Does not wait for the collector."""
+        """Start exporting. Does not wait for the collector."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self._thread.start()
 
     async def stop(self) -> None:
-        """Export what waits, for a bounded time; one attempt only if the collector does not take it."""
+        """Export what waits, for at most *drain_s*; give up after one attempt if the collector does not accept it."""
         if self._thread is None:
             return
         self._thread = None
@@ -99,8 +99,8 @@ class ExportLane:
         while not self._abandoned:
             try:
                 busy = self._turn()
-            except Exception:  # a fault of ours costs time, not the lane; what it met stays in the log
-                if self._abandoned:  # the sender was closed under it
+            except Exception:  # our own fault costs time, not the lane; its batch stays in the log
+                if self._abandoned:  # `stop` closed the sender meanwhile
                     break
                 log.exception("export.faulted", lane=self.name)
                 busy, self._wait_s = False, _FAULT_S
@@ -115,7 +115,7 @@ class ExportLane:
                 self._loop.call_soon_threadsafe(self._ended.set)
 
     def _turn(self) -> bool:
-        """Send one batch. Whether the next one should follow at once."""
+        """Send one batch. Returns whether the next one should follow at once."""
         batch = self._source.take()
         if batch is None:
             return False
@@ -126,7 +126,7 @@ class ExportLane:
         return settled and (batch.full or self._stopping.is_set() or self._source.behind())
 
     def _settled(self, batch: Batch, first: int, behind: int) -> bool:
-        """Send the items from *first* to *behind*; False if they must come again."""
+        """Send the items from *first* to *behind*. Returns False if they must be sent again."""
         timeout_s = min(self._timeout_s, max(0.1, self._stop_by - time.monotonic()))
         answer = self._sender.send(batch.request(first, behind), timeout_s)
         self.requests += 1
@@ -141,7 +141,7 @@ class ExportLane:
             case "too_large" if many:
                 middle = (first + behind) // 2
                 return self._settled(batch, first, middle) and self._settled(batch, middle, behind)
-            case "refused" if many and batch.mixed:  # the others need not go with the one that is bad
+            case "refused" if many and batch.mixed:  # one bad request must not take the others with it
                 return all(self._settled(batch, item, item + 1) for item in range(first, behind))
         self._count(answer, batch.count(first, behind))
         self._source.settle(batch, behind)
@@ -162,11 +162,11 @@ class ExportLane:
     def _lose(self, cause: str, spans: int, why: str) -> None:
         before = self.failed[cause]
         self.failed[cause] += spans
-        if before.bit_length() < self.failed[cause].bit_length():  # at 1, 2, 4, 8 … spans: not one line each
+        if before.bit_length() < self.failed[cause].bit_length():  # at 1, 2, 4, 8 … spans: not a line for each
             log.error("export.spans_lost", lane=self.name, cause=cause, spans=self.failed[cause], why=why)
 
     def _back_off(self, answer: Answer) -> None:
-        """How long to rest: what was asked for, within bounds; else exponential with jitter.
+        """Set the wait before the next attempt: exponential with jitter, or longer if the collector asked for more.
 
         Source: "Exponential Backoff And Jitter" (equal jitter); OTLP specification, throttling.
         """

@@ -1,8 +1,8 @@
-"""On to Langfuse: what its clients sent here, unchanged, from a spool of its own by a lane of its own.
+"""Forwards what Langfuse clients sent here to a Langfuse server, unchanged, from its own spool through its own lane.
 
-A record is one POST: a line of JSON with its path and headers, then its body. It is sent until Langfuse takes it or
-refuses it for what it is; in a batch of events some of which Langfuse could not store now, all come again: it knows
-them by their ids.
+A spool record is one POST: a line of JSON with path and headers, then the body. It is retried until Langfuse accepts it
+or refuses it for good. If Langfuse temporarily fails to store some events of a batch, the whole batch is sent again:
+Langfuse deduplicates events by id.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from sidecar.protocols import Promise
 
 _MULTI_STATUS: Final = 207
 _MOST_TEXT: Final = 300
-_MOST_ANSWER: Final = 2**20  # it speaks of each event
+_MOST_ANSWER: Final = 2**20  # the response has an entry per event
 
 
 class ForwardDoor:
-    """A `LangfuseForward` over *spool*."""
+    """A `LangfuseForward` that writes to *spool*."""
 
     def __init__(self, spool: SpoolDoor) -> None:
         self._spool = spool
@@ -37,14 +37,14 @@ class ForwardDoor:
 
 
 class LangfuseSender:
-    """One Langfuse server, as `export.lane` sends to it. Used by one thread; `close` may come from another."""
+    """Sends to one Langfuse server, for `export.lane`. Used by one thread; `close` may come from another."""
 
     def __init__(self, url: str, public_key: str, secret_key: str) -> None:
         self._url = url.rstrip("/")
         self._client = httpx.Client(verify=tls_context(url), headers=basic_auth(public_key, secret_key))
 
     def send(self, request: bytes, timeout_s: float) -> Answer:
-        """Make one attempt of at most *timeout_s* seconds. Never raises for what the other side does."""
+        """Make one attempt of at most *timeout_s* seconds. Never raises for what the server does."""
         head, _, body = request.partition(b"\n")
         said: dict[str, Any] = msgspec.json.decode(head)
         return attempt(
@@ -58,12 +58,12 @@ class LangfuseSender:
         )
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._client.close()
 
 
 def basic_auth(public_key: str, secret_key: str) -> dict[str, str]:
-    """The header by which Langfuse knows a project."""
+    """The `Authorization` header that identifies a Langfuse project."""
     pair = base64.b64encode(f"{public_key}:{secret_key}".encode()).decode()
     return {"Authorization": f"Basic {pair}"}
 
@@ -80,7 +80,7 @@ def _meaning(response: httpx.Response, body: bytes) -> Answer:
 
 
 def _of_each(body: bytes) -> Answer:
-    """The meaning of an answer that speaks of each event or score."""
+    """The verdict on a response with an entry per event or score (HTTP 207)."""
     try:
         said = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -1,7 +1,7 @@
-"""What Langfuse's SDKs ask of Langfuse itself, asked there with its own keys: prompts, projects, media.
+"""Relays requests that Langfuse's SDKs make of Langfuse itself (prompts, projects, media), with our own keys.
 
-Nothing is kept: the agent waits for the answer, as it would without us. Without a Langfuse server behind us there is
-none, and what an SDK needs to go on is answered here.
+Nothing is stored: the agent waits for the response, as it would without us. Without a Langfuse server there is no
+relay, and the Langfuse door itself answers what an SDK needs to go on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_ANSWER: Final = 8 * 2**20
 
 
 class LangfuseRelay:
-    """A `LangfuseAnswers` that asks the server at *url*; an answer has *timeout_s* seconds to be whole."""
+    """A `LangfuseAnswers` that asks the server at *url*; the whole response must arrive within *timeout_s* seconds."""
 
     def __init__(self, url: str, public_key: str, secret_key: str, timeout_s: float = TIMEOUT_S) -> None:
         self._client = httpx.AsyncClient(verify=tls_context(url), limits=httpx.Limits(max_connections=10))
@@ -53,5 +53,5 @@ class LangfuseRelay:
             return RelayedAnswer(502, "", b"", f"Langfuse does not answer: {why}")
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         await self._client.aclose()

@@ -1,6 +1,6 @@
-"""The observer's own metrics over OTLP, pushed each interval: read on the event loop, sent from a thread.
+"""Pushes the observer's own metrics over OTLP at an interval: reads them on the event loop, sends from a thread.
 
-The SDK's periodic reader would read our plain counters from a thread of its own, and its shutdown is not bounded.
+The SDK's periodic reader would read our unlocked counters from its own thread, and its shutdown is unbounded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 class MetricExport:
     """A stage with one loop and one request in flight. `exported` and `failed` count pushes.
 
-    A push that fails is not repeated: the next one has newer values. *read* gives all metrics now.
+    A failed push is not retried: the next one carries newer values. *read* returns the current metrics.
     """
 
     name = "metric-export"
@@ -52,7 +52,7 @@ class MetricExport:
         self.failed = 0
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin the loop; the first push comes after one interval."""
+        """Start the loop; the first push comes after one interval."""
         self._task = tasks.create_task(self._run(), name=self.name)
 
     async def stop(self) -> None:
@@ -70,7 +70,7 @@ class MetricExport:
             self._sender.close()
 
     async def push(self, timeout_s: float) -> None:
-        """Send what the metrics say now; a push that is under way is waited for instead."""
+        """Send the current metrics; if a push is in flight, wait for that one instead."""
         if self._push is None:
             data = self._read()
             if data is None:
@@ -83,7 +83,7 @@ class MetricExport:
             await self._clock.sleep(self._interval_s)
             try:
                 await self.push(self._timeout_s)
-            except Exception:  # costs this push
+            except Exception:  # costs only this push
                 self.failed += 1
                 log.exception("metrics.push_failed")
 
@@ -113,6 +113,6 @@ class MetricExport:
             self._silent = False
             return
         self.failed += 1
-        if not self._silent:  # many collectors have no metrics pipeline: that is said once
+        if not self._silent:  # many collectors have no metrics pipeline: log it once
             log.info("metrics.not_taken", why=answer.why)
             self._silent = True

@@ -1,7 +1,7 @@
-"""Sends encoded OTLP requests, one bounded attempt each, over gRPC or HTTP, and says what became of them.
+"""Sends encoded OTLP requests over gRPC or HTTP, one bounded attempt each, and returns the verdict.
 
-The bytes come from a lane (`export.lane`) or the metrics' stage; nothing is encoded or kept here. Imported late:
-gRPC alone takes 10 MiB.
+Requests come from a lane (`export.lane`) or from `metric_export`; nothing is encoded or kept here. This module is
+imported only when export is on: gRPC alone takes 10 MiB.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _METHOD: Final[dict[Signal, str]] = {
     "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
     "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
 }
-_RECONNECT: Final = (  # gRPC's own back-off goes to two minutes: a collector that is back would wait that long for us
+_RECONNECT: Final = (  # gRPC's own back-off grows to two minutes: a recovered collector would wait that long
     ("grpc.initial_reconnect_backoff_ms", 250),
     ("grpc.min_reconnect_backoff_ms", 250),
     ("grpc.max_reconnect_backoff_ms", 2000),
@@ -38,19 +38,19 @@ _GZIP_LEVEL: Final = 1
 
 
 class OtlpSender(Protocol):
-    """One destination. Used by one thread; `close` may come from another, and ends an attempt where it can."""
+    """One destination. Used by one thread; `close` may come from another, and aborts an attempt where possible."""
 
     def send(self, request: bytes, timeout_s: float) -> Answer:
-        """Make one attempt of at most *timeout_s* seconds. Never raises for what the other side does."""
+        """Make one attempt of at most *timeout_s* seconds. Never raises for what the server does."""
         ...
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         ...
 
 
 def otlp_sender(target: OtlpTarget, signal: Signal = "traces") -> OtlpSender:
-    """The sender for *target*; connects when something is sent. Raises StartError if a PEM file is unusable."""
+    """The sender for *target*; connects on the first send. Raises StartError if a PEM file is unusable."""
     try:
         return GrpcSender(target, signal) if target.protocol == "grpc" else HttpSender(target)
     except (OSError, ValueError) as exc:
@@ -62,7 +62,7 @@ def otlp_sender(target: OtlpTarget, signal: Signal = "traces") -> OtlpSender:
 
 
 class GrpcSender:
-    """OTLP/gRPC: the bytes as they are, over one channel that comes back soon after an outage."""
+    """OTLP/gRPC: sends serialised requests over one channel, which reconnects soon after an outage."""
 
     def __init__(self, target: OtlpTarget, signal: Signal) -> None:
         options = [*_RECONNECT, ("grpc.primary_user_agent", "lakehouse-observer")]
@@ -82,12 +82,12 @@ class GrpcSender:
             return _grpc_failure(exc)
 
     def close(self) -> None:
-        """End what is under way, and the channel."""
+        """Abort the request in flight and close the channel."""
         self._channel.close()
 
 
 class HttpSender:
-    """OTLP/HTTP with protobuf bodies, over a kept connection. Proxy variables apply, as they do for the SDK's own."""
+    """OTLP/HTTP with protobuf bodies over a kept-alive connection. Honours proxy variables, like the SDK's exporter."""
 
     def __init__(self, target: OtlpTarget) -> None:
         headers = {"Content-Type": "application/x-protobuf", **dict(target.headers)}
@@ -103,7 +103,7 @@ class HttpSender:
         return attempt(self._client, self._url, body, timeout_s, _meaning)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._client.close()
 
 

@@ -1,4 +1,4 @@
-"""Where OTLP goes and how: what the standard `OTEL_EXPORTER_OTLP_*` variables come to."""
+"""An OTLP destination, as the standard `OTEL_EXPORTER_OTLP_*` variables describe it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
-_SECONDS_BELOW: Final = 100.0  # milliseconds says the specification, seconds reads the Python SDK
+_SECONDS_BELOW: Final = 100.0  # the specification says milliseconds, the Python SDK reads seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class OtlpTarget:
 
     @property
     def authority(self) -> str:
-        """Host and port, as gRPC wants them; without a port the one that the scheme stands for (4317 without TLS)."""
+        """Host and port in gRPC's form; without a port the scheme's default (443 with TLS, 4317 without)."""
         parts = urlsplit(self.endpoint)
         host = parts.netloc.rpartition("@")[2]
         return host if parts.port is not None else f"{host.rstrip(':')}:{443 if self.is_tls else 4317}"
 
 
 def header_pairs(text: str) -> tuple[tuple[str, str], ...]:
-    """`key=value,key2=value2`, percent-encoded, as lower-case pairs; entries without `=` are left out.
+    """Parse `key=value,key2=value2` (percent-encoded) into pairs with lower-case keys; entries without `=` are skipped.
 
     Source: OTLP exporter specification, "Specifying headers via environment variables"; W3C Baggage.
     """
@@ -45,5 +45,5 @@ def header_pairs(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def timeout_seconds(number: float) -> float:
-    """The time-out that *number* means: milliseconds, but seconds where it is too small to be meant so."""
+    """The time-out in seconds: *number* is in milliseconds, unless it is so small that seconds must be meant."""
     return number if number < _SECONDS_BELOW else number / 1000

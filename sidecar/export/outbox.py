@@ -1,7 +1,7 @@
-"""Posts that must arrive: on disk before what caused them counts as done, then sent until they are taken.
+"""The outbox: posts that must arrive are stored on disk first, then sent until they are accepted.
 
-They come from analysis, wait in the store (`store.outbox_table`), and go to a sender (`gateway.gateway_log`), one at
-a time. Delivery is at-least-once with the same `Idempotency-Key`; what will never be taken is kept as a dead letter.
+They come from analysis, wait in the store (`store.outbox_table`) and go to a sender (`gateway.gateway_log`), one at a
+time. Delivery is at-least-once with a fixed `Idempotency-Key`; posts that are given up are kept as dead letters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sidecar.protocols import Clock, GatewayLog, OutboxStore
 
 log = structlog.get_logger(__name__)
 
-MAX_ATTEMPTS: Final = 1000  # about what a day of back-off takes: age decides, but for a post that fails fast
+MAX_ATTEMPTS: Final = 1000  # about a day of back-off; it bounds posts that fail fast, age bounds the others
 MAX_AGE_NS: Final = 24 * 3600 * 10**9
 MAX_RESTORED: Final = 10_000
 LOOK_S: Final = 2.0  # the command line may have changed a row meanwhile
@@ -32,8 +32,8 @@ _MAX_ERROR: Final = 500  # characters
 class Outbox:
     """A stage with one loop and one post in flight, the oldest due first; see `protocols.PostSink`.
 
-    Counters since the start: `delivered`, `failed` attempts, `lost` (no room among those that wait, or among the dead
-    letters). Levels at the last look: `waiting`, `dead`.
+    Counters since start: `delivered`, `failed` attempts, `lost` (no room among waiting posts or dead letters).
+    Gauges as of the last look: `waiting`, `dead`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Outbox:
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
-        self._blocked = False  # the disk failed last time: said once
+        self._blocked = False  # the disk failed last time; logged once
         self._full = False
         self._oldest_ns: int | None = None
         self.waiting = 0
@@ -69,36 +69,36 @@ class Outbox:
 
     @property
     def oldest_s(self) -> float:
-        """Since when the oldest post waits, in seconds; 0 when none does."""
+        """The age of the oldest waiting post in seconds; 0 if none waits."""
         return 0.0 if self._oldest_ns is None else max(0.0, (self._clock.time_ns() - self._oldest_ns) / 1e9)
 
     async def put(self, kind: str, entry: Mapping[str, Any], url: str = "/log") -> None:
-        """Return once *entry* is on disk. One that is known, also as taken or dead, is none. Raises RetryableError."""
+        """Return once *entry* is on disk. A known entry (waiting, sent or dead) is ignored. Raises RetryableError."""
         await self._keep([_post(kind, entry, url)])
 
     def put_again(self, kind: str, entry: Mapping[str, Any], decided_at: str, url: str = "/log") -> None:
-        """Have `start` put *entry*, unless it was *decided_at* a time by which it would have been given up."""
+        """Queue *entry* for `catch_up`, unless it was *decided_at* so long ago that it would have been given up."""
         if decided_at < rfc3339_ms(self._clock.time_ns() - MAX_AGE_NS) or len(self._restored) >= MAX_RESTORED:
             self._passed_over += 1
             return
         self._restored.append(_post(kind, entry, url))
 
     async def catch_up(self) -> None:
-        """Put what `put_again` gave. Call before a checkpoint says that it is done. Raises RetryableError."""
+        """Store the entries of `put_again`. Must run before a checkpoint that covers them. Raises RetryableError."""
         async with self._catching_up:
             if self._restored:
                 await self._keep(list(self._restored))
                 self._restored.clear()
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin to send; the store is open and what was decided is restored. A disk that fails is tried again."""
+        """Start sending. The store must be open and decisions replayed. A failing disk is retried."""
         if self._passed_over:
             log.warning("outbox.old_decisions_skipped", decisions=self._passed_over)
         self._stopping = False
         self._task = tasks.create_task(self._run(), name=self.name)
 
     async def stop(self) -> None:
-        """Let the post in flight end, within the caller's deadline; the others wait for the next start."""
+        """Let the post in flight finish, within the caller's deadline; the others wait for the next start."""
         self._stopping = True
         self._wake.set()
         task, self._task = self._task, None
@@ -109,7 +109,7 @@ class Outbox:
                 task.cancel()
 
     async def idle(self) -> None:
-        """Return when a look found no post that may be sent now."""
+        """Return once a look has found no post that may be sent now."""
         await self._idle.wait()
 
     async def _keep(self, posts: list[Post]) -> None:
@@ -141,7 +141,7 @@ class Outbox:
                 log.error("outbox.blocked", error=str(exc))
             self._blocked = True
             return LOOK_S
-        except Exception:  # whatever is wrong with a turn costs that turn
+        except Exception:  # a fault costs only this turn
             log.exception("outbox.turn_failed")
             return LOOK_S
         if self._blocked:
@@ -150,7 +150,7 @@ class Outbox:
         return wait_s
 
     async def _turn(self) -> float:
-        """Send at most one post. Seconds until the next look."""
+        """Send at most one post. Returns the seconds until the next look."""
         await self._save_outcome()
         await self.catch_up()
         look = await self._store.look(self._clock.time_ns())
@@ -175,7 +175,7 @@ class Outbox:
             self.failed += 1
             self._pacing.refused(post.number)
             return self._given_up(post, str(exc))
-        except Exception as exc:  # a poison post costs itself
+        except Exception as exc:  # a poison post costs only itself
             log.exception("outbox.post_failed", number=post.number)
             return self._retried(post, type(exc).__name__, None)
         self.delivered += 1
@@ -196,7 +196,7 @@ class Outbox:
         return PostOutcome(state="dead", at_ns=self._clock.time_ns(), error=error[:_MAX_ERROR])
 
     async def _save_outcome(self) -> None:
-        """Write down what the last attempt came to: nothing else is sent before, or it might be sent again."""
+        """Store the outcome of the last attempt. Nothing else is sent before, or that post might be sent again."""
         if self._unsaved is not None:
             post, outcome = self._unsaved
             evicted = await self._store.settle(post.number, outcome)

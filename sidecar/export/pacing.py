@@ -1,6 +1,6 @@
-"""When to try again: for each post its own back-off, and one for whoever takes them, so that it is not stormed.
+"""Retry pacing: a back-off for each post, and a shared one for the receiver, so that it is not flooded.
 
-A post that alone is refused costs only itself; several in a row, or an answer with `Retry-After`, hold all of them.
+One failing post delays only itself. Several failing in a row, or a response with `Retry-After`, delay all of them.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _SEVERAL: Final = 3
 
 
 class Pacing:
-    """Remembers which posts failed since one was taken. *random* gives a number from 0 to below 1."""
+    """Tracks which posts have failed since the last success. *random* returns a number in [0, 1)."""
 
     def __init__(self, clock: Clock, random: Callable[[], float]) -> None:
         self._clock = clock
         self._random = random
         self._held_until = 0.0
-        self._failing: set[int] = set()  # posts that failed and have not been taken
+        self._failing: set[int] = set()  # posts that failed and were not delivered since
         self._in_a_row: set[int] = set()
         self._failures_in_a_row = 0
 
     @property
     def held_s(self) -> float:
-        """For how long nothing should be sent, unless a person wants it; 0 or less: for no time."""
+        """Seconds during which nothing is sent, except what a person asks for; 0 or less: sending is allowed."""
         return self._held_until - self._clock.monotonic()
 
     def failed(self, number: int, attempts: int, retry_after_s: float | None, error: str) -> float:
-        """Post *number* failed for the *attempts*-th time: in how many seconds it is due again.
+        """Record the *attempts*-th failure of post *number*. Returns the seconds until it is due again.
 
         Source: "Exponential Backoff And Jitter", full jitter; RFC 9110 section 10.2.3 for `Retry-After`.
         """
@@ -56,21 +56,21 @@ class Pacing:
         return wait_s
 
     def taken(self, number: int) -> bool:
-        """Post *number* was taken: whether whoever takes them is back after refusing."""
+        """Record that post *number* was delivered. Returns whether that ends an outage: it had failed before."""
         self._answered()
-        if number not in self._failing:  # the others may be poison: their own back-off is enough
+        if number not in self._failing:  # the failing posts may be poison: they keep their own back-off
             return False
         self._failing.clear()
         log.info("outbox.recovered")
         return True
 
     def refused(self, number: int) -> None:
-        """Post *number* was refused for good, by someone who is there."""
+        """Record that post *number* was refused for good. The receiver answered, so the shared hold ends."""
         self._answered()
         self.given_up(number)
 
     def given_up(self, number: int) -> None:
-        """Post *number* is not tried again."""
+        """Record that post *number* is not retried any more."""
         self._failing.discard(number)
 
     def _answered(self) -> None:

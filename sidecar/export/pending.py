@@ -1,6 +1,6 @@
-"""What of a log is still to be exported: a few ranges of offsets, of which the newest has no end yet.
+"""Which parts of a log are still to be exported: a few offset ranges, the newest of them open-ended.
 
-Pure bookkeeping over logical offsets; the sources (`journal_export`, `spool`) read what it names and report back.
+Pure bookkeeping over logical offsets; the sources (`journal_export`, `spool`) read the ranges and report outcomes.
 """
 
 from __future__ import annotations
@@ -11,57 +11,57 @@ from typing import Final
 import msgspec
 
 Range = tuple[int, int]
-"""Offsets: from the first up to, not including, the second."""
+"""Log offsets [start, end)."""
 
-MOST_RANGES: Final = 64  # beyond them the newest one only grows: nothing is lost, it is only later
+MOST_RANGES: Final = 64  # when reached, the live range just grows: nothing is lost, fresh spans only wait longer
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """What is kept over a restart: where the live range begins, and the ranges before it, oldest first."""
+    """The state kept over a restart: the start of the live range, and the backlog ranges, oldest first."""
 
     live: int
     ranges: list[Range] = []
 
 
 class Pending:
-    """The ranges to export, and the one batch that is being sent. Not thread-safe: its source locks.
+    """The ranges to export and the one batch in flight. Not thread-safe: its source locks.
 
-    Fresh records (the live range) take turns with the oldest backlog.
+    New records (the live range) take turns with the oldest backlog range.
     """
 
     def __init__(self, live: int, ranges: Iterable[Range] = ()) -> None:
         self._live = live
         self._ranges = _joined(ranges)
-        self._floor = 0  # what lies before it is gone
+        self._floor = 0  # everything before this offset is gone
         self._flying: Range | None = None
         self._fresh_turn = True
 
     @classmethod
     def resumed(cls, saved: Saved | None, end: int) -> Pending:
-        """What *saved* left, as backlog; without it nothing is: the log goes up to *end* now, and may be shorter."""
+        """The state after a restart: all that *saved* left, up to *end*, is backlog. Without it, only new records."""
         if saved is None:
             return cls(end)
         left = [*saved.ranges, (saved.live, end)]
         return cls(end, [(start, min(until, end)) for start, until in left])
 
     def saved(self) -> Saved:
-        """What a restart needs."""
+        """The state to save for a restart."""
         return Saved(self._live, list(self._ranges))
 
     def pieces(self, end: int) -> list[Range]:
-        """All of them, oldest first, the live one cut at *end*: where the log ends now."""
+        """All unexported ranges, oldest first; *end* (the log's current end) closes the live one."""
         return [*self._ranges, *([(self._live, end)] if self._live < end else [])]
 
     def size(self, end: int) -> int:
-        """How much of the log they cover, in its unit of offsets."""
+        """The length of all unexported ranges, in offset units."""
         return sum(until - start for start, until in self.pieces(end))
 
     def lag(self, end: int) -> int:
-        """How much of it is the live range's."""
+        """The length of the live range."""
         return max(0, end - self._live)
 
     def next(self, end: int) -> Range | None:
-        """What to export next; None when nothing waits."""
+        """The range to read next, live and backlog in turn; None if nothing waits."""
         fresh = (self._live, end) if self._live < end else None
         if fresh is not None and (self._fresh_turn or not self._ranges):
             self._fresh_turn = False
@@ -70,11 +70,11 @@ class Pending:
         return self._ranges[0] if self._ranges else None
 
     def sending(self, start: int, upto: int) -> None:
-        """The batch from *start* to *upto* is on its way: `settled` or `given_back` will say what became of it."""
+        """The batch [*start*, *upto*) is now in flight: `settled` or `given_back` reports its outcome."""
         self._flying = (start, upto)
 
     def settled(self, upto: int) -> None:
-        """The batch that is on its way need not be sent again up to *upto*."""
+        """The batch in flight is done up to *upto* and need not be sent again."""
         if self._flying is None:
             return
         start, until = self._flying
@@ -85,18 +85,18 @@ class Pending:
         self._ranges = [piece for piece in moved if piece[0] < piece[1]]
 
     def given_back(self, ends: Iterable[int]) -> int:
-        """The batch's records with these *ends* were not taken: how many of them are gone meanwhile."""
+        """The batch's records ending at *ends* were not accepted. Returns how many of them the log has lost since."""
         self._flying = None
         return sum(end <= self._floor for end in ends)
 
     def split(self, end: int) -> None:
-        """What waits up to *end* is backlog from now on, and what comes after is fresh."""
+        """Turn the live range up to *end* into backlog; only what comes after *end* is fresh."""
         if self._live < end and len(self._ranges) < MOST_RANGES:
             self._ranges.append((self._live, end))
             self._live = end
 
     def let_go(self, floor: int, end: int) -> list[Range]:
-        """Forget what lies before *floor*; gives the pieces that were not exported and are not on their way."""
+        """Drop everything before *floor*. Returns the dropped ranges that were neither exported nor in flight."""
         gone = [(start, min(until, floor)) for start, until in self.pieces(end) if start < floor]
         self._ranges = [(max(start, floor), until) for start, until in self._ranges if until > floor]
         self._live = max(self._live, floor)
@@ -110,13 +110,13 @@ class Pending:
 
     @property
     def first(self) -> int:
-        """The least offset that is still wanted."""
+        """The lowest offset still needed."""
         first = self._ranges[0][0] if self._ranges else self._live
         return min(first, self._flying[0]) if self._flying is not None else first
 
 
 def _joined(ranges: Iterable[Range]) -> list[Range]:
-    """*ranges* that are not empty, those that touch in one."""
+    """*ranges* without empty ones, adjacent or overlapping ones merged."""
     joined: list[Range] = []
     for start, until in ranges:
         if start >= until:

@@ -1,7 +1,7 @@
-"""Journal lines and ended spans as OTLP's bytes, the same that the SDK's encoder gives, at a fifth of its cost.
+"""Encodes journal lines and ended spans as OTLP bytes: the SDK encoder's output at a fifth of its cost.
 
-From `journal_export` and `span_spooler`, to requests for `otlp_sender`. Each span is encoded by itself and put into
-its request as bytes: no step takes long, and a request can be cut in two.
+Called by `journal_export` and `span_spooler`; the requests go to `otlp_sender`. Each span is encoded on its own and
+spliced into its request as bytes, so that no step takes long and a request can be cut in two.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sidecar.export.wire import KnownKeys, attributes, field, tagged
 from sidecar.spans.attributes import KEY_FIELDS
 from sidecar.spans.op_span import PLAIN, JournalledOp, LinkNote, field_values, op_attributes, op_beside, op_times_ns
 
-_FIXED: Final = struct.Struct("<BBBQBQ")  # kind, start and end, each behind its tag
+_FIXED: Final = struct.Struct("<BBBQBQ")  # kind, start, end, each after its tag
 _FLAGS: Final = struct.Struct("<HI")
 _FLAGS_TAG: Final = 0x0185  # field 16, wire type 5, as two bytes
 _FLAGS_TAG_BYTES: Final = 2
@@ -35,9 +35,9 @@ _ERROR: Final = StatusCode.ERROR.value
 
 
 def span_bytes(op: JournalledOp) -> bytes | None:
-    """The OTLP span of a journalled *op*; None if it has no ids to be one.
+    """The OTLP span of a journalled *op* as bytes; None if its trace or span id is missing or malformed.
 
-    Equal to what `encode_spans` gives for the span that was journalled, but for the order of attributes. Source:
+    Equal to `encode_spans` of the original span, except for the order of attributes. Source:
     opentelemetry/proto/trace/v1/trace.proto, message Span.
     """
     if op.trace_id is None or op.span_id is None or len(op.trace_id) != 32 or len(op.span_id) != 16:
@@ -88,7 +88,7 @@ def _link(link: LinkNote) -> bytes:
 
 
 def request_wrapper(resource: Resource, scope: InstrumentationScope) -> Callable[[Sequence[bytes]], bytes]:
-    """A function that makes one `ExportTraceServiceRequest` of encoded spans, all of *resource* and *scope*."""
+    """A function that joins encoded spans into one `ExportTraceServiceRequest` with *resource* and *scope*."""
     sample = ReadableSpan("", INVALID_SPAN_CONTEXT, resource=resource, instrumentation_scope=scope)
     spans_of_resource = encode_spans([sample]).resource_spans[0]
     spans_of_scope = spans_of_resource.scope_spans[0]
@@ -98,8 +98,8 @@ def request_wrapper(resource: Resource, scope: InstrumentationScope) -> Callable
     resource_head = spans_of_resource.SerializeToString()
 
     def wrap(spans: Sequence[bytes]) -> bytes:
-        # All of them are length-delimited field 2 of their parents, the resource's spans field 1 of the request. Joined
-        # at once: every copy of half a MiB costs as much as twenty spans.
+        # Spans, scope and resource are length-delimited: field 2 of scope, field 2 of resource, field 1 of the request.
+        # Joined in one go: each copy of half a MiB costs as much as encoding twenty spans.
         parts: list[bytes] = [scope_head]
         for span in spans:
             parts += (tagged(2, len(span)), span)
@@ -111,6 +111,6 @@ def request_wrapper(resource: Resource, scope: InstrumentationScope) -> Callable
 
 
 def request_of(span: ReadableSpan) -> bytes:
-    """The request that exports one ended *span*, whatever it is."""
+    """The encoded request that exports one ended *span* of any kind."""
     encoded: bytes = encode_spans([span]).SerializeToString()
     return encoded

@@ -1,4 +1,4 @@
-"""The observer's own work to the spool: cycles, diagnoses, playbook entries. Ops leave by the journal instead."""
+"""Puts the observer's own spans (cycles, diagnoses, playbook entries) into the spool. Op spans leave by the journal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ log = structlog.get_logger(__name__)
 
 
 class SpanSpooler(SpanProcessor):
-    """Puts ended, sampled spans that are no ops into the spool. From any thread; no I/O, never raises.
+    """Spools ended, sampled spans that are not ops. Thread-safe; no I/O, never raises.
 
-    `lost` spans could not be encoded; those for which there was no room are the spool's to count.
+    `lost` counts spans that could not be encoded; the spool counts those it had no room for.
     """
 
     def __init__(self, spool: SpoolDoor) -> None:
@@ -25,10 +25,10 @@ class SpanSpooler(SpanProcessor):
         self.lost = 0
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Nothing: spans are exported when they have ended."""
+        """Does nothing: spans are exported when they end."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Hand *span* on, unless its op is in the journal or its flag says that it stays."""
+        """Spool *span*, unless it is an op (exported from the journal) or not sampled."""
         if isinstance(span, OpSpan) or OP_ID in (span.attributes or ()):
             return
         if span.context is None or not span.context.trace_flags.sampled:
@@ -40,8 +40,8 @@ class SpanSpooler(SpanProcessor):
             log.exception("export.span_lost", span=span.name)
 
     def shutdown(self) -> None:
-        """Nothing to close: the spool is a stage of its own."""
+        """Does nothing: the spool is a stage of its own."""
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the signature is the SDK's
-        """Always true: nothing waits here."""
+        """Return True: nothing is buffered here."""
         return True

@@ -1,7 +1,7 @@
-"""The spool: OTLP requests on disk that wait for the collector, bounded in bytes and age, the oldest out first.
+"""The spool: OTLP requests on disk that wait for the collector, bounded in bytes and age; the oldest are evicted first.
 
-Requests come through a commit log of the store (`pipeline_export` joins them), which writes them in groups and gives
-receipts: it sees the spool as the file it appends to. The export's lane sees it as a source of batches.
+A commit log of the store (`pipeline_export` joins them) writes requests in groups and gives receipts; to it the spool
+is the file it appends to. To the export lane the spool is a `Source` of batches.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from sidecar.protocols import Clock
 
 log = structlog.get_logger(__name__)
 
-_PARTS: Final = 16  # segments in a full spool, and in its longest time
+_PARTS: Final = 16  # segments in a full spool, and per maximum age
 _MOST_SEGMENT: Final = 16 * 2**20
 _MOST_RECORDS: Final = 512
 
 
 class Spool:
-    """A `JournalFile` for the commit log, and a `Source` for the lane; from one thread each.
+    """A `JournalFile` for the commit log's thread and a `Source` for the lane's thread.
 
-    *size* is the logical end. Counters since the start: `evicted` spans and `evicted_bytes` went by a bound before they
-    were exported; `damaged` records could not be read back.
+    *size* is the logical end offset. Counters since start: `evicted` spans and `evicted_bytes` (removed by a bound
+    before export), `damaged` records that could not be read back.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class Spool:
         self._clock = clock
         self._max_bytes = max_bytes
         self._max_age_ns = round(max_age_s * 1e9)
-        self._most_records = most_records  # of one batch
+        self._most_records = most_records  # per batch
         self._segment_bytes = min(_MOST_SEGMENT, max_bytes // _PARTS)
         self._cursor = CursorFile(folder / "cursor.json")
         self._lock = threading.Lock()
         self._pending: Pending | None = None
-        self._segments: list[Segment] = []  # the writer's is the last
+        self._segments: list[Segment] = []  # the writer's segment is the last
         self._writer: SegmentWriter | None = None
         self._writing = False
         self.size = 0
@@ -58,7 +58,7 @@ class Spool:
         self.damaged = 0
 
     def open(self) -> Self:
-        """Find what a former run left, and go on behind it. Raises StartError."""
+        """Load what the previous run left, and continue after it. Raises StartError."""
         try:
             segments = segments_in(self._folder)
         except OSError as exc:
@@ -80,19 +80,19 @@ class Spool:
 
     @property
     def held_bytes(self) -> int:
-        """What it takes on disk."""
+        """Bytes on disk."""
         return sum(segment.size for segment in list(self._segments))
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that have not been exported."""
+        """Bytes not exported yet."""
         pending = self._pending
         return pending.size(self.size) if pending is not None else 0
 
     # --- the commit log's side -----------------------------------------------------------------------------------
 
     def append(self, data: bytes) -> None:
-        """Write *data*, whole frames, whole or not at all; the oldest make room. Raises OSError."""
+        """Write *data* (whole frames) all or nothing; evict the oldest segments to make room. Raises OSError."""
         if len(data) > self._max_bytes:
             raise OSError(errno.EFBIG, "more at once than the whole spool may hold")
         now_ns = self._clock.time_ns()
@@ -101,7 +101,7 @@ class Spool:
             writer = self._writer_for(len(data), now_ns)
             self._writing = True
         try:
-            writer.write(data)  # not under the lock: a slow disk must not hold up what is read
+            writer.write(data)  # outside the lock: a slow disk must not delay readers
         finally:
             self._writing = False
         with self._lock:
@@ -115,7 +115,7 @@ class Spool:
             self._writer.sync()
 
     def close(self) -> None:
-        """End the appending; what waits can still be taken."""
+        """Stop appending; waiting requests can still be taken."""
         with self._lock:
             self._seal()
 
@@ -136,7 +136,7 @@ class Spool:
             return batch
 
     def settle(self, batch: Batch, behind: int) -> None:
-        """See `Source`. Segments of which everything is settled are removed."""
+        """See `Source`. Removes segments that are settled entirely."""
         with self._lock:
             if self._pending is not None:
                 self._pending.settled(batch.upto_item(behind))
@@ -144,7 +144,7 @@ class Spool:
                 self._cursor.save(self._pending.saved())
 
     def give_back(self, batch: Batch, first: int) -> None:
-        """See `Source`. Those whose segment went meanwhile are evicted now."""
+        """See `Source`. Items whose segment was evicted meanwhile count as evicted now."""
         with self._lock:
             if self._pending is not None:
                 gone = self._pending.given_back(batch.ends[first:])
@@ -188,11 +188,11 @@ class Spool:
     def _expire(self, now_ns: int) -> None:
         while self._segments and now_ns - self._segments[0].newest_ns > self._max_age_ns:
             if self._writing and len(self._segments) == 1:
-                return  # it is becoming younger now
+                return  # a write is in progress: it will make the segment newer
             self._evict()
 
     def _evict(self) -> None:
-        """Remove the oldest segment; what of it was not exported is counted."""
+        """Remove the oldest segment; count what was not exported of it."""
         if len(self._segments) == 1:
             self._seal()
         oldest = self._segments[0]
@@ -207,7 +207,7 @@ class Spool:
             log.error("spool.evicted", spans=spans, evicted_bytes=lost, bound_bytes=self._max_bytes)
 
     def _drop_exported(self) -> None:
-        """Remove the segments of which nothing is wanted any more, but for the one that is appended to."""
+        """Remove segments that are fully exported, except the one being written."""
         first = self._pending.first if self._pending is not None else 0
         while len(self._segments) > (self._writer is not None) and self._segments[0].end <= first:
             self._remove_oldest()
@@ -220,7 +220,7 @@ class Spool:
             log.warning("spool.segment_left", path=str(oldest.path), error=str(exc))
 
     def _read(self, piece: Range) -> Batch:
-        """The first records of *piece*, of one segment."""
+        """Read the first records of *piece*, all from one segment."""
         start, until = piece
         segment = next((one for one in self._segments if one.end > start), None)
         if segment is None or segment.start >= until:
@@ -248,7 +248,7 @@ class Spool:
 
 
 def _frames(segment: Segment, start: int, until: int) -> Iterator[Frame]:
-    """The frames between the offsets *start* and *until* of *segment*."""
+    """Yield the frames of *segment* between the logical offsets *start* and *until*."""
     fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield from frames(fd, start - segment.start, until - segment.start)
@@ -263,7 +263,7 @@ def _batch(start: int, upto: int, taken: Sequence[Frame], *, full: bool) -> Batc
         [frame.request or b"" for frame in taken],
         [frame.end for frame in taken],
         [frame.spans for frame in taken],
-        b"".join,  # requests one behind the other are one request: its only field is repeated
+        b"".join,  # concatenated requests are one request: the only field is repeated
         full,
         mixed=True,
     )

@@ -1,7 +1,7 @@
-"""A person is forgotten in what waits in a spool: spans that name them are blotted out, elsewhere their id is masked.
+"""Erases a person from a spool: blanks out spans that carry their id as an attribute, masks the id elsewhere.
 
-Every record keeps its length, so the spool's offsets and cursor stay valid; a blotted span is a field that no reader of
-OTLP knows, and passes over. Used while nothing else works in the folder. What was interrupted can be done again.
+Every record keeps its length, so the spool's offsets and cursor stay valid. A blanked span becomes an unknown field,
+which every OTLP reader skips. Runs while nothing else uses the folder. An interrupted run can be repeated.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from sidecar.export.spool_segments import segments_in
 _REQUEST: Final[Descriptor] = ExportTraceServiceRequest.DESCRIPTOR
 _SPAN: Final[Descriptor] = Span.DESCRIPTOR
 _KEY: Final = KeyValue.DESCRIPTOR.fields_by_name["key"]
-_MORE: Final = 0x80  # set in each byte of a number but the last
+_MORE: Final = 0x80  # continuation bit of a varint byte
 _MOST_SHIFT: Final = 63
-_BLOT: Final = 15 << 3 | 2  # the tag of a field with a length that no message of OTLP has
+_BLOT: Final = 15 << 3 | 2  # tag of a length-delimited field that no OTLP message has
 
 
 class _Field(NamedTuple):
-    """A field with a length: its tag is at *tag_at*, its bytes from *start* to *end*."""
+    """A length-delimited field: its tag is at *tag_at*, its content from *start* to *end*."""
 
     number: int
     tag_at: int
@@ -41,7 +41,7 @@ class _Field(NamedTuple):
 
 
 class SpoolForgetting:
-    """Removes *staffer_id*. Counters: `spans` blotted out, and other places where the id was `masked`."""
+    """Erases *staffer_id*. Counters: `spans` blanked, `masked` occurrences of the id elsewhere."""
 
     def __init__(self, staffer_id: str) -> None:
         self._id = staffer_id
@@ -54,7 +54,7 @@ class SpoolForgetting:
         self.masked = 0
 
     def folder(self, folder: Path, *, addressed: bool = False) -> None:
-        """All of a spool; *addressed*: its records have a line with a path before the body. Raises OSError."""
+        """Erase from a whole spool. *addressed*: a line with the path precedes each record's body. Raises OSError."""
         if not folder.is_dir():
             return
         for segment in segments_in(folder):
@@ -65,7 +65,7 @@ class SpoolForgetting:
                 os.fsync(fd)
             finally:
                 os.close(fd)
-            os.utime(segment.path, ns=(about.st_atime_ns, about.st_mtime_ns))  # its age is that of its records
+            os.utime(segment.path, ns=(about.st_atime_ns, about.st_mtime_ns))  # mtime is the age of the records
 
     def _segment(self, fd: int, size: int, *, addressed: bool) -> None:
         for frame in frames(fd, 0, size):
@@ -88,7 +88,7 @@ class SpoolForgetting:
         return self._mask(head) + b"\n" + (self._request(body) if is_otlp else self._mask(body))
 
     def _request(self, request: bytes) -> bytes:
-        """An `ExportTraceServiceRequest` without them; what cannot be read as one is masked as text."""
+        """An `ExportTraceServiceRequest` with the person erased; if it does not parse, it is masked as text."""
         clean = bytearray(request)
         spans, masked = self.spans, self.masked
         try:
@@ -115,7 +115,7 @@ class SpoolForgetting:
                 self._message(data, field.start, field.end, about.message_type)
 
     def _is_theirs(self, span: bytes) -> bool:
-        """Whether the id is the value of one of its attributes."""
+        """Whether the id is the value of one of the span's attributes."""
         try:
             return any(each.value.string_value == self._id for each in Span.FromString(span).attributes)
         except DecodeError:
@@ -128,19 +128,19 @@ class SpoolForgetting:
 
 
 def _fields(data: bytearray, start: int, end: int) -> Iterator[_Field]:
-    """The fields with a length between *start* and *end*. Raises ValueError, IndexError where it is no message."""
+    """Yield the length-delimited fields in [*start*, *end*). Raises ValueError or IndexError if it is no message."""
     at = start
     while at < end:
         tag_at = at
         tag, at = _varint(data, at)
         match tag & 7:
-            case 0:  # a number
+            case 0:  # varint
                 _, at = _varint(data, at)
-            case 1:  # eight bytes
+            case 1:  # 64 bits
                 at += 8
-            case 5:  # four
+            case 5:  # 32 bits
                 at += 4
-            case 2:  # a length, and so many
+            case 2:  # length-delimited
                 size, at = _varint(data, at)
                 if at + size > end:
                     raise ValueError("a field is longer than what it is in")
@@ -153,7 +153,7 @@ def _fields(data: bytearray, start: int, end: int) -> Iterator[_Field]:
 
 
 def _varint(data: bytearray, at: int) -> tuple[int, int]:
-    """A number, and where it ends."""
+    """Decode the varint at *at*: its value, and the position after it."""
     value = shift = 0
     while True:
         byte = data[at]

@@ -1,6 +1,6 @@
-"""The files of a spool: appended to one after the other, named by the logical offset at which each begins.
+"""The files of a spool, written one after the other, each named by the logical offset at which it begins.
 
-Offsets never begin anew. The newest segment of a former run is closed for good: a new run begins a new one.
+Offsets are never reused. A new run never appends to the previous run's last segment; it starts a new one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SUFFIX: Final = ".spool"
 
 @dataclass(slots=True)
 class Segment:
-    """One file; offsets from *start* to *end*; *newest_ns* is when it was last appended to."""
+    """One file that holds the offsets *start* to *end*; *newest_ns* is the time of its last append."""
 
     path: Path
     start: int
@@ -31,12 +31,12 @@ class Segment:
 
     @property
     def end(self) -> int:
-        """The offset behind it."""
+        """The offset after the last byte."""
         return self.start + self.size
 
 
 class SegmentWriter:
-    """Appends to one new segment: whole, or nothing of it. All methods raise OSError."""
+    """Appends to one new segment, each write all or nothing. All methods raise OSError."""
 
     def __init__(self, folder: Path, start: int, now_ns: int) -> None:
         path = folder / f"{start:020d}{_SUFFIX}"
@@ -46,7 +46,7 @@ class SegmentWriter:
         self.opened_ns = now_ns
 
     def write(self, data: bytes) -> None:
-        """Append *data*; the segment's size is the caller's to move."""
+        """Append *data*. The caller updates the segment's size."""
         if not self._clean:
             os.ftruncate(self._fd, self.segment.size)
         self._clean = False
@@ -55,18 +55,18 @@ class SegmentWriter:
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError:
-            with contextlib.suppress(OSError):  # the next write tries again, and fails if it cannot
+            with contextlib.suppress(OSError):  # if it fails, the next write tries again
                 os.ftruncate(self._fd, self.segment.size)
                 self._clean = True
             raise
         self._clean = True
 
     def sync(self) -> None:
-        """Force it to the device."""
+        """Force the data to the device."""
         os.fdatasync(self._fd)
 
     def close(self) -> None:
-        """Cut off what a failed write left, and close."""
+        """Truncate what a failed write left, then close."""
         try:
             if not self._clean:
                 os.ftruncate(self._fd, self.segment.size)
@@ -75,7 +75,7 @@ class SegmentWriter:
 
 
 def segments_in(folder: Path) -> list[Segment]:
-    """The segments in *folder*, oldest first; what a crash left half written is cut off the newest."""
+    """The segments in *folder*, oldest first; truncates an incomplete record at the end of the newest."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = []
     for path in sorted(folder.glob(f"*{_SUFFIX}")):

@@ -1,7 +1,7 @@
-"""Which received spans leave, where not all shall: a share of the traces, and every trace with a failure in it.
+"""Tail sampling of received spans: exports a share of the traces, and every trace that contains a failure.
 
-From `receivers.otlp_receiver`, which learns from all of them, to the spool. A trace's share is told by its id, so all
-observers choose alike. Spans of the others are held for a while: a failure may come after its siblings.
+Sits between `receivers.otlp_receiver`, which learns from all spans, and the spool. The trace id decides the share, so
+all observers choose the same traces. Other spans are held for a while: a failure may arrive after its siblings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ M = TypeVar("M", bound=Message)
 
 
 class _Held:
-    """What waits of one trace. A request is a concatenation of requests, so pieces are kept as bytes."""
+    """The held spans of one trace, as serialised requests: concatenated requests are again one request."""
 
     __slots__ = ("data", "since", "spans")
 
@@ -35,11 +35,11 @@ class _Held:
 
 
 class TailSampling:
-    """An `ExportSampling`: *success_ratio* of the traces, and those with failures within the window.
+    """An `ExportSampling`: exports *success_ratio* of the traces, and traces with a failure within the window.
 
-    The window is `WINDOW_S` seconds from a trace's first held span and 8 MiB over all traces; failed traces are known
-    for as long, the last 20,000 of them. `sampled_out` counts the spans that did not leave. What is held is in memory
-    only: a crash loses it for the export, as sampling out does; the journal has what was learnt.
+    The window is `WINDOW_S` seconds from a trace's first held span, and 8 MiB over all traces. Failed traces are
+    remembered for `WINDOW_S` seconds after their last failure, at most 20,000. `sampled_out` counts unexported spans.
+    Held spans are in memory only: a crash drops them from export, as sampling does; the journal has their ops.
     """
 
     def __init__(self, success_ratio: float, clock: Clock) -> None:
@@ -51,7 +51,7 @@ class TailSampling:
         self.sampled_out = 0
 
     def kept(self, piece: ResourceSpans, failed: frozenset[bytes]) -> tuple[bytes, int]:
-        """What of *piece* leaves now, and what was held of traces that turn out to have failed."""
+        """The part of *piece* to export now, with the spans held so far of its failed traces, and the span count."""
         now = self._clock.monotonic()
         self._let_go(now)
         out: list[bytes] = []
@@ -96,14 +96,14 @@ class TailSampling:
 
 
 def _by_decision(piece: ResourceSpans, leaves: Callable[[bytes], bool]) -> dict[bytes, tuple[bytes, int]]:
-    """*piece* as requests: under b"" the spans of the traces that leave, and of each other trace its own."""
+    """Split *piece* into requests: key b"" has the spans to export, each other key the spans of one trace to hold."""
     decided: dict[bytes, bytes] = {}
     parts: defaultdict[bytes, ExportTraceServiceRequest] = defaultdict(ExportTraceServiceRequest)
     counts: Counter[bytes] = Counter()
     resource_head = _without(piece, "scope_spans")
     for scope_spans in piece.scope_spans:
         scope_head = _without(scope_spans, "spans")
-        opened: dict[bytes, ScopeSpans] = {}  # by part: this scope in it
+        opened: dict[bytes, ScopeSpans] = {}  # per part: its copy of this scope
         for span in scope_spans.spans:
             key = decided.get(span.trace_id)
             if key is None:
@@ -120,7 +120,7 @@ def _by_decision(piece: ResourceSpans, leaves: Callable[[bytes], bool]) -> dict[
 
 
 def _without(message: M, children: str) -> M:
-    """A copy of *message* without its *children*, unknown fields included."""
+    """A copy of *message* without the field *children*; unknown fields are kept."""
     copy: M = type(message)()
     copy.CopyFrom(message)
     copy.ClearField(children)

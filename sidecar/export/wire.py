@@ -1,7 +1,7 @@
-"""The few pieces of the Protocol Buffers encoding that a span's bytes are put together from.
+"""The parts of the Protocol Buffers encoding needed to assemble a span's bytes.
 
-Building a message object of twenty attributes costs four times as much as joining the bytes, most of which are those
-of the span before. Source: Protocol Buffers encoding; opentelemetry/proto/common/v1/common.proto.
+Building a message object of twenty attributes costs four times as much as joining bytes, most of which recur from span
+to span and are cached. Source: Protocol Buffers encoding; opentelemetry/proto/common/v1/common.proto.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Final
 
 _DOUBLE: Final = struct.Struct("<d")
 _INT64: Final = 2**63
-_SHORT: Final = 64  # bytes of a text
-_MOST_KEPT: Final = 128  # characters of a key: what is kept stays small, whatever a sender calls its fields
+_SHORT: Final = 64  # bytes of text
+_MOST_KEPT: Final = 128  # characters of a key; longer keys are not cached, which bounds the caches
 
 
 def varint(number: int) -> bytes:
-    """*number*, not negative, in groups of seven bits."""
+    """*number* (not negative) as a varint."""
     if number < 0x80:
         return number.to_bytes(1, "little")
     groups = bytearray()
@@ -39,14 +39,14 @@ def field(number: int, content: bytes) -> bytes:
 
 
 def tagged(number: int, size: int) -> bytes:
-    """What stands before *size* bytes as length-delimited field *number*."""
+    """The tag and length that precede *size* bytes as length-delimited field *number*."""
     return _TAGS[number] + (_LENGTHS[size] if size < 1024 else varint(size))
 
 
 def attributes(number: int, said: Iterable[tuple[str, Any]]) -> list[bytes]:
-    """Keys and values as bytes to be joined, each an attribute in field *number* of its parent.
+    """Encode keys and values as attributes in field *number* of their parent; the result is to be joined.
 
-    What OTLP cannot say is left out, as the SDK leaves it out.
+    Values that OTLP cannot represent are left out, as the SDK does.
     """
     parts: list[bytes] = []
     for key, value in said:
@@ -63,14 +63,14 @@ def attributes(number: int, said: Iterable[tuple[str, Any]]) -> list[bytes]:
 
 
 class KnownKeys:
-    """*keys* that every span has: what stands before a short text of each is made once."""
+    """Encodes the *keys* that every span has; the bytes before a short text value are computed once per key."""
 
     def __init__(self, number: int, keys: Iterable[str]) -> None:
         self._number = number
         self._keys = tuple((key, tuple(_head(number, key, size) for size in range(_SHORT))) for key in keys)
 
     def attributes(self, values: Iterable[Any]) -> list[bytes]:
-        """As `attributes`, of one value for each key, twice as fast; None is left out."""
+        """Like `attributes`, with one value per key and twice as fast; None is left out."""
         parts: list[bytes] = []
         add, number = parts.append, self._number
         for (key, heads), value in zip(self._keys, values, strict=True):
@@ -90,7 +90,7 @@ class KnownKeys:
 
 
 def _head(number: int, key: str, size: int) -> bytes:
-    """What stands before a text of *size* bytes: of few keys and few lengths, mostly."""
+    """The bytes before a text value of *size* bytes. Cached: few keys and lengths occur."""
     inside = field(1, key.encode()) + tagged(2, len(tagged(1, size)) + size) + tagged(1, size)
     return tagged(number, len(inside) + size) + inside
 

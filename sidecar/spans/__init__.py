@@ -1,1 +1,1 @@
-"""Every operation is a span: op ⇄ span, the tracer provider, and the processor that turns ended spans into ops."""
+"""Spans: conversion between ops and spans, the tracer provider, and the processor that turns ended spans into ops."""

@@ -31,7 +31,7 @@ LANGFUSE_USAGE: Final = "langfuse.observation.usage_details"
 LANGFUSE_COST: Final = "langfuse.observation.cost_details"
 LANGFUSE_TRACE_NAME: Final = "langfuse.trace.name"
 LANGFUSE_EVENT: Final = "langfuse:"
-"""How an op's `event_id` begins that names a Langfuse observation: trace id and span id follow."""
+"""Prefix of the `event_id` of an op that is a Langfuse observation; trace id and span id follow."""
 USER_ID: Final = "user.id"
 SESSION_ID: Final = "session.id"
 
@@ -50,10 +50,10 @@ _MAPS = ("features", "extra")
 FIELD_KEYS: Final[tuple[tuple[str, str], ...]] = tuple(
     (name, OP_PREFIX + name) for name in ObservedOp.__struct_fields__ if name not in (*_FROM_CONTEXT, *_MAPS)
 )
-"""(op field, attribute key) of each field that is one attribute; ids stand in the span's context instead."""
+"""(op field, attribute key) of each field stored as one attribute; trace and span ids are in the span's context."""
 
 KEY_FIELDS: Final[dict[str, str]] = {key: name for name, key in FIELD_KEYS}
 """Attribute key → op field."""
 
 OP_ID: Final = OP_PREFIX + "op_id"
-"""Its presence says that a span is an op."""
+"""A span that has this attribute is an op."""

@@ -1,7 +1,7 @@
-"""Received spans that claim to have ended later than now: their op ended when it was taken. Pure.
+"""Corrects received spans that claim to have ended in the future: their op ends when it was taken. Pure.
 
-What tells when an op was taken is the time in its id (UUID version 7), and the id of a received span's op is made of
-the span's own end. A sender's clock that is ahead would so put an op into next year, where it keeps its incident open.
+The time at which an op was taken is read from its id (UUID version 7), and the id of a received span's op is made from
+the span's end. So a sender's fast clock could put an op into next year, where it would keep its incident open.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from sidecar.clock import rfc3339_ms
 from sidecar.model import ObservedOp
 from sidecar.spans.conventions_values import op_id_of
 
-_SKEW_NS = 1_000_000_000  # a clock this much ahead is none that is wrong
+_SKEW_NS = 1_000_000_000  # tolerated: clocks differ by this much
 
 
 def ended_by(now_ns: int, ended_ns: int) -> int:
-    """*ended_ns*, or *now_ns* where that is ahead of it; both in ns since the Unix epoch."""
+    """*ended_ns*, or *now_ns* if the end lies in the future; both in ns since the Unix epoch."""
     return ended_ns if ended_ns <= now_ns + _SKEW_NS else now_ns
 
 
 def taken_by(now_ns: int, op: ObservedOp) -> ObservedOp:
-    """*op*, from another observer's span, with time and id of now where either is ahead.
+    """*op*, read from another observer's span; if its time or id lies in the future, both are set to now.
 
-    Raises ValueError: its timestamp is no time.
+    Raises ValueError if its timestamp is malformed.
     """
     if not _is_ahead(now_ns, op):
         return op

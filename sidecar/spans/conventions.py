@@ -1,10 +1,10 @@
-"""Received spans to ops: which of them are operations, and what their attributes say. The table is `conventions_table`.
+"""Turns received spans into ops: finds the spans that are operations and reads their attributes by `conventions_table`.
 
-From `receivers.otlp_receiver` (any OTLP door, Langfuse's too), through its `SpanReader`; ops go on to the journal. Most
-spans are no operations: where one is none, the bytes of the next, or of all of its scope, are searched for the few keys
-that decide, before the attributes are read, each of which costs one look into the table.
+`receivers.otlp_receiver` (all OTLP doors, Langfuse's too) calls it as its `SpanReader`; ops go on to the journal. Most
+spans are no operations, and reading attributes is the expensive part. So after a span that is none, the raw bytes of
+the rest of its scope, or of the next span, are searched for the few deciding keys first.
 
-An op's id is made of its span's: the same span, delivered again, is the same op.
+An op's id is derived from its span: the same span, delivered again, is the same op.
 """
 
 from __future__ import annotations
@@ -48,32 +48,32 @@ _CLIENT = Span.SPAN_KIND_CLIENT
 
 
 def _mark(key: str) -> bytes:
-    """An attribute's *key* as it stands in a serialised span: tag and length before it, the value's tag behind it."""
+    """The bytes of an attribute's *key* in a serialised span: tag, length, the key, and the tag of the value."""
     return b"\x0a" + bytes([len(key)]) + key.encode() + b"\x12"
 
 
 _MARKS = (*map(_mark, (*table.KINDS, OP_ID, "url.full", "http.url")), table.EVALUATION_EVENT.encode())
-"""One of these stands in every span that is an operation."""
-_SOME = 4  # spans of one scope, from which on to search them is worth it
+"""Every span that is an operation contains at least one of these."""
+_SOME = 4  # spans in a scope from which on searching the whole scope pays
 _LOOPBACK = frozenset(["localhost", "127.0.0.1", "::1", "[::1]"])
 _PORTS = {"http": 80, "https": 443}
 _MOST_SCORES = 20
 
 
 class EndpointNames(Protocol):
-    """Keeps endpoints few. Real one: `gateway.route_template.Templates`."""
+    """Bounds the number of endpoint names. Implementation: `gateway.route_template.Templates`."""
 
     def of(self, target: bytes) -> str:
         """The template of an HTTP request's target."""
         ...
 
     def bounded(self, name: str) -> str:
-        """*name*, or a coarser one where too many are known."""
+        """*name*, or a coarser one if too many are known."""
         ...
 
 
 class _Told(NamedTuple):
-    """What is particular to an operation: what it is called, was given and gave."""
+    """What is specific to an operation: its endpoint, its input and output as text, and its features."""
 
     endpoint: str
     asked: str
@@ -82,9 +82,9 @@ class _Told(NamedTuple):
 
 
 class SpanConventions:
-    """A `SpanReader` by the table. *gateways*, asked once, gives the URLs that agents call: the gateway's, the proxy's.
+    """A `SpanReader` driven by the table. *gateways*, called once, returns the URLs agents call: gateway and proxy.
 
-    *names* is asked for each endpoint, so that hostile span names cannot make endless many.
+    *names* bounds the endpoint names, so that hostile span names cannot create unlimited endpoints.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class SpanConventions:
         self._clock = clock
 
     def ops_of(self, resource_spans: ResourceSpans) -> Iterator[ObservedOp | None]:
-        """The ops among these spans, in order, None for each span that is none."""
+        """Yield an op for each span that is an operation and None for each other span, in order."""
         service = _service(resource_spans)
         for scope_spans in resource_spans.scope_spans:
             waiting = iter(scope_spans.spans)
@@ -109,12 +109,12 @@ class SpanConventions:
                     yield from (None for _ in waiting)
                 break
             for span in waiting:
-                # Operations come close to each other; where there was none, the next is searched before it is read.
+                # Operations come close together: after a span that is none, search the next before reading it.
                 op = self.op_of(span, service) if op is not None or _is_marked(span) else None
                 yield op
 
     def op_of(self, span: Span, service: str = "") -> ObservedOp | None:
-        """The op, in the normal form, that *span* is; None if it is none, or its own op is not whole."""
+        """The op, in the normal form, of *span*; None if it is no operation, or an incomplete observer op span."""
         facts = facts_of(span)
         if OP_ID in facts:
             return self._own(span)
@@ -131,7 +131,7 @@ class SpanConventions:
         return self._op(span, convention, facts, told, extra)
 
     def _kind(self, span: Span, facts: Facts) -> tuple[table.Convention, str]:
-        """The convention by which *span* is an operation, and which; ("" for none)."""
+        """The convention that makes *span* an operation, and the operation's name; ("" if it is none)."""
         for key, convention in table.KINDS.items():
             word = facts.get(key)
             if isinstance(word, str) and word:
@@ -152,7 +152,7 @@ class SpanConventions:
         return isinstance(url, str) and _place(url) in self._gateways
 
     def _operation(self, span: Span, operation: str, facts: Facts) -> _Told:
-        """What any operation but an HTTP call says: `{operation} {subject}`, as GenAI spans are named."""
+        """Reads any operation but HTTP calls and evaluations; named `{operation} {subject}`, like GenAI spans."""
         text = self._cut(str(subject(span, operation, facts)), _NAME_CHARACTERS)
         given = opened(facts.get("arguments", facts.get("input")))
         features: dict[str, Any] = {}
@@ -217,7 +217,7 @@ class SpanConventions:
             if value not in (None, ""):
                 texts[name] = self._short(value if isinstance(value, str) else str(value))
         ours, given = _ours_and_given(told.features)
-        plain = self._normalizer.harmless([*texts.values(), *_texts_in(extra), *texts_of(given)])  # one look at all
+        plain = self._normalizer.harmless([*texts.values(), *_texts_in(extra), *texts_of(given)])  # all texts at once
         if not plain:
             extra = self._cleaned(texts, extra)
         return ObservedOp(
@@ -237,7 +237,7 @@ class SpanConventions:
         )
 
     def _cleaned(self, texts: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-        """*extra*, cleaned and redacted as *texts* are in place: a text that is in both is one."""
+        """Clean and redact *texts* in place, and return *extra* cleaned; all in one pass over the texts."""
         words = {f"extra.{name}": value for name, value in extra.items() if isinstance(value, str)}
         together = {**texts, **words}
         self._normalizer.clean(together, list(together.values()))
@@ -262,27 +262,27 @@ class SpanConventions:
         return self._normalizer.scalars(scores) or {}
 
     def _short(self, value: Any) -> Any:
-        """*value*, or the beginning of its text."""
+        """*value* as a scalar, long text cut."""
         known = value if isinstance(value, str) else scalar(value)
         return self._cut(known, _ID_CHARACTERS) if isinstance(known, str) else known
 
     def _own(self, span: Span) -> ObservedOp | None:
-        """The op that an observer's span mirrors, exactly, unless that observer's clock is ahead of ours."""
+        """The op mirrored by an observer's own span: unchanged, except if that observer's clock is ahead of ours."""
         attributes = {each.key: value_of(each.value) for each in span.attributes if each.key.startswith(OP_PREFIX)}
         ids = span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex() or None
         try:
             op = op_from_attributes(attributes, *ids)
             if op is None:
                 return None
-            op = msgspec.convert(msgspec.structs.asdict(op), ObservedOp)  # attributes may be of any type
+            op = msgspec.convert(msgspec.structs.asdict(op), ObservedOp)  # checks types: attributes may be of any type
             op = taken_by(self._clock.time_ns(), op)
-        except (TypeError, ValueError, OverflowError):  # a required field is missing, or one says nothing
+        except (TypeError, ValueError, OverflowError):  # a required field is missing or malformed
             return None
         return self._normalizer.op(op) if op.duration_ms >= 0 else None
 
 
 def _is_marked(message: ScopeSpans | Span) -> bool:
-    """Whether a key that decides stands in it: to search all its bytes is much cheaper than to read its attributes."""
+    """Whether a deciding key occurs in the serialised bytes: much cheaper than reading all attributes."""
     data = message.SerializeToString()
     for mark in _MARKS:  # noqa: SIM110 - a generator for `any` takes longer than the search
         if mark in data:
@@ -291,12 +291,12 @@ def _is_marked(message: ScopeSpans | Span) -> bool:
 
 
 def _observation(span: Span) -> str:
-    """The id by which a Langfuse observation is known again, whichever way it comes."""
+    """The event id that identifies a Langfuse observation, through whichever door it comes."""
     return f"{LANGFUSE_EVENT}{span.trace_id.hex()}:{span.span_id.hex()}"
 
 
 def _ours_and_given(features: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Plain numbers under our own names, which need no slow look for counting `tokens`; and the rest."""
+    """Split *features*: plain numbers under names of ours, which need no redaction; and the rest."""
     ours = {name: features[name] for name in table.NUMBERS if type(features.get(name)) in (int, float)}
     if not ours:
         return ours, features
@@ -309,7 +309,7 @@ def _texts_in(extra: dict[str, Any]) -> list[str]:
 
 
 def _is_plain(value: float) -> bool:
-    """Whether *value* is a number as OTLP has it, which the normal form keeps."""
+    """Whether *value* is an int64 or a finite float, which the normal form keeps as it is."""
     return INT64_MIN <= value <= INT64_MAX if isinstance(value, int) else isfinite(value)
 
 
@@ -321,7 +321,7 @@ def _service(resource_spans: ResourceSpans) -> str:
 
 
 def _place(url: str) -> str:
-    """Host and port of *url*, one name for loopback; "" if it has none."""
+    """Host and port of *url*, with one name for all loopback hosts; "" if it has no host."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)

@@ -1,4 +1,4 @@
-"""The facts of one received span: one pass over its attributes by the table's keys, and how it went. Never raises."""
+"""Extracts the facts of one received span in one pass over its attributes, and its outcome. Never raises."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Facts = dict[str, Any]
 _KEYS = {**table.KEYS, OP_ID: (OP_ID, 0)}
 _known = _KEYS.get
 _MOST_EVENTS = 64
-_MOST_NUMBER = 6  # digits of a message's number
+_MOST_NUMBER = 6  # digits of a message's index
 _CODE = re.compile(r"[\w][\w.:/$-]{0,127}", re.ASCII)
 _CLASS = re.compile(r"(?:.*[.:/$])?([A-Z_]\w*)", re.ASCII)
 _MOST_COST = 1e12
@@ -28,7 +28,7 @@ _FAILED = Status.STATUS_CODE_ERROR
 
 
 class Outcome(NamedTuple):
-    """How an operation went: *error* is None for a success. *scores*: names and values of its evaluations."""
+    """The outcome of an operation: *error* is None for success. *scores*: names and values of its evaluations."""
 
     error: str | None
     error_type: str | None
@@ -49,7 +49,7 @@ class Evaluation(NamedTuple):
 
 
 def facts_of(span: Span) -> Facts:
-    """What the attributes of *span* tell, by the names of `conventions_table.KEYS`; of several the lowest rank's."""
+    """The facts in the attributes of *span*, by their names in `conventions_table.KEYS`; the lowest rank wins."""
     facts: Facts = {}
     ranks: dict[str, int] = {}
     for attribute in span.attributes:
@@ -59,7 +59,7 @@ def facts_of(span: Span) -> Facts:
         fact, rank = known
         if fact in facts and ranks[fact] <= rank:
             continue
-        value = attribute.value.string_value or value_of(attribute.value)  # nearly all are texts
+        value = attribute.value.string_value or value_of(attribute.value)  # most values are text
         if value is not None:
             facts[fact] = value
             ranks[fact] = rank
@@ -67,7 +67,7 @@ def facts_of(span: Span) -> Facts:
 
 
 def outcome(span: Span, facts: Facts, convention: table.Convention) -> Outcome:
-    """How *span* went: by its level, status, `error.type` and HTTP status, and by what evaluations say of it."""
+    """The outcome of *span*, from its level, status, `error.type`, HTTP status and evaluation events."""
     if not span.events:
         return _GOOD if not _has_failed(span, facts) else Outcome(*_error(span, facts), ())
     results = list(evaluations(span))
@@ -95,7 +95,7 @@ def _has_failed(span: Span, facts: Facts) -> bool:
 
 
 def _error(span: Span, facts: Facts) -> tuple[str, str]:
-    """Message and code. An exception's message is the cleanest: some instrumentations put its stack into the status."""
+    """Message and code. Exceptions' messages come before the status: some instrumentations put stack traces there."""
     raised = _exception(span) if span.events else {}
     status = facts.get("status")
     known = facts.get("error_type") or raised.get("exception.type") or (status if status is not None else "")
@@ -111,7 +111,7 @@ def _error(span: Span, facts: Facts) -> tuple[str, str]:
 
 
 def _exception(span: Span) -> dict[str, Any]:
-    """Attributes of the last exception that was recorded; in streams many other events come before it."""
+    """The attributes of the last recorded exception; in streaming calls many other events may precede it."""
     for event in reversed(span.events[-_MOST_EVENTS:]):
         if event.name == _EXCEPTION:
             return {each.key: value_of(each.value) for each in event.attributes[:_MOST_EVENTS]}
@@ -119,7 +119,7 @@ def _exception(span: Span) -> dict[str, Any]:
 
 
 def code(said_type: str) -> str:
-    """*said_type* as a bounded code: a status, or a class without its module; `_OTHER` for what is neither."""
+    """*said_type* as a bounded code: a status, or a class name without module; `_OTHER` if it is neither."""
     if not _CODE.fullmatch(said_type):
         return ERROR_TYPE_OTHER
     found = _CLASS.fullmatch(said_type)
@@ -127,7 +127,7 @@ def code(said_type: str) -> str:
 
 
 def evaluations(span: Span) -> Iterator[Evaluation]:
-    """The evaluation results among the last events of *span*."""
+    """Yield the evaluation results among the last events of *span*."""
     for event in span.events[-_MOST_EVENTS:]:
         if event.name != table.EVALUATION_EVENT:
             continue
@@ -150,9 +150,9 @@ def _scores(result: Evaluation) -> Iterator[tuple[str, Any]]:
 
 
 def asked_text(span: Span, given: Any) -> str:
-    """What a model was asked: the last message, from *given* or from attributes with one message each."""
+    """The last message to a model, from *given*, or from attributes that hold one message each."""
     last, text = -1, ""
-    if given is None or (isinstance(given, str) and given[:1] in ("{", "[")):  # too long to be opened, or cut off
+    if given is None or (isinstance(given, str) and given[:1] in ("{", "[")):  # too long to decode, or truncated
         for attribute in span.attributes:
             key = attribute.key
             if key.startswith(_PROMPT) and key.endswith("content"):
@@ -163,7 +163,7 @@ def asked_text(span: Span, given: Any) -> str:
 
 
 def _number(key: str) -> int:
-    """The message's number in `<prefix><n>.…`; -1 if there is none."""
+    """The message index in `<prefix><n>.…`; -1 if there is none."""
     for prefix in _PROMPT:
         if key.startswith(prefix):
             digits = key[len(prefix) :].partition(".")[0]
@@ -173,9 +173,9 @@ def _number(key: str) -> int:
 
 
 def subject(span: Span, operation: str, facts: Facts) -> Any:
-    """What the operation is done with: a tool, a model, an agent, a data source; else what the span is called."""
+    """What the operation acts on: a tool, model, agent or data source; else the span's name."""
     if operation in table.MODEL_OPERATIONS:
-        given = opened(facts.get("parameters")) if "model" not in facts else None  # of a failed call, all that tells it
+        given = opened(facts.get("parameters")) if "model" not in facts else None  # a failed call may name it here only
         return given.get("model") or "" if isinstance(given, dict) else facts.get("model", "")
     if operation == "execute_tool":
         return facts.get("tool") or facts.get("entity") or span.name
@@ -185,12 +185,12 @@ def subject(span: Span, operation: str, facts: Facts) -> Any:
 
 
 def _without(name: str, operation: str) -> str:
-    """The span's *name* without the *operation* that it may begin with."""
+    """The span's *name* without a leading *operation*."""
     return name[len(operation) :].strip() if name.startswith(operation) else name
 
 
 def tokens(facts: Facts) -> dict[str, int]:
-    """Tokens that went in and came out, from an attribute each or from Langfuse's usage details."""
+    """Input and output token counts, from their own attributes or from Langfuse's usage details."""
     if "usage" not in facts and "input_tokens" not in facts and "output_tokens" not in facts:
         return {}
     usage = opened(facts.get("usage"))
@@ -203,7 +203,7 @@ def tokens(facts: Facts) -> dict[str, int]:
 
 
 def cost(facts: Facts) -> dict[str, float]:
-    """What the call cost in USD: a number, or the total (else the sum) of Langfuse's cost details."""
+    """The cost of the call in USD: a number, or the total (else the sum) of Langfuse's cost details."""
     if "cost" not in facts:
         return {}
     said_cost = opened(facts["cost"])

@@ -1,6 +1,6 @@
-"""What several witnesses of one operation say together: the winner's word, the others' where it has none.
+"""Merges the ops of several witnesses of one operation: the winner's values, filled up from the others.
 
-The ranks are `conventions_table.WITNESSES`; `same_operation` knows whose witnesses are of one operation.
+Ranks come from `conventions_table.WITNESSES`; `same_operation` decides which ops belong together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FILLED = tuple(name for name in ObservedOp.__struct_fields__ if name not in {*_
 
 
 def told(witnesses: Iterable[tuple[Kind, ObservedOp]], identity: ObservedOp) -> ObservedOp:
-    """What *witnesses* say together, under the ids of *identity*: of one kind the first counts. Source: `WITNESSES`."""
+    """The merged op of *witnesses*, with the ids of *identity*; within a kind the first wins. Source: `WITNESSES`."""
     ranked = [op for _, op in sorted(witnesses, key=_rank)]
     winner = ranked[0]
     fields: dict[str, Any] = {name: getattr(winner, name) for name in _SELF}
@@ -41,7 +41,7 @@ def told(witnesses: Iterable[tuple[Kind, ObservedOp]], identity: ObservedOp) -> 
 
 
 def _united(maps: Iterable[dict[str, Scalar] | None]) -> dict[str, Scalar] | None:
-    """All entries, of one key the first; as many as the normal form takes."""
+    """All entries, the first map winning; at most as many as the normal form allows."""
     united: dict[str, Scalar] = {}
     for each in maps:
         for key, value in (each or {}).items():
@@ -51,7 +51,7 @@ def _united(maps: Iterable[dict[str, Scalar] | None]) -> dict[str, Scalar] | Non
 
 
 def facts(op: ObservedOp) -> ObservedOp:
-    """*op* without what is each witness's own: the rest is what is news. Where only `extra` differs, nothing is."""
+    """*op* without what is specific to its witness, for comparison. A difference in `extra` alone is not news."""
     return msgspec.structs.replace(
         op, op_id=None, span_id=None, parent_span_id=None, event_id=None, amends=None, extra=None, v=None
     )

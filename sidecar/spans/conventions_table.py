@@ -1,12 +1,12 @@
-"""The table: which received spans are operations, what their attributes say, and who wins where several saw one.
+"""The table: which received spans are operations, what their attributes mean, and which witness of an operation wins.
 
 Data only. `conventions` reads spans by `KINDS` and `KEYS`; `same_operation` decides by `WITNESSES`, `INSIDE`, `BESIDE`.
 
-Each operation has a name of the GenAI conventions (`execute_tool`, `chat`, …), whatever convention the span follows,
-so an agent that changes its instrumentation keeps its history. What only groups other operations is no op: its
-failures are those of what it holds, and would be counted twice (OpenInference CHAIN, OpenLLMetry workflow and task,
-GenAI invoke_workflow). All of Langfuse's types are operations, since scores are given to each of them; every step is a
-`span` there that nobody named otherwise, and its level tells how it went.
+Each operation gets its name from the GenAI conventions (`execute_tool`, `chat`, …), whatever convention its span
+follows, so an agent that changes its instrumentation keeps its history. Spans that only group others are no ops: their
+failures are those of their children, and would count twice (OpenInference CHAIN, OpenLLMetry workflow and task, GenAI
+invoke_workflow). All Langfuse types are operations, because each can be scored; there, every step without another type
+is a `span`, and its level is its outcome.
 
 Conventions, versions and sources:
 
@@ -15,12 +15,12 @@ Conventions, versions and sources:
     openinference  openinference-semantic-conventions 0.1.42; github.com/Arize-ai/openinference, spec/
     genai          GenAI semantic conventions as of opentelemetry-semantic-conventions 0.66b1 (Development);
                    github.com/open-telemetry/semantic-conventions-genai
-    openllmetry    traceloop-sdk 0.62.4, opentelemetry-semantic-conventions-ai 0.5.1; before 0.53 without an operation's
-                   name, with `llm.request.type` (0.49.8); github.com/traceloop/openllmetry
-    http           HTTP client spans, semantic conventions 1.37 (stable), and the names of before 1.23;
-                   opentelemetry.io/docs/specs/semconv/http. Only those towards the gateway or our proxy of it.
-    evaluation     event gen_ai.evaluation.result, as genai: on an operation's span it is part of its outcome; another
-                   span it makes an operation, `evaluate {name}`.
+    openllmetry    traceloop-sdk 0.62.4, opentelemetry-semantic-conventions-ai 0.5.1; before 0.53 spans had no operation
+                   name but `llm.request.type` (0.49.8); github.com/traceloop/openllmetry
+    http           HTTP client spans, semantic conventions 1.37 (stable), and the names used before 1.23;
+                   opentelemetry.io/docs/specs/semconv/http. Only calls to the gateway or to our proxy.
+    evaluation     event gen_ai.evaluation.result, as genai: on an operation's span it is part of the outcome; it makes
+                   any other span an operation, `evaluate {name}`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from typing import Final, NamedTuple
 
 
 class Convention(NamedTuple):
-    """How a convention says what a span is. *kinds*: its words, lower case → operation; "" → not one.
+    """How a convention marks operations. *kinds*: its words in lower case → operation; "" → no operation.
 
-    *other* is the operation of words that are not listed: "" if they are none, `*` if the word itself is its name.
+    *other* is the operation for words not listed: "" for none, `*` if the word itself is the operation's name.
     """
 
     name: str
@@ -78,7 +78,7 @@ KINDS: Final[dict[str, Convention]] = {
         {"chat": "chat", "completion": "text_completion", "embedding": "embeddings", "rerank": "rerank"},
     ),
 }
-"""The attribute that decides → its convention. The first that makes a span an operation counts, in this order."""
+"""Deciding attribute → its convention. The first one, in this order, that makes the span an operation wins."""
 
 HTTP: Final = Convention("http", {})
 EVALUATION: Final = Convention("evaluation", {})
@@ -87,13 +87,13 @@ EVALUATE: Final = "evaluate"
 HTTP_CALL: Final = "http"
 
 MODEL_OPERATIONS: Final = frozenset(["chat", "text_completion", "generate_content", "embeddings", "rerank"])
-"""Operations whose subject is a model; of the others it is a tool, an agent, a data source or the span's name."""
+"""Operations whose subject is a model. For others it is a tool, an agent, a data source or the span's name."""
 
 FAILING_LABELS: Final = frozenset(["fail", "failed", "failing", "failure", "incorrect", "false", "bad", "unsafe"])
-"""Labels of an evaluation that say that the operation went wrong; a score alone says it of none."""
+"""Evaluation labels that mean failure; a score alone never does."""
 
 FAILING_LEVELS: Final = frozenset(["error", "fatal", "critical"])
-"""Langfuse levels of a failure. Any other level says that there is none, whatever the span's status."""
+"""Langfuse levels that mean failure. Any other level means success, whatever the span's status."""
 
 
 def _ranked(**facts: str) -> dict[str, tuple[str, int]]:
@@ -145,10 +145,10 @@ KEYS: Final[dict[str, tuple[str, int]]] = {
         status="http.response.status_code http.status_code",
     ),
 }
-"""Attribute key → the fact that it tells, and its rank: of several that tell one fact the lowest rank counts."""
+"""Attribute key → (fact, rank): if several attributes give one fact, the lowest rank wins."""
 
 PARAMETERS: Final = ("temperature", "max_tokens", "top_p", "stream")
-"""Of what a model is called with, what becomes features beside its name."""
+"""Model parameters that become features, besides the model's name."""
 
 OPERATION: Final = "gen_ai.operation.name"
 CONVENTION: Final = "convention"
@@ -165,20 +165,20 @@ EXTRAS: Final = {
     "trace": "langfuse.trace.name",
     "status": "http.response.status_code",
 }
-"""Fact → its key in the op's `extra`, where also stand the operation, the convention, the service, tokens, and
-evaluations as `evaluation.<name>`. The names are those of the gateway proxy's ops, whatever the span's convention."""
+"""Fact → its key in the op's `extra`. `extra` also holds the operation, convention, service, tokens, and evaluations
+as `evaluation.<name>`. The keys equal those of the gateway proxy's ops, whatever the span's convention."""
 
 NUMBERS: Final = ("temperature", "max_tokens", "top_p")
-"""Features that are numbers of ours: nothing in them to redact."""
+"""Features that are always numbers, so they need no redaction."""
 
 PROMPT_KEYS: Final = ("llm.input_messages.", "gen_ai.prompt.")
-"""Where messages are an attribute each, `<prefix><n>.…content`: the last of them is what was asked."""
+"""Prefixes of attributes that hold one message each, `<prefix><n>.…content`: the last message is the input."""
 
 
 class Kind(Enum):
-    """How an operation was seen, as far as it matters to whether two saw the same one."""
+    """How an operation was witnessed, as far as it matters for matching witnesses of the same operation."""
 
-    __hash__ = object.__hash__  # members are singletons; Enum's own hash is Python, and takes longer than the look-up
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is in Python, slower than the look-up
 
     PROXY = "proxy"
     WRAPPER = "wrapper"
@@ -188,21 +188,21 @@ class Kind(Enum):
     LANGFUSE = "langfuse"
     EVENT = "event"
     OTHER = "other"
-    """An agent, a step, a correction: holds operations, or stands alone. The same only under the same span id."""
+    """An agent, a step, a correction: contains operations, or stands alone. Equal only by the same span id."""
 
 
 WITNESSES: Final[dict[Kind, int]] = {
-    Kind.PROXY: 0,  # saw the bytes of the call itself
+    Kind.PROXY: 0,  # saw the bytes of the call
     Kind.WRAPPER: 1,  # made the call
     Kind.HTTP: 2,  # the agent's HTTP client
-    Kind.TOOL: 3,  # what the agent made the call for
+    Kind.TOOL: 3,  # the reason for which the agent made the call
     Kind.MODEL: 3,
-    Kind.LANGFUSE: 4,  # told of it
-    Kind.EVENT: 5,  # told of it, often by hand
+    Kind.LANGFUSE: 4,  # reports it
+    Kind.EVENT: 5,  # reports it, often by hand
     Kind.OTHER: 6,
 }
-"""Who is believed: the lowest number. What the winner does not say is taken from the others; a failure that any of
-them saw stays one, since an agent whose tool fails on a good answer has failed."""
+"""Precedence of witnesses: the lowest number wins. Missing values are taken from the others. A failure seen by any
+of them remains a failure: if an agent's tool fails on a good response, the agent has failed."""
 
 INSIDE: Final[dict[Kind, frozenset[Kind]]] = {
     Kind.PROXY: frozenset([Kind.WRAPPER, Kind.HTTP, Kind.TOOL, Kind.MODEL, Kind.LANGFUSE]),
@@ -210,14 +210,14 @@ INSIDE: Final[dict[Kind, frozenset[Kind]]] = {
     Kind.HTTP: frozenset([Kind.WRAPPER, Kind.TOOL, Kind.MODEL, Kind.LANGFUSE]),
     Kind.EVENT: frozenset([Kind.PROXY, Kind.WRAPPER, Kind.HTTP, Kind.TOOL, Kind.MODEL, Kind.LANGFUSE]),
 }
-"""A child of this kind is the same operation as its parent span, where that is one of these kinds."""
+"""A child span of this kind is the same operation as its parent span, if the parent is of one of these kinds."""
 
 BESIDE: Final[dict[Kind, frozenset[Kind]]] = {
     Kind.LANGFUSE: frozenset([Kind.PROXY, Kind.WRAPPER, Kind.HTTP, Kind.TOOL, Kind.MODEL]),
     Kind.EVENT: frozenset([Kind.PROXY, Kind.WRAPPER, Kind.HTTP, Kind.TOOL, Kind.MODEL, Kind.LANGFUSE]),
 }
-"""A report of this kind is the same operation as one of these kinds under the same parent, at about the same time.
-Others are told apart there: an instrumented call hands its own span on, so what is seen of it is inside, not beside."""
+"""A report of this kind is the same operation as one of these kinds under the same parent at about the same time.
+Other siblings are different operations: an instrumented call passes its span on, so its witnesses are children."""
 
 KIND_OF_SOURCE: Final[dict[str, Kind]] = {"mcp": Kind.PROXY, "scenario": Kind.EVENT}
 KIND_OF_OPERATION: Final[dict[str, Kind]] = {
@@ -226,4 +226,4 @@ KIND_OF_OPERATION: Final[dict[str, Kind]] = {
     "retrieval": Kind.TOOL,
     HTTP_CALL: Kind.HTTP,
 }
-"""By the operation in `extra`, which `conventions` writes. One of these with source `langfuse` is LANGFUSE."""
+"""Kind by the operation that `conventions` writes to `extra`. With source `langfuse` it is LANGFUSE instead."""

@@ -1,6 +1,6 @@
-"""What attribute values say: OTLP values as Python's, and the text or the scalars that are in them. Never raises.
+"""Reads attribute values: OTLP values as Python's, and the text or the scalars inside them. Never raises.
 
-Senders put whole requests and conversations into attributes; what is read of one is bounded.
+Senders put whole requests and conversations into attributes, so what is read of each is bounded.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from sidecar.normalize import MAX_ENTRIES, json_text
 
-MOST_READ = 64 * 1024  # characters of a JSON text that is looked into
+MOST_READ = 64 * 1024  # characters of a JSON text that is decoded
 _MOST_ITEMS = 64
 _DEPTH = 4
 _NAME_CHARACTERS = 256
-_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # a UUID's: the two upper bits of that digit are 10
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # of a UUID: the digit's two upper bits are 10
 
 Cut = Callable[[str, int], str]
 
 
 def value_of(value: AnyValue, depth: int = _DEPTH) -> Any:
-    """*value* as Python's; lists and maps bounded in length and *depth*. None for what is empty or bytes."""
+    """*value* as Python's; lists and maps are bounded in length and *depth*. None for empty values and bytes."""
     kind = value.WhichOneof("value")
     if kind == "string_value":
         return value.string_value
@@ -37,7 +37,7 @@ def value_of(value: AnyValue, depth: int = _DEPTH) -> Any:
 
 
 def opened(value: Any) -> Any:
-    """*value*, or what it says if it is JSON text of an object, a list or a text; one that is long stays closed."""
+    """*value*; decoded if it is the JSON text of an object, list or string, unless that is too long."""
     if isinstance(value, str) and value[:1] in ("{", "[", '"') and len(value) <= MOST_READ:
         try:
             return msgspec.json.decode(value)
@@ -47,7 +47,7 @@ def opened(value: Any) -> Any:
 
 
 def said(value: Any, depth: int = 2 * _DEPTH) -> str:
-    """The text in *value*: of messages the last one's, of an answer its content; else *value* itself as text."""
+    """The text in *value*: the last message of a list, the content of an answer; else *value* itself as text."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and depth:
@@ -73,7 +73,7 @@ def _last_message(messages: list[Any], depth: int) -> str:
 
 
 def _tool_calls(message: dict[str, Any]) -> list[str]:
-    """Names of the tools that a model's *message*, in OpenAI's form or as parts, asks for."""
+    """The names of the tools that a model's *message* calls, in OpenAI's form or as parts."""
     calls = message.get("tool_calls")
     names = []
     for call in calls[:_MOST_ITEMS] if isinstance(calls, list) else ():
@@ -84,7 +84,7 @@ def _tool_calls(message: dict[str, Any]) -> list[str]:
 
 
 def scalars_of(value: Any, cut: Cut) -> dict[str, Any]:
-    """Scalar fields of *value*, nested ones under dotted names; bounded in number, depth and, by *cut*, length."""
+    """The scalar fields of *value*, nested ones under dotted names; bounded in number, depth and (by *cut*) length."""
     found: dict[str, Any] = {}
     for name, scalar in _walk(value, "", _DEPTH - 1):
         if len(found) == MAX_ENTRIES:
@@ -105,7 +105,7 @@ def _walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def called_with(value: Any) -> Any:
-    """The arguments in *value*: OpenLLMetry keeps `{"args": […], "kwargs": {…}}` of a Python function."""
+    """The arguments in *value*: OpenLLMetry stores a Python function's as `{"args": […], "kwargs": {…}}`."""
     if isinstance(value, dict) and value.keys() == {"args", "kwargs"} and isinstance(value["kwargs"], dict):
         given = value["args"] if isinstance(value["args"], list) else []
         return {**{f"args.{index}": each for index, each in enumerate(given[:_MOST_ITEMS])}, **value["kwargs"]}
@@ -113,7 +113,7 @@ def called_with(value: Any) -> Any:
 
 
 def integer(value: Any) -> int | None:
-    """*value* as a count, or None if it is none."""
+    """*value* as an integer; None if it is not a whole number."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, float) and value.is_integer():
@@ -122,7 +122,7 @@ def integer(value: Any) -> int | None:
 
 
 def op_id_of(trace_id: bytes, span_id: bytes, ended_ns: int) -> str:
-    """The id of a received span's op: a UUID version 7 of its end and its own ids, the same each time it comes."""
+    """The id of a received span's op: a UUID version 7 of the span's end and ids, equal at each delivery."""
     at = f"{(ended_ns // 1_000_000) & 0xFFFF_FFFF_FFFF:012x}"
     trace, span = trace_id.hex()[-3:].rjust(3, "0"), span_id.hex().rjust(16, "0")
     return f"{at[:8]}-{at[8:]}-7{trace}-{_VARIANT[span[0]]}{span[1:4]}-{span[4:]}"

@@ -1,6 +1,6 @@
-"""What Langfuse was told of an observation, as the op that its span would be: one reading for all of Langfuse's doors.
+"""Turns a Langfuse observation (a `Fragment`) into the op that its span would be, the same for all Langfuse doors.
 
-From `analysis.langfuse_desk` and `receivers.langfuse_poller`, through `conventions`, which reads OTLP's spans likewise.
+Called by `analysis.langfuse_desk` and `receivers.langfuse_poller`; uses `conventions`, which reads OTLP spans as well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class FragmentReader:
         self._conventions = conventions
 
     def op_of(self, fragment: Fragment) -> ObservedOp | None:
-        """The op, in the normal form, of the observation that *fragment* tells all of; None if it is none."""
+        """The op, in the normal form, of the complete observation *fragment*; None if it is no operation."""
         return self._conventions.op_of(
             Span(
                 trace_id=bytes.fromhex(fragment.trace_id),

@@ -1,6 +1,6 @@
-"""op ⇄ span: the attributes that mirror an `ObservedOp`, and the op that a span's attributes say.
+"""op ⇄ span: the attributes that mirror an `ObservedOp`, and the op read back from a span's attributes.
 
-The way back needs attributes and ids only, so it serves ended spans of the SDK and spans read from OTLP alike.
+Reading back needs only attributes and ids, so it works for ended SDK spans and for spans read from OTLP.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from sidecar.spans.conventions_table import Kind
 _MAX_TIME_NS = 2**64 - 1
 _INTERNAL = SpanKind.INTERNAL.value
 field_values = attrgetter(*KEY_FIELDS.values())
-"""What an op says in each of them, None where it does not."""
+"""The op's values of these fields, in order; None for absent ones."""
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
 
 
 class LinkNote(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """A link of a journalled span. Ids are lower-case hex; *local* says that the linked span is of this process."""
+    """A link of a journalled span. Ids are lower-case hex; *local*: the linked span belongs to this process."""
 
     trace_id: str
     span_id: str
@@ -48,10 +48,10 @@ class LinkNote(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class SpanNote(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What an op does not say of its span, in a journal line's `span` member; none for a posted event's.
+    """What a journal line's op does not tell about its span: the line's `span` member, absent if there is nothing.
 
-    *kind* counts as the API's `SpanKind`; *status* is code and message, times are ns since the epoch: each is there
-    where it differs from the op's. *attributes* are those beside the op's own.
+    *kind* is the value of the API's `SpanKind`. *status* is code and message, times are ns since the epoch; each is
+    set only where it differs from what the op implies. *attributes* are those not derived from the op.
     """
 
     unsampled: bool = False
@@ -67,13 +67,13 @@ class SpanNote(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 PLAIN = SpanNote()
-"""The note of a span that says nothing but its op, as lines without a note mean it."""
+"""The note of a span that is fully described by its op; a journal line without a note means this."""
 
 
 _UNSAMPLED: Final = msgspec.json.encode(SpanNote(unsampled=True))
 
 UNSAMPLED_MARK: Final = b',"span":{"unsampled":true'
-"""Stands in a journal line if its span is not sampled: in a text the quotes are escaped, and no field holds objects."""
+"""Occurs in a journal line if and only if its span is unsampled: texts escape quotes, and no op field has objects."""
 
 
 class JournalledOp(ObservedOp, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -83,7 +83,7 @@ class JournalledOp(ObservedOp, frozen=True, kw_only=True, omit_defaults=True, gc
 
 
 def span_note(span: ReadableSpan, op: ObservedOp) -> bytes:
-    """What *op* does not say of the ended *span*, as a JSON object; b"" if the op says all."""
+    """The `SpanNote` of the ended *span* of *op*, as a JSON object; b"" if the op tells everything."""
     context, parent = span.context, span.parent
     if context is None:
         return b""
@@ -102,7 +102,7 @@ def span_note(span: ReadableSpan, op: ObservedOp) -> bytes:
 
 
 def _differing(span: ReadableSpan, op: ObservedOp) -> dict[str, Any]:
-    """Times, status and attributes of a live *span*, where the op's are others."""
+    """The times, status and attributes of a live *span* that differ from the op's."""
     start, end = op_times_ns(op)
     said, own = op_status(op), span.status
     mirrored = op_attributes(op)
@@ -137,7 +137,7 @@ def op_attributes(op: ObservedOp) -> dict[str, Scalar]:
 
 
 def op_beside(op: ObservedOp) -> list[tuple[str, Scalar]]:
-    """Those of them that are no fields of *op*: what is in its maps, and the standard ones."""
+    """The attributes of *op*'s span that are not op fields: entries of its maps, and standard attributes."""
     beside: list[tuple[str, Scalar]] = []
     if op.features:
         beside += [(FEATURES_PREFIX + name, value) for name, value in op.features.items()]
@@ -151,31 +151,31 @@ def op_beside(op: ObservedOp) -> list[tuple[str, Scalar]]:
 def op_from_attributes(
     attributes: Mapping[str, Any], trace_id: str, span_id: str, parent_span_id: str | None
 ) -> ObservedOp | None:
-    """The op that *attributes* describe, or None if they are not those of an op.
+    """The op that *attributes* describe; None if they are not those of an op.
 
-    Ids are lower-case hex. Raises TypeError when a required field is missing.
+    Ids are lower-case hex. Raises TypeError if a required field is missing.
     """
     if OP_ID not in attributes:
         return None
     fields: dict[str, Any] = {KEY_FIELDS[key]: value for key, value in attributes.items() if key in KEY_FIELDS}
     fields["trace_id"], fields["span_id"], fields["parent_span_id"] = trace_id, span_id, parent_span_id
-    if len(fields) - 3 < len(attributes):  # the rest is maps, and standard attributes that are no part of the op
+    if len(fields) - 3 < len(attributes):  # the rest: maps, and standard attributes, which the op does not contain
         fields["features"] = _under(FEATURES_PREFIX, attributes)
         fields["extra"] = _under(EXTRA_PREFIX, attributes)
     return ObservedOp(**fields)
 
 
 def _under(prefix: str, attributes: Mapping[str, Any]) -> dict[str, Scalar] | None:
-    """The attributes whose keys begin with *prefix*, without it; None if there are none."""
+    """The attributes whose keys begin with *prefix*, with the prefix removed; None if there are none."""
     cut = len(prefix)
     return {key[cut:]: value for key, value in attributes.items() if key.startswith(prefix)} or None
 
 
 def op_from_span(span: ReadableSpan) -> ObservedOp | None:
-    """The op that an ended *span* is, or None if it is not one."""
+    """The op of an ended *span*; None if the span is not an op."""
     if isinstance(span, OpSpan):
         return span.op
-    attributes = dict(span.attributes or {})  # the SDK's own mapping takes five times as long to go through
+    attributes = dict(span.attributes or {})  # iterating over the SDK's own mapping takes five times as long
     context = span.context
     if not attributes or context is None:
         return None
@@ -194,26 +194,26 @@ def op_status(op: ObservedOp) -> Status:
 
 
 def op_times_ns(op: ObservedOp) -> tuple[int, int]:
-    """(start, end) of *op* in ns since the epoch, kept within what OTLP's fixed64 can say."""
+    """(start, end) of *op* in ns since the epoch, clamped to OTLP's fixed64."""
     end = _epoch_ns(op.timestamp)
-    # A float near 1e308 times a million is inf, which int() refuses: bound it first.
+    # A float near 1e308 times a million is inf, which int() rejects: clamp first.
     start = end - int(max(0.0, min(op.duration_ms * 1_000_000, float(_MAX_TIME_NS))))
     return max(0, start), end
 
 
-@lru_cache(maxsize=256)  # under load many ops end in one millisecond
+@lru_cache(maxsize=256)  # under load many ops end in the same millisecond
 def _epoch_ns(timestamp: str) -> int:
     seconds = datetime.fromisoformat(timestamp).timestamp()
     return min(max(0, round(seconds * 1000) * 1_000_000), _MAX_TIME_NS)
 
 
 def span_context(trace_id: str, span_id: str) -> SpanContext:
-    """The remote span with these ids (hex), taken as sampled."""
+    """A remote, sampled span context with these ids (hex)."""
     return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=_SAMPLED)
 
 
 def placed(op: ObservedOp, context: SpanContext, parent: SpanContext | None) -> ObservedOp:
-    """*op* with the ids of the span that it becomes."""
+    """*op* with the ids of its span."""
     return msgspec.structs.replace(
         op,
         trace_id=f"{context.trace_id:032x}",
@@ -223,20 +223,20 @@ def placed(op: ObservedOp, context: SpanContext, parent: SpanContext | None) -> 
 
 
 def link_to(ref: SpanRef) -> Link:
-    """A link to the span that *ref* names: how evidence is attached."""
+    """A link to the span *ref*, to attach evidence."""
     return Link(span_context(*ref))
 
 
 class OpSpan(ReadableSpan):
-    """An ended span built from a finished op at once, ten times faster than starting and ending one.
+    """An ended span built directly from a finished op, ten times faster than starting and ending one.
 
-    *op* is what the span mirrors, with the span's own ids; attributes and times are made of it when asked for, which
-    exporters do. *receipt* is set by the processor that took the op; it stays None when the op was not taken.
-    *seen_as* is how the operation was seen, where the op itself does not tell.
+    *op* is the op that the span mirrors, with the span's ids; attributes and times are computed from it on access, as
+    exporters do. *receipt* is set by the processor that took the op; None means that nothing took it. *seen_as* is
+    the kind of witness, if the op itself does not tell.
     """
 
-    made_as = SpanKind.INTERNAL  # nothing of ours made the call
-    awaited = True  # somebody waits for the receipt
+    made_as = SpanKind.INTERNAL  # not a call made through us
+    awaited = True  # a sender awaits the receipt
     receipt: Receipt | None = None
     seen_as: Kind | None = None
     op: ObservedOp
@@ -252,7 +252,7 @@ class OpSpan(ReadableSpan):
         scope: InstrumentationScope,
         links: Sequence[Link] = (),
     ) -> Self:
-        """The span of *op*, which has their ids (`placed`)."""
+        """The span of *op*, which must have the ids of *context* and *parent* (`placed`)."""
         span = cls(
             name=op.endpoint,
             context=context,
@@ -268,49 +268,49 @@ class OpSpan(ReadableSpan):
 
     @property
     def attributes(self) -> Attributes:
-        """Those that mirror the op."""
+        """The attributes that mirror the op."""
         return op_attributes(self.op)
 
     @property
     def start_time(self) -> int | None:
-        """In ns since the epoch."""
+        """Nanoseconds since the epoch."""
         return op_times_ns(self.op)[0]
 
     @property
     def end_time(self) -> int | None:
-        """In ns since the epoch."""
+        """Nanoseconds since the epoch."""
         return op_times_ns(self.op)[1]
 
-    def differing(self, op: ObservedOp) -> dict[str, Any]:  # noqa: ARG002 - calls look at it
-        """What of its times and attributes *op*, journalled in the place of its own, does not say: a note's members."""
+    def differing(self, op: ObservedOp) -> dict[str, Any]:  # noqa: ARG002 - `CallSpan` uses it
+        """Members of the note: how times and attributes differ from those of *op*, which is journalled in its place."""
         return {}
 
 
 class CallSpan(OpSpan):
-    """The ended span of a call that went through us. *beside* are its attributes beside the op's; *times* are in ns."""
+    """The ended span of a call made through us. *beside*: its attributes that are not the op's; *times*: in ns."""
 
     made_as = SpanKind.CLIENT
-    awaited = False  # a call waits for no journal
+    awaited = False  # calls never wait for the journal
     beside: Mapping[str, Any]
     times: tuple[int, int]
 
     @property
     def attributes(self) -> Attributes:
-        """Those that mirror the op, and those beside them."""
+        """The attributes that mirror the op, plus *beside*."""
         return {**self.beside, **op_attributes(self.op)}
 
     @property
     def start_time(self) -> int | None:
-        """In ns since the epoch."""
+        """Nanoseconds since the epoch."""
         return self.times[0]
 
     @property
     def end_time(self) -> int | None:
-        """In ns since the epoch."""
+        """Nanoseconds since the epoch."""
         return self.times[1]
 
     def differing(self, op: ObservedOp) -> dict[str, Any]:
-        """Times to the ns, and what stands beside the op."""
+        """Times to the ns where they differ, and the attributes beside the op."""
         (start, end), (said_start, said_end) = self.times, op_times_ns(op)
         return {
             "start_ns": start if start != said_start else None,

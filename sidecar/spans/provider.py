@@ -1,4 +1,4 @@
-"""The tracer provider: our resource, a sampler that always records, and limits under which nothing is evicted."""
+"""Builds the tracer provider: our resource, a sampler that records everything, and limits that never evict."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from opentelemetry.util.types import Attributes
 
 from sidecar.version import our_version
 
-MAX_ATTRIBUTES = 256  # an op's fields, 64 features, 64 extras and the standard keys come to fewer
+MAX_ATTRIBUTES = 256  # an op's fields, 64 features, 64 extras and the standard keys are fewer
 
 
 DEFAULT_SERVICE_NAME = "lakehouse-observer"
 
 
 class WitnessSampler(Sampler):
-    """Records every span; *export* decides only which of them carry the sampled flag and so leave the process.
+    """Records every span; *export* only decides which spans get the sampled flag and so are exported.
 
-    *every_root* is what *export* says of each span without a parent, or None where that depends on the trace.
+    *every_root* is the decision of *export* for spans without a parent; None if it depends on the trace.
     """
 
     def __init__(self, export: Sampler) -> None:
@@ -50,19 +50,19 @@ class WitnessSampler(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        """What *export* says, with DROP turned into RECORD_ONLY. Source: OTel SDK spec, Sampling."""
+        """The decision of *export*, with DROP replaced by RECORD_ONLY. Source: OTel SDK spec, Sampling."""
         result = self._export.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
         if result.decision is Decision.DROP:
             return SamplingResult(Decision.RECORD_ONLY, result.attributes, result.trace_state)
         return result
 
     def get_description(self) -> str:
-        """As the Sampler interface wants it."""
+        """The description that the Sampler interface requires."""
         return f"WitnessSampler({self._export.get_description()})"
 
 
 def export_sampler(name: str, ratio: float) -> Sampler:
-    """The standard sampler called *name* (`OTEL_TRACES_SAMPLER`)."""
+    """The standard sampler named *name* (`OTEL_TRACES_SAMPLER`)."""
     root: Sampler = {"always_on": ALWAYS_ON, "always_off": ALWAYS_OFF}.get(
         name.removeprefix("parentbased_"), TraceIdRatioBased(ratio)
     )
@@ -70,7 +70,7 @@ def export_sampler(name: str, ratio: float) -> Sampler:
 
 
 def our_resource(service_name: str, env: Mapping[str, str]) -> Resource:
-    """Who we are: `service.*`, and `k8s.*` where the downward API tells.
+    """Our resource: `service.*`, and `k8s.*` where the downward API provides it.
 
     `service.instance.id` is `namespace.pod.container` in Kubernetes (OTel's Kubernetes conventions), else
     `host.pid`. `OTEL_RESOURCE_ATTRIBUTES` is read by the SDK and wins.

@@ -1,7 +1,7 @@
-"""Ops whose spans came from elsewhere: journalled and learnt from under their own ids, never exported again.
+"""Records ops whose spans came from elsewhere: journalled and analysed under their own ids, never exported again.
 
-From `receivers.otlp_receiver`, through the provider's processors as every other op. The span itself is passed on as
-it was sent, so the one that stands for the op here is not sampled.
+Called by `receivers.otlp_receiver`; ops pass the provider's processors like all others. The received span itself is
+forwarded as it was sent, so the span that stands for the op here is unsampled.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
 class ReceivedRecorder:
     """A `SpanWitness` over *provider*'s processors.
 
-    *absorbed* is told of an op that another's witness had seen before, and of the one that it is.
+    *absorbed* is called with an op that turned out to be known already, and the journalled op it belongs to.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class ReceivedRecorder:
         self._scope = InstrumentationScope(SCOPE_NAME)
 
     def witness(self, op: ObservedOp) -> Receipt | None:
-        """The receipt of *op*, in the normal form and with `trace_id` and `span_id`; None if nothing took it."""
+        """The receipt of *op*, in the normal form, with `trace_id` and `span_id`; None if nothing took it."""
         trace_id = int(op.trace_id or "0", 16)
         context = SpanContext(trace_id, int(op.span_id or "0", 16), is_remote=False, trace_flags=_UNSAMPLED)
         parent = None
         if op.parent_span_id:
             parent = SpanContext(trace_id, int(op.parent_span_id, 16), is_remote=True, trace_flags=_UNSAMPLED)
         span = OpSpan.of(op, context, parent, resource=self._resource, scope=self._scope)
-        if op.source == "mcp":  # another observer's: our proxy's own ops do not come back, those of wrappers come
+        if op.source == "mcp":  # from another observer's wrapper: our own proxy's ops do not come back here
             span.seen_as = Kind.WRAPPER
         self._processor.on_end(span)
         if span.receipt is not None and span.receipt.op.span_id != op.span_id:

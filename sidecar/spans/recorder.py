@@ -1,6 +1,6 @@
-"""Finished operations become spans here: events, corrections, calls through the proxy, whatever ends as an op.
+"""Turns finished operations into spans: events, corrections, calls through the proxy, everything that ends as an op.
 
-(A call of the Python wrapper is a live span of the SDK's tracer instead; see `gateway.observed_gateway`.)
+(Calls of the Python wrapper are live spans of the SDK's tracer instead; see `gateway.observed_gateway`.)
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEF
 
 
 class OpRecorder:
-    """Turns a finished op into an ended span and hands it to the provider's processors."""
+    """Turns a finished op into an ended span and passes it to the provider's processors."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
@@ -49,9 +49,9 @@ class OpRecorder:
     def record(
         self, op: ObservedOp, *, traceparent: str = "", tracestate: str = "", linked: Sequence[SpanRef] = ()
     ) -> Receipt | None:
-        """End a span that mirrors *op* (in the normal form), and give the receipt of the op that came of it.
+        """End a span that mirrors *op* (in the normal form). Returns the receipt of the resulting op.
 
-        The parent is that of the *traceparent* header where it is valid, else the op's own `trace_id` and
+        The parent comes from the *traceparent* header if that is valid, else from the op's own `trace_id` and
         `parent_span_id`. The receipt is None if nothing took the op.
         """
         parent = _parent_from_headers(traceparent, tracestate) if traceparent else None
@@ -65,14 +65,14 @@ class OpRecorder:
         return span.receipt
 
     def begin(self, name: str, *, traceparent: str = "", tracestate: str = "") -> BegunCall:
-        """The ids of the span of a call that begins, *name* as far as that is known; its parent is *traceparent*'s."""
+        """Choose the ids of the span of a call that begins. *name*: as far as known; the parent is *traceparent*'s."""
         parent = _parent_from_headers(traceparent, tracestate) if traceparent else None
         return BegunCall(*self._context(name, SpanKind.CLIENT, parent))
 
     def end(self, call: BegunCall, op: ObservedOp, times_ns: tuple[int, int], beside: Mapping[str, Any]) -> None:
-        """End the span of *call*, which came to *op* (in the normal form). Nobody waits for its receipt.
+        """End the span of *call* with its resulting *op* (in the normal form). Nobody awaits the receipt.
 
-        *times_ns* are its start and end; *beside* are attributes beside the op's: text, numbers, truth, lists of text.
+        *times_ns* are start and end; *beside* are further attributes: text, numbers, booleans, lists of text.
         """
         op = placed(op, call.context, call.parent)
         span = CallSpan.of(op, call.context, call.parent, resource=self._provider.resource, scope=self._scope)
@@ -81,7 +81,7 @@ class OpRecorder:
 
     def _context(self, name: str, kind: SpanKind, parent: SpanContext | None) -> tuple[SpanContext, SpanContext | None]:
         ids = self._provider.id_generator
-        if parent is None and self._every_root is not None:  # the common case needs no sampling
+        if parent is None and self._every_root is not None:  # the common case needs no sampler call
             flags = _SAMPLED if self._every_root else _UNSAMPLED
             return SpanContext(ids.generate_trace_id(), ids.generate_span_id(), False, flags), None
         trace_id = parent.trace_id if parent is not None else ids.generate_trace_id()
@@ -89,19 +89,19 @@ class OpRecorder:
         sampled = self._provider.sampler.should_sample(around, trace_id, name, kind)
         flags = _SAMPLED if sampled.decision is Decision.RECORD_AND_SAMPLE else _UNSAMPLED
         context = SpanContext(trace_id, ids.generate_span_id(), False, flags, sampled.trace_state)
-        # A trace id without a parent span joins the trace as a root: there is no span to point at.
+        # A trace id without a parent span joins the trace as a root: there is no span to refer to.
         return context, parent if parent is not None and parent.span_id else None
 
 
 def _parent_from_headers(traceparent: str, tracestate: str = "") -> SpanContext | None:
-    """The caller's span, or None where the header is not valid. Source: W3C Trace Context."""
+    """The caller's span; None if the header is invalid. Source: W3C Trace Context."""
     carrier = {"traceparent": traceparent, "tracestate": tracestate}
     context = get_current_span(_PROPAGATOR.extract(carrier, Context())).get_span_context()
     return context if context.is_valid else None
 
 
 def _named_parent(op: ObservedOp) -> SpanContext | None:
-    """What the op itself says, or None where that is no trace id. Without a usable span id it is a root."""
+    """The parent named by the op's own ids; None without a valid trace id. Without a valid span id: a root."""
     if op.trace_id is None or not _TRACE_ID.fullmatch(op.trace_id):
         return None
     known = op.parent_span_id is not None and _SPAN_ID.fullmatch(op.parent_span_id)

@@ -1,7 +1,7 @@
-"""One operation is one op: ops that several witnesses made of it are known as the same, and one of them wins.
+"""Deduplicates operations: recognises ops that several witnesses made of one operation, and merges them into one op.
 
-A call through the proxy may also be seen by the agent's HTTP client, as the tool it was made for, in Langfuse and in a
-posted event. Who wins, and which of them can be the same, is `conventions_table`. Pure: no I/O, no clock of its own.
+A call through the proxy may also be seen by the agent's HTTP client, as a tool call, in Langfuse and in a posted event.
+`conventions_table` says which of them can be the same, and which wins. Pure: no I/O, no clock of its own.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from sidecar.spans.conventions_table import (
 from sidecar.spans.witnessed import Member, Operation
 
 WINDOW_S = 15.0
-"""How long after an op another report of it may come: a span's exporter waits 5 s, and may take 10 s to send."""
+"""How long after an op another report of it may come: an exporter waits up to 5 s, and may take 10 s to send."""
 
 MOST_OPERATIONS = 4096
-"""No more are known to the views (`LatestOps`): what is told of an older one could take no op's place. 2.3 KiB each."""
+"""As many as `LatestOps` remembers: a report about an older operation could not replace its op. 2.3 KiB each."""
 MOST_CHARACTERS = 4 * 2**20
-"""Of all texts in what is remembered: an event may be of a megabyte."""
+"""Bound on all remembered text: a single event may have a megabyte."""
 _MOST_UNDER_PARENT = 64
 _OURS = frozenset([Kind.PROXY, Kind.WRAPPER])
 _HOLDERS = frozenset().union(*INSIDE.values())
-_RECEIVED = frozenset(["otlp", "langfuse"])  # sources whose spans may come by two ways
+_RECEIVED = frozenset(["otlp", "langfuse"])  # sources whose spans may arrive by two ways
 
 
 def kind_of(op: ObservedOp) -> Kind:
-    """How *op* was seen, as far as the op says it. A wrapped call looks as a proxied one: its door knows better."""
+    """The kind of witness, as far as *op* tells. A wrapped call looks like a proxied one; only its door can tell."""
     operation = op.extra.get(OPERATION, op.extra.get(CONVENTION)) if op.extra else None
     known = KIND_OF_OPERATION.get(operation, Kind.OTHER) if isinstance(operation, str) else Kind.OTHER
     if op.source == "langfuse":
-        # A bridge that posts events says no operation: what it posts is one.
+        # A bridge that posts events gives no operation; each of its posts is one.
         return Kind.LANGFUSE if operation is None or known is not Kind.OTHER else Kind.OTHER
     if op.source == "otlp":
         return known
@@ -49,20 +49,20 @@ def kind_of(op: ObservedOp) -> Kind:
 
 
 class OneOp:
-    """Remembers the operations of the last *window_s* seconds, at most *most* of them; the oldest go first.
+    """Remembers the operations of the last *window_s* seconds, at most *most*, oldest evicted first.
 
-    Of their texts at most *most_characters* are kept, the latest operation's apart.
+    Their texts are bounded by *most_characters*, except that the latest operation is always kept.
 
-    `span_processor` calls `look` with each op before it is journalled, in any order, one at a time:
+    `span_processor` calls `look` with each op before it is journalled, in any order, one at a time. It returns:
 
-    - it gives the op to journal in the op's place, with the ids of the op that came in. If others of the same operation
-      were journalled before, this one says all that is known by now and `amends` them, so that views which count
-      the latest count it once;
-    - or None: the operation is known and this adds nothing. Its door answers once what is known is in the journal.
+    - the op to journal in its place, with the incoming op's ids. If ops of the same operation were journalled before,
+      this op merges all that is known and `amends` them, so that views which count only the latest op count the
+      operation once; or None if the operation is known and the op adds nothing: its door then answers once the known
+      op is in the journal.
+    - the operation, if it is remembered. Its `receipt` is that of its last journalled op; the caller sets it. An
+      operation whose receipt failed is forgotten.
 
-    And the operation, if it is remembered, whose `receipt` is that of the op journalled last: the caller sets it. One
-    whose receipt says that it was not written is none. Only ops that name their trace can be the same. *at_s* is the
-    time of arrival, in seconds on a monotonic clock.
+    Only ops with a trace id can match. *at_s* is the time of arrival, in seconds on a monotonic clock.
     """
 
     def __init__(
@@ -71,25 +71,25 @@ class OneOp:
         self._window_s = window_s
         self._most = most
         self._most_characters = most_characters
-        self.characters = 0  # of text in what is remembered
+        self.characters = 0  # of text remembered
         self._operations: OrderedDict[int, Operation] = OrderedDict()
         self._by_span: dict[str, Operation] = {}
         self._under: dict[str, _Under] = {}
         self._next = 0
         self.absorbed = 0  # ops that added nothing
-        self.amended = 0  # ops that took the place of others
-        self.forgotten = 0  # operations that had to go before their window was over
+        self.amended = 0  # ops that replaced others
+        self.forgotten = 0  # operations evicted before their window was over
 
     def __len__(self) -> int:
         return len(self._operations)
 
     def seen(self, op: ObservedOp, at_s: float, kind: Kind | None = None) -> ObservedOp | None:
-        """The op to journal for *op*, or None. *kind* where the door knows it; else `kind_of` the op."""
+        """The op to journal for *op*, or None. *kind*: as the door knows it; default `kind_of` the op."""
         return self.look(op, at_s, kind)[0]
 
     def look(self, op: ObservedOp, at_s: float, kind: Kind | None = None) -> tuple[ObservedOp | None, Operation | None]:
-        """The same, with the operation that *op* is of; None for an op that no other can be the same as."""
-        if op.trace_id is None or op.amends is not None:  # what says itself which op it corrects is no further witness
+        """Like `seen`, plus the operation that *op* belongs to; None if no other op can be of the same operation."""
+        if op.trace_id is None or op.amends is not None:  # names itself the op it corrects: not another witness
             return op, None
         kind = kind or kind_of(op)
         if not _can_be_same(op, kind):
@@ -108,12 +108,12 @@ class OneOp:
         return joined
 
     def forget(self, operation: Operation) -> None:
-        """*operation* was not journalled: for all that comes it never was."""
+        """Drop *operation*, which was not journalled: later ops must not match it."""
         if self._operations.pop(operation.number, None) is not None:
             self._forget(operation)
 
     def _same(self, member: Member) -> list[Operation]:
-        """The operations that *member* is: none, one, or several that its coming shows to be one."""
+        """The operations that *member* belongs to: none, one, or several, which *member* shows to be the same."""
         found = self._found(member)
         lost = [each for each in found if each.receipt is not None and each.receipt.taken is False] if found else found
         for each in lost:
@@ -167,7 +167,7 @@ class OneOp:
         return said, operation
 
     def _merge(self, operation: Operation, other: Operation) -> None:
-        """*other* turns out to be *operation*."""
+        """Merge *other* into *operation*: they turned out to be the same."""
         self._operations.pop(other.number, None)
         self._forget(other)
         for member in other.members:
@@ -218,13 +218,13 @@ class OneOp:
 
 
 class _Under:
-    """The operations with a member under one parent span, the newest last: of thousands others may tell of these."""
+    """The operations with a member under one parent span, newest last; bounded, as a parent may have thousands."""
 
     __slots__ = ("all", "reports")
 
     def __init__(self) -> None:
-        self.all: dict[int, Operation] = {}  # by number
-        self.reports: dict[int, Operation] = {}  # those of which an event or Langfuse told
+        self.all: dict[int, Operation] = {}  # by operation number
+        self.reports: dict[int, Operation] = {}  # those reported by an event or by Langfuse
 
     def add(self, operation: Operation, kind: Kind) -> None:
         self.all[operation.number] = operation
@@ -234,7 +234,7 @@ class _Under:
             self.without(next(iter(self.all.values())))
 
     def without(self, operation: Operation) -> bool:
-        """Take *operation* out; whether none is left."""
+        """Remove *operation*. Returns whether none is left."""
         self.all.pop(operation.number, None)
         if self.reports:
             self.reports.pop(operation.number, None)
@@ -242,7 +242,7 @@ class _Under:
 
 
 def _can_be_same(op: ObservedOp, kind: Kind) -> bool:
-    """Whether another op can be of the same operation: not of an event that names no parent, nor of a correction."""
+    """Whether another op can match: not for an event without a parent span, nor for a correction."""
     if kind is Kind.EVENT:
         return op.parent_span_id is not None
     return kind is not Kind.OTHER or op.source in _RECEIVED
@@ -251,14 +251,14 @@ def _can_be_same(op: ObservedOp, kind: Kind) -> bool:
 def _must_be_kept(member: Member) -> bool:
     """Whether *member* is journalled even if it adds nothing.
 
-    The span of a call that we saw or made is the parent of others, which would miss it; an event's id is known from
-    its line.
+    A call span made by us is the parent of other spans, which would lack it. The id of an event is deduplicated only
+    if its line is in the journal.
     """
     return member.kind in _OURS or member.op.event_id is not None
 
 
 def _nearest(operations: Iterable[Operation], member: Member, window_s: float) -> Operation | None:
-    """That of *operations* whose time is nearest to *member*'s; None if each is further off than *window_s*."""
+    """The one of *operations* closest in time to *member*; None if all are further away than *window_s*."""
     most_ms = window_s * 1000
     best, best_gap = None, (most_ms, most_ms)
     for operation in operations:

@@ -1,4 +1,4 @@
-"""The way from ended spans to ops. Whatever ends as a span and mirrors an op goes to the journal's commit batch."""
+"""Turns ended spans into ops: every ended span that mirrors an op goes to the journal's commit batch."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ log = structlog.get_logger(__name__)
 
 
 class OpSink(Protocol):
-    """Takes an op without blocking and gives a receipt for it, or None if there was no room."""
+    """Takes ops without blocking. Returns a receipt, or None if there is no room."""
 
     def append(self, op: ObservedOp, *, awaited: bool, envelope: bytes = b"") -> Receipt | None:
-        """*awaited*: somebody will be told whether the op is durable, and refused if it is not.
+        """Take *op*. *awaited*: a sender awaits the receipt, and gets an error if the op is not durable.
 
-        *envelope* is what the op does not say of its span (`span_note`), to be kept beside it.
+        *envelope* holds what the op does not tell about its span (`span_note`), to be stored beside it.
         """
         ...
 
 
 class InJournal:
-    """The receipt of an op that was in the journal before the start."""
+    """The receipt of an op that was in the journal before this start."""
 
     taken = True
 
@@ -41,31 +41,31 @@ class InJournal:
         self.op = op
 
     async def wait(self) -> None:
-        """Return at once."""
+        """Return at once: the op is on disk."""
 
 
 class OpSpanProcessor(SpanProcessor):
     """Turns ended spans back into ops. Runs inside the caller's `with`, on any thread: no I/O, never raises.
 
-    What several witnesses of one operation tell is one op there (`OneOp`), whichever doors they came by.
+    Reports of one operation by several witnesses become one op (`OneOp`), whichever doors they came through.
     Source: OTel SDK spec, OnEnd ("should not block or throw").
     """
 
     def __init__(self, sink: OpSink, clock: Clock) -> None:
         self._sink = sink
         self._monotonic = clock.monotonic
-        self._lock = threading.Lock()  # around `one`, and the order of what it says
+        self._lock = threading.Lock()  # guards `one`, and keeps its results in order
         self.one = OneOp()
-        self.lost = 0  # ops that could not be read back; the sink counts those it had no room for
-        self.accepted = 0  # sampled ones that the sink took: they are to be exported
-        self.unmatched = 0  # taken as they came: matching them with others failed
-        self.unnoted = 0  # what the span says beside its op could not be written down
+        self.lost = 0  # spans whose op could not be read back; the sink counts those without room
+        self.accepted = 0  # sampled ops that the sink took: they will be exported
+        self.unmatched = 0  # ops recorded unmatched, because matching them failed
+        self.unnoted = 0  # ops whose span note could not be written
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Nothing: a span is an op when it has ended."""
+        """Does nothing: a span becomes an op when it ends."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Hand the op on; a span that nothing took keeps `receipt` None, and its door answers 503."""
+        """Journal the span's op. If nothing takes it, `receipt` stays None and the door answers 503."""
         try:
             op = op_from_span(span)
             if op is None:
@@ -85,7 +85,7 @@ class OpSpanProcessor(SpanProcessor):
             log.exception("op.lost", span=span.name)
 
     def remember(self, ops: Iterable[ObservedOp]) -> None:
-        """*ops* of the journal, the last ones before the start: what is told of them once more is known."""
+        """Load *ops*, the last ones journalled before this start, so that repeated reports of them are recognised."""
         with self._lock:
             for op in ops:
                 _, operation = self.one.look(msgspec.structs.replace(op, amends=None), self._monotonic())
@@ -95,7 +95,7 @@ class OpSpanProcessor(SpanProcessor):
     def _look(self, op: ObservedOp, seen_as: Kind | None) -> tuple[ObservedOp | None, Operation | None]:
         try:
             return self.one.look(op, self._monotonic(), seen_as)
-        except Exception:  # rather twice than not at all
+        except Exception:  # better counted twice than lost
             self.unmatched += 1
             log.exception("op.not_matched", op_id=op.op_id)
             return op, None
@@ -116,14 +116,14 @@ class OpSpanProcessor(SpanProcessor):
     def _note(self, span: ReadableSpan, op: ObservedOp) -> bytes:
         try:
             return span_note(span, op)
-        except Exception:  # the op is worth more than what stands beside it
+        except Exception:  # losing the note is better than losing the op
             self.unnoted += 1
             log.exception("span.not_noted", span=span.name)
             return b""
 
     def shutdown(self) -> None:
-        """Nothing to close: the journal is a stage of its own."""
+        """Does nothing: the journal is a stage of its own."""
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the signature is the SDK's
-        """Always true: nothing waits here."""
+        """Return True: nothing is buffered here."""
         return True

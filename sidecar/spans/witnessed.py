@@ -1,4 +1,4 @@
-"""One operation and its witnesses: who saw it, where each stands in its trace, and what was journalled of it last."""
+"""One operation and its witnesses: who saw it, where each stands in its trace, and the op journalled last."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _NONE: frozenset[Kind] = frozenset()
 
 
 class Member(msgspec.Struct, eq=False, frozen=True, gc=False):
-    """One op of an operation: who saw it, and where it stands in its trace; *span* and *parent* are "" for none.
+    """One op of an operation: its witness, and its place in the trace; *span* and *parent* are "" if absent.
 
-    *size* is the number of characters in what may be long of it.
+    *size* is the number of characters in its unbounded fields.
 
-    Thousands are remembered, in a hot path: neither these nor operations can be in a cycle, so none is tracked.
+    Hot path, with thousands remembered: gc=False is safe, because neither members nor operations can form cycles.
     """
 
     op: ObservedOp
@@ -31,7 +31,7 @@ class Member(msgspec.Struct, eq=False, frozen=True, gc=False):
 
     @classmethod
     def of(cls, op: ObservedOp, kind: Kind) -> Member:
-        """*op*, seen as *kind*; it names its trace."""
+        """A member for *op*, witnessed as *kind*; *op* must have a trace id."""
         trace_id, span_id, parent_id = op.trace_id or "", op.span_id, op.parent_span_id
         return cls(
             op, kind, trace_id + span_id if span_id else "", trace_id + parent_id if parent_id else "", _size(op)
@@ -45,9 +45,9 @@ class Member(msgspec.Struct, eq=False, frozen=True, gc=False):
 
 
 class Operation(msgspec.Struct, eq=False, gc=False):
-    """What is one: its members, at most one of a kind but for repeats, and the op that was journalled last.
+    """One operation: its members, at most one of each kind except for repeats, and the op that was journalled last.
 
-    *receipt* is that op's; *number* is the operation's own.
+    *receipt* is that of `op`; *number* identifies the operation.
     """
 
     members: tuple[Member, ...]
@@ -58,32 +58,32 @@ class Operation(msgspec.Struct, eq=False, gc=False):
 
     @property
     def size(self) -> int:
-        """Characters of text in what its members say."""
+        """Characters of text in its members."""
         return sum([each.size for each in self.members])
 
     def has_kind(self, kind: Kind) -> bool:
-        """Whether a member saw it so."""
+        """Whether a member is of this *kind*."""
         return any(each.kind is kind for each in self.members)
 
     def overlaps(self, other: Operation) -> bool:
-        """Whether both were seen in one way: then they are two."""
+        """Whether both have members of one kind: then they are different operations."""
         return any(other.has_kind(each.kind) for each in self.members)
 
     def holds_parent_of(self, child: Member) -> bool:
-        """Whether *child*'s parent span is a member, of a kind that it is inside of."""
+        """Whether a member is *child*'s parent span, of a kind that can contain *child*."""
         kinds = INSIDE.get(child.kind, _NONE)
         return not self.has_kind(child.kind) and any(
             each.span == child.parent and each.kind in kinds for each in self.members
         )
 
     def holds_child_of(self, parent: Member) -> bool:
-        """Whether a member's parent span is *parent*, of a kind that it is inside of."""
+        """Whether *parent* is the parent span of a member, and of a kind that can contain that member."""
         return not self.has_kind(parent.kind) and any(
             each.parent == parent.span and parent.kind in INSIDE.get(each.kind, _NONE) for each in self.members
         )
 
     def holds_sibling_of(self, member: Member) -> bool:
-        """Whether a member stands beside *member*, and one of the two is a report of the other."""
+        """Whether a member has the same parent as *member*, and one of the two is a report of the other."""
         return not self.has_kind(member.kind) and any(
             each.parent == member.parent
             and (each.kind in BESIDE.get(member.kind, _NONE) or member.kind in BESIDE.get(each.kind, _NONE))
@@ -91,26 +91,26 @@ class Operation(msgspec.Struct, eq=False, gc=False):
         )
 
     def has(self, member: Member) -> bool:
-        """Whether *member* is here already, and came again."""
+        """Whether *member* is known already: the same span from the same kind of witness."""
         return any(each.kind is member.kind and each.span == member.span != "" for each in self.members)
 
     def take(self, other: Operation) -> None:
-        """*other*'s members are of this operation."""
+        """Take over the members of *other*."""
         self.members += other.members
 
     def with_member(self, member: Member) -> ObservedOp | None:
-        """The op that says all, with *member*'s ids; None if *member* adds nothing to what was journalled."""
+        """Add *member*. Returns the merged op with *member*'s ids; None if it adds nothing to the journalled op."""
         self.members += (member,)
         said = self.told_by(member)
         return said if facts(said) != facts(self.op) else None
 
     def told_by(self, member: Member) -> ObservedOp:
-        """All that is known, with *member*'s ids."""
+        """The merged op of all members, with *member*'s ids."""
         return told(((each.kind, each.op) for each in self.members), member.op)
 
 
 def _size(op: ObservedOp) -> int:
-    """Characters of what may be long in *op*; the rest is bounded."""
+    """The number of characters in *op*'s unbounded fields; the other fields are bounded."""
     size = len(op.input_summary) + len(op.output_summary) + len(op.error or "")
     for values in (op.features, op.extra):
         if values:

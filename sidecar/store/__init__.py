@@ -1,1 +1,1 @@
-"""What is kept: ring, journals, state, live feed."""
+"""Storage: ring, journals, state, live feed."""

@@ -1,8 +1,8 @@
-"""Derived state across restarts: a checkpoint in SQLite, and the journals behind it read again at start.
+"""Keeps derived state across restarts: a checkpoint in SQLite, plus the journals after it, replayed at start.
 
-Saved together in one transaction: the rows that changed, and how far into each journal they go. Whatever was settled
-after the last save is read from the journals, so a crash at any moment loses nothing and repeats nothing. Where the
-state is lost, or does not fit the journals, it is had from the copy that was made before segments went.
+One transaction saves the changed rows and the journal offsets they cover. Whatever settled after the last save is read
+from the journals again, so a crash at any moment loses nothing and counts nothing twice. If the state is missing or
+does not match the journals, it is rebuilt from the copy made before segments were dropped.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ _MOST_ROUNDS: Final = 4
 
 
 class Derived(Saved, OpConsumer, Protocol):
-    """A book: saved state that is fed ops, live and at start."""
+    """A book: saved state that consumes ops, live and at start."""
 
 
 class SourceCursor(Protocol):
-    """A source that knows how far it has read (the corrections tailer)."""
+    """A source that keeps its own read position (the corrections tailer)."""
 
     def cursor(self) -> dict[str, Any]:
-        """Its position, JSON-able."""
+        """Its read position, JSON-able."""
         ...
 
     def load(self, cursor: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Resume from *cursor*."""
         ...
 
     def consume(self, op: ObservedOp) -> None:
-        """*op* is in the journal: if it came from this source, it is never read again."""
+        """*op* is in the journal: if it came from this source, the source must not read it again."""
         ...
 
 
 class JournalPosition(Protocol):
-    """How far a journal's records have gone downstream; see `CommitLog`."""
+    """The journal offset up to which records have gone downstream; see `CommitLog`."""
 
     settled_offset: int
 
 
 class Checkpoint:
-    """A stage: restores at start, saves when told and at stop.
+    """A stage: restores the state at start, saves it on demand and at stop.
 
-    *before_save* makes sure of what the journals would not bring back behind a save; within *quiet* nothing that has
-    settled is still on its way into what is derived.
+    *before_save* secures what a replay of the journals after the save would not bring back. Within *quiet* no settled
+    record is still on its way into the derived state.
     """
 
     name = "checkpoint"
@@ -106,7 +106,7 @@ class Checkpoint:
         self.failed_saves = 0
 
     async def start(self, _tasks: asyncio.TaskGroup) -> None:
-        """Load the last checkpoint, then what the journals hold behind it; refill the ring."""
+        """Load the last checkpoint, replay the journals after it, refill the ring."""
         self._state.open()
         cursors = self._state.load("cursors")
         if not self._fits(cursors):
@@ -132,17 +132,17 @@ class Checkpoint:
         log.info("state.restored", ring=len(self._ring), replayed_ops=replay.ops, replayed_decisions=replay.decisions)
 
     async def stop(self) -> None:
-        """Save once more, and close the state."""
+        """Save a last time and close the state."""
         if self._started:
             self._started = False
-            await self._state.idle()  # the last cycle may have been cut off while it saved
+            await self._state.idle()  # the last cycle may have been cancelled while it saved
             try:
                 await self.save()
             finally:
                 self._state.close()
 
     async def save(self) -> None:
-        """Save what changed. Raises RetryableError if the disk does not keep up; nothing is forgotten then."""
+        """Save the changed rows. Raises RetryableError if the disk does not keep up; the rows stay dirty then."""
         async with self._saving:
             await self._before_save()
             await self._prepare()
@@ -155,16 +155,16 @@ class Checkpoint:
                 }
             try:
                 await self._state.save_soon({**rows, "cursors": cursors})
-            except BaseException:  # a time-out's cancellation too: the rows must not be lost
+            except BaseException:  # also cancellation by a time-out: the rows must stay dirty
                 self.failed_saves += 1
                 for table, each in self._rows.items():
                     each.put_back(rows[table])
                 raise
 
     async def _prepare(self) -> None:
-        """Encode ahead, and again what changed meanwhile: a busy row is changed in each turn of the loop.
+        """Encode rows ahead of the save, in rounds: a busy row changes again in each turn of the event loop.
 
-        Each round is shorter than the one before; what is left is little for the moment in which nothing may change.
+        Each round is shorter than the one before, so that little is left to encode in the quiet moment.
         """
         for _ in range(_MOST_ROUNDS):
             steps = 0
@@ -176,10 +176,10 @@ class Checkpoint:
                 return
 
     def _fits(self, cursors: Mapping[str, bytes]) -> bool:
-        """Whether what was saved and the journals make up one whole.
+        """Whether the saved state and the journals belong together.
 
-        A journal that is shorter than what was saved of it lost its end (power), or is another file; one whose oldest
-        segment begins behind it has records that the saved rows do not count.
+        They do not if a journal is shorter than its saved offset (lost its end in a power cut, or is another file), or
+        if its oldest segment begins after that offset (records are missing that the saved rows do not count).
         """
         if "ops" not in cursors and self._copy_path.exists():
             return False
@@ -195,9 +195,9 @@ class Checkpoint:
         return Covered(self._ops_position.settled_offset, self._decisions_position.settled_offset)
 
     def _begin_anew(self) -> dict[str, bytes]:
-        """Derive from the copy, or else from the oldest segments; the cursors from which to go on.
+        """Reset to the checkpoint copy, or without one to empty state at offset 0. Returns the cursors to resume from.
 
-        What was derived counts lines that are gone, and those that are left would be counted twice.
+        The old rows must go: they count lines that are gone, and would count the remaining ones twice.
         """
         copy, ends = load_copy(self._copy_path), self._ends()
         if copy is not None and (copy.covered.ops > ends.ops or copy.covered.decisions > ends.decisions):

@@ -1,6 +1,6 @@
-"""`checkpoint.db`: a whole copy of the state, made before journal segments go, from which the state can be had again.
+"""`checkpoint.db`: a full copy of the state, made before journal segments are dropped, to rebuild the state from.
 
-What the journals hold behind its cursors, and it, are all that was ever counted.
+The copy, plus the journals after its cursors, accounts for everything ever counted.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ log = structlog.get_logger(__name__)
 
 NAME: Final = "checkpoint.db"
 CURSORS: Final = ("ops", "decisions", "corrections")
-"""Those that were saved with the derived rows, and go with them."""
+"""The cursors saved with the derived rows; they are restored together."""
 
 
 class Covered(NamedTuple):
-    """How far into each journal, in logical bytes, saved rows go."""
+    """The logical byte offset in each journal up to which the saved rows count."""
 
     ops: int = 0
     decisions: int = 0
 
 
 class Copy(NamedTuple):
-    """What a copy holds: rows by table, and the saved cursors that belong to them."""
+    """The content of a copy: rows by table, and the cursors saved with them."""
 
     rows: dict[str, dict[str, bytes]]
     cursors: dict[str, bytes]
 
     @property
     def covered(self) -> Covered:
-        """How far it goes."""
+        """How far into the journals it goes."""
         return covered(self.cursors)
 
 
 def covered(cursors: Mapping[str, bytes]) -> Covered:
-    """What the saved *cursors* say of the journals."""
+    """The journal offsets in the saved *cursors*."""
     return Covered(_offset(cursors, "ops"), _offset(cursors, "decisions"))
 
 
 def write_copy(connection: sqlite3.Connection, path: Path) -> Covered:
-    """Put a copy of the whole file at *path* (0600), whole or not at all. Raises sqlite3.Error, OSError."""
+    """Write a copy of the whole database to *path* (0600), atomically. Raises sqlite3.Error, OSError."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -67,7 +67,7 @@ def write_copy(connection: sqlite3.Connection, path: Path) -> Covered:
 
 
 def load_copy(path: Path) -> Copy | None:
-    """What the copy at *path* holds; None if there is none, or none that can be read, which is logged."""
+    """The copy at *path*; None if it does not exist, or cannot be read (which is logged)."""
     if not path.exists():
         return None
     try:
@@ -81,9 +81,9 @@ def load_copy(path: Path) -> Copy | None:
 
 
 def dumped(path: Path) -> bytes:
-    """The derived state in the file at *path* as canonical JSON: the same state gives the same bytes.
+    """The derived state in the file at *path* as canonical JSON: equal states give equal bytes.
 
-    Table → key → row, with how far into the journals it goes; rows that are not JSON as hex digits. Raises
+    Table → key → row, plus the journal offsets it covers; rows that are not JSON appear as hex digits. Raises
     sqlite3.Error.
     """
     with closing(sqlite3.connect(path)) as connection:

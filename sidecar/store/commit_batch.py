@@ -1,4 +1,4 @@
-"""What a commit consists of: the records written together, and the receipt of each."""
+"""A commit batch: the records that are written together, and the receipt of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 class Batch(Generic[R]):
-    """Records written together, waited for on *loop*. *error* is why they were not; it is set before *settled*."""
+    """Records written together, awaited on *loop*. *error*, set before *settled*, is why they are not in the file."""
 
     __slots__ = ("error", "left", "lines", "loop", "opened_at", "receipts", "settled", "size", "waiters", "written")
 
@@ -26,11 +26,11 @@ class Batch(Generic[R]):
         self.settled = False
         self.error: Exception | None = None
         self.waiters: list[asyncio.Future[None]] = []
-        self.left: Iterator[tuple[CommitReceipt[R], bytes]] = iter(())  # settled, to be handed on
+        self.left: Iterator[tuple[CommitReceipt[R], bytes]] = iter(())  # settled, not yet handed downstream
 
 
 class CommitReceipt(Generic[R]):
-    """The promise that one record is in the file."""
+    """The promise that one record will be in the file."""
 
     __slots__ = ("_batch", "awaited", "op")
 
@@ -41,14 +41,14 @@ class CommitReceipt(Generic[R]):
 
     @property
     def taken(self) -> bool | None:
-        """Whether the record is in the file; None while that is not known."""
+        """Whether the record is in the file; None while that is undecided."""
         return self._batch.error is None if self._batch.settled else None
 
     async def wait(self) -> None:
         """Return once the record is in the file. Raises JournalError if it is not, or not in time."""
         batch = self._batch
         if not batch.settled and batch.loop is not None:
-            waiter = batch.loop.create_future()  # get_running_loop() asks the system for the process id, every time
+            waiter = batch.loop.create_future()  # get_running_loop() would make a getpid system call each time
             batch.waiters.append(waiter)
             await waiter
         if batch.error is not None:
@@ -58,7 +58,7 @@ class CommitReceipt(Generic[R]):
 
 
 def release(batch: Batch[R], failure: Exception | None = None) -> None:
-    """Tell everybody who waits for *batch*, on the loop: it is settled, or it has failed."""
+    """Wake everybody who waits for *batch*, on the loop: it has settled, or *failure* is the reason it has not."""
     waiters, batch.waiters = batch.waiters, []
     for waiter in waiters:
         if waiter.done():

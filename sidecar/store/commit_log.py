@@ -1,7 +1,7 @@
-"""Group commit: appended records gather in a batch while one writer thread writes the batch before.
+"""Group commit: appended records gather in one batch while a writer thread writes the previous one.
 
-Doors await the receipt of their record; whoever does not (gateway calls) is never delayed. Settled records go
-downstream in file order: those in the file, and those that nobody was told about and that could not be written.
+Doors await the receipt of their record; callers that do not await (gateway calls) are never delayed. Settled records
+go downstream in file order: those in the file, and those that could not be written and that nobody awaited.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ log = structlog.get_logger(__name__)
 R = TypeVar("R")
 R_contra = TypeVar("R_contra", contravariant=True)
 _STALL_CHECK_S = 0.5
-_SLICE = 50  # records handed on before other tasks get a turn: two milliseconds of them
+_SLICE = 50  # records handed downstream before other tasks get a turn: about two milliseconds
 
 
 class Downstream(Protocol[R_contra]):
-    """Where settled records go, on the event loop's thread."""
+    """The consumer of settled records, on the event loop's thread."""
 
     def consume_all(self, ops: Sequence[R_contra], lines: Sequence[bytes]) -> None:
-        """Take settled records and their lines, in file order. What it raises is logged and counted."""
+        """Take settled records and their lines, in file order. Exceptions are logged and counted."""
         ...
 
 
 class CommitLog(Generic[R]):
     """One journal's batches, writer thread and receipts.
 
-    *encode* gives a record's JSON object; *max_bytes* bounds what waits to be written; *sync_every_s* is 0 for
-    each commit, None for never; *seal* makes the JSON what is written. The counters are written by one thread each
-    and may be read by any.
+    *encode* turns a record into a JSON object, *seal* that object into the bytes written. *max_bytes* bounds what
+    waits to be written. *sync_every_s*: 0 = at each commit, None = never. Each counter is written by one thread and
+    may be read by any.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class CommitLog(Generic[R]):
         self._max_bytes = max_bytes
         self._sync_every_s = sync_every_s
         self._commit_timeout_s = commit_timeout_s
-        self._lock = threading.Lock()  # taken directly where it is hot: a Condition's own methods are Python
+        self._lock = threading.Lock()  # the hot path takes it directly: a Condition's methods are Python
         self._wake = threading.Condition(self._lock)
         self._batch: Batch[R] = Batch(None)
         self._writing: Batch[R] | None = None
         self._stopping = False
-        self._looking = False  # the writer is to look at its file, whether there is anything to write or not
+        self._looking = False  # the writer shall call its file even with nothing to write; see `look`
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._thread: threading.Thread | None = None
@@ -78,7 +78,7 @@ class CommitLog(Generic[R]):
         self._ended = asyncio.Event()
         self._settling: deque[Batch[R]] = deque()
         self._writer_gone = False
-        self.settled_offset = 0  # bytes of the file whose records went downstream
+        self.settled_offset = 0  # bytes of the file whose records have gone downstream
         self.committed = 0
         self.committed_bytes = 0
         self.commits = 0
@@ -86,11 +86,11 @@ class CommitLog(Generic[R]):
         self.write_errors = 0
         self.sync_errors = 0
         self.refused = 0  # no room, or not running
-        self.unwritten = 0  # settled without being in the file; nobody waited for them
-        self.downstream_errors = 0  # settled, but what comes after the journal failed on them
+        self.unwritten = 0  # settled without being in the file; nobody awaited them
+        self.downstream_errors = 0  # slices of settled records on which the downstream failed
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Open the file (StartError) and begin to write."""
+        """Open the file (may raise StartError) and start the writer."""
         file = self._open_file()
         self.settled_offset = file.size
         self._loop = asyncio.get_running_loop()
@@ -103,7 +103,7 @@ class CommitLog(Generic[R]):
         self._watch = tasks.create_task(self._fail_stalled(), name=f"{self.name}-watch")
 
     async def stop(self) -> None:
-        """Write what has gathered, force it to disk, settle it, close."""
+        """Write, sync and settle what has gathered, then close."""
         if self._thread is None:
             return
         with self._wake:
@@ -115,7 +115,7 @@ class CommitLog(Generic[R]):
         finally:
             if self._watch is not None:
                 self._watch.cancel()
-            for batch in (self._writing, self._batch):  # none, unless the deadline came first
+            for batch in (self._writing, self._batch):  # both empty, unless the deadline came first
                 if batch is not None:
                     release(batch, TimeoutError("the observer stopped before the disk answered"))
 
@@ -126,9 +126,9 @@ class CommitLog(Generic[R]):
         return self._batch.size + (writing.size if writing is not None else 0)
 
     def append(self, op: R, *, awaited: bool, envelope: bytes = b"") -> CommitReceipt[R] | None:
-        """Add *op* to the batch; None if there is no room. From any thread; no I/O.
+        """Add *op* to the batch. Returns None if there is no room. Thread-safe; no I/O.
 
-        *envelope* is kept beside it (`enveloped`).
+        *envelope* is a JSON object stored beside the record (`enveloped`).
         """
         record = self._encode(op)
         line = self._seal(enveloped(record, envelope) if envelope else record)
@@ -137,7 +137,7 @@ class CommitLog(Generic[R]):
             pending = batch.size + (writing.size if writing is not None else 0)
             if self._stopping or self._loop is None or pending + len(line) > self._max_bytes:
                 self.refused += 1
-                if self.refused & (self.refused - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not one line each
+                if self.refused & (self.refused - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not a line for each
                     log.error("journal.record_refused", journal=self.name, waiting_bytes=self.pending_bytes)
                 return None
             if not batch.lines:
@@ -150,14 +150,14 @@ class CommitLog(Generic[R]):
             return receipt
 
     def look(self) -> None:
-        """Have the writer let its file do what is due by time alone: one that is old is closed. From any thread."""
+        """Have the writer call its file, so that it closes a segment that is old enough. Thread-safe."""
         with self._wake:
             self._looking = True
             self._wake.notify()
 
     def _wake_writer(self) -> None:
-        # On the loop's thread the writer is woken once the tasks that are ready now have run: what they append then
-        # shares a commit, and the interpreter changes threads once instead of at every record.
+        # On the loop's thread, wake the writer only after the tasks that are ready now: what they append shares the
+        # commit, and the interpreter switches threads once instead of per record.
         if self._loop is not None and threading.get_ident() == self._loop_thread:
             self._loop.call_soon(self._notify)
         else:
@@ -182,7 +182,7 @@ class CommitLog(Generic[R]):
                 failure = self._sync(file)
                 synced_at, dirty = self._clock.monotonic(), False
                 if self._sync_every_s == 0 and batch.written:
-                    batch.error = failure  # who asked for `always` is told when it was not so
+                    batch.error = failure  # with `always`, senders must learn that the sync failed
             self._settle_soon(batch)
         if dirty:
             self._sync(file)
@@ -193,7 +193,7 @@ class CommitLog(Generic[R]):
         self._on_loop(self._end)
 
     def _next_batch(self, synced_at: float, dirty: bool) -> tuple[Batch[R], bool]:
-        """What has gathered, once there is something to do (also a sync, a look, the end); whether a look is wanted."""
+        """Wait for records, a due sync, a look or the end. Returns the batch and whether a look was asked for."""
         with self._wake:
             while not self._batch.lines and not self._stopping and not self._looking:
                 due = self._sync_due(synced_at, dirty)
@@ -226,7 +226,7 @@ class CommitLog(Generic[R]):
             return None
         except Exception as exc:  # noqa: BLE001 - whatever the file raises costs this batch, never the thread
             self.write_errors += 1
-            if self.write_errors & (self.write_errors - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not one line each
+            if self.write_errors & (self.write_errors - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not a line for each
                 log.error("journal.write_failed", journal=self.name, error=str(exc), failures=self.write_errors)
             return exc
 
@@ -252,9 +252,9 @@ class CommitLog(Generic[R]):
             log.warning("journal.settled_late", journal=self.name)
 
     def _settle(self, batch: Batch[R]) -> None:
-        """On the loop: hand on what is settled, in file order, a slice a turn; then tell the waiters."""
+        """On the loop: hand settled records downstream in file order, a slice per turn; then wake the waiters."""
         batch.left = zip(batch.receipts, batch.lines, strict=True)
-        batch.receipts, batch.lines = [], []  # receipts know their batch: a cycle would keep what is written
+        batch.receipts, batch.lines = [], []  # breaks the cycle receipt → batch, which would keep the lines alive
         self._settling.append(batch)
         if len(self._settling) == 1:
             self._hand_on()
@@ -265,17 +265,17 @@ class CommitLog(Generic[R]):
         if batch.written:
             self.settled_offset += sum([len(line) for _, line in settled])
             kept = settled
-        else:  # whoever waited was refused: for them it never happened
+        else:  # senders who await get an error, so for them these ops do not exist
             kept = [(receipt, line) for receipt, line in settled if not receipt.awaited]
             self.unwritten += len(kept)
         try:
             self._downstream.consume_all([receipt.op for receipt, _ in kept], [line for _, line in kept])
-        except Exception:  # it costs these records, not their senders, who are waiting
+        except Exception:  # costs these records' analysis, not their waiting senders
             self.downstream_errors += 1
             log.exception("journal.downstream_failed", journal=self.name)
         if len(settled) < _SLICE:
             batch.settled = True
-            batch.left = iter(())  # it remembers its last pair
+            batch.left = iter(())  # the exhausted iterator still holds its last pair
             self._settling.popleft()
             release(batch)
         if self._settling and self._loop is not None:
@@ -289,7 +289,7 @@ class CommitLog(Generic[R]):
             self._ended.set()
 
     async def _fail_stalled(self) -> None:
-        """A write that hangs must not hold its senders for ever: they get JournalError and may send again."""
+        """Fail waiters whose write hangs longer than the commit time-out: they get JournalError and may retry."""
         while True:
             await self._clock.sleep(_STALL_CHECK_S)
             for batch in (self._writing, self._batch):

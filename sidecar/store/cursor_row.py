@@ -1,4 +1,4 @@
-"""A cursor of a room that reads something from outside: a few bytes in the state file, kept when they are given."""
+"""The saved cursor of a room that reads from outside: a few bytes in the state file, written at once."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from sidecar.store.state import StateStore
 
 
 class CursorRow:
-    """The row *name* of the cursors. It is not derived from the journals, and a replay leaves it as it is."""
+    """The cursor row *name*. It is not derived from the journals, so a replay leaves it alone."""
 
     def __init__(self, state: StateStore, name: str) -> None:
         self._state = state
         self._name = name
 
     def load(self) -> bytes:
-        """What was kept, or b"". Raises RetryableError."""
+        """The saved bytes, or b"". Raises RetryableError."""
         return self._state.load("cursors").get(self._name, b"")
 
     async def save(self, body: bytes) -> None:
-        """Keep *body*. Raises RetryableError."""
+        """Save *body*. Raises RetryableError."""
         await self._state.run(lambda connection: write(connection, {"cursors": {self._name: body}}))

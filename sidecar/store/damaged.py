@@ -1,4 +1,4 @@
-"""What could not be read of a journal is kept in `<name>.damaged`, for people: each piece once, within a bound."""
+"""Keeps unreadable pieces of a journal in `<name>.damaged`, for people: each piece once, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import os
 from pathlib import Path
 from typing import Final
 
-MOST_BYTES: Final = 1 << 20  # of one such file
+MOST_BYTES: Final = 1 << 20  # bound of one such file
 
 
 def aside_path(active: Path) -> Path:
-    """Where pieces of the journal *active* are kept."""
+    """The path of the file for pieces of the journal *active*."""
     return active.with_suffix(".damaged")
 
 
 def keep_aside(active: Path, piece: bytes) -> bool:
-    """Whether *piece*, without a line feed, is in the file now.
+    """Append *piece*, without a line feed. Returns whether the file has it now.
 
-    A disk that damaged a record may be full still: a failure is no reason to stop.
+    Never raises: the disk that damaged the record may still be full, and that must not stop the caller.
     """
     line = piece + b"\n"
     try:

@@ -1,4 +1,4 @@
-"""The SQLite file of derived state: how it is opened, what is in it, and how its schema moves on."""
+"""The SQLite file of derived state: how it is opened, its tables, and its schema migrations."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ DERIVED: Final = (
     "corrections",
     "operations",
 )
-"""What follows from the journals. The outbox and most cursors do not."""
+"""Tables derived from the journals. The outbox and most cursors are not."""
 
 _KEY_COLUMNS: Final = {"cursors": "name", **dict.fromkeys(DERIVED, "key")}
 
 
 def _read_again(*tables: str) -> tuple[str, ...]:
-    """What is in *tables* goes, and is made again: both journals are read from their beginning."""
-    emptied = (f"DELETE FROM {table}" for table in tables)  # noqa: S608 - the names are the constants below
+    """Statements that empty *tables* and have both journals replayed from the beginning to fill them again."""
+    emptied = (f"DELETE FROM {table}" for table in tables)  # noqa: S608 - the names are constants below
     return *emptied, "UPDATE cursors SET body = '0' WHERE name IN ('ops', 'decisions')"
 
 
@@ -45,42 +45,42 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     outbox_rows.SCHEMA,
     (
         "CREATE TABLE seen_ids (key TEXT PRIMARY KEY, body BLOB NOT NULL)",
-        # The ids of ops that older rows count are in the journal only: all of it is read once more.
+        # Older rows do not record which op ids they count; only a full replay does.
         *_read_again("incidents", "successes"),
     ),
     (
-        # Rows are saved with their order, ids with the time at which their op was taken: again all is read once more.
+        # Rows now keep their order, and ids the time at which their op was taken.
         *_read_again("incidents", "successes", "seen_ids"),
     ),
     (
-        # Incidents have states, timelines and templates: they are made again, and so is what is counted beside them.
+        # Incidents now have states, timelines and templates; what is counted beside them is rebuilt too.
         *_read_again("incidents", "successes", "seen_ids"),
     ),
     ("CREATE TABLE langfuse (key TEXT PRIMARY KEY, body BLOB NOT NULL)",),
     (
-        # What learns has a table of its own; entries were among the successes. Once more all is read again.
+        # Learning has its own table; entries were among the successes.
         "ALTER TABLE playbook RENAME TO learning",
         *_read_again("incidents", "successes", "seen_ids", "langfuse"),
     ),
     (
-        # Ops that others amend were counted beside them: again.
+        # Amended ops used to be counted beside the ops that amend them.
         "CREATE TABLE latest_ops (key TEXT PRIMARY KEY, body BLOB NOT NULL)",
         *_read_again("incidents", "successes", "seen_ids", "langfuse", "learning"),
     ),
     (
         "CREATE TABLE corrections (key TEXT PRIMARY KEY, body BLOB NOT NULL)",
-        # What was corrected is in the journal, and so is what preceded and followed: all of it is read once more.
+        # Corrections, and the ops before and after them, are in the journal.
         *_read_again("incidents", "successes", "seen_ids", "langfuse", "latest_ops", "learning"),
     ),
     ("CREATE TABLE operations (key TEXT PRIMARY KEY, body BLOB NOT NULL)",),
     (
-        # Coins belong to a trial of their entry, and tasks count once over all entries: made again, all of it.
+        # Coins now belong to a trial of their entry, and tasks count once over all entries.
         *_read_again(
             "incidents", "successes", "seen_ids", "langfuse", "latest_ops", "learning", "corrections", "operations"
         ),
     ),
 )
-"""Step n brings schema version n to n + 1 (`PRAGMA user_version`). Steps are only ever added."""
+"""Step n migrates schema version n to n + 1 (`PRAGMA user_version`). Steps are only ever added."""
 
 SELECT: Final = {
     table: f"SELECT {key}, body FROM {table}"  # noqa: S608 - both names are the constants above
@@ -94,7 +94,7 @@ _DELETE: Final = {
     table: f"DELETE FROM {table} WHERE {key} = ?"  # noqa: S608 - as above
     for table, key in _KEY_COLUMNS.items()
 }
-_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)  # the last: tables not ours
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)  # the last one: foreign tables
 
 
 class DamageError(sqlite3.DatabaseError):
@@ -104,7 +104,7 @@ class DamageError(sqlite3.DatabaseError):
 
 
 def is_damage(exc: sqlite3.DatabaseError) -> bool:
-    """Whether the file's content is at fault, not the way to it (locked, read-only, full, no permission)."""
+    """Whether the file's content is at fault, rather than access to it (locked, read-only, full, no permission)."""
     return getattr(exc, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
 
 
@@ -124,7 +124,7 @@ def connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
 
 
 def write(connection: sqlite3.Connection, changes: Changes) -> None:
-    """Put *changes* into the tables; the caller has begun a transaction."""
+    """Apply *changes* to the tables; the caller has begun a transaction."""
     for table, rows in changes.items():
         connection.executemany(_UPSERT[table], [(key, body) for key, body in rows.items() if body])
         connection.executemany(_DELETE[table], [(key,) for key, body in rows.items() if not body])
@@ -143,7 +143,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA cache_size = -512")  # KiB: rows are written whole and read at start, once
+    connection.execute("PRAGMA cache_size = -512")  # KiB; small, because rows are written whole and read only at start
     for number, statements in enumerate(_MIGRATIONS[version:], version + 1):
         connection.execute("BEGIN IMMEDIATE")
         for statement in statements:

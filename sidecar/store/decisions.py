@@ -1,7 +1,7 @@
-"""What the observer decided, in `decisions.jsonl`: the second journal, with the promises of the first.
+"""The decision journal `decisions.jsonl`: the second journal, with the same guarantees as the first.
 
-A decision takes effect when it is in the file, by the same handlers in the running observer and in a replay: what
-they make of it follows from the file alone.
+A decision takes effect once it is in the file, through the same handlers live and in a replay. So its effect depends
+on the file alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Decisions:
     async def decide(self, kind: str, body: object, follows: str | None) -> None:
         """Write *body* (any message) as a decision of *kind* that came after the op *follows*.
 
-        It has taken effect when this returns. Raises JournalError if it is not in the file.
+        When this returns, the decision has taken effect. Raises JournalError if it is not in the file.
         """
         decision = Decision(
             decision_id=new_id(),
@@ -52,18 +52,18 @@ class Decisions:
 
 
 class DecisionHandlers:
-    """What decisions of each kind do, in file order. The journal's downstream, and what a replay calls."""
+    """Applies decisions by kind, in file order. The journal's downstream, also called by a replay."""
 
     def __init__(self) -> None:
         self._apply: dict[str, list[Callable[[bytes], None]]] = {}
         self.failures = 0
 
     def add(self, kind: str, apply: Callable[[bytes], None]) -> None:
-        """Have *apply* called with the body (JSON) of every decision of *kind*, after those added before it."""
+        """Register *apply* for the body (JSON) of every decision of *kind*; it runs after those added earlier."""
         self._apply.setdefault(kind, []).append(apply)
 
     def consume(self, decision: Decision) -> None:
-        """Let *decision* take effect. One of an unknown kind has none; one that fails costs itself."""
+        """Apply *decision*. An unknown kind has no effect; a failing handler costs only this decision."""
         try:
             for apply in self._apply.get(decision.kind, ()):
                 apply(bytes(decision.body))
@@ -72,6 +72,6 @@ class DecisionHandlers:
             log.exception("decision.not_applied", decision_id=decision.decision_id, kind=decision.kind)
 
     def consume_all(self, ops: Sequence[Decision], _lines: Sequence[bytes]) -> None:
-        """Let decisions that are in the file take effect."""
+        """Apply decisions that are in the file."""
         for decision in ops:
             self.consume(decision)

@@ -1,7 +1,7 @@
-"""An event sent again is found here: its id is known from the journal, or its first attempt is still under way.
+"""Deduplicates events by id: the id is known from the journal, or its first attempt is still in flight.
 
-Ops come from the journal as they settle, and at start from the checkpoint and the journal behind it, so that an id is
-known exactly when its line is in the file. Until then a retry is given the first attempt's receipt.
+Ops arrive from the journal as they settle, and at start from the checkpoint and the journal after it, so an id is
+known exactly when its line is in the file. Until then a retry gets the receipt of the first attempt.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from sidecar.store.seen_ids import REF_BYTES, Seen, SeenIds
 
 _NOT_PAYLOAD = {"timestamp", "v", "op_id", "trace_id", "span_id", "parent_span_id", "event_id"}
 _payload_values = attrgetter(*(name for name in ObservedOp.__struct_fields__ if name not in _NOT_PAYLOAD))
-_encode = msgspec.json.Encoder(order="deterministic").encode  # a map's order is no part of the payload
+_encode = msgspec.json.Encoder(order="deterministic").encode  # the order of a map's keys is not part of the payload
 _NO_REF = bytes(REF_BYTES)
 _SECOND_NS = 1_000_000_000
 _SHOWN = 80
 ANY: Final = 0
-"""In a payload's place: not compared."""
+"""Stored instead of a payload hash: payloads are not compared."""
 
 
 class _Attempt(NamedTuple):
@@ -40,7 +40,7 @@ class _Attempt(NamedTuple):
 
 
 class _Known:
-    """The receipt of an op that is in the journal already; *op* has the first op's trace and span id, if known."""
+    """The receipt of an op already in the journal; *op* has the first op's trace and span ids, if known."""
 
     taken = True
 
@@ -48,22 +48,22 @@ class _Known:
         self.op = op
 
     async def wait(self) -> None:
-        """Return at once."""
+        """Return at once: the op is on disk."""
 
 
 class Duplicates:
     """Finds events that were sent before. Used on the event loop; its table is saved with the checkpoint.
 
-    Payloads are compared as 32-bit hashes of the normalised op without `op_id`, trace ids and `timestamp`. A retry
-    that gives a timestamp must give the first op's; one without is alike whatever that was. Of an op that amends others
-    the journal may have more than its event said (`spans.same_operation`): it is known by its id alone.
+    Payloads are compared as 32-bit hashes of the normalised op without `op_id`, trace ids and `timestamp`. If a retry
+    has a timestamp, it must be the first one's; a retry without matches any. An op that amends others may hold more in
+    the journal than its event said (`spans.same_operation`), so it is matched by id alone.
     """
 
     def __init__(self, clock: Clock, ids: SeenIds | None = None) -> None:
         self._clock = clock
         self._ids = SeenIds() if ids is None else ids
         self._attempts: dict[str, _Attempt] = {}
-        self._order: deque[_Attempt] = deque()  # they settle in the order in which they were begun
+        self._order: deque[_Attempt] = deque()  # attempts settle in the order in which they began
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -74,12 +74,12 @@ class Duplicates:
         return self._ids.unusable
 
     def once(self, op: ObservedOp, stamped: bool, record: Callable[[], Receipt]) -> tuple[Receipt, bool]:
-        """The receipt of *op*, and whether it is the first with its `event_id`: only then is *record* called.
+        """The receipt of *op*, and whether it is the first with its `event_id`; *record* is called only if it is.
 
         *stamped*: the sender gave the timestamp. Raises ConflictError if the id is known with another payload.
         """
         event_id = op.event_id or ""
-        if MASK in event_id:  # masked ids look alike, and are not
+        if MASK in event_id:  # different ids look the same once masked
             return record(), True
         self.settle()
         attempt = self._attempts.get(event_id)
@@ -103,19 +103,19 @@ class Duplicates:
         return self._ids.find(_key(event_id), self._clock.time_ns() // _SECOND_NS) is not None
 
     def settle(self) -> None:
-        """Let go of first attempts that are settled, and free the ids of those that failed."""
+        """Drop attempts that have settled, and free the ids of those that failed."""
         order = self._order
         while order and (taken := order[0].receipt.taken) is not None:
             attempt = order.popleft()
             del self._attempts[attempt.event_id]
-            if not taken:  # in the file it may be, unsynced: the sender was refused, and may send it again
+            if not taken:  # it may be in the file, unsynced; but its sender was refused, and may retry
                 self._ids.discard(attempt.key)
 
     def consume(self, op: ObservedOp) -> None:
-        """Take in one op that is in the journal; of several with an id the first counts."""
+        """Record the id of one op that is in the journal; the first op with an id counts."""
         if not op.event_id or MASK in op.event_id:
             return
-        # Time is when the op was taken, not when it settles or is read back: so a replay comes to the same table.
+        # The time is when the op was taken, not when it settled or is replayed: a replay must build the same table.
         now_s = self._clock.time_ns() // _SECOND_NS
         taken_s = min(_arrived_s(op, now_s), now_s)
         attempt = self._attempts.get(op.event_id)
@@ -127,24 +127,24 @@ class Duplicates:
             self._ids.add(key, _kept_payload(op), _stamp(op), _ref(op), taken_s)
 
     def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore rows of a checkpoint."""
+        """Restore the rows of a checkpoint."""
         self._ids.load(rows)
 
     def prepare(self) -> Iterator[None]:
-        """Nothing: blocks are copied, not encoded."""
+        """Does nothing: blocks are copied, not encoded."""
         return iter(())
 
     def take_dirty(self) -> dict[str, bytes]:
-        """Rows that changed since the last call."""
+        """The rows changed since the last call."""
         return self._ids.take_dirty()
 
     def put_back(self, keys: Iterable[str]) -> None:
-        """Saving them failed: give them again next time."""
+        """Saving these rows failed: mark them dirty again."""
         self._ids.put_back(keys)
 
 
 def _key(event_id: str) -> int:
-    """64 bits, the same in every process: they are saved."""
+    """A 64-bit hash, equal in every process, as it is saved."""
     return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "little")
 
 
@@ -174,7 +174,7 @@ def _known(op: ObservedOp, seen: Seen) -> _Known:
 
 
 def _arrived_s(op: ObservedOp, otherwise: int) -> int:
-    """When *op* was taken, as its id says: a sender's timestamp may be of any time."""
+    """When *op* was taken, in seconds, from its op id: a sender's timestamp may be arbitrary."""
     return made_ms(op.op_id) // 1000 or otherwise
 
 

@@ -1,4 +1,4 @@
-"""One settled op to several consumers; what one of them does wrong costs the others nothing."""
+"""Hands each settled op to several consumers; a failing consumer costs the others nothing."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sidecar.store.ring import OpRing
 log = structlog.get_logger(__name__)
 
 Taken = tuple[ObservedOp, tuple[ObservedOp, ...]]
-"""An op, and those whose place it takes."""
+"""An op, and the ops it replaces."""
 
 
 def hand_on(consumer: OpConsumer, taken: Taken) -> None:
-    """Give *consumer* an op; a book first takes back what the op takes the place of."""
+    """Give *consumer* an op; a counting consumer first retracts the ops it replaces."""
     op, replaced = taken
     if replaced and isinstance(consumer, OpCounter):
         for before in replaced:
@@ -27,9 +27,9 @@ def hand_on(consumer: OpConsumer, taken: Taken) -> None:
 
 
 class FanOut:
-    """Hands ops to the ring and to every consumer in turn, but for those that *latest* has had before.
+    """Hands ops to the ring and to every consumer, except ops that *latest* says were seen before.
 
-    `failures` counts those that raised.
+    `failures` counts exceptions of consumers.
     """
 
     def __init__(self, ring: OpRing, latest: LatestOps, consumers: Iterable[OpConsumer]) -> None:
@@ -39,13 +39,13 @@ class FanOut:
         self.failures = 0
 
     def add(self, consumer: OpConsumer) -> None:
-        """Hand ops to *consumer* too: for one that is upstream as well, and so built later."""
+        """Hand ops to *consumer* as well: for one that is also upstream, and therefore built later."""
         self._consumers.append(consumer)
 
     def consume_all(self, ops: Sequence[ObservedOp], lines: Sequence[bytes]) -> None:
-        """Hand *ops*, of these journal *lines*, on: all of them to one consumer before the next one has its turn.
+        """Hand on *ops*, read from these journal *lines*: all of them to one consumer, then to the next.
 
-        So its code stays in the processor's caches.
+        This order keeps each consumer's code in the CPU caches.
         """
         settled: list[Taken] = []
         for op, line in zip(ops, lines, strict=True):
@@ -61,8 +61,8 @@ class FanOut:
                 try:
                     if taken[1]:
                         hand_on(consumer, taken)
-                    else:  # nearly all
+                    else:  # the usual case
                         consume(taken[0])
-                except Exception:  # costs this op, with this consumer
+                except Exception:  # costs this consumer this op
                     self.failures += 1
                     log.exception("consumer.failed", consumer=type(consumer).__name__, op_id=taken[0].op_id)

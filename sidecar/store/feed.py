@@ -1,4 +1,4 @@
-"""The live feed: every settled op, to whoever watches (`/ops/stream`). A slow watcher loses its oldest, counted."""
+"""The live feed (`/ops/stream`): sends every settled op to all watchers. A slow watcher loses its oldest, counted."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sidecar.model import ObservedOp
 from sidecar.store.ring import op_bytes
 
 _DEPTH = 1000
-_MOST_BYTES = 4 * 2**20  # of one watcher's queue
+_MOST_BYTES = 4 * 2**20  # bound of one watcher's queue
 
 
 class Subscription:
-    """One watcher's queue, bounded in ops and bytes. `missed` counts the ops it was too slow for."""
+    """One watcher's queue, bounded in ops and bytes. `missed` counts ops dropped because it was too slow."""
 
     def __init__(self, wanted: Callable[[ObservedOp], bool]) -> None:
         self._wanted = wanted
@@ -37,12 +37,12 @@ class Subscription:
             self._arrived.set()
 
     def close(self) -> None:
-        """Let the iteration end once the queue is empty."""
+        """End the iteration once the queue is empty."""
         self._closed = True
         self._arrived.set()
 
     async def batches(self, idle_s: float) -> AsyncIterator[list[ObservedOp]]:
-        """What has arrived, whenever something has; an empty list after *idle_s* seconds without any."""
+        """Yield what has arrived, as soon as something has; an empty list after *idle_s* seconds without ops."""
         while True:
             if not self._queue and not self._closed:
                 try:
@@ -70,7 +70,7 @@ class OpFeed:
 
     @contextmanager
     def watch(self, wanted: Callable[[ObservedOp], bool]) -> Iterator[Subscription]:
-        """A subscription to the ops that are *wanted*, for the length of the block. Raises OverloadedError."""
+        """Subscribe to the ops that *wanted* accepts, for the length of the block. Raises OverloadedError."""
         if len(self._watchers) >= self._most:
             raise OverloadedError(
                 "no room for another watcher", f"{self._most} are connected", "Close one, or try again later"
@@ -93,17 +93,17 @@ class OpFeed:
                 watcher.offer(op, size)
 
     def close(self) -> None:
-        """End every watch."""
+        """End all subscriptions."""
         self._closed = True
         for watcher in self._watchers:
             watcher.close()
 
     @property
     def watchers(self) -> int:
-        """How many are connected."""
+        """The number of connected watchers."""
         return len(self._watchers)
 
     @property
     def missed(self) -> int:
-        """Ops that watchers were too slow for."""
+        """Ops that watchers lost because they were too slow."""
         return self._missed_by_gone + sum(watcher.missed for watcher in self._watchers)

@@ -1,6 +1,6 @@
-"""The data folder belongs to one observer at a time: checked for writing, then locked until the process ends.
+"""Gives the data folder to one observer at a time: checks that it is writable, and locks it until the process ends.
 
-The lock is the kernel's (`flock`), so a killed observer leaves none behind; the file only names its holder.
+The lock is the kernel's (`flock`), so a killed observer leaves none behind; the lock file only names its holder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class FolderLock:
         self._fd: int | None = None
 
     def acquire(self) -> None:
-        """Create the folder (0700), prove that it takes data, lock it. Raises StartError; twice does no more."""
+        """Create the folder (0700), test that it takes data, lock it. Raises StartError. Idempotent."""
         if self._fd is not None:
             return
         try:
@@ -43,14 +43,14 @@ class FolderLock:
         self._fd = fd
 
     def release(self) -> None:
-        """Let the folder go. The file stays: removing it would let two holders lock two files of one name."""
+        """Release the folder. The file stays: removing it could let two holders lock two files of the same name."""
         if self._fd is None:
             return
         fd, self._fd = self._fd, None
         os.close(fd)
 
     def _prove_writable(self, lock: int) -> None:
-        """Access bits do not tell of a full disk or a read-only mount: only a write does."""
+        """Write a probe file: permission bits do not reveal a full disk or a read-only mount. Raises OSError."""
         probe = self._folder / ".observer.probe"
         fd = os.open(probe, _OPEN | os.O_TRUNC, 0o600)
         try:
@@ -88,6 +88,6 @@ class FolderLock:
 
 
 def _holder(fd: int) -> str:
-    """The pid in the lock file; it is missing for an instant while its writer starts."""
+    """The pid in the lock file; it is missing for an instant while its holder starts."""
     text = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
     return f"pid {text}" if text.isdecimal() else "its pid is not known yet"

@@ -1,8 +1,7 @@
-"""A person is forgotten: their lines in the journals are overwritten, and what followed from them is taken out.
+"""Erases a person: overwrites their journal lines, and removes what was derived from them.
 
-Journal lines keep their length, so every saved offset stays valid. Each step can be done again: whoever is
-interrupted begins anew, and what is done already is found to be so. Their own operations, which tell what is to be
-looked for, go last.
+Journal lines keep their length, so saved offsets stay valid. Each step is idempotent: after an interruption the run
+starts again and finds finished steps done. The person's own ops are erased last, because they tell what to look for.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from sidecar.store.latest_ops import LATEST, kept_ops
 from sidecar.store.segments import closed_segments, journal_span
 
 _OPS, _DECISIONS, _STATE = "ops.jsonl", "decisions.jsonl", "state.db"
-_LEAST: Final = len(TOMBSTONE) + 2 + CRC_TAIL  # bytes of the shortest tombstone line, with its line feed
-_TABLES: Final = tuple(table for table in (*DERIVED, "cursors") if table != "seen_ids")  # those are hashes
+_LEAST: Final = len(TOMBSTONE) + 2 + CRC_TAIL  # bytes of the shortest tombstone line, line feed included
+_TABLES: Final = tuple(table for table in (*DERIVED, "cursors") if table != "seen_ids")  # seen_ids holds only hashes
 
 
 class Forgotten(msgspec.Struct):
-    """What was removed: lines overwritten whole, other lines in which something was, rows of databases, whole files."""
+    """Counts of what was removed: lines overwritten whole, lines with masked parts, database rows, whole files."""
 
     lines: int = 0
     masked: int = 0
@@ -43,16 +42,16 @@ class Forgotten(msgspec.Struct):
 
     @property
     def is_nothing(self) -> bool:
-        """Whether nothing was found of them; a damaged file that was removed may have held something."""
+        """Whether nothing about them was found. A removed damaged file counts: it may have held something."""
         return not (self.lines or self.masked or self.rows or self.files)
 
 
 class Forgetting:
-    """Removes the staffer *staffer_id* from the files of *data_dir*, whose lock the caller holds.
+    """Erases the staffer *staffer_id* from the files of *data_dir*, whose lock the caller holds.
 
-    Lines whose `staffer_id` it is become tombstones. Elsewhere (other people's lines, decisions, saved rows, posts)
-    the id is masked, and so are words that were theirs alone; only whole words are it, and no names of JSON members.
-    What cannot be read row by row goes as a whole. Raises OSError, sqlite3.Error.
+    Op lines with that `staffer_id` become tombstones. Elsewhere (other people's ops, decisions, saved rows, posts) the
+    id and texts that only they used are masked, as whole words; names of JSON members are kept. What cannot be read
+    row by row is removed whole. Raises OSError, sqlite3.Error.
     """
 
     def __init__(self, data_dir: Path, staffer_id: str) -> None:
@@ -63,7 +62,7 @@ class Forgetting:
         self.forgotten = Forgotten()
 
     def run(self) -> None:
-        """Do all of it."""
+        """Run all steps."""
         self._remove_damaged()
         self._look()
         self._journal(_DECISIONS, self._decision)
@@ -76,7 +75,7 @@ class Forgetting:
     # --- what is theirs ------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Learn from operations, rows and decisions what was theirs alone."""
+        """Collect from ops, rows and decisions the texts that only they used."""
         for op in self._known_ops():
             if self._person.is_theirs(op):
                 self._person.learn(op)
@@ -91,7 +90,7 @@ class Forgetting:
                 self._person.unlearn(op)
 
     def _known_ops(self) -> Iterator[ObservedOp]:
-        """Those in the journal, and those of last that a state file has whole."""
+        """Yield the ops in the journal, and the recent ops that a state file holds in full."""
         for op, _ in JournalReader(self._data_dir / _OPS).scan(ObservedOp):
             yield op
         for name in (_STATE, NAME):
@@ -109,10 +108,10 @@ class Forgetting:
     # --- state files ---------------------------------------------------------------------------------------------
 
     def _remove_damaged(self) -> None:
-        """What is no sound state file is made again from the journals; nobody can say what else is in it."""
+        """Remove damaged state files: they are rebuilt from the journals, and nobody can tell what they contain."""
         found = [path for path in self._data_dir.glob(f"{_STATE}.corrupt-*") if path.is_file()]
         for name in (_STATE, NAME):
-            found += [path for path in [self._data_dir / f"{name}.new"] if path.exists()]  # a copy never finished
+            found += [path for path in [self._data_dir / f"{name}.new"] if path.exists()]  # an unfinished copy
             try:
                 for _ in self._saved(self._data_dir / name):
                     pass
@@ -125,7 +124,7 @@ class Forgetting:
             self.forgotten.files += 1
 
     def _database(self, path: Path) -> None:
-        """The rows of *path*, a state file or a copy of one; nothing of what they were stays in free pages."""
+        """Clean the rows of *path*, a state file or its copy; no old content stays in free pages."""
         if not path.exists():
             return
         with closing(connect(path, 5.0)) as connection:
@@ -146,7 +145,7 @@ class Forgetting:
                 continue
             self.forgotten.rows += 1
             connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (key,))  # noqa: S608 - both names are ours
-            if clean is not None:  # two who were forgotten may have come to one key
+            if clean is not None:  # masking can map two forgotten people to one key
                 connection.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", clean)  # noqa: S608 - as above
 
     def _posts(self, connection: sqlite3.Connection) -> None:
@@ -159,7 +158,7 @@ class Forgetting:
     def _post(self, body: bytes) -> bytes:
         try:
             said = msgspec.json.decode(body)
-        except msgspec.DecodeError:  # empty: it was taken
+        except msgspec.DecodeError:  # empty: already delivered
             return self._person.masked_id_in(body)
         clean = self._rows.post(said)
         return body if clean == said else msgspec.json.encode(clean)
@@ -167,7 +166,7 @@ class Forgetting:
     # --- journals ------------------------------------------------------------------------------------------------
 
     def _journal(self, name: str, cleaned: Callable[[bytes], bytes]) -> None:
-        """All segments of the journal whose active file is *name*."""
+        """Clean all segments of the journal whose active file is *name*."""
         active = self._data_dir / name
         for path in [*(segment.path for segment in closed_segments(active)), active]:
             if path.exists():
@@ -182,10 +181,10 @@ class Forgetting:
                     os.pwrite(out.fileno(), clean, at)
                 at += len(line)
             os.fsync(out.fileno())
-        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the age of a segment is that of its records
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # mtime is the age of a segment's records
 
     def _op(self, line: bytes) -> bytes:
-        """A line of `ops.jsonl`: one of theirs says nothing any more, nor does a damaged one that names them."""
+        """Clean a line of `ops.jsonl`: their own op, or a damaged line with their id, is overwritten whole."""
         if self._person.needle not in line:
             return line
         record = opened(line.rstrip(b"\n"))
@@ -197,13 +196,13 @@ class Forgetting:
         if masked == line:
             return line
         self.forgotten.masked += 1
-        if record is None or len(record) + 1 >= len(line):  # it has no checksum
+        if record is None or len(record) + 1 >= len(line):  # a line without checksum
             return masked
         body = masked[: -CRC_TAIL - 1] + b"}"
         return masked[:-11] + b"%08x" % zlib.crc32(body) + b'"}\n'
 
     def _decision(self, line: bytes) -> bytes:
-        """A line of `decisions.jsonl`; what is shorter then is filled up with spaces."""
+        """Clean a line of `decisions.jsonl`; a shorter result is padded with spaces."""
         record = opened(line.rstrip(b"\n"))
         try:
             decision = msgspec.json.decode(record or b"")
@@ -220,7 +219,7 @@ class Forgetting:
         return sealed(filled) if len(line) > len(record) + 1 else filled + line[len(record) :]
 
     def _aside(self, path: Path) -> None:
-        """Damaged pieces kept for people: those that name them go, their words are masked in others."""
+        """Clean the damaged pieces kept for people: drop pieces with the id, mask the person's texts in others."""
         if not path.is_file():
             return
         pieces = path.read_bytes().splitlines(keepends=True)
@@ -237,20 +236,20 @@ class Forgetting:
 
 
 def tombstone(size: int) -> bytes:
-    """A line of *size* bytes that says nothing, with a checksum; readers pass over it. At least `_LEAST` bytes."""
+    """An empty journal line of *size* bytes with a checksum, which readers skip. At least `_LEAST` bytes."""
     record = TOMBSTONE + b"-" * (size - _LEAST) + b'"}'
     return b'%b,"crc":"%08x"}\n' % (record[:-1], zlib.crc32(record))
 
 
 def _overwritten(line: bytes) -> bytes:
-    """A tombstone in place of *line*; of one that is too short, or has no end, nothing but asterisks."""
+    """A tombstone as long as *line*; asterisks if the line is too short for one, or has no line feed."""
     if line.endswith(b"\n") and len(line) >= _LEAST:
         return tombstone(len(line))
     return MASK.encode() * len(line.rstrip(b"\n")) + line[len(line.rstrip(b"\n")) :]
 
 
 def _finished(line: bytes) -> bytes:
-    """A tombstone without its checksum was being written when we were interrupted."""
+    """Complete a tombstone whose checksum is wrong, because its writing was interrupted."""
     return _overwritten(line) if opened(line.rstrip(b"\n")) is None else line
 
 

@@ -1,7 +1,7 @@
-"""What counts over many ops say of one person, found and taken out: saved rows of incidents, endpoints and rules.
+"""Finds and removes one person's share in aggregated counts: saved rows of incidents, endpoints and rules.
 
-Pure, on rows as JSON has them. A count tells at most how many of the ops were theirs: a value that more ops had was
-not theirs alone, and stays. What cannot be told apart goes.
+Pure functions on rows as decoded JSON. A count only gives an upper bound for how many ops were theirs: a value that
+more ops had was not theirs alone, and stays. What cannot be told apart is removed.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from sidecar.store.forgotten_person import FIELD, Person
 
 Row = dict[str, Any]
 
-_OTHER: Final = "_OTHER"  # where counts sum up what they had no room for
-_LENGTHS: Final = 60  # characters of a value that is counted
+_OTHER: Final = "_OTHER"  # the key under which counts sum up what they had no room for
+_LENGTHS: Final = 60  # characters of a counted value
 _BY_LENGTH: Final = 100
-_MOST_FIELDS: Final = 32  # of counts; past it a field that is not there may have been met
-_SHEET_FIELDS, _SHEET_COLUMNS = 73, 32  # the same of a sheet
+_MOST_FIELDS: Final = 32  # bound of counts; beyond it, a field that is missing may still have occurred
+_SHEET_FIELDS, _SHEET_COLUMNS = 73, 32  # the same bounds for a sheet
 _NAMES: Final = (FIELD, feature_name(FIELD))
-_WORK: Final = tuple(field for field in FIELDS if field != FIELD)  # tell of no one
+_WORK: Final = tuple(field for field in FIELDS if field != FIELD)  # fields that identify nobody
 
 
 def at_most(counts: Row, person: Person) -> int:
-    """How many of the ops that `FieldCounts` *counts* may be theirs."""
+    """The largest number of ops in `FieldCounts` *counts* that may be theirs."""
     values, beyond, found = counts.get("values", {}), counts.get("beyond", {}), 0
     for name in _NAMES:
         if name in values:
@@ -37,7 +37,7 @@ def at_most(counts: Row, person: Person) -> int:
 
 
 def incident_at_most(row: Row, person: Person) -> int:
-    """How many of an incident's failures may be theirs."""
+    """The largest number of an incident's failures that may be theirs."""
     by_staffer = row["incident"].get("by_staffer", {})
     own = by_staffer.get(_key(person, _BY_LENGTH), by_staffer.get(_OTHER, 0))
     values = row["counts"].get("values", {}).get(_NAMES[1], {})
@@ -45,13 +45,13 @@ def incident_at_most(row: Row, person: Person) -> int:
 
 
 def suspects(counts: Row, most: int) -> set[str]:
-    """Values that no more than *most* ops had."""
+    """The values that at most *most* ops had."""
     found = (values.items() for values in counts.get("values", {}).values())
     return {value for each in found for value, count in each if count <= most}
 
 
 def clean_counts(counts: Row, most: int, person: Person) -> None:
-    """Take out what was theirs alone, *most* ops being theirs; the others' values keep their counts."""
+    """Remove the values that were theirs alone, if at most *most* ops were theirs; other values keep their counts."""
     if not most:
         return
     gone = suspects(counts, most)
@@ -65,18 +65,18 @@ def clean_counts(counts: Row, most: int, person: Person) -> None:
 
 
 def sheet_names(sheet: Row, person: Person) -> set[str]:
-    """Values of a sheet that were surely theirs, and nobody else's there; not those that tell of the work."""
+    """Values of a sheet that certainly only they had, without the fields that describe the work."""
     theirs = _theirs(sheet, person, surely=True)
     return {value for field, value in _alone(sheet, theirs) if field not in (*_WORK, *_NAMES)}
 
 
 def sheet_suspects(sheet: Row, person: Person) -> set[str]:
-    """Values of a sheet that nobody but them may have had."""
+    """Values of a sheet that possibly only they had."""
     return {value for _, value in _alone(sheet, _theirs(sheet, person))}
 
 
 def clean_rules(row: Row, person: Person) -> None:
-    """Take out of an endpoint's sheet and rules what was theirs alone; what was named or found on it is void."""
+    """Remove what was theirs alone from an endpoint's sheet and rules, with the rules that depend on it."""
     sheet = row["sheet"]
     theirs = _theirs(sheet, person)
     gone = {(field, value) for field, value in _alone(sheet, theirs) if person.is_alone(value)}
@@ -98,7 +98,7 @@ def clean_rules(row: Row, person: Person) -> None:
 
 
 def _clean_column(column: Row, gone: set[str], theirs: int) -> None:
-    """Without the values *gone*, and the numbers of *theirs*: of what had them is only known that it had something."""
+    """Remove the values *gone* and the numbers of the ops *theirs*: those ops only count as having some value."""
     before = beyond = _bits(column.get("beyond", ""))
     for value in gone:
         beyond |= _bits(column["values"].pop(value))
@@ -111,7 +111,7 @@ def _clean_column(column: Row, gone: set[str], theirs: int) -> None:
 
 
 def _theirs(sheet: Row, person: Person, *, surely: bool = False) -> int:
-    """A bit for each op of the sheet that may be theirs."""
+    """A bit mask of the sheet's ops that may be theirs (*surely*: that certainly are)."""
     fields, found = sheet.get("fields", {}), 0
     for name in _NAMES:
         column = fields.get(name)
@@ -123,12 +123,12 @@ def _theirs(sheet: Row, person: Person, *, surely: bool = False) -> int:
         elif column is not None:
             found |= _bits(column.get("beyond", ""))
         elif name == FIELD and (len(fields) >= _SHEET_FIELDS or sheet.get("columns", 0) >= _SHEET_COLUMNS):
-            found |= (1 << sheet.get("ops", 0)) - 1  # there was no room to count it
+            found |= (1 << sheet.get("ops", 0)) - 1  # there was no room to count the field
     return found
 
 
 def _alone(sheet: Row, theirs: int) -> list[tuple[str, str]]:
-    """(field, value) that no other op of the sheet had."""
+    """The (field, value) pairs that only ops in the bit mask *theirs* had."""
     return [
         (field, value)
         for field, column in sheet.get("fields", {}).items()
@@ -138,7 +138,7 @@ def _alone(sheet: Row, theirs: int) -> list[tuple[str, str]]:
 
 
 def _together(each: Any) -> list[Row]:
-    """The conditions of a conjunction, or of a standing rule."""
+    """The conditions of a conjunction, or of an established rule."""
     found: list[Row] = each if isinstance(each, list) else each["rule"]["conditions"]
     return found
 

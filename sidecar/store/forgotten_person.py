@@ -1,7 +1,7 @@
-"""Who is forgotten: the id, the words that were theirs alone, and both taken out of any text.
+"""The person to erase: their id, the texts that only they used, and the masking of both in any text.
 
-Learnt from their operations, as far as these are still known; what others said as well is nobody's own and stays.
-Read by whoever cleans files and rows. Memory grows with what they said.
+Texts are collected from their ops, as far as these are known; what others said too is not theirs alone and stays.
+Used by all that cleans files and rows. Memory grows with the amount of their text.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from sidecar.normalize import clean_text
 
 MASK: Final = "*"
 FIELD: Final = "staffer_id"
-_LEAST_CUT: Final = 12  # characters of a text that was cut off, for it to be known again
+_LEAST_CUT: Final = 12  # characters by which a truncated text is recognised
 _BEHIND: Final = (":", ";", "\n")
-_LEAST, _LEAST_DIGITS = 3, 6  # characters of a word that tells of someone
+_LEAST, _LEAST_DIGITS = 3, 6  # least characters of a text, and of a number, that identifies someone
 _SOURCE: Final = "langfuse"
 _TEXTS: Final = ("input_summary", "output_summary", "error", "correction", "task")
-_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # what is put on one line is joined there
+_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # a text that is put on one line is joined at these
 _EDGES: Final = punctuation + whitespace
-_IN_ID: Final = rb"[\w-]"  # of which ids are made: `st-1` is no part of `st-12`
+_IN_ID: Final = rb"[\w-]"  # characters of ids: `st-1` is not part of `st-12`
 _WORD = re.compile(r"\w+")
 _FORMAT: Final = {
     *get_args(IncidentState),
@@ -40,47 +40,47 @@ _FORMAT: Final = {
     *("statistics", "true", "false", "http", "grpc", "mcp", "proxy", "scenario", "otlp", "overseer_correction"),
     *("langfuse", "values", "beyond", "early", "cuts", "parts", "columns"),
 }
-"""Words of our own rows and decisions: whoever is called like one is not found by that name."""
+"""Words of our own rows and decisions, which are never masked, even if a person is called like one."""
 
 
 class Person:
-    """The staffer *staffer_id*: `learn` their ops, `unlearn` those of others, then `masked` takes both out of texts."""
+    """The staffer *staffer_id*: `learn` their ops, `unlearn` others' ops; then `masked` removes id and texts."""
 
     def __init__(self, staffer_id: str) -> None:
         self.staffer_id = staffer_id
-        self.traces: set[str] = set()  # of theirs that Langfuse told of
+        self.traces: set[str] = set()  # their traces as reported to Langfuse
         self.candidates: set[str] = set()  # values that may be theirs alone
-        self.vouched: set[str] = set()  # those of them that others had too
-        self.needle = msgspec.json.encode(staffer_id)[1:-1]  # the id as JSON has it
+        self.vouched: set[str] = set()  # candidates that others had too
+        self.needle = msgspec.json.encode(staffer_id)[1:-1]  # the id as it appears in JSON
         self._encoded = re.compile(rb'(?<!%b)%b(?!%b|":)' % (_IN_ID, re.escape(self.needle), _IN_ID))
         self._id = re.compile(rf"(?<![\w-]){re.escape(staffer_id)}(?![\w-])", re.ASCII)
         self._texts: set[str] = set()
         self._ordered: list[str] = []
-        self._starts: frozenset[str] = frozenset()  # words that they begin with
+        self._starts: frozenset[str] = frozenset()  # first words of the texts
         self._longest = 0
         self._is_sorted = True
 
     def is_theirs(self, op: ObservedOp) -> bool:
-        """Whether the op names them as its staffer, in its field or among its features and extra fields."""
+        """Whether the op names them as its staffer, in its field, features or extra fields."""
         places = (op.features, op.extra)
         return op.staffer_id == self.staffer_id or any(
             place is not None and place.get(FIELD) == self.staffer_id for place in places
         )
 
     def learn(self, op: ObservedOp) -> None:
-        """What *op*, which is theirs, says."""
+        """Collect the texts of *op*, which is theirs."""
         for text in _said(op):
             self.learn_text(text)
         if op.trace_id is not None and op.source == _SOURCE:
             self.traces.add(op.trace_id)
 
     def learn_text(self, text: str) -> None:
-        """A *text* that is theirs, or a value that they alone had."""
+        """Collect a *text* that is theirs, or a value that only they had."""
         self._texts.update(_pieces(text))
         self._is_sorted = False
 
     def unlearn(self, op: ObservedOp) -> None:
-        """What *op*, which is another's, says is not theirs alone."""
+        """Drop what *op*, another person's, says as well: it is not theirs alone."""
         for text in _said(op):
             if self._texts:
                 self._texts.difference_update(_pieces(text))
@@ -89,23 +89,23 @@ class Person:
         self._is_sorted = False
 
     def is_alone(self, value: str) -> bool:
-        """Whether *value*, which they may have had, is not known of anybody else."""
+        """Whether no other person is known to have had *value*."""
         return value not in self.vouched
 
     def masked_id_in(self, encoded: bytes) -> bytes:
-        """JSON without their id, in texts; names of members stay."""
+        """JSON with their id masked in text values; member names stay."""
         return self._encoded.sub(MASK.encode() * len(self.needle), encoded)
 
     def names(self, line: bytes) -> bool:
-        """Whether JSON, or what is left of it, has their id in a text."""
+        """Whether JSON, or a fragment of it, has their id in a text value."""
         return self._encoded.search(line) is not None
 
     def masked_id(self, text: str) -> str:
-        """*text* without their id, where it stands as a word."""
+        """*text* with their id masked where it is a whole word."""
         return self._id.sub(MASK * len(self.staffer_id), text)
 
     def masked(self, text: str) -> str:
-        """*text* without their id and their words: as many asterisks in their place."""
+        """*text* with their id and texts replaced by as many asterisks."""
         text = self.masked_id(text)
         if not self._is_sorted:
             self._sort()
@@ -123,7 +123,7 @@ class Person:
         return "".join([*kept, text[at:]]) if kept else text
 
     def _whole(self, rest: str) -> int:
-        """The characters of the longest text of theirs that *rest* begins with; 0 where there is none."""
+        """The length of the longest text of theirs that *rest* starts with; 0 if there is none."""
         upto = rest
         while upto and (at := bisect_right(self._ordered, upto)):
             near = self._ordered[at - 1]
@@ -134,7 +134,7 @@ class Person:
         return 0
 
     def _cut(self, rest: str) -> int:
-        """The same of a text that was cut off: it ends where *rest* does, or the line, or before what is put behind."""
+        """The same for a truncated text, which must end where *rest* ends, or before a separator."""
         at = bisect_left(self._ordered, rest)
         shared = max(_shared(near, rest) for near in self._ordered[max(0, at - 1) : at + 1])
         is_end = shared == len(rest) or rest[shared : shared + 1] in _BEHIND
@@ -165,7 +165,7 @@ def _values(op: ObservedOp) -> set[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """*text* line by line, without what stands around its words."""
+    """Split *text* into lines, without the punctuation around them; skips what identifies nobody."""
     for line in (text,) if text.isprintable() else _BREAKS.split(text):
         piece = line.strip(_EDGES)
         is_number = not any(map(str.isalpha, piece))
@@ -174,12 +174,12 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _goes_on(text: str, end: int) -> bool:
-    """Whether the word that ends at *end* goes on there."""
+    """Whether the word continues past *end*."""
     return end < len(text) and text[end].isalnum() and text[end - 1].isalnum()
 
 
 def _shared(one: str, other: str) -> int:
-    """How many characters both begin with."""
+    """The length of the common prefix."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,7 +1,7 @@
-"""Saved rows, decisions and posts without one person: what is theirs goes, their id and words are masked elsewhere.
+"""Cleans saved rows, decisions and posts of one person: removes what is theirs, masks their id and texts elsewhere.
 
-First all of it is looked at (`look`), for words that were theirs alone and endpoints that count them, then each row is
-cleaned. Rows are taken as JSON: the rooms that own them need not run.
+The first pass (`look`) finds texts that only they used and endpoints that count them; then each row is cleaned. Rows
+are handled as JSON, so the rooms that own them need not run.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from sidecar.store.latest_ops import LATEST, without_ops
 
 _DATA_KEYS: Final = ("values", "beyond", "alike", "fields")
 """Members whose own members are named by senders; so are those of `by_…`."""
-_LINE: Final = 80  # characters of the endpoint that a failure's line begins with
+_LINE: Final = 80  # characters of the endpoint at the start of a failure's line
 
 
 class CleanedRows:
-    """Rows of one folder without *person*. *are_gone*: segments were dropped, so not all that they did is known."""
+    """Cleans one folder's rows of *person*. *are_gone*: segments were dropped, so not all of their ops are known."""
 
     def __init__(self, person: Person, *, are_gone: bool) -> None:
         self._person = person
         self._are_gone = are_gone
-        self._endpoints: set[str] = set()  # that count them, or may
-        self._counted: set[str] = set()  # those of whose successes is known whose they were
-        self._incidents: set[str] = set()  # fingerprints of those that they had a part in, or may have
+        self._endpoints: set[str] = set()  # endpoints that count them, or may
+        self._counted: set[str] = set()  # endpoints whose successes are counted by person
+        self._incidents: set[str] = set()  # fingerprints of incidents that have, or may have, failures of theirs
 
     def look(self, table: str, key: str, body: bytes) -> None:
-        """Learn what the row of a state file tells of them."""
+        """Collect what a row of a state file reveals about them."""
         if table == "langfuse":
             self._look_at_fragment(msgspec.json.decode(body)["row"])
         elif table == "incidents":
@@ -51,12 +51,12 @@ class CleanedRows:
                 self._person.learn_text(name)
 
     def told(self, body: Row) -> None:
-        """Learn which traces of a `langfuse_told` decision are theirs."""
+        """Collect which traces of a `langfuse_told` decision are theirs."""
         for fragment in body.get("fragments", []):
             self._look_at_fragment({"fragment": fragment})
 
     def row(self, table: str, key: str, body: bytes) -> tuple[str, bytes] | None:
-        """The row's new key and body; None where all of it is theirs. Raises msgspec.MsgspecError."""
+        """The row's new key and body; None if the whole row is theirs. Raises msgspec.MsgspecError."""
         if table == LATEST:
             return key, self._person.masked_id_in(without_ops(body, self._person.is_theirs))
         saved = msgspec.json.decode(body)
@@ -64,14 +64,14 @@ class CleanedRows:
         if isinstance(saved, dict) and isinstance(saved.get("row"), dict):
             if not self._clean_row(table, key, saved["row"]):
                 return None
-            sheet = saved["row"].pop("sheet", None)  # bits as text, cleaned already
+            sheet = saved["row"].pop("sheet", None)  # bit masks as text, cleaned already
         clean = self.value(saved)
         if sheet is not None:
             clean["row"]["sheet"] = sheet
         return self._person.masked(key), body if clean == msgspec.json.decode(body) else msgspec.json.encode(clean)
 
     def decision(self, kind: str, body: Any) -> Any:
-        """The *body* of a decision."""
+        """The cleaned *body* of a decision."""
         if isinstance(body, dict):
             if kind == "langfuse_told":
                 body = self._told_clean(body)
@@ -82,7 +82,7 @@ class CleanedRows:
         return self.value(body)
 
     def post(self, body: Any) -> Any:
-        """The JSON *body* of a post. What was made of their lines goes with them: a model may have quoted any."""
+        """The cleaned JSON *body* of a post. A text made from their lines is blanked: a model may have quoted any."""
         if isinstance(body, dict) and isinstance(body.get("context"), str):
             lines = self._lines(body["context"])
             if lines != body["context"]:
@@ -92,7 +92,7 @@ class CleanedRows:
         return self.value(body)
 
     def value(self, value: Any, *, is_data: bool = False) -> Any:
-        """*value* with the id and their words masked in texts, and without what is counted under the id."""
+        """*value* with their id and texts masked, and without what is counted under the id."""
         if isinstance(value, str):
             return self._person.masked(value)
         if isinstance(value, list):
@@ -108,7 +108,7 @@ class CleanedRows:
         return value
 
     def _name(self, key: str, *, is_data: bool) -> str:
-        """The name of a member: a sender's words, or ours, which may have the id within."""
+        """The cleaned name of a member: either a sender's text, or ours, which may contain the id."""
         if is_data:
             return self._person.masked(key)
         return key if key == self._person.staffer_id else self._person.masked_id(key)
@@ -142,7 +142,7 @@ class CleanedRows:
     # --- what goes -----------------------------------------------------------------------------------------------
 
     def _clean_row(self, table: str, key: str, row: Row) -> bool:
-        """Take out of the row what is theirs; False where nothing is left."""
+        """Remove what is theirs from the row. Returns False if the whole row must go."""
         kind, _, name = key.partition("/")
         if table == "langfuse":
             about: Row = row.get("fragment") or row.get("score") or row
@@ -171,19 +171,19 @@ class CleanedRows:
             return True
         if most >= incident["count"]:
             return False
-        incident["samples"] = []  # a line does not tell whose it is
+        incident["samples"] = []  # a sample does not tell whose failure it was
         clean_counts(row["counts"], most, self._person)
-        if incident.get("diagnosed_by", "statistics") != "statistics":  # a model may have quoted such lines
+        if incident.get("diagnosed_by", "statistics") != "statistics":  # a model may have quoted samples
             incident["diagnosis"], incident["finding"] = None, None
         return True
 
     def _entry(self, entry: Row) -> None:
-        """An entry made of successes quotes the last inputs."""
+        """An entry learnt from successes quotes recent inputs: blank it if the endpoint may count them."""
         if entry.get("author", "successes") == "successes" and entry.get("endpoint") in self._endpoints:
             entry["text"] = _blank(entry["text"])
 
     def _diagnosis(self, body: Row) -> Row:
-        """A diagnosis of what they had a part in: the failures' lines go, and what a model made of them."""
+        """Clean a diagnosis of an incident they may be part of: blank its failure lines and a model's texts."""
         clean = {**body, "context": self._lines(body.get("context", ""))}
         if body.get("by") != "statistics":
             clean["text"] = _blank(body.get("text", ""))
@@ -194,7 +194,7 @@ class CleanedRows:
         return clean
 
     def _lines(self, text: str) -> str:
-        """*text* without what stands behind `[endpoint] ` in a line, where the endpoint counts them."""
+        """*text* with the rest of each `[endpoint] ` line blanked, if the endpoint may count them."""
         marks = {f"[{endpoint[:_LINE]}] " for endpoint in self._endpoints}
         lines = []
         for line in text.split("\n"):
@@ -203,7 +203,7 @@ class CleanedRows:
         return "\n".join(lines)
 
     def _told_clean(self, body: Row) -> Row:
-        """Fragments and scores of their traces keep ids, times and numbers."""
+        """Fragments and scores of their traces keep only ids, times and numbers."""
         clean = dict(body)
         for name in ("fragments", "scores"):
             if name in body:
@@ -214,12 +214,12 @@ class CleanedRows:
 
 
 def _without_words(told: Row) -> Row:
-    """A fragment without name and attributes, a score with nothing but its name and number."""
+    """A fragment without name and attributes; a score without comment and text value."""
     gone = ("comment",) if "score_id" in told else ("name", "attributes")
     kept = {name: each for name, each in told.items() if name not in gone}
     return {**kept, "value": _blank(kept["value"])} if isinstance(kept.get("value"), str) else kept
 
 
 def _blank(text: str) -> str:
-    """As many asterisks, so that what is cleaned again stays as it is."""
+    """As many asterisks, so that cleaning twice changes nothing."""
     return MASK * len(text)

@@ -1,8 +1,8 @@
-"""What learns sees ops and decisions in one order, the same live and in a replay.
+"""Gives the learner ops and decisions in one order, the same live and in a replay.
 
-A replay hands a decision on behind the ops that were settled when it was made. Live, more ops settle while it is being
-written: those wait here until it has taken effect. Between the two journals and the learner; in a replay nothing
-waits, and all goes straight through.
+A replay applies a decision after the ops that were settled when it was made. Live, more ops settle while the decision
+is being written: they wait here until it has taken effect. Sits between the two journals and the learner. In a replay
+nothing waits, and everything is passed straight through.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from sidecar.protocols import DecisionLog, OpConsumer
 
 log = structlog.get_logger(__name__)
 
-MOST_WAITING = 20_000  # ops; past them the order is given up rather than memory
-_AT_ONCE = 50  # items in a row, half a millisecond of them
-_CATCH_UP = 3  # items for each op that comes, while others wait
+MOST_WAITING = 20_000  # ops; beyond it the order is given up, to bound memory
+_AT_ONCE = 50  # items in a row, about half a millisecond
+_CATCH_UP = 3  # items handed on per arriving op, while others wait
 
 
 class Learner(Saved, OpConsumer, Protocol):
-    """State that follows from ops and decisions in their order."""
+    """State derived from ops and decisions in their order."""
 
     def apply(self, kind: str, body: bytes) -> Iterator[None] | None:
-        """Let a decision take effect. What it gives is work to be done before anything else is handed on."""
+        """Apply a decision. The returned iterator, if any, must be exhausted before anything else is handed on."""
         ...
 
 
 class _Promised:
-    """A decision on its way into the journal; *taken* once it is there, *failed* if it will not be."""
+    """A decision being written to the journal: *taken* once it is there, *failed* if it will not be."""
 
     __slots__ = ("body", "failed", "kind", "taken")
 
@@ -46,10 +46,10 @@ class _Promised:
 
 
 class InOrder(KeptBook):
-    """A `Derived` in front of *learner*, and a `DecisionLog` in front of another; goes straight through until `begin`.
+    """A `Derived` in front of *learner*, and a `DecisionLog` in front of another. Passes all through until `begin`.
 
-    `unordered` counts the ops that were handed on before a decision that a replay will put in front of them: the
-    disk hung. All methods belong to the event loop's thread.
+    `unordered` counts ops handed on before a decision that a replay will apply before them, because the disk hung.
+    All methods belong to the event loop's thread.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -57,22 +57,22 @@ class InOrder(KeptBook):
         self._learner = learner
         self._log: DecisionLog | None = None
         self._waiting: deque[ObservedOp | _Promised] = deque()
-        self._promised: deque[_Promised] = deque()  # those of them that are not in the journal yet
+        self._promised: deque[_Promised] = deque()  # the waiting decisions that are not in the journal yet
         self._work: Iterator[None] | None = None
         self._deciding = 0
         self._settled = asyncio.Event()
         self._open = asyncio.Event()
         self._open.set()
         self._last_op_id: str | None = None
-        self.failures = 0  # decisions that could not take effect
+        self.failures = 0  # decisions that could not be applied
         self.unordered = 0
 
     def begin(self, decisions: DecisionLog) -> None:
-        """The journals are read: write to *decisions*, and let what settles meanwhile wait."""
+        """The journals have been replayed: write to *decisions*, and hold back ops that settle during a write."""
         self._log = decisions
 
     def consume(self, op: ObservedOp) -> None:
-        """Hand *op* on, or keep it behind what it has to wait for."""
+        """Hand *op* on, or queue it behind what it has to wait for."""
         if op.op_id is not None:
             self._last_op_id = op.op_id
         if not self._waiting and self._work is None:
@@ -86,7 +86,7 @@ class InOrder(KeptBook):
     async def decide(self, kind: str, body: object, _follows: str | None = None) -> None:
         """Write a decision that follows the ops settled so far. Raises JournalError if it is not in the file.
 
-        It takes effect before any op that settled later.
+        It takes effect before any op that settles later.
         """
         if self._log is None:
             raise RetryableError("nothing is decided now", "the observer is starting or stopping", "Try again later")
@@ -101,7 +101,7 @@ class InOrder(KeptBook):
             await self._log.decide(kind, msgspec.Raw(encoded), self._last_op_id)
         except BaseException:
             if not promised.taken and promised in self._promised:
-                self._promised.remove(promised)  # should it be written yet, it comes unannounced
+                self._promised.remove(promised)  # if it is written after all, `apply` treats it as new
                 promised.failed = True
             raise
         finally:
@@ -111,21 +111,21 @@ class InOrder(KeptBook):
             self._hand_on(_AT_ONCE)
 
     def apply(self, kind: str, body: bytes) -> None:
-        """A decision is in the journal: it takes effect at its place."""
+        """A decision is in the journal: apply it at its place in the order."""
         found = next((each for each in self._promised if each.kind == kind and each.body == body), None)
         if found is not None:
             self._promised.remove(found)
             found.taken = True
         else:
             self._waiting.append(_Promised(kind, body, taken=True))
-        if self._log is None:  # a replay: nothing is in between
+        if self._log is None:  # in a replay nothing waits
             for _ in self.steps():
                 pass
         else:
             self._hand_on(_AT_ONCE)
 
     def steps(self) -> Iterator[None]:
-        """Do all that can be done, a little at each step."""
+        """Do all that can be done, yielding after each small step."""
         while True:
             if self._work is not None:
                 self._work_on()
@@ -134,15 +134,15 @@ class InOrder(KeptBook):
             yield
 
     async def caught_up(self) -> None:
-        """Return once everything that was decided has taken effect."""
+        """Return once every decision in the journal has taken effect."""
         for _ in self.steps():
             await asyncio.sleep(0)
 
     @asynccontextmanager
     async def quiet(self) -> AsyncIterator[None]:
-        """A block in which nothing is under way: all that has settled, and nothing else, was learnt.
+        """A block in which nothing is in flight: the learner has seen all that has settled, and nothing else.
 
-        The block must not wait for anything.
+        The block must not await anything.
         """
         self._open.clear()
         try:
@@ -155,11 +155,11 @@ class InOrder(KeptBook):
 
     @property
     def waiting(self) -> int:
-        """Ops and decisions that wait."""
+        """The number of waiting ops and decisions."""
         return len(self._waiting)
 
     def _hand_on(self, most: int) -> int:
-        """Hand on what may go, at most *most* items; how many went."""
+        """Hand on what may go, at most *most* items. Returns how many went."""
         done = 0
         while self._waiting and self._work is None and done < most:
             item = self._waiting[0]
@@ -184,7 +184,7 @@ class InOrder(KeptBook):
 
     def _work_on(self) -> None:
         try:
-            next(self._work)  # type: ignore[arg-type]  # the caller has looked
+            next(self._work)  # type: ignore[arg-type]  # the caller has checked for None
         except StopIteration:
             self._work = None
         except Exception:
@@ -193,7 +193,7 @@ class InOrder(KeptBook):
             log.exception("learning.step_failed")
 
     def _give_up(self) -> None:
-        """Too much waits: finish the work, and let what waits for the disk wait no longer."""
+        """Too much is waiting: finish the current work, and stop waiting for decisions that are not written yet."""
         while self._work is not None:
             self._work_on()
         promised, self._promised = self._promised, deque()

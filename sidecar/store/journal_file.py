@@ -1,8 +1,8 @@
-"""The file under a journal: appended to by one writer, mended at start, never left with half a line.
+"""The file under a journal: appended to by one writer, repaired at start, never left with a partial line.
 
-A record is a JSON object on a line of its own. It ends in a `crc` member, the CRC-32 (8 hex digits) of the object's
-bytes before that member was put in, so that a damaged record is noticed. A file that is full, or old, is closed and
-becomes a segment (`store.segments`); readers find both.
+A record is a JSON object on one line. Its last member, `crc`, is the CRC-32 (8 hex digits) of the object's bytes
+without that member, so that damage is detected. A full or old file is closed and becomes a segment
+(`store.segments`); readers find both.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 CRC_TAIL: Final = len(b',"crc":"00000000"}')
 TOMBSTONE: Final = b'{"gone":"'
-"""How a line begins whose record was forgotten on purpose; readers pass over it."""
+"""The start of a line whose record was erased on purpose; readers skip it."""
 _ENVELOPE: Final = b',"span":'
 SEGMENT_BYTES: Final = 64 << 20
 _BLOCK = 1 << 16
@@ -35,28 +35,28 @@ _NONE = -1  # no descriptor
 
 
 def sealed(record: bytes) -> bytes:
-    """*record*, a non-empty JSON object, as a journal line with its checksum."""
+    """*record*, a non-empty JSON object, as a journal line with checksum."""
     return b'%b,"crc":"%08x"}\n' % (record[:-1], zlib.crc32(record))
 
 
 def enveloped(record: bytes, envelope: bytes) -> bytes:
-    """*record* with *envelope*, a JSON object, as its member `span`: readers of the record pass it over."""
+    """*record* with *envelope*, a JSON object, as its member `span`, which readers of the record ignore."""
     return b"%b%b%b}" % (record[:-1], _ENVELOPE, envelope)
 
 
 def record_of(line: bytes) -> bytes:
-    """The record that a `sealed` *line* was made of, without its envelope.
+    """The record from which a `sealed` *line* was made, without its envelope.
 
-    Nothing else looks like that: in a text the quotes are escaped, and an op has no object of that name.
+    The search is unambiguous: inside a text the quotes are escaped, and an op has no object member of that name.
     """
     end = line.find(_ENVELOPE + b"{")
     return line[: end if end >= 0 else -CRC_TAIL - 1] + b"}"
 
 
 def opened(line: bytes) -> bytes | None:
-    """The JSON object of a journal *line* (without its line feed), or None if its checksum does not fit.
+    """The JSON object of a journal *line* (without its line feed); None if its checksum does not match.
 
-    Lines without a checksum, such as those of older journals, are taken as they are.
+    Lines without a checksum, as in older journals, are accepted as they are.
     """
     if line[-CRC_TAIL : -CRC_TAIL + 8] != b',"crc":"':
         return line if line[:1] == b"{" and line[-1:] == b"}" else None
@@ -65,10 +65,10 @@ def opened(line: bytes) -> bytes | None:
 
 
 class AppendFile:
-    """Whole appends to one journal: what a failed write left is cut off again at once, or else before the next one.
+    """All-or-nothing appends to one journal: a partial write is truncated at once, or else before the next append.
 
-    *size* is the logical offset behind the last record. An append that would take the active file over
-    *segment_bytes*, or finds its first record older than *segment_age_s* (None: no matter), closes it before.
+    *size* is the logical offset after the last record. The active file is closed before an append that would exceed
+    *segment_bytes*, or if its first record is older than *segment_age_s* (None: no age bound).
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class AppendFile:
         segment_age_s: float | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        """Open, creating it with mode 0600, and mend a torn last line. Raises StartError."""
+        """Open the file, creating it with mode 0600, and repair a torn last line. Raises StartError."""
         self._path = path
         self._segment_bytes = segment_bytes
         self._segment_age_s = segment_age_s
@@ -98,10 +98,10 @@ class AppendFile:
             ) from exc
         self.size = self._base + self._used
         self._clean = True
-        self._named = True  # the folder's entries are on the device
+        self._named = True  # the file's directory entry is synced
 
     def append(self, data: bytes) -> None:
-        """Write *data* whole, or nothing of it. Raises OSError."""
+        """Write *data* all or nothing. Raises OSError."""
         self._cut_off()
         self._make_room(len(data))
         self._clean = False
@@ -110,7 +110,7 @@ class AppendFile:
             while view:
                 view = view[self._write(view) :]
         except OSError:
-            with contextlib.suppress(OSError):  # the next append tries again, and fails if it cannot
+            with contextlib.suppress(OSError):  # if it fails, the next append tries again
                 self._cut_off()
             raise
         self._used += len(data)
@@ -119,11 +119,11 @@ class AppendFile:
 
     def sync(self) -> None:
         """Force the data to the device. Raises OSError."""
-        if self._fd != _NONE:  # else it was forced there when it was closed
+        if self._fd != _NONE:  # else it was synced when it was closed
             os.fdatasync(self._fd)
 
     def close(self) -> None:
-        """Cut off what a failed write left, and close."""
+        """Truncate what a failed write left, then close."""
         fd = self._fd
         if fd == _NONE:
             return
@@ -134,7 +134,7 @@ class AppendFile:
             os.close(fd)
 
     def _make_room(self, size: int) -> None:
-        """Have an active file that may take *size* bytes. What fails is tried again by the next append."""
+        """Ensure an active file with room for *size* bytes. What fails is retried by the next append."""
         if self._used and (self._used + size > self._segment_bytes or self._is_old()):
             os.fdatasync(self._fd)
             self._path.rename(segment_path(self._path, self._base))
@@ -167,7 +167,7 @@ class AppendFile:
 
 def _prepared(fd: int, path: Path) -> int:
     try:
-        with contextlib.suppress(PermissionError):  # another user's file that we may write to all the same
+        with contextlib.suppress(PermissionError):  # another user's file, but writable for us
             os.fchmod(fd, 0o600)
         return _mended(fd, path)
     except OSError:
@@ -176,7 +176,7 @@ def _prepared(fd: int, path: Path) -> int:
 
 
 def _mended(fd: int, path: Path) -> int:
-    """Size after cutting a last line without line feed, which was never acknowledged; it is kept aside."""
+    """The size after cutting a last line without line feed, which was never acknowledged; it is kept aside."""
     size = os.fstat(fd).st_size
     keep = size
     while keep:
@@ -195,14 +195,14 @@ def _mended(fd: int, path: Path) -> int:
 
 
 class _Stamped(msgspec.Struct):
-    """When a record is from: an op's `timestamp`, or a decision's `at`."""
+    """The time of a record: an op's `timestamp`, or a decision's `at`."""
 
     timestamp: str = ""
     at: str = ""
 
 
 def _first_s(fd: int) -> float:
-    """When the file was begun, seconds since the epoch: its first record's time, or else its last change."""
+    """When the file was begun, in seconds since the epoch: its first record's time, else its last modification."""
     try:
         first = msgspec.json.decode(os.pread(fd, _BLOCK, 0).partition(b"\n")[0], type=_Stamped)
         return datetime.fromisoformat(first.timestamp or first.at).timestamp()

@@ -1,4 +1,4 @@
-"""Reading a journal back, over all its segments: forward from a logical byte offset, or its last records."""
+"""Reads a journal across all its segments: forward from a logical byte offset, or its last records."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 _BLOCK = 1 << 18
-_MOST_LOGGED = 100  # of one reading: the rest is counted
+_MOST_LOGGED = 100  # lines logged per reader; the rest is only counted
 
 
 class JournalReader:
-    """Decoded records of one journal, beside its writer. Damaged lines are skipped and counted in `damaged`.
+    """Yields decoded records of one journal, also while it is written. Damaged lines are skipped and counted.
 
-    With *keep_damaged* they are also logged and kept aside; one reader of a journal is enough for that.
+    With *keep_damaged* they are also logged and kept aside; only one reader per journal needs to do that.
     """
 
     def __init__(self, path: Path, *, keep_damaged: bool = False) -> None:
@@ -34,16 +34,16 @@ class JournalReader:
         self.damaged = 0
 
     def scan(self, kind: type[T], offset: int = 0) -> Iterator[tuple[T, int]]:
-        """Each record from *offset* on, with the offset just behind it. A journal that is not there has none.
+        """Yield each record from *offset* on, with the offset just after it. A missing journal yields none.
 
-        What lay before the oldest segment is passed over. Raises OSError.
+        If *offset* lies before the oldest segment, it starts there. Raises OSError.
         """
         return self.each(msgspec.json.Decoder(kind).decode, offset)
 
     def each(self, read: Callable[[bytes], T], offset: int = 0) -> Iterator[tuple[T, int]]:
-        """The same of what *read* makes of a record's JSON, which needs not be decoded to be passed over.
+        """Like `scan`, but yields what *read* makes of a record's JSON, so that it can skip records undecoded.
 
-        A line for which *read* raises an error of msgspec's is damaged.
+        A line for which *read* raises a msgspec error counts as damaged.
         """
         while (segment := open_at(self._path, offset)) is not None:
             with segment.file as file:
@@ -56,10 +56,10 @@ class JournalReader:
             if segment.is_active:
                 begins = [each.base for each in closed_segments(self._path)]
                 if not begins or begins[-1:] == segment.begins[-1:]:
-                    return  # it is the active one still
+                    return  # no segment was closed meanwhile: this is the end
 
     def tail(self, kind: type[T], most: int, most_bytes: int) -> list[T]:
-        """The last records, oldest first: at most *most*, read from at most *most_bytes* of the journal's end."""
+        """The last records, oldest first: at most *most*, read from at most the last *most_bytes* of the journal."""
         decoder = msgspec.json.Decoder(kind)
         found: list[list[T]] = []
         base: int | None = None
@@ -72,7 +72,7 @@ class JournalReader:
         return [record for records in reversed(found) for record in records]
 
     def _records(self, read: Callable[[bytes], T], segment: OpenSegment, offset: int) -> Iterator[tuple[T | None, int]]:
-        """Each line of the open file as (record, offset behind it); None for one that is not to be seen."""
+        """Yield each line of the open file as (record, offset after it); the record is None if it is skipped."""
         crc32, tail = zlib.crc32, CRC_TAIL + 1
         for line in segment.file:
             start, offset = offset, offset + len(line)
@@ -88,7 +88,7 @@ class JournalReader:
                 if older is not None:
                     yield read(older), offset
                     continue
-            except (msgspec.MsgspecError, ValueError, RecursionError):  # the second: bytes that are no UTF-8, no hex
+            except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: not UTF-8, or not hex
                 pass
             if segment.is_active and not line.endswith(b"\n"):
                 return  # still being written
@@ -110,7 +110,7 @@ class JournalReader:
 
 
 def _last_lines(file: BinaryIO, most: int, most_bytes: int) -> tuple[list[bytes], int]:
-    """The last whole lines of *file* without their line feeds, at most *most*; and how many bytes were read."""
+    """The last *most* complete lines of *file*, without line feeds, and the number of bytes read."""
     start = size = file.seek(0, os.SEEK_END)
     blocks: list[bytes] = []
     ends = 0
@@ -126,7 +126,7 @@ def _last_lines(file: BinaryIO, most: int, most_bytes: int) -> tuple[list[bytes]
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], line: bytes) -> T | None:
-    """The record of *line*; None for what cannot be read, which is counted by whoever scans, not here."""
+    """The record of *line*; None if it is unreadable. Not counted here: `scan` counts damaged lines."""
     record = opened(line)
     try:
         return decoder.decode(record) if record is not None and not record.startswith(TOMBSTONE) else None

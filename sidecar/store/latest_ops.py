@@ -1,9 +1,9 @@
-"""Which op takes the place of which: an op may amend others (`amends`), and views count the latest word only.
+"""Tracks which op replaces which: an op may amend others (`amends`), and views count only the latest one.
 
-Every settled op passes here before anything counts it, live and in a replay. The ops of last are remembered whole, so
-that a book can take one back that another takes the place of. What is remembered follows from the journal alone; it is
-kept in blocks, which are the rows that are saved, and the oldest block goes first. At a thousand ops a second each save
-has all of them to write: so a full block is held as its row, and saving it copies nothing.
+Every settled op passes through here before anything counts it, live and in a replay. Recent ops are kept in full, so
+that a book can retract one when another replaces it. The content follows from the journal alone. It is kept in blocks,
+which are also the saved rows; the oldest block is evicted first. At a thousand ops per second each save writes all of
+them, so a full block is held as its encoded row and is saved without copying.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from sidecar.store.journal_file import record_of
 log = structlog.get_logger(__name__)
 
 LATEST: Final = "latest_ops"
-"""The table of the rows."""
+"""The table of the saved rows."""
 
 MOST_OPS: Final = 4096
 MOST_BYTES: Final = 4 * 2**20
-LARGEST: Final = 64 * 1024  # bytes of an op's JSON; larger ones are known by their id alone
-MOST_AMENDED: Final = 16  # ids that one op may name
-BLOCK: Final = 128  # ops
-BLOCK_BYTES: Final = 256 * 1024  # of them; an op that comes behind so many begins the next block
-_DEAD_BYTES: Final = 4096  # a block holds no more of ops that count no more, unless more of it counts
+LARGEST: Final = 64 * 1024  # bytes of JSON; of a larger op only the id is kept
+MOST_AMENDED: Final = 16  # ids that one op may amend
+BLOCK: Final = 128  # ops per block
+BLOCK_BYTES: Final = 256 * 1024  # bytes per block; an op that follows so many starts a new one
+_DEAD_BYTES: Final = 4096  # re-encode a block when its replaced ops take more than this, and more than its live ones
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ObservedOp).decode
@@ -38,7 +38,7 @@ _NONE: Final = msgspec.Raw(b"null")
 
 
 class _Known(msgspec.Struct, gc=False, omit_defaults=True):
-    """An op as it is remembered and saved: itself as JSON while it counts, *by* the id of what took its place."""
+    """A remembered op: its JSON while it counts, else *by*, the id of the op that replaced it."""
 
     op_id: str
     op: msgspec.Raw = _NONE
@@ -49,9 +49,9 @@ _rows = msgspec.json.Decoder(list[_Known])
 
 
 class _Block:
-    """Ops that are saved together, as one row. Closed, their JSON is slices of that row: nothing is held twice.
+    """Ops saved together as one row. In a closed block their JSON are slices of the row, so nothing is held twice.
 
-    A change leaves the slices as they are: of ops that count no more, `_dead` bytes are held until it is closed again.
+    A later change keeps the row's bytes alive through the slices; `_dead` counts the bytes of replaced ops among them.
     """
 
     __slots__ = ("_dead", "_row", "bytes", "known")
@@ -76,7 +76,7 @@ class _Block:
         self._row = None
 
     def replace(self, known: _Known, by: str) -> int:
-        """*known*, one of these, counts no more: *by* does. How many bytes that was."""
+        """Mark *known*, a member of this block, as replaced by *by*. Returns the size of its JSON in bytes."""
         size, known.op, known.by, self._row = _size(known), _NONE, by, None
         self.bytes -= size
         self._dead += size
@@ -85,9 +85,9 @@ class _Block:
         return size
 
     def close(self) -> bytes:
-        """The row, of which the ops are slices from now on."""
+        """Return the encoded row; from now on the ops are slices of it."""
         if self._row is None:
-            self._row = bytes(memoryview(_encode(self.known)))  # a copy: the encoder leaves room behind its own
+            self._row = bytes(memoryview(_encode(self.known)))  # copied, because the encoder over-allocates its buffer
             for known, saved in zip(self.known, _rows.decode(self._row), strict=True):
                 known.op = saved.op
             self._dead = 0
@@ -95,14 +95,14 @@ class _Block:
 
 
 class LatestOps:
-    """The last `MOST_OPS` ops within `MOST_BYTES`. Used on the event loop's thread only; O(1) an op.
+    """The last `MOST_OPS` ops within `MOST_BYTES`. Used on the event loop's thread only; O(1) per op.
 
-    The counters: *amended* ops that another took the place of, *unknown* ids that were to be amended and are not, or no
-    more, remembered, *repeats* lines of an op that was in the journal before.
+    Counters: *amended* ops that were replaced; *unknown* ids in `amends` that are not remembered (any more); *repeats*
+    of an op that the journal had before.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[_Known, int]] = {}  # with the number of its block
+        self._known: dict[str, tuple[_Known, int]] = {}  # op id → op and block number
         self._blocks: dict[int, _Block] = {}  # oldest first; all but the newest are closed
         self._newest = 0
         self._bytes = 0
@@ -116,10 +116,10 @@ class LatestOps:
         return len(self._known)
 
     def take(self, op: ObservedOp, line: bytes = b"") -> tuple[ObservedOp, ...] | None:
-        """The ops that count no more since *op* takes their place, mostly none; None if *op* itself was taken before.
+        """Record *op*. Returns the ops it replaces, usually none; None if *op* itself was recorded before.
 
-        *line* is the journal's, where there is one: the op need not be encoded once more.
-        An op that amends what is not remembered takes no op's place: it counts beside it.
+        *line* is its journal line, if there is one: then the op need not be encoded again.
+        An op whose `amends` is not remembered replaces nothing: it counts beside the op it amends.
         """
         op_id = op.op_id
         if op_id is not None and op_id in self._known:
@@ -131,16 +131,16 @@ class LatestOps:
         return replaced
 
     def knows(self, op_id: str) -> bool:
-        """Whether the op is remembered: only then does one that amends it take its place."""
+        """Whether the op is remembered; only then can another op replace it."""
         return op_id in self._known
 
     def later(self, op_id: str | None) -> str | None:
-        """The id of the op that took the place of *op_id*'s; None if it counts, or is not remembered."""
+        """The id of the op that replaced *op_id*; None if *op_id* still counts, or is not remembered."""
         found = self._known.get(op_id) if op_id is not None else None
         return found[0].by if found is not None else None
 
     def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore what `take_dirty` gave, in whatever order."""
+        """Restore the rows that `take_dirty` returned, in any order."""
         for name in sorted((name for name, data in rows.items() if data), key=_number):
             try:
                 known = _rows.decode(rows[name])
@@ -154,7 +154,7 @@ class LatestOps:
             self._bytes += block.bytes
 
     def prepare(self) -> Iterator[None]:
-        """Make the rows anew in which ops were amended, one at each step."""
+        """Re-encode the changed blocks, one per step."""
         for number in sorted(self._dirty):
             block = self._blocks.get(number)
             if block is not None and not block.is_closed:
@@ -162,23 +162,23 @@ class LatestOps:
                 yield
 
     def take_dirty(self) -> dict[str, bytes]:
-        """Rows that changed since the last call; removed ones as b""."""
+        """The rows changed since the last call; b"" for removed ones."""
         dirty, self._dirty = self._dirty, set()
         return {str(number): self._blocks[number].close() if number in self._blocks else b"" for number in dirty}
 
     def put_back(self, keys: Iterable[str]) -> None:
-        """Saving them failed: give them again next time."""
+        """Saving these rows failed: mark them dirty again."""
         self._dirty.update(map(_number, keys))
 
     def _replaced(self, op: ObservedOp) -> tuple[ObservedOp, ...]:
         replaced = []
         for name in dict.fromkeys((op.amends or "").split(None, MOST_AMENDED)[:MOST_AMENDED]):
             found = self._last_word(name, op.op_id)
-            if found is None or (not _size(found[0]) and found[0].by is None):  # not remembered, or too large
+            if found is None or (not _size(found[0]) and found[0].by is None):  # not remembered, or too large to be
                 self.unknown += 1
                 continue
             known, number = found
-            if _size(known):  # else another of the names led here
+            if _size(known):  # else it was replaced through another of the names
                 replaced.append(_decode(known.op))
                 self._bytes -= self._blocks[number].replace(known, op.op_id or "")
                 self._dirty.add(number)
@@ -186,12 +186,12 @@ class LatestOps:
         return tuple(replaced)
 
     def _last_word(self, op_id: str, by: str | None) -> tuple[_Known, int] | None:
-        """What counts of the operation that *op_id* was an op of, or did until *by* came, which is taken just now."""
+        """The op that currently counts for the operation of *op_id*, or that *by*, being recorded now, replaced."""
         first = found = self._known.get(op_id)
         while found is not None and found[0].by and found[0].by != by:
             found = self._known.get(found[0].by)
         if first is not None and found is not None and first is not found and first[0].by != found[0].op_id:
-            # so that an op amended a thousand times is found in one step
+            # Path compression: an op amended a thousand times is found in one step.
             self._blocks[first[1]].replace(first[0], found[0].op_id)
             self._dirty.add(first[1])
         return found
@@ -223,12 +223,12 @@ class LatestOps:
 
 
 def kept_ops(row: bytes) -> list[ObservedOp]:
-    """The ops that a saved *row* has whole. Raises msgspec.MsgspecError."""
+    """The ops that a saved *row* holds in full. Raises msgspec.MsgspecError."""
     return [_decode(known.op) for known in _rows.decode(row) if _size(known)]
 
 
 def without_ops(row: bytes, is_gone: Callable[[ObservedOp], bool]) -> bytes:
-    """A saved *row* without the ops that are gone. Raises msgspec.MsgspecError."""
+    """A saved *row* without the ops for which *is_gone* is true. Raises msgspec.MsgspecError."""
     kept = _rows.decode(row)
     left = [known for known in kept if not (_size(known) and is_gone(_decode(known.op)))]
     return row if len(left) == len(kept) else _encode(left)

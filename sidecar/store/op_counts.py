@@ -1,6 +1,6 @@
-"""Settled ops counted by endpoint, source and outcome, for the metrics alone: since the start, and never saved.
+"""Counts settled ops by endpoint, source and outcome, for the metrics only: since start, never saved.
 
-Both endpoints and sources are the senders' words, so both are bounded: what is beyond shares one name.
+Senders choose endpoints and sources, so both are bounded; everything beyond the bound shares one name.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ MAX_ENDPOINTS: Final = 100
 MAX_NAME: Final = 120  # characters of a label
 OTHER: Final = "_OTHER"
 
-_MAX_DURATION_MS: Final = 1e12  # some thirty years: sums stay finite, whatever a sender claims
+_MAX_DURATION_MS: Final = 1e12  # some thirty years: keeps sums finite whatever a sender claims
 
 Series = tuple[str, ...]
 """Endpoint, source, and `success` or `failure`."""
 
 
 class OpCounts:
-    """`ops` and `seconds` by series: at most 101 endpoints × (*sources* + 1) × 2. For the event loop's thread only."""
+    """`ops` and `seconds` by series: at most 101 endpoints × (*sources* + 1) × 2. Event loop's thread only."""
 
     def __init__(self, sources: Collection[str]) -> None:
         self._sources = frozenset(sources)
@@ -30,7 +30,7 @@ class OpCounts:
         self.seconds: dict[Series, float] = {}
 
     def consume(self, op: ObservedOp) -> None:
-        """Count one settled op. O(1); one that amends another was counted already, as that other."""
+        """Count one settled op. O(1). An op that amends another is skipped: that operation is counted already."""
         if op.amends is not None:
             return
         source = op.source if op.source in self._sources else "other"

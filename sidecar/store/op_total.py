@@ -1,7 +1,7 @@
-"""How many operations there ever were: one number, which outlives restarts and the segments that held them.
+"""Counts all operations ever: one number, kept across restarts and after the segments that held them are dropped.
 
-Fed every settled op, as all books are; read by `/stats`. A state that is older than it counts from its upgrade on,
-until a replay of all the journals.
+A book: it consumes every settled op; `/stats` reads it. A state file from before this table counts from its upgrade
+on, until a replay of all journals.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _Total(msgspec.Struct):
 
 
 class OpTotal(KeptBook):
-    """The operations that count: one that amends another is the same operation. For the event loop's thread only."""
+    """Counts operations: an op that amends another is the same operation. For the event loop's thread only."""
 
     def __init__(self) -> None:
         self._rows = KeptRows("", _Total, 1)
@@ -30,7 +30,7 @@ class OpTotal(KeptBook):
 
     @property
     def operations(self) -> int:
-        """All that there ever were."""
+        """The number of operations ever recorded."""
         row = self._rows.get(_KEY)
         return row.operations if row is not None else 0
 
@@ -39,7 +39,7 @@ class OpTotal(KeptBook):
         self._add(1)
 
     def retract(self, _op: ObservedOp) -> None:
-        """An op that was counted is amended by another, which counts in its place."""
+        """An op counted before is replaced by one that amends it and will be counted instead."""
         self._add(-1)
 
     def _add(self, count: int) -> None:

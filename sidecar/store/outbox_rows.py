@@ -1,7 +1,7 @@
-"""The outbox as rows of `state.db`: what waits, what is dead, and the keys of what was done lately.
+"""The outbox as rows of `state.db`: waiting posts, dead letters, and the keys of recently finished posts.
 
-Plain functions on a connection, each for one transaction: the observer calls them on its writer thread, the command
-line from a process of its own.
+Plain functions on a connection, each for one transaction. The observer calls them on its writer thread, the command
+line from its own process.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ CREATE TABLE outbox (
     "CREATE INDEX outbox_dead ON outbox (number) WHERE state = 'dead'",
     "CREATE INDEX outbox_done ON outbox (settled_ns, number) WHERE state = 'done'",
 )
-"""Version 2 of the state file. Partial indexes: looking for the next post never touches what is done."""
+"""Schema version 2 of the state file. Partial indexes: the search for the next post never touches finished rows."""
 
 SELECT: Final = "SELECT number, key, kind, url, body, state, since_ns, due_ns, attempts, error FROM outbox"
 MAX_WAITING: Final = 10_000
 MAX_DEAD: Final = 1000
 MAX_DONE: Final = 10_000
-"""Keys kept of posts that were taken or dropped: the same content is not sent again meanwhile."""
+"""Kept keys of delivered or dropped posts: the same content is not sent again while its key is kept."""
 KEEP_DONE_NS: Final = 7 * 24 * 3600 * 10**9
-_FARTHEST_NS: Final = 3900 * 10**9  # longer than any wait we set: a clock that was set back must not hold a post
+_FARTHEST_NS: Final = 3900 * 10**9  # longer than any wait we set: a later due time means that the clock was set back
 
 
 def put(connection: sqlite3.Connection, posts: Sequence[Post], now_ns: int) -> tuple[int, int]:
-    """Insert *posts*, oldest first, each once by its key: (how many are new, for how many there was no room)."""
+    """Insert *posts*, oldest first, each key once. Returns (number of new posts, number without room)."""
     new = [post for post in {post.key: post for post in posts}.values() if not _is_known(connection, post.key)]
     (waiting,) = connection.execute("SELECT count(*) FROM outbox WHERE state = 'waiting'").fetchone()
     room, before = max(0, MAX_WAITING - waiting), connection.total_changes
@@ -56,9 +56,9 @@ def put(connection: sqlite3.Connection, posts: Sequence[Post], now_ns: int) -> t
 
 
 def look(connection: sqlite3.Connection, now_ns: int, to: str | None = None) -> OutboxLook:
-    """The oldest post that is due (one that a person wants now before all others), and the counts.
+    """The oldest due post (first one that a person asked to retry), and the counts.
 
-    Only posts whose url is *to*; None: all that are for the gateway, whose urls are paths.
+    Considers only posts whose url is *to*; None: those for the gateway, whose urls are paths.
     """
     mine = "url LIKE '/%'" if to is None else "url = :to"
     asked = {"to": to, "now": now_ns, "farthest": now_ns + _FARTHEST_NS}
@@ -81,8 +81,8 @@ def look(connection: sqlite3.Connection, now_ns: int, to: str | None = None) -> 
 
 
 def settle(connection: sqlite3.Connection, number: int, outcome: PostOutcome) -> int:
-    """Write *outcome* to the post unless a person has dropped it; how many dead letters had to make room."""
-    is_done = outcome.state == "done"  # only its key is needed from now on
+    """Store *outcome*, unless a person dropped the post. Returns the number of dead letters evicted for room."""
+    is_done = outcome.state == "done"  # from now on only its key is needed
     connection.execute(
         "UPDATE outbox SET state = ?, attempts = attempts + 1, due_ns = ?, settled_ns = ?, error = ?,"
         " body = CASE WHEN ? THEN x'' ELSE body END WHERE number = ? AND state = 'waiting'",
@@ -100,7 +100,7 @@ def settle(connection: sqlite3.Connection, number: int, outcome: PostOutcome) ->
 
 
 def listed(connection: sqlite3.Connection, numbers: Sequence[int] | None) -> list[dict[str, Any]]:
-    """Rows that wait or are dead, as columns by name, oldest first; only *numbers* if given."""
+    """Waiting and dead rows as columns by name, oldest first; only *numbers* if given."""
     cursor = connection.execute(f"{SELECT} WHERE state <> 'done' ORDER BY number")
     names = [column[0] for column in cursor.description]
     rows = [dict(zip(names, row, strict=True)) for row in cursor]
@@ -108,7 +108,7 @@ def listed(connection: sqlite3.Connection, numbers: Sequence[int] | None) -> lis
 
 
 def retry(connection: sqlite3.Connection, numbers: Sequence[int], now_ns: int) -> None:
-    """Make posts, waiting or dead, due at once, with all their attempts before them."""
+    """Make posts, waiting or dead, due at once, with their attempts reset."""
     connection.executemany(
         "UPDATE outbox SET state = 'waiting', due_ns = 0, since_ns = ?, attempts = 0 WHERE number = ?"
         " AND state <> 'done'",
@@ -117,7 +117,7 @@ def retry(connection: sqlite3.Connection, numbers: Sequence[int], now_ns: int) -
 
 
 def drop(connection: sqlite3.Connection, numbers: Sequence[int], now_ns: int) -> None:
-    """Give posts up. Their keys stay for a while, so that the journal does not bring them back at a start."""
+    """Drop posts for good. Their keys stay for a while, so that replayed decisions do not queue them again."""
     connection.executemany(
         "UPDATE outbox SET state = 'done', body = x'', settled_ns = ? WHERE number = ? AND state <> 'done'",
         [(now_ns, number) for number in numbers],

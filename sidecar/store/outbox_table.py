@@ -1,4 +1,4 @@
-"""The outbox's way to its rows: on the state's writer thread in the observer, on a connection of its own outside."""
+"""Access to the outbox rows: on the state's writer thread in the observer, on an own connection outside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BUSY_TIMEOUT_S: Final = 5.0
 
 
 class OutboxTable:
-    """An `OutboxStore` of the posts *to* one url (None: the gateway) in *state*, whose file is open meanwhile."""
+    """An `OutboxStore` of the posts *to* one url (None: the gateway) in *state*, which must be open."""
 
     def __init__(self, state: StateStore, to: str | None = None) -> None:
         self._state = state
@@ -39,9 +39,9 @@ class OutboxTable:
 
 @contextmanager
 def existing_outbox(data_dir: Path) -> Iterator[sqlite3.Connection]:
-    """A connection to the outbox in *data_dir*, beside an observer that may be running; one transaction.
+    """Open the outbox in *data_dir*, possibly beside a running observer, for one transaction.
 
-    Raises StartError if there is none. Nothing is created, set aside or brought up to date.
+    Raises StartError if there is none. Never creates, sets aside or migrates a file.
     """
     path = data_dir / "state.db"
     try:

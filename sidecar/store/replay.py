@@ -1,6 +1,6 @@
-"""Derived state out of the journals: each op to every consumer, each decision behind the op that it follows.
+"""Rebuilds derived state from the journals: each op to every consumer, each decision after the op it follows.
 
-Asks nobody, decides nothing: at start for what the last save does not cover, in `observer replay` for all there is.
+Makes no decisions and calls nobody. Used at start for what the last save does not cover, and by `observer replay`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from sidecar.store.fan_out import hand_on
 from sidecar.store.journal_reader import JournalReader
 from sidecar.store.latest_ops import LatestOps
 
-TURN: Final = 500  # records between two turns of whoever drives it
+TURN: Final = 500  # records between two yields to the caller
 
 
 class Replay:
-    """One pass over both journals, as *latest* lets ops through. *corrections* has the source of ops that it takes.
+    """One pass over both journals; *latest* filters the ops. *corrections*: a source name, and its ops' consumer.
 
-    `ops`, `decisions` and `damaged` count records; `offset` is how far into the ops it is, `covered` where it ended.
+    `ops`, `decisions` and `damaged` count records. `offset` and `decisions_offset` are the current journal positions.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class Replay:
         return self._ops.damaged + self._decisions.damaged
 
     def steps(self, since: Covered, *, corrections_since: int = 0) -> Iterator[None]:
-        """Read what is behind *since*, with a pause every `TURN` records. Raises OSError.
+        """Replay everything after *since*; yields every `TURN` records. Raises OSError.
 
-        Corrections are handed on from the logical offset *corrections_since* on.
+        Ops of the corrections source go to its consumer only after the logical offset *corrections_since*.
         """
         self.offset, self.decisions_offset = since
         handed_on = self._corrections
@@ -71,8 +71,8 @@ class Replay:
             if restore is not None and op.source == source and offset > corrections_since:
                 restore(op)
             self.ops += 1
-            # Older decisions tell the op that they follow by its id alone, and ids sort by time: one whose op is in a
-            # segment that is gone does not hold up the others.
+            # Older decisions name the op they follow by id only. Ids sort by time, so comparing them works even if
+            # that op's segment was dropped.
             while waiting is not None and waiting[0].after is None and (waiting[0].follows or "") <= (op.op_id or ""):
                 self._take(waiting)
                 waiting = next(decisions, None)

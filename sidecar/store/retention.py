@@ -1,7 +1,7 @@
-"""The bounds of the journals: the oldest segments go when there are too many bytes of them, or when they are old.
+"""Enforces the bounds of the journals: drops the oldest segments when there are too many bytes, or when they are old.
 
-What goes stays counted: first the state is saved, copied to `checkpoint.db` and forced to disk. Followers of a
-journal are told before, so that what they had not read is counted as lost; the bounds do not wait for them.
+What is dropped stays counted: the state is saved first, copied to `checkpoint.db` and synced. Followers of a journal
+are told before, so that they count unread records as lost; the bounds do not wait for followers.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from sidecar.store.segments import Segment, closed_segments, drop_segment
 log = structlog.get_logger(__name__)
 
 LOOK_S: Final = 2.0
-_HEADROOM: Final = 8  # an eighth of the share is left for what comes between two looks
+_HEADROOM: Final = 8  # an eighth of the share stays free for what arrives between two looks
 
 
 class CopiedState(Protocol):
-    """State that can be copied whole. Real one: `StateStore`."""
+    """State that can be copied as a whole. Implementation: `StateStore`."""
 
     async def copy_to(self, path: Path) -> Covered:
-        """Put a copy at *path*; how far into the journals it goes. Raises RetryableError."""
+        """Write a copy to *path*. Returns the journal offsets it covers. Raises RetryableError."""
         ...
 
 
 class BoundedJournal:
-    """One journal and its bounds. *active* is its active file; bytes and segments are those of the last look.
+    """One journal and its bounds. *active* is its active file; `bytes` and `segments` are as of the last look.
 
-    *look* has the journal's writer close an active file that is old: one that nobody writes to must age out too.
+    *look* makes the journal's writer close an old active file, so that a journal without writes ages out too.
     """
 
     def __init__(self, name: str, active: Path, most_bytes: int, look: Callable[[], None]) -> None:
@@ -50,7 +50,7 @@ class BoundedJournal:
         self.dropped = 0
 
     def due(self, oldest_s: float) -> list[Segment]:
-        """The segments that have to go, oldest first: closed before *oldest_s*, or too much. Raises OSError."""
+        """The segments to drop, oldest first: closed before *oldest_s*, or over the byte bound. Raises OSError."""
         closed = [segment for segment in closed_segments(self.active) if segment.size]
         try:
             active_bytes = self.active.stat().st_size
@@ -67,7 +67,7 @@ class BoundedJournal:
         return due
 
     def drop(self, segments: Sequence[Segment]) -> None:
-        """Remove *segments*, the oldest first. Raises OSError; those before the failure are gone."""
+        """Remove *segments*, oldest first. Raises OSError; those before the failed one are gone then."""
         for segment in segments:
             drop_segment(self.active, segment)
             self.dropped += 1
@@ -76,7 +76,7 @@ class BoundedJournal:
 
 
 class Retention:
-    """A stage: looks every two seconds. *save* saves the state; *max_age_s* None keeps segments however old."""
+    """A stage: checks every two seconds. *save* saves the state; *max_age_s* None: no age bound."""
 
     name = "retention"
 
@@ -96,21 +96,21 @@ class Retention:
         self._max_age_s = max_age_s
         self.journals = (ops, decisions)
         self._task: asyncio.Task[None] | None = None
-        self.failures = 0  # looks that could not do what was due; the next one tries again
+        self.failures = 0  # checks that could not do what was due; the next one retries
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin to look; the state is open."""
+        """Start checking; the state must be open."""
         self._task = tasks.create_task(self._loop(), name="retention")
 
     async def stop(self) -> None:
-        """Look no more. What is being dropped is covered by the copy already."""
+        """Stop checking. Segments being dropped are already covered by the copy."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
 
     async def enforce(self) -> int:
-        """Drop what is over the bounds, once a copy of the state covers it; how many segments went.
+        """Drop the segments over the bounds, once a copy of the state covers them. Returns their number.
 
         Raises RetryableError, OSError.
         """
@@ -137,7 +137,7 @@ class Retention:
         for follower in journal.followers:
             try:
                 await follower.let_go(segments[-1].end)
-            except Exception:  # the bounds hold whatever a follower does
+            except Exception:  # a faulty follower must not void the bounds
                 log.exception("journal.follower_failed", journal=journal.name)
         await asyncio.to_thread(journal.drop, segments)
         log.info(
@@ -150,7 +150,7 @@ class Retention:
         return len(segments)
 
     def _sync(self) -> None:
-        """The copy must never know more than the journals: what it covers is forced to disk before."""
+        """Sync the journals, so that the copy never covers more than what is on disk."""
         for journal in self.journals:
             try:
                 fd = os.open(journal.active, os.O_RDONLY | os.O_CLOEXEC)
@@ -172,7 +172,7 @@ class Retention:
                 if not failing:
                     log.error("retention.failed", error=str(exc), failures=self.failures)
                 failing = True
-            except Exception:  # whatever is wrong with one look costs that look
+            except Exception:  # a fault costs only this check
                 self.failures += 1
                 log.exception("retention.look_failed", failures=self.failures)
             await self._clock.sleep(LOOK_S)

@@ -1,7 +1,7 @@
-"""The last ops in memory, with the counts that `/stats` and the cycle's log line show.
+"""The ring of the latest ops in memory, with the counts that `/stats` and the cycle's log line show.
 
-They are held as JSON: a few hundred bytes in one piece instead of some twenty objects each, which is what keeps memory
-small and the event path fast; whoever reads them decodes what it needs.
+Ops are held as JSON: a few hundred contiguous bytes instead of some twenty objects each. This keeps memory small and
+the event path fast; readers decode what they need.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import msgspec
 
 from sidecar.model import ObservedOp, SpanRef
 
-_OBJECT_BYTES = 700  # an op's own objects, beside its texts
-_FIXED_BYTES = 400  # an entry's own objects, beside the JSON
+_OBJECT_BYTES = 700  # size of an op object, without its texts
+_FIXED_BYTES = 400  # size of an entry object, without its JSON
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ObservedOp).decode
 
 
 class _Entry:
-    """One op in the ring. *amended_by* is the id of the op that took its place, "" of one without an id."""
+    """One op in the ring. *amended_by*: id of the op that replaced it, "" if that has no id, None if not replaced."""
 
     __slots__ = ("amended_by", "encoded", "op_id", "source", "success")
 
@@ -35,8 +35,8 @@ class _Entry:
 class OpRing:
     """The last *capacity* ops within *max_bytes*, oldest first. Used on the event loop's thread only.
 
-    Ops are in the normal form. Counts cover what is in the ring, as they always did, without the ops that others took
-    the place of (`amended`); `overwritten` counts what has left it.
+    Ops are in the normal form. The counts cover the ops in the ring, without those that were replaced (`amended`);
+    `overwritten` counts the ops that were evicted, replaced ones excepted.
     """
 
     def __init__(self, capacity: int, max_bytes: int) -> None:
@@ -54,7 +54,7 @@ class OpRing:
         return len(self._entries) - self.amended_ops
 
     def consume(self, op: ObservedOp, line: bytes = b"") -> None:
-        """Add *op*, as the journal's *line* where there is one; the oldest make room."""
+        """Add *op*, stored as its journal *line* if given; evicts the oldest if needed."""
         encoded = line or _encode(op)
         entry = _Entry(op, encoded)
         self._entries.append(entry)
@@ -67,7 +67,7 @@ class OpRing:
             self._drop_oldest()
 
     def amended(self, op_id: str | None, by: str | None) -> None:
-        """The op *op_id*, if it is here, counts no more: *by* took its place."""
+        """Mark the op *op_id*, if in the ring, as replaced by *by*: it no longer counts."""
         entry = self._by_id.get(op_id) if op_id is not None else None
         if entry is not None and entry.amended_by is None:
             entry.amended_by = by or ""
@@ -75,26 +75,26 @@ class OpRing:
             self._count_less(entry)
 
     def refill(self, op: ObservedOp, later: str | None) -> None:
-        """Add an *op* of the journal's tail, unless it is here; *later* took its place, if that is not None."""
+        """Add an *op* read from the journal's tail, unless present. *later*: id of the op that replaced it, if any."""
         if op.op_id is None or op.op_id not in self._by_id:
             self.consume(op)
             if later is not None:
                 self.amended(op.op_id, later)
 
     def ops(self) -> list[ObservedOp]:
-        """All that count, oldest first."""
+        """All ops that count, oldest first."""
         return list(self.newest_first())[::-1]
 
     def newest_first(self) -> Iterator[ObservedOp]:
-        """One after the other, each decoded when it is asked for. Not across an `await`: the ring moves on."""
+        """Iterate newest first, decoding lazily. Do not hold it across an `await`: the ring changes."""
         return (_decode(entry.encoded) for entry in reversed(self._entries) if entry.amended_by is None)
 
     def with_amended(self) -> Iterator[tuple[ObservedOp, str | None]]:
-        """The same with those that others took the place of, and the id of what did ("" if that has none)."""
+        """Like `newest_first`, including replaced ops, each with the replacing op's id ("" if that has none)."""
         return ((_decode(entry.encoded), entry.amended_by) for entry in reversed(self._entries))
 
     def failures_like(self, sig_hash: str | None, task_class: str | None, most: int = 8) -> list[SpanRef]:
-        """The spans of the latest failures with that *sig_hash* or *task_class*, latest first, at most *most*."""
+        """Spans of the latest failures with that *sig_hash* or *task_class*, newest first, at most *most*."""
         found: list[SpanRef] = []
         for entry in reversed(self._entries):
             if entry.success or entry.amended_by is not None:
@@ -110,12 +110,12 @@ class OpRing:
 
     @property
     def failures(self) -> int:
-        """Ops in the ring that did not succeed."""
+        """Ops in the ring that failed."""
         return len(self) - self.successes
 
     @property
     def bytes(self) -> int:
-        """About how much memory the ops take."""
+        """The approximate memory that the ops take."""
         return self._bytes
 
     def _drop_oldest(self) -> None:
@@ -138,6 +138,6 @@ class OpRing:
 
 
 def op_bytes(op: ObservedOp) -> int:
-    """About *op*'s bytes as an object in memory: its JSON, times four where one wide character widens its text."""
+    """The approximate size of *op* as an object: its JSON, times four because one wide character widens all text."""
     encoded = _encode(op)
     return _OBJECT_BYTES + len(encoded) * (1 if encoded.isascii() else 4)

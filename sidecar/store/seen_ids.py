@@ -1,8 +1,8 @@
-"""The ids of the last events, small: 64 bits of each id's hash, 32 each of its payload's and timestamp's, its age.
+"""A compact table of recent event ids: a 64-bit hash of the id, 32-bit hashes of payload and timestamp, and the age.
 
-Entries lie in blocks in the order they came; an index of small open-addressing tables finds them. Nothing is
-allocated before the first id, whole blocks are given back, and no step touches more than one small table. Blocks
-are also the rows in which the entries are saved. Ids come from `store.duplicates`.
+Entries lie in blocks in order of arrival; an index of small open-addressing tables finds them. Nothing is allocated
+before the first id, whole blocks are freed, and no step touches more than one small table. Blocks are also the rows
+in which the entries are saved. `store.duplicates` adds the ids.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ log = structlog.get_logger(__name__)
 
 REF_BYTES = 24
 _NO_REF = bytes(REF_BYTES)
-_HEADER = struct.Struct("=QII")  # the first entry's number, entries, 1 if refs follow
+_HEADER = struct.Struct("=QII")  # number of the first entry, number of entries, 1 if refs follow
 _ENTRY_BYTES = 8 + 4 + 4 + 4
-_FIRST_SLOTS = 128  # half a MiB in all: memory then grows by the entries alone until there are about 80,000
+_FIRST_SLOTS = 128  # half a MiB in all; up to about 80,000 entries, memory grows by the entries alone
 _KEY_BITS = 64
-_LOOK_EVERY = 16  # entries between two looks at the age of the oldest
-_REF_ENTRIES = 1 << 14  # the newest entries keep their spans' ids: 0.4 MiB
+_LOOK_EVERY = 16  # entries between two checks of the oldest entry's age
+_REF_ENTRIES = 1 << 14  # only the newest entries keep their span ids: 0.4 MiB
 
 
 class Seen(NamedTuple):
-    """What is known of an id. *payload* and *stamp* are 32-bit hashes; *ref* is 24 bytes, zeros where forgotten."""
+    """What is stored for an id. *payload* and *stamp* are 32-bit hashes; *ref* is 24 bytes, zeros if dropped."""
 
     payload: int
     stamp: int
@@ -35,7 +35,7 @@ class Seen(NamedTuple):
 
 
 class _Block:
-    """Entries *base* and on, by column. *times* are seconds since the epoch."""
+    """Entries from number *base* on, by column. *times* are seconds since the epoch."""
 
     __slots__ = ("base", "ids", "payloads", "refs", "stamps", "times")
 
@@ -53,7 +53,7 @@ class _Block:
 
     @classmethod
     def of(cls, row: bytes, size: int) -> tuple[_Block, int]:
-        """The block of a saved *row*, and how many entries it has. Raises ValueError."""
+        """Decode a saved *row* into a block and its number of entries. Raises ValueError."""
         if len(row) < _HEADER.size:
             raise ValueError("too short")
         base, used, has_refs = _HEADER.unpack_from(row)
@@ -87,12 +87,12 @@ class SeenIds:
         self._size = 1 << block_bits
         self._shift = _KEY_BITS - part_bits
         self._ref_blocks = max(1, _REF_ENTRIES >> block_bits)
-        # One block more than the entries fill, as the oldest and the newest may both be partly used.
+        # One extra block, because both the oldest and the newest may be partly used.
         self._blocks = [_GONE] * (-(-capacity // self._size) + 1)
         self._places = len(self._blocks) << block_bits
-        self._index: list[array[int] | None] = [None] * (1 << part_bits)  # each slot: place + 1, or 0
+        self._index: list[array[int] | None] = [None] * (1 << part_bits)  # a slot holds place + 1, or 0 if empty
         self._indexed = [0] * (1 << part_bits)
-        self._head = self._tail = 0  # numbers of the next entry and of the oldest
+        self._head = self._tail = 0  # numbers of the next and of the oldest entry
         self._dirty: set[int] = set()
         self.unusable = 0  # saved rows that could not be read back
 
@@ -100,7 +100,7 @@ class SeenIds:
         return self._head - self._tail
 
     def find(self, key: int, now_s: int) -> Seen | None:
-        """What was added under *key*, unless that is too old at *now_s*."""
+        """What was added under *key*, unless it has expired at *now_s*."""
         index = self._index[key >> self._shift]
         if index is None:
             return None
@@ -116,7 +116,7 @@ class SeenIds:
         return None
 
     def add(self, key: int, payload: int, stamp: int, ref: bytes, now_s: int) -> None:
-        """Remember what `Seen` holds under *key*, as of *now_s*, in place of an older entry; the oldest make room."""
+        """Add an entry under *key*, as of *now_s*; it hides an older one with that key. Evicts the oldest if full."""
         if self._head - self._tail >= self._capacity:
             self._drop_oldest()
         if not self._head % _LOOK_EVERY:
@@ -138,7 +138,7 @@ class SeenIds:
         self._head += 1
 
     def discard(self, key: int) -> None:
-        """Forget *key*, if it is known. Its entry stays until its turn comes, found by nobody."""
+        """Remove *key* from the index, if present. Its entry stays, unreachable, until it is evicted."""
         index = self._index[key >> self._shift]
         if index is None:
             return
@@ -150,7 +150,7 @@ class SeenIds:
             slot = (slot + 1) & mask
 
     def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore saved rows; one that cannot be read is counted, and its ids are forgotten."""
+        """Restore saved rows. Unreadable ones are counted, and their ids are lost."""
         blocks: list[tuple[_Block, int]] = []
         for key, row in rows.items():
             try:
@@ -169,7 +169,7 @@ class SeenIds:
             self._drop_oldest()
 
     def take_dirty(self) -> dict[str, bytes]:
-        """The blocks that changed since the last call, as rows by place; b"" for one that is gone."""
+        """The blocks changed since the last call, as rows by place; b"" for freed ones."""
         dirty, self._dirty = self._dirty, set()
         rows = {}
         for number in dirty:
@@ -178,11 +178,11 @@ class SeenIds:
         return rows
 
     def put_back(self, keys: Iterable[str]) -> None:
-        """Saving these rows failed: give them again."""
+        """Saving these rows failed: mark them dirty again."""
         self._dirty.update(map(int, keys))
 
     def _index_all(self, blocks: list[tuple[_Block, int]]) -> None:
-        """Fill the empty index from the newest entry to the oldest: of two with one key the newer is kept."""
+        """Fill the empty index from the newest entry to the oldest: for duplicate keys the newer entry wins."""
         slots = _FIRST_SLOTS
         while slots * len(self._index) < 2 * sum(used for _, used in blocks):
             slots *= 2
@@ -210,7 +210,7 @@ class SeenIds:
         return self._blocks[place >> self._bits].ids[place & (self._size - 1)]
 
     def _drop_old(self, now_s: int) -> None:
-        for _ in range(2 * _LOOK_EVERY):  # faster than they come, and never a long pause
+        for _ in range(2 * _LOOK_EVERY):  # evicts faster than entries arrive, without a long pause
             block = self._blocks[self._tail % self._places >> self._bits]
             if self._tail == self._head:
                 return
@@ -221,7 +221,7 @@ class SeenIds:
     def _drop_oldest(self) -> None:
         place = self._tail % self._places
         block = self._blocks[place >> self._bits]
-        if block is _GONE:  # a row was lost: its block is skipped whole
+        if block is _GONE:  # its row was lost: skip the whole block
             self._tail = min(self._head, self._tail + self._size - (self._tail & (self._size - 1)))
             return
         self._unlink(block.ids[self._tail & (self._size - 1)], place)
@@ -265,14 +265,14 @@ class SeenIds:
         return index
 
     def _unlink(self, key: int, place: int) -> None:
-        """Take *place* out of the index, if it is the one found under *key*; move up what had to go round it."""
+        """Remove *place* from the index, if it is indexed under *key*; shift back entries that probed past it."""
         index = self._index[key >> self._shift]
         if index is None:
             return
         mask, hole = len(index) - 1, key & (len(index) - 1)
         while index[hole] != place + 1:
             if not index[hole]:
-                return  # a later entry has its key
+                return  # a newer entry has this key
             hole = (hole + 1) & mask
         slot = (hole + 1) & mask
         blocks, bits, last = self._blocks, self._bits, self._size - 1

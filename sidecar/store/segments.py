@@ -1,8 +1,8 @@
-"""The files of one journal: closed segments named by where they begin, and the active file behind them.
+"""The files of one journal: closed segments, named by their starting offset, followed by the active file.
 
-Positions are logical byte offsets, which never begin anew: `ops.00000000000001048576.jsonl` begins at byte 1 MiB of
-all that was ever written, and `ops.jsonl`, the active file, where the last closed segment ends. Where the last one
-is dropped, an empty file of the next name stays in its place, so that the count goes on.
+Positions are logical byte offsets, which are never reused: `ops.00000000000001048576.jsonl` begins at byte 1 MiB of
+everything ever written; `ops.jsonl`, the active file, begins where the last closed segment ends. If the last segment
+is dropped, an empty file with the next offset as its name replaces it, so that offsets continue.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import BinaryIO, Final, NamedTuple
 
 _DIGITS: Final = 20
 _BUFFER: Final = 1 << 18
-_END: Final = 1 << 62  # behind every byte
+_END: Final = 1 << 62  # beyond every offset
 
 
 class Segment(NamedTuple):
-    """A closed file: bytes *base* and on of its journal. *closed_at_s* is its last change, seconds since the epoch."""
+    """A closed file that begins at offset *base*. *closed_at_s* is its last change, seconds since the epoch."""
 
     base: int
     size: int
@@ -29,12 +29,12 @@ class Segment(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The offset just behind it."""
+        """The offset just after it."""
         return self.base + self.size
 
 
 class OpenSegment(NamedTuple):
-    """A file of a journal open for reading; *begins* lists where the closed ones began when it was opened."""
+    """A journal file open for reading; *begins* are the bases of the closed segments when it was opened."""
 
     file: BinaryIO
     base: int
@@ -43,12 +43,12 @@ class OpenSegment(NamedTuple):
 
 
 def segment_path(active: Path, base: int) -> Path:
-    """The name that *active* gets when it is closed, having begun at *base*."""
+    """The name that *active*, begun at *base*, gets when it is closed."""
     return active.with_name(f"{active.stem}.{base:0{_DIGITS}d}{active.suffix}")
 
 
 def closed_segments(active: Path) -> list[Segment]:
-    """The closed segments of the journal, oldest first. Files that go meanwhile are left out. Raises OSError."""
+    """The closed segments of the journal, oldest first. Files removed meanwhile are skipped. Raises OSError."""
     name = re.compile(rf"{re.escape(active.stem)}\.(\d{{{_DIGITS}}}){re.escape(active.suffix)}", re.ASCII)
     found = []
     try:
@@ -65,12 +65,12 @@ def closed_segments(active: Path) -> list[Segment]:
 
 
 def active_base(closed: Sequence[Segment]) -> int:
-    """Where the active file begins, behind those *closed*."""
+    """The offset at which the active file begins, given the *closed* segments."""
     return closed[-1].end if closed else 0
 
 
 def journal_span(active: Path) -> tuple[int, int]:
-    """(first offset that is still there, offset behind the last byte). Raises OSError."""
+    """(first offset still on disk, offset after the last byte). Raises OSError."""
     opened = open_at(active, _END)
     if opened is None:
         closed = closed_segments(active)
@@ -81,9 +81,9 @@ def journal_span(active: Path) -> tuple[int, int]:
 
 
 def open_at(active: Path, offset: int) -> OpenSegment | None:
-    """The file that holds *offset*, or the first one behind it; None where that would be an active file not there.
+    """Open the file that holds *offset*, or the first one after it. None if that is a missing active file.
 
-    Other threads may close and drop segments meanwhile: what is opened belongs to one moment. Raises OSError.
+    Retries until it has a consistent view, as other threads may close and drop segments meanwhile. Raises OSError.
     """
     while True:
         closed = closed_segments(active)
@@ -100,11 +100,11 @@ def open_at(active: Path, offset: int) -> OpenSegment | None:
             return OpenSegment(file, segment.base, False, begins)
         if [each.base for each in closed_segments(active)] == begins:
             return OpenSegment(file, active_base(closed), True, begins)
-        file.close()  # it was closed and another one begun while we looked
+        file.close()  # the active file was closed and a new one begun meanwhile
 
 
 def open_before(active: Path, base: int | None) -> tuple[BinaryIO, int] | None:
-    """The file next older than the one that begins at *base*, and where it begins; for None the newest. OSError."""
+    """Open the last file before *base* (None: the newest). Returns it and its base, or None. Raises OSError."""
     if base is None:
         newest = open_at(active, _END)
         if newest is not None:
@@ -112,14 +112,14 @@ def open_before(active: Path, base: int | None) -> tuple[BinaryIO, int] | None:
     older = [each for each in closed_segments(active) if each.size and (base is None or each.base < base)]
     try:
         return (older[-1].path.open("rb"), older[-1].base) if older else None
-    except FileNotFoundError:  # dropped meanwhile, and with it all before it
+    except FileNotFoundError:  # dropped meanwhile, and so were all older ones
         return None
 
 
 def drop_segment(active: Path, segment: Segment) -> None:
-    """Remove a closed segment; the last one leaves an empty one that says where the active file begins. OSError."""
+    """Remove a closed segment; an empty one replaces the last, to keep the active file's base. Raises OSError."""
     if closed_segments(active)[-1:] == [segment]:
-        # The writer may be closing the active file under this very name: then there is nothing to leave.
+        # The writer may be closing the active file under this very name: then the base is kept anyway.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(segment_path(active, segment.end), os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             sync_folder(active.parent)
@@ -128,7 +128,7 @@ def drop_segment(active: Path, segment: Segment) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force the names in *folder* to the device. Raises OSError."""
+    """Sync the directory entries of *folder*. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

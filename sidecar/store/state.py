@@ -1,7 +1,7 @@
-"""Derived state and saved cursors, in one SQLite file beside the journals.
+"""Stores derived state and saved cursors in one SQLite file beside the journals.
 
-What the analysis rooms know comes in as bytes by key and goes back to them at the next start. The file is never the
-truth about ops: if it is damaged it is set aside, and the journals are read from their beginning.
+The analysis rooms save their rows as bytes by key and load them at the next start. The file is never the only record
+of ops: if it is damaged it is set aside, and the journals are replayed from the beginning.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sidecar.store.transactions import in_transaction
 log = structlog.get_logger(__name__)
 
 _JOIN_S: Final = 2.0
-_MAX_QUEUED: Final = 16  # jobs behind a disk that stalls
+_MAX_QUEUED: Final = 16  # jobs queued behind a stalled disk
 
 T = TypeVar("T")
 
@@ -35,14 +35,14 @@ class _Job(NamedTuple):
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[Any]
     is_save: bool = False
-    is_alone: bool = False  # not in a transaction of ours
+    is_alone: bool = False  # runs outside our transactions
 
 
 class StateStore:
     """Rows of bytes by table and key, saved in whole transactions.
 
     `load` and `save` block on the disk; `save_soon` does not block the event loop. Keys are text without NUL and
-    lone surrogates. `rebuilt` tells that a damaged file was set aside and this one began empty.
+    lone surrogates. `rebuilt`: a damaged file was set aside, and this one started empty.
     """
 
     def __init__(self, data_dir: Path, clock: Clock, *, busy_timeout_s: float = 5.0) -> None:
@@ -54,12 +54,12 @@ class StateStore:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._worker: threading.Thread | None = None
         self._saving = False
-        self._idle = asyncio.Event()  # no save is under way, whoever may still wait for one
+        self._idle = asyncio.Event()  # set while no save is running, even one that its caller no longer awaits
         self._idle.set()
         self.rebuilt = False
 
     def open(self) -> None:
-        """Open or create the file (0600) and bring its schema up to date. Raises StartError."""
+        """Open or create the file (0600) and migrate its schema. Raises StartError."""
         try:
             try:
                 self._connection = connect(self._path, self._busy_timeout_s)
@@ -80,7 +80,7 @@ class StateStore:
         self._worker.start()
 
     def close(self) -> None:
-        """Close the file behind the save that is under way. Idempotent; a stalled disk is waited for 2 s only."""
+        """Close the file after the running save. Idempotent; waits at most 2 s for a stalled disk."""
         if self._worker is None:
             return
         worker, self._worker = self._worker, None
@@ -90,7 +90,7 @@ class StateStore:
             log.warning("state.close_abandoned", path=str(self._path), waited_s=_JOIN_S)
 
     def load(self, table: str) -> dict[str, bytes]:
-        """Every row of *table*. Raises RetryableError; KeyError for a table that does not exist."""
+        """All rows of *table*. Raises RetryableError; KeyError for an unknown table."""
         with self._lock:
             try:
                 return dict(self._opened().execute(SELECT[table]))
@@ -98,14 +98,13 @@ class StateStore:
                 raise self._failed("read", exc) from exc
 
     def save(self, changes: Changes) -> None:
-        """Write *changes* in one transaction: all of them or none. Raises RetryableError; KeyError as `load`."""
+        """Write *changes* in one transaction, all or none. Raises RetryableError; KeyError for an unknown table."""
         self._transact(lambda connection: write(connection, changes))
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What *work* gives, done on the writer thread in one transaction, behind what waits there.
+        """Run *work* on the writer thread in one transaction, after the queued jobs, and return its result.
 
-        Raises RetryableError; at once if the disk has not kept up with the jobs before. A caller that stops waiting
-        leaves the work to be done.
+        Raises RetryableError, at once if too many jobs are queued. Cancelling the caller does not cancel the work.
         """
         if self._jobs.qsize() >= _MAX_QUEUED:
             raise self._busy()
@@ -113,9 +112,9 @@ class StateStore:
         return result
 
     async def save_soon(self, changes: Changes) -> None:
-        """`save` on the writer thread. Raises RetryableError, at once if the save before has not finished.
+        """`save` on the writer thread. Raises RetryableError, at once if the previous save is still running.
 
-        A caller that stops waiting leaves the save under way; its failure is then logged.
+        Cancelling the caller does not cancel the save; a failure of it is then logged.
         """
         if self._saving:
             raise self._busy()
@@ -125,7 +124,7 @@ class StateStore:
         await done
 
     async def copy_to(self, path: Path) -> Covered:
-        """Put a whole copy of the file at *path*; how far into the journals it goes. Raises RetryableError."""
+        """Write a full copy of the file to *path*. Returns the journal offsets it covers. Raises RetryableError."""
         covered: Covered = await self._submit(lambda connection: write_copy(connection, path), is_alone=True)
         return covered
 
@@ -141,13 +140,13 @@ class StateStore:
         return done
 
     async def idle(self) -> None:
-        """Return when no save is under way, however it ended. The caller's deadline bounds the wait."""
+        """Return when no save is running, however it ended. The caller's deadline bounds the wait."""
         await self._idle.wait()
 
     def _work(self, jobs: SimpleQueue[_Job | None]) -> None:
         while (job := jobs.get()) is not None:
             self._do(job)
-            del job  # or megabytes of rows would be held until the next one comes
+            del job  # else megabytes of rows would be held until the next job
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
@@ -157,7 +156,7 @@ class StateStore:
         result, error = None, None
         try:
             result = self._transact(job.work, is_alone=job.is_alone)
-        except Exception as exc:  # noqa: BLE001 - told to whoever waits; the thread must go on
+        except Exception as exc:  # noqa: BLE001 - passed to the waiting caller; the thread must go on
             error = exc
         if job.is_save:
             self._saving = False
@@ -178,7 +177,7 @@ class StateStore:
 
     def _set_aside(self, why: str) -> None:
         aside = f"{self._path}.corrupt-{self._clock.time_ns() // 1_000_000}"
-        for suffix in ("-wal", "-shm", ""):  # a WAL left behind would be applied to the new file
+        for suffix in ("-wal", "-shm", ""):  # a leftover WAL would be applied to the new file
             part = Path(f"{self._path}{suffix}")
             if part.exists():
                 part.rename(f"{aside}{suffix}")

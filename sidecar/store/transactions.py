@@ -1,4 +1,4 @@
-"""SQLite transactions, begun and ended by hand: the connections run in autocommit mode."""
+"""SQLite transactions with explicit begin and end: the connections run in autocommit mode."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ T = TypeVar("T")
 
 
 def in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    """What *work* gives, in one transaction: all of it or nothing."""
+    """Run *work* in one transaction, all or nothing, and return its result."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         result = work(connection)
         connection.execute("COMMIT")
         return result
     except BaseException:
-        if connection.in_transaction:  # a full disk has rolled back by itself
+        if connection.in_transaction:  # after a full disk SQLite has rolled back by itself
             connection.execute("ROLLBACK")
         raise
