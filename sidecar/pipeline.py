@@ -147,7 +147,7 @@ class Observer:
     def _build_gateway(self, spans: Spans) -> None:
         settings, normalizer, clock = self._settings, self.normalizer, self.clock
         self._clients = Clients(settings)
-        self.gateway = observed_gateway(settings, self._clients, spans.tracer, normalizer, clock)
+        self.gateway = observed_gateway(settings, self._clients, spans.recorder, normalizer, clock)
         self.proxy = gateway_proxy(settings, spans.recorder, normalizer, clock)
 
     def _build_analysis(self, store: Store, spans: Spans) -> Analysis:

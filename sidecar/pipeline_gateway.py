@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import httpx
-from opentelemetry.trace import Tracer
 
 from sidecar.errors import StartError
 from sidecar.export.http_client import tls_context
 from sidecar.gateway.observed_gateway import ObservedGateway
 from sidecar.normalize import Normalizer
-from sidecar.protocols import Clock
+from sidecar.protocols import CallSpans, Clock
 from sidecar.settings import Settings
 
 _LOOK_S = 5.0  # that the gateway may take to say that it is there
@@ -41,11 +40,11 @@ class Clients:
 
 
 def observed_gateway(
-    settings: Settings, clients: Clients, tracer: Tracer, normalizer: Normalizer, clock: Clock
+    settings: Settings, clients: Clients, spans: CallSpans, normalizer: Normalizer, clock: Clock
 ) -> ObservedGateway:
     """The wrapper for Python agents in this process."""
     return ObservedGateway(
-        settings.gateway_url, clients.agents, tracer, normalizer, clock, timeout_s=settings.gateway_timeout
+        settings.gateway_url, clients.agents, spans, normalizer, clock, timeout_s=settings.gateway_timeout
     )
 
 

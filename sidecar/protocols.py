@@ -82,12 +82,12 @@ class BegunCall(NamedTuple):
 class CallSpans(Protocol):
     """Makes a call a span whose ids are known from its beginning, and its end an op. Real one: `spans.recorder`."""
 
-    def begin(self, name: str, *, traceparent: str = "", tracestate: str = "") -> BegunCall:
-        """The ids of the span of a call that begins; *traceparent* and *tracestate* are as they came with it."""
+    def begin(self, name: str, parent: SpanContext | None) -> BegunCall:
+        """The ids of the span of a call that begins within *parent*, the agent's."""
         ...
 
-    def end(self, call: BegunCall, op: ObservedOp, times_ns: tuple[int, int], beside: Mapping[str, Any]) -> None:
-        """*call* came to *op*, between *times_ns*; *beside* are attributes beside the op's. Never waits."""
+    def end(self, call: BegunCall, op: ObservedOp, times_ns: tuple[int, int], beside: Mapping[str, Any]) -> ObservedOp:
+        """*call* came to *op*, between *times_ns*; *beside* are attributes beside the op's. Gives it its ids."""
         ...
 
 

@@ -15,7 +15,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from sidecar.export.cursor_file import CursorFile
 from sidecar.export.journal_export import JournalSource
 from sidecar.export.span_encoding import request_wrapper, span_bytes
-from sidecar.spans.op_span import SpanNote
+from sidecar.spans.span_note import SpanNote
 from sidecar.store.journal_file import sealed
 from sidecar.store.journal_reader import JournalReader
 from tests.fakes import an_op

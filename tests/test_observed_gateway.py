@@ -26,6 +26,7 @@ from sidecar.gateway.summary import summarize
 from sidecar.normalize import Normalizer
 from sidecar.pipeline import Observer
 from sidecar.redaction import Redactor
+from sidecar.spans.recorder import OpRecorder
 from tests.observers import DEAD, Answer, StandIn, journal, observer, says, settled, stand_in, without_crc
 from tests.strategies import values
 
@@ -187,8 +188,7 @@ def wrapped(url: str, http: httpx.AsyncClient, timeout_s: float = 10.0) -> tuple
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(kept))
     normalizer = Normalizer(Redactor())
-    tracer = provider.get_tracer("test")
-    return ObservedGateway(url, http, tracer, normalizer, SystemClock(), timeout_s=timeout_s), kept
+    return ObservedGateway(url, http, OpRecorder(provider), normalizer, SystemClock(), timeout_s=timeout_s), kept
 
 
 async def one_span(gateway: StandIn, answer: Answer, endpoint: str = "/fill") -> ReadableSpan:
@@ -241,7 +241,7 @@ async def test_w3c_context_is_sent_on(running: Observer, gateway: StandIn) -> No
     assert (version, trace_id, span_id, int(flags, 16) & 1) == ("00", op.trace_id, op.span_id, 1)
 
 
-@pytest.mark.parametrize("flags", ["01", "00"])
+@pytest.mark.parametrize("flags", ["01", "00", "03"])
 async def test_the_agents_own_span_is_the_parent(
     running: Observer, gateway: StandIn, tmp_path: Path, flags: str
 ) -> None:

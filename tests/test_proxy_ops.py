@@ -263,7 +263,7 @@ class BrokenSpans:
     def begin(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError("a bug of ours")
 
-    def end(self, *_: Any, **__: Any) -> None:
+    def end(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("what was not begun does not end")
 
 

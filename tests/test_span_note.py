@@ -26,9 +26,10 @@ from sidecar.gateway.observed_gateway import ObservedGateway
 from sidecar.model import ObservedOp
 from sidecar.normalize import Normalizer
 from sidecar.redaction import Redactor
-from sidecar.spans.op_span import UNSAMPLED_MARK, JournalledOp, op_attributes
+from sidecar.spans.op_span import op_attributes, parent_from_headers
 from sidecar.spans.provider import export_sampler, tracer_provider
 from sidecar.spans.recorder import OpRecorder
+from sidecar.spans.span_note import UNSAMPLED_MARK, JournalledOp
 from sidecar.spans.span_processor import OpSpanProcessor
 from tests.fakes import SettledReceipt, an_op
 from tests.observers import says, stand_in
@@ -175,7 +176,7 @@ def test_a_call_comes_back_from_its_line(
     bench: Bench, op: ObservedOp, traceparent: str, tracestate: str, beside: dict[str, Any], times: tuple[int, int]
 ) -> None:
     """The ids that it had from its beginning, its times to the ns, what stands beside the op; nobody waits for it."""
-    call = bench.recorder.begin("/a", traceparent=traceparent, tracestate=tracestate)
+    call = bench.recorder.begin("/a", parent_from_headers(traceparent, tracestate))
     bench.recorder.end(call, op, (times[0], sum(times)), beside)
     span, line = bench.check(), record(bench.journal.lines[-1])
     assert not bench.journal.awaited[-1]
@@ -190,7 +191,7 @@ async def test_gateway_calls_come_back_from_their_lines(bench: Bench) -> None:
     """As calls really end: answered, refused, failed; within another span and alone."""
     async with stand_in() as gateway, httpx.AsyncClient(trust_env=False) as http:
         gateway.answers["/no"] = says({"error": "closed \ud800"}, 409)
-        calls = ObservedGateway(gateway.url, http, bench.tracer, Normalizer(Redactor()), SystemClock(), timeout_s=10)
+        calls = ObservedGateway(gateway.url, http, bench.recorder, Normalizer(Redactor()), SystemClock(), timeout_s=10)
         for path in ("/yes", "/no", "@elsewhere"):
             await calls.observed(path, {"state": "NV", "n": 3}, "call")
             assert bench.check().kind == PbSpan.SPAN_KIND_CLIENT

@@ -18,7 +18,7 @@ import structlog
 from sidecar.export.batch import MAX_BYTES, MAX_SPANS, Batch
 from sidecar.export.cursor_file import CursorFile
 from sidecar.export.pending import Pending, Range
-from sidecar.spans.op_span import UNSAMPLED_MARK, JournalledOp
+from sidecar.spans.span_note import UNSAMPLED_MARK, JournalledOp
 
 log = structlog.get_logger(__name__)
 

@@ -19,7 +19,8 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, StatusCode
 
 from sidecar.export.wire import KnownKeys, attributes, field, tagged
 from sidecar.spans.attributes import KEY_FIELDS
-from sidecar.spans.op_span import PLAIN, JournalledOp, LinkNote, field_values, op_attributes, op_beside, op_times_ns
+from sidecar.spans.op_span import field_values, op_attributes, op_beside, op_times_ns
+from sidecar.spans.span_note import PLAIN, JournalledOp, LinkNote
 
 _FIXED: Final = struct.Struct("<BBBQBQ")  # kind, start, end, each after its tag
 _FLAGS: Final = struct.Struct("<HI")

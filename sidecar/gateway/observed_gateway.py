@@ -16,8 +16,7 @@ import httpx
 import msgspec
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.propagators.composite import CompositePropagator
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace import NonRecordingSpan, SpanContext, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sidecar.clock import rfc3339_ms
@@ -26,9 +25,8 @@ from sidecar.gateway.summary import summarize
 from sidecar.ids import new_id
 from sidecar.model import SCHEMA_VERSION, ObservedOp
 from sidecar.normalize import Normalizer, json_text
-from sidecar.protocols import Clock
+from sidecar.protocols import CallSpans, Clock
 from sidecar.spans import attributes as keys
-from sidecar.spans.op_span import op_attributes, op_from_attributes
 
 _MOST_ERROR = 8192  # characters of the op's error; the caller's data holds all of it
 _MAPS = ("features", "extra")
@@ -58,7 +56,7 @@ class ObservedGateway:
         self,
         base_url: str,
         client: httpx.AsyncClient,
-        tracer: Tracer,
+        spans: CallSpans,
         normalizer: Normalizer,
         clock: Clock,
         *,
@@ -66,7 +64,7 @@ class ObservedGateway:
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._client = client
-        self._tracer = tracer
+        self._spans = spans
         self._normalizer = normalizer
         self._clock = clock
         self._timeout_s = timeout_s
@@ -89,15 +87,11 @@ class ObservedGateway:
         # The slash keeps an endpoint such as `@elsewhere/` from becoming part of the address.
         url = self._base_url + (endpoint if endpoint.startswith("/") else f"/{endpoint}")
         started_ns, started = self._clock.time_ns(), self._clock.monotonic()
-        span = self._tracer.start_span(
-            self._normalizer.text(endpoint),
-            kind=SpanKind.CLIENT,
-            attributes={**self._server, keys.URL_FULL: self._normalizer.text(url)},
-            start_time=started_ns,
-        )
+        within = get_current_span().get_span_context()
+        call = self._spans.begin(self._normalizer.text(endpoint), within if within.is_valid else None)
         outcome = _CANCELLED
         try:
-            outcome = await self._call(url, content, span)
+            outcome = await self._call(url, content, call.context)
         finally:  # a cancelled call ends as an op too
             elapsed_ns = round((self._clock.monotonic() - started) * 1e9)
             cut = self._normalizer.cut
@@ -117,12 +111,15 @@ class ObservedGateway:
                     op_id=new_id(),
                 )
             )
-            op = _ended(span, op, outcome.status, started_ns + elapsed_ns)
+            beside = {**self._server, keys.URL_FULL: self._normalizer.text(url)}
+            if outcome.status is not None:
+                beside[keys.HTTP_RESPONSE_STATUS_CODE] = outcome.status
+            op = self._spans.end(call, op, (started_ns, started_ns + elapsed_ns), beside)
         return outcome.data, op
 
-    async def _call(self, url: str, content: bytes, span: Span) -> _Outcome:
+    async def _call(self, url: str, content: bytes, span: SpanContext) -> _Outcome:
         headers = {"Content-Type": "application/json"}
-        _W3C.inject(headers, set_span_in_context(span))
+        _W3C.inject(headers, set_span_in_context(NonRecordingSpan(span)))
         try:
             async with asyncio.timeout(self._timeout_s):  # httpx's own begins anew with every byte that arrives
                 response = await self._client.post(url, content=content, headers=headers, timeout=None)
@@ -166,23 +163,3 @@ def _outcome(response: httpx.Response) -> _Outcome:
     if failed is None:
         return _Outcome(data, status=status)
     return _Outcome(data, failed, keys.ERROR_TYPE_OTHER if response.is_success else str(status), status)
-
-
-def _ended(span: Span, op: ObservedOp, status: int | None, end_ns: int) -> ObservedOp:
-    """End *span* as *op*, and give the op as the span says it, with its ids."""
-    attributes = op_attributes(op)
-    span.set_attributes(attributes)
-    if status is not None:
-        span.set_attribute(keys.HTTP_RESPONSE_STATUS_CODE, status)
-    if not op.success:
-        span.set_status(StatusCode.ERROR, op.error)
-    span.end(end_ns)
-    context = span.get_span_context()
-    parent = span.parent if isinstance(span, ReadableSpan) else None
-    ended = op_from_attributes(
-        attributes,
-        f"{context.trace_id:032x}",
-        f"{context.span_id:016x}",
-        f"{parent.span_id:016x}" if parent is not None else None,
-    )
-    return ended or op

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import structlog
+from opentelemetry.trace import SpanContext
 
 from sidecar.clock import rfc3339_ms
 from sidecar.gateway.call_facts import CallFacts, FactReader, plain_facts
@@ -24,6 +25,7 @@ from sidecar.model import SCHEMA_VERSION, ObservedOp
 from sidecar.normalize import Normalizer
 from sidecar.protocols import CallSpans, Clock
 from sidecar.spans import attributes as keys
+from sidecar.spans.op_span import parent_from_headers
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +34,6 @@ _MOST_URL = 2048  # characters; twice as many are masked, so that no half of a s
 _MOST_ERROR = 8192
 _BEYOND_ERROR = 1024  # masked with it: half a secret has no shape
 _CAPTURED_BYTES = 8 * 2**20  # of all bodies under way: 64 long ones; agents that never read keep theirs for long
-_SAMPLED = 1
 
 
 class CallRecorder:
@@ -68,12 +69,7 @@ class CallRecorder:
         head = call.request
         try:
             call.template = self._templates.of(head.target)
-            if len(head.traceparent) == 1:  # of two none is valid. Source: W3C Trace Context
-                traceparent = head.traceparent[0].decode("latin-1").strip()
-                tracestate = b",".join(head.tracestate).decode("latin-1")
-                call.span = self._spans.begin(call.template, traceparent=traceparent, tracestate=tracestate)
-            else:
-                call.span = self._spans.begin(call.template)
+            call.span = self._spans.begin(call.template, _parent(head))
         except Exception:  # the call goes on without us, its context as it came
             log.exception("proxy.call_unobserved")
         return self.trace_lines(call)
@@ -84,10 +80,7 @@ class CallRecorder:
         if span is None:
             return _lines(b"traceparent", head.traceparent) + _lines(b"tracestate", head.tracestate)
         context, parent = span
-        flags = context.trace_flags & _SAMPLED
-        if parent is not None:
-            flags |= parent.trace_flags & ~_SAMPLED  # such as "the trace id is random"
-        line = b"traceparent: 00-%032x-%016x-%02x" % (context.trace_id, context.span_id, flags)
+        line = b"traceparent: 00-%032x-%016x-%02x" % (context.trace_id, context.span_id, context.trace_flags)
         return [line, *_lines(b"tracestate", head.tracestate)] if parent is not None else [line]
 
     def asked(self, call: ProxiedCall) -> Asked:
@@ -182,6 +175,14 @@ class CallRecorder:
         }
         self._normalizer.fields(fields)
         return ObservedOp(**fields)
+
+
+def _parent(head: RequestHead) -> SpanContext | None:
+    """The agent's span; of two fields none is valid. Source: W3C Trace Context."""
+    if len(head.traceparent) != 1:
+        return None
+    traceparent, tracestate = head.traceparent[0].strip(), b",".join(head.tracestate)
+    return parent_from_headers(traceparent.decode("latin-1"), tracestate.decode("latin-1"))
 
 
 def _lines(name: bytes, values: Iterable[bytes]) -> list[bytes]:

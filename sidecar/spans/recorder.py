@@ -1,7 +1,4 @@
-"""Turns finished operations into spans: events, corrections, calls through the proxy, everything that ends as an op.
-
-(Calls of the Python wrapper are live spans of the SDK's tracer instead; see `gateway.observed_gateway`.)
-"""
+"""Turns operations into spans: events and corrections, finished when they arrive, and calls to the gateway."""
 
 from __future__ import annotations
 
@@ -18,21 +15,18 @@ from opentelemetry.trace import (
     SpanContext,
     SpanKind,
     TraceFlags,
-    get_current_span,
     set_span_in_context,
 )
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sidecar.model import ObservedOp, SpanRef
 from sidecar.protocols import BegunCall, Receipt
-from sidecar.spans.op_span import CallSpan, OpSpan, link_to, placed, span_context
+from sidecar.spans.op_span import CallSpan, OpSpan, link_to, parent_from_headers, placed, span_context
 from sidecar.spans.provider import WitnessSampler
 from sidecar.version import our_version
 
 SCOPE_NAME = "lakehouse-observer"
 _TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}", re.IGNORECASE | re.ASCII)
 _SPAN_ID = re.compile("[0-9a-f]{16}", re.IGNORECASE | re.ASCII)
-_PROPAGATOR = TraceContextTextMapPropagator()
 _SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
 
 
@@ -54,7 +48,7 @@ class OpRecorder:
         The parent comes from the *traceparent* header if that is valid, else from the op's own `trace_id` and
         `parent_span_id`. The receipt is None if nothing took the op.
         """
-        parent = _parent_from_headers(traceparent, tracestate) if traceparent else None
+        parent = parent_from_headers(traceparent, tracestate) if traceparent else None
         if parent is None:
             parent = _named_parent(op)
         context, span_parent = self._context(op.endpoint, SpanKind.INTERNAL, parent)
@@ -64,20 +58,21 @@ class OpRecorder:
         self._processor.on_end(span)
         return span.receipt
 
-    def begin(self, name: str, *, traceparent: str = "", tracestate: str = "") -> BegunCall:
-        """Choose the ids of the span of a call that begins. *name*: as far as known; the parent is *traceparent*'s."""
-        parent = _parent_from_headers(traceparent, tracestate) if traceparent else None
+    def begin(self, name: str, parent: SpanContext | None) -> BegunCall:
+        """Choose the ids of the span of a call that begins within *parent*. *name*: as far as known."""
         return BegunCall(*self._context(name, SpanKind.CLIENT, parent))
 
-    def end(self, call: BegunCall, op: ObservedOp, times_ns: tuple[int, int], beside: Mapping[str, Any]) -> None:
-        """End the span of *call* with its resulting *op* (in the normal form). Nobody awaits the receipt.
+    def end(self, call: BegunCall, op: ObservedOp, times_ns: tuple[int, int], beside: Mapping[str, Any]) -> ObservedOp:
+        """End the span of *call* with its resulting *op* (in the normal form). Returns the op with its ids.
 
         *times_ns* are start and end; *beside* are further attributes: text, numbers, booleans, lists of text.
+        Nobody awaits the receipt.
         """
         op = placed(op, call.context, call.parent)
         span = CallSpan.of(op, call.context, call.parent, resource=self._provider.resource, scope=self._scope)
         span.beside, span.times = beside, times_ns
         self._processor.on_end(span)
+        return op
 
     def _context(self, name: str, kind: SpanKind, parent: SpanContext | None) -> tuple[SpanContext, SpanContext | None]:
         ids = self._provider.id_generator
@@ -88,16 +83,11 @@ class OpRecorder:
         around = set_span_in_context(NonRecordingSpan(parent), Context()) if parent is not None else Context()
         sampled = self._provider.sampler.should_sample(around, trace_id, name, kind)
         flags = _SAMPLED if sampled.decision is Decision.RECORD_AND_SAMPLE else _UNSAMPLED
+        if parent is not None:
+            flags = TraceFlags(flags | parent.trace_flags & ~_SAMPLED)  # such as "the trace id is random"
         context = SpanContext(trace_id, ids.generate_span_id(), False, flags, sampled.trace_state)
         # A trace id without a parent span joins the trace as a root: there is no span to refer to.
         return context, parent if parent is not None and parent.span_id else None
-
-
-def _parent_from_headers(traceparent: str, tracestate: str = "") -> SpanContext | None:
-    """The caller's span; None if the header is invalid. Source: W3C Trace Context."""
-    carrier = {"traceparent": traceparent, "tracestate": tracestate}
-    context = get_current_span(_PROPAGATOR.extract(carrier, Context())).get_span_context()
-    return context if context.is_valid else None
 
 
 def _named_parent(op: ObservedOp) -> SpanContext | None:

@@ -14,8 +14,9 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from sidecar.model import ObservedOp
 from sidecar.protocols import Clock, Receipt
 from sidecar.spans.conventions_table import Kind
-from sidecar.spans.op_span import OpSpan, op_from_span, span_note
+from sidecar.spans.op_span import OpSpan, op_from_span
 from sidecar.spans.same_operation import OneOp
+from sidecar.spans.span_note import span_note
 from sidecar.spans.witnessed import Operation
 
 log = structlog.get_logger(__name__)
