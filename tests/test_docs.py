@@ -111,6 +111,15 @@ def _endpoints(table: str) -> Iterator[tuple[str, str, str]]:
             yield method, path, scope
 
 
+def test_requests_and_limits_are_those_of_the_component() -> None:
+    """What the README says that the sidecar takes is what its manifest asks for."""
+    container = (ROOT / "k8s/component/sidecar.yaml").read_text()
+    resources = re.findall(r"^ +(cpu|memory): (\w+)", container, re.MULTILINE)
+    said = re.search(r"requests are (\w+) of CPU and (\w+) of memory, its limits (\w+) and (\w+)", README.text)
+    assert said is not None
+    assert list(zip(("cpu", "memory", "cpu", "memory"), said.groups(), strict=True)) == resources
+
+
 def test_the_python_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
