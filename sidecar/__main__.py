@@ -1,4 +1,4 @@
-"""`python -m sidecar` is `observer`."""
+"""`python -m sidecar` runs the `observer` command."""
 
 from __future__ import annotations
 

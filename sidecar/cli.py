@@ -1,7 +1,7 @@
 """The command line: `observer run | demo | stats | tail | incidents | report | playbook | mcp | outbox | …`.
 
-The environment is read here and nowhere else. Each command's module is imported when it is called, so that `--help`
-and the small commands stay quick. Exit status: 0 well, 1 failed, 64 wrong settings or flags, 130 interrupted.
+The environment is read here and nowhere else. A command's module is imported only when it is called, so that `--help`
+and small commands stay fast. Exit status: 0 success, 1 failed, 64 wrong settings or flags, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ _COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command in *argv* (the process's own if None); give the exit status."""
+    """Run the command in *argv* (default: the process's arguments) and return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         try:
             return _dispatch(arguments, os.environ)
         finally:
-            sys.stdout.flush()  # here, where a reader that has left can be told from a failure
+            sys.stdout.flush()  # flush here, where a closed pipe can be told from a failure
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _discard_output() -> None:
-    """What is still buffered would fail again at exit."""
+    """Redirect stdout to /dev/null: flushing the rest at exit would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -84,19 +84,19 @@ def _dispatch(arguments: list[str], env: Mapping[str, str]) -> int:
     if unknown:
         raise _unknown(unknown[0], args.command, words[args.command])
     if args.command == "run":
-        load_without_terminal_parts()  # before the module, which imports it too
+        load_without_terminal_parts()  # before the module, which imports the parts left out
     module = importlib.import_module(_COMMANDS[args.command][0])
     status: int = _demo(module.main, args, env) if args.command == "demo" else module.main(args, env)
     return status
 
 
 def _demo(start: Callable[..., int], args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    """The demo is a program of its own, which knows nothing of this command line."""
+    """Start the demo, which knows nothing of this command line."""
     return start(args.seconds, plain=args.plain, port=args.port, data_dir=args.data_dir, seed=args.seed, env=env)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong the way every other error of ours is said, and with our exit status."""
+    """Reports errors in the form of all our errors, with our exit status."""
 
     def error(self, message: str) -> NoReturn:
         """Raise SettingsError."""
@@ -104,7 +104,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Version(argparse.Action):
-    """Prints the version; looked up only when asked for."""
+    """Prints the version, which is looked up only on demand."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         """Print and exit."""
@@ -114,7 +114,7 @@ class _Version(argparse.Action):
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """As argparse's own, with line ends in an option's help kept: a setting's second line names its variable."""
+    """Like argparse's formatter, but keeps line breaks in an option's help: a setting's second line is its variable."""
 
     def __init__(self, prog: str) -> None:
         width = min(shutil.get_terminal_size().columns, _WIDEST_HELP) - 2
@@ -292,7 +292,7 @@ def _unknown(flag: str, command: str, parser: argparse.ArgumentParser) -> Settin
 
 
 def _report(failure: BaseException) -> int:
-    """One line for each error of ours; a traceback only for what nobody expected."""
+    """Print one line per error of ours, a traceback for unexpected ones; return the exit status."""
     status = EXIT_FAILED
     for leaf in _leaves(failure):
         if isinstance(leaf, ObserverError | TimeoutError):

@@ -1,4 +1,4 @@
-"""The real clock. Tests pass their own (`protocols.Clock`), so that none of them waits."""
+"""The real clock. Tests pass their own (`protocols.Clock`), so that they need not wait."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SystemClock:
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Let other tasks run for *seconds*."""
+        """Sleep for *seconds*; other tasks run meanwhile."""
         await asyncio.sleep(seconds)
 
 
@@ -35,6 +35,6 @@ def rfc3339_ms(ns: int) -> str:
     return f"{_second(seconds)}.{rest // 1_000_000:03d}Z"
 
 
-@lru_cache(maxsize=2)  # nearly all are of the second that it is now
+@lru_cache(maxsize=2)  # most timestamps are of the current second
 def _second(seconds: int) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).isoformat()

@@ -1,27 +1,27 @@
-"""Every error the observer raises on purpose says what happened, why, and what to do about it.
+"""The errors that the observer raises on purpose; each says what happened, why, and what to do about it.
 
 ObserverError                 retryable = False
 ├── SettingsError             a setting is wrong: exit status 64, before any port is bound
-├── PostRefusedError          who should take a post never will: the same post would be refused again
+├── PostRefusedError          the receiver refuses this post for good: a retry would be refused again
 ├── StartError                a door, folder or file could not be opened: exit status 1
 ├── InvalidInputError         the sender must change the request (HTTP 422)
-│   ├── MalformedError        it could not be read at all (HTTP 400)
-│   ├── TooLargeError         it is over a size bound (HTTP 413)
-│   ├── ConflictError         it goes against what is here (HTTP 409)
-│   └── NotKnownError         what it names is not here (HTTP 404)
+│   ├── MalformedError        it cannot be parsed (HTTP 400)
+│   ├── TooLargeError         it exceeds a size bound (HTTP 413)
+│   ├── ConflictError         it conflicts with the current state (HTTP 409)
+│   └── NotKnownError         it names something that does not exist here (HTTP 404)
 └── RetryableError            retryable = True: the same request may succeed later (HTTP 503)
     ├── OverloadedError       a bound on memory or queue length was reached
     ├── JournalError          the journal did not confirm the write
     ├── ModelError            the model gave no answer
-    │   └── UnusableAnswerError   what it said is no use: an easier question may help
-    └── GatewayLogError       the gateway did not take what the observer learnt; perhaps it said when it will
+    │   └── UnusableAnswerError   the answer cannot be used: an easier question may help
+    └── GatewayLogError       the gateway did not accept a post now; it may have said when to retry
 """
 
 from __future__ import annotations
 
 
 class ObserverError(Exception):
-    """*what* happened, *why*, and the *fix*; all three stay in `args`, so pickling keeps them."""
+    """*what* happened, *why*, and the *fix*; all three are in `args`, so that pickling keeps them."""
 
     retryable = False
 
@@ -37,7 +37,7 @@ class SettingsError(ObserverError):
 
 
 class StartError(ObserverError):
-    """Something the observer needs at start could not be opened."""
+    """Something that the observer needs at start could not be opened."""
 
 
 class InvalidInputError(ObserverError):
@@ -45,33 +45,33 @@ class InvalidInputError(ObserverError):
 
 
 class MalformedError(InvalidInputError):
-    """Input that is not what the door reads (JSON, gzip, NDJSON) at all."""
+    """Input that cannot be parsed as the door's format (JSON, gzip, NDJSON)."""
 
 
 class TooLargeError(InvalidInputError):
-    """Input over a size bound."""
+    """Input that exceeds a size bound."""
 
 
 class PostRefusedError(ObserverError):
-    """A post that is refused for what it is, not for when it came."""
+    """A post refused for its content, so that a retry would be refused again."""
 
 
 class ConflictError(InvalidInputError):
-    """It goes against what is here: the id is another's, or the entry has nothing that could be approved."""
+    """The request conflicts with the current state: its id is taken, or the entry has nothing to approve."""
 
 
 class NotKnownError(InvalidInputError):
-    """What the request names is not here."""
+    """The request names something that does not exist here."""
 
 
 class RetryableError(ObserverError):
-    """The request was good; the observer could not take it now."""
+    """The request was valid; the observer could not handle it now."""
 
     retryable = True
 
 
 class OverloadedError(RetryableError):
-    """A bound was reached; nothing was kept."""
+    """A bound was reached; nothing was stored."""
 
 
 class JournalError(RetryableError):
@@ -79,15 +79,15 @@ class JournalError(RetryableError):
 
 
 class ModelError(RetryableError):
-    """The model could not be asked, or its server did not answer as one."""
+    """The model could not be reached, or its server did not give a model's answer."""
 
 
 class UnusableAnswerError(ModelError):
-    """The model answered, but what it said cannot be used: a loop, a refusal, nonsense."""
+    """The model answered, but the answer cannot be used: a loop, a refusal, nonsense."""
 
 
 class GatewayLogError(RetryableError):
-    """The gateway did not take a post now. *retry_after_s* is how long it wants to be left alone, if it said so."""
+    """The gateway did not accept a post now. *retry_after_s*: the delay it asked for, if any."""
 
     def __init__(self, what: str, why: str, fix: str, retry_after_s: float | None = None) -> None:
         super().__init__(what, why, fix)

@@ -1,7 +1,7 @@
-"""Rows by key in memory, within a bound, that know which of them still have to be saved.
+"""A bounded in-memory table of rows by key that tracks which rows have to be saved.
 
-The books of every room keep their state here, most of them in several tables of rows that are saved as one
-(`KeptBook`); the pipeline saves what `take_dirty` gives and calls `load` at start.
+The books of every room keep their state in such tables, often several that are saved as one (`KeptBook`). The pipeline
+saves what `take_dirty` returns and calls `load` at start.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import structlog
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T", bound=msgspec.Struct)
-ROWS_A_STEP: Final = 40  # half a millisecond of encoding, both
+ROWS_A_STEP: Final = 40  # both bounds: about half a millisecond of encoding
 BYTES_A_STEP: Final = 64 * 1024
 
 
 class SavedRow(msgspec.Struct, Generic[T]):
-    """A row as it is saved, with its place among the others: the higher *n*, the more recent."""
+    """A saved row with its recency: the higher *n*, the more recent."""
 
     n: int
     row: T
 
 
 class KeptRows(Generic[T]):
-    """At most *most* rows; the least recently touched goes out first, counted in `evicted`, restart or not.
+    """At most *most* rows; the least recently touched is evicted first, also across restarts, and counted in `evicted`.
 
     Saved keys begin with *prefix*. Used on the event loop's thread only.
     """
@@ -43,24 +43,24 @@ class KeptRows(Generic[T]):
         self._places: dict[str, int] = {}
         self._last_place = 0
         self._dirty: set[str] = set()
-        self._saved: set[str] = set()  # keys that a save may have written: only these need a removal saved
+        self._saved: set[str] = set()  # keys that a save may have written: only their removal must be saved
         self._newest: str | None = None
-        self._encoded: dict[str, bytes] = {}  # rows encoded ahead of the save, unchanged since
+        self._encoded: dict[str, bytes] = {}  # rows encoded ahead of the save, unchanged since then
         self.evicted = 0
-        self.unusable = 0  # rows that could not be read, or not be written
+        self.unusable = 0  # rows that could not be read or written
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def get(self, key: str) -> T | None:
-        """The row of *key*, as it is."""
+        """The row of *key*, without touching it."""
         return self._rows.get(key)
 
     def touch(self, key: str) -> T | None:
-        """The row of *key*, now the most recent and to be saved. O(1)."""
+        """The row of *key*, marked as most recent and dirty. O(1)."""
         row = self._rows.get(key)
         if row is not None:
-            if key != self._newest:  # most ops are like the one before
+            if key != self._newest:  # most ops hit the same row as the one before
                 self._place_last(key)
             self._dirty.add(key)
             if self._encoded:
@@ -68,13 +68,13 @@ class KeptRows(Generic[T]):
         return row
 
     def changed(self, key: str) -> None:
-        """The row of *key* is to be saved, and is no more recent than it was."""
+        """Mark the row of *key* dirty without making it more recent."""
         if key in self._rows:
             self._dirty.add(key)
             self._encoded.pop(key, None)
 
     def add(self, key: str, row: T) -> None:
-        """Keep *row* as the most recent; the oldest makes room."""
+        """Add *row* as the most recent; evicts the oldest if full."""
         self._rows[key] = row
         self._encoded.pop(key, None)
         self._place_last(key)
@@ -82,22 +82,22 @@ class KeptRows(Generic[T]):
         self._make_room()
 
     def remove(self, key: str) -> T | None:
-        """Take the row of *key* out; None if there is none."""
+        """Remove and return the row of *key*; None if there is none."""
         row = self._rows.pop(key, None)
         if row is not None:
             del self._places[key]
             self._encoded.pop(key, None)
             self._forget(key)
-            self._newest = next(reversed(self._rows), None)  # as after a restart, which counts places alike
+            self._newest = next(reversed(self._rows), None)  # the same state as after a restart
             self._last_place = self._places[self._newest] if self._newest is not None else 0
         return row
 
     def items(self) -> list[tuple[str, T]]:
-        """A copy with keys, least recent first."""
+        """A copy of rows with keys, least recent first."""
         return list(self._rows.items())
 
     def evict(self) -> T | None:
-        """Let the least recent go now if the next `add` would; it, for whoever has to settle what it leaves."""
+        """If the next `add` would evict a row, evict it now. Returns it, so that the caller can settle what it left."""
         if len(self._rows) < self._most:
             return None
         row = next(iter(self._rows.values()))
@@ -105,13 +105,13 @@ class KeptRows(Generic[T]):
         return row
 
     def rows(self) -> list[T]:
-        """A copy, least recent first."""
+        """A copy of the rows, least recent first."""
         return list(self._rows.values())
 
     def load(self, rows: Mapping[str, bytes]) -> list[str]:
-        """Restore from saved *rows*, in whatever order they come; the keys restored. Those of others are left alone.
+        """Restore saved *rows*, in any order. Returns the keys restored; rows with other prefixes are ignored.
 
-        A row that cannot be read is logged, counted and left out; a row that is here already stays.
+        An unreadable row is logged, counted and skipped; a row that is already in the table stays.
         """
         found: list[tuple[int, str, T]] = []
         for name, data in rows.items():
@@ -134,17 +134,17 @@ class KeptRows(Generic[T]):
         return [key for _, key, _ in found if key in self._rows]
 
     def prepare(self) -> Iterator[None]:
-        """Encode the changed rows ahead of `take_dirty`, some at each step, so that it has little left to do.
+        """Encode changed rows ahead of `take_dirty`, in steps, so that little is left for it to do.
 
-        A step is over after `ROWS_A_STEP` rows, or the row that makes it `BYTES_A_STEP`. Where not even one was full,
-        nothing is given: what changes meanwhile is for the next call.
+        A step ends after `ROWS_A_STEP` rows, or with the row that reaches `BYTES_A_STEP`. It yields after each full
+        step, and not for a last partial one. Rows that change meanwhile are left for the next call.
         """
         rows = size = 0
         for key in self._dirty - self._encoded.keys():
             row = self._rows.get(key)
             if row is None or key in self._encoded:
                 continue
-            with suppress(Exception):  # `take_dirty` meets it again, and says so
+            with suppress(Exception):  # `take_dirty` meets the error again and reports it
                 encoded = self._encoded[key] = self._encode(SavedRow(self._places[key], row))
                 size += len(encoded)
             rows += 1
@@ -153,7 +153,7 @@ class KeptRows(Generic[T]):
                 rows = size = 0
 
     def take_dirty(self) -> dict[str, bytes]:
-        """The rows changed since the last call, as JSON; removed ones as b""."""
+        """The rows changed since the last call, as JSON; b"" for removed ones."""
         taken: dict[str, bytes] = {}
         dirty, self._dirty = self._dirty, set()
         encoded, self._encoded = self._encoded, {}
@@ -172,7 +172,7 @@ class KeptRows(Generic[T]):
         return taken
 
     def put_back(self, keys: Iterable[str]) -> None:
-        """Saving *keys* (as `take_dirty` gave them) failed: they are to be saved again. Those of others are left."""
+        """Saving *keys* (as from `take_dirty`) failed: mark them dirty again. Other prefixes are ignored."""
         for name in keys:
             if name.startswith(self._prefix):
                 key = name[len(self._prefix) :]
@@ -196,7 +196,7 @@ class KeptRows(Generic[T]):
         self._forget(key)
 
     def _forget(self, key: str) -> None:
-        """The row of *key* is gone: what was saved of it is to go too."""
+        """The row of *key* was removed: if it may be saved, its removal must be saved too."""
         if key in self._saved:
             self._dirty.add(key)
         else:
@@ -204,57 +204,57 @@ class KeptRows(Generic[T]):
 
 
 class Saved(Protocol):
-    """State that follows from the journals, kept as rows."""
+    """State derived from the journals and kept as rows."""
 
     def load(self, rows: Mapping[str, bytes]) -> object:
-        """Restore what `take_dirty` gave, in whatever order."""
+        """Restore the rows that `take_dirty` returned, in any order."""
         ...
 
     def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
+        """Do most of `take_dirty`'s work ahead of it, in small steps."""
         ...
 
     def take_dirty(self) -> dict[str, bytes]:
-        """Rows changed since the last call, as JSON by key; removed ones as b""."""
+        """The rows changed since the last call, as JSON by key; b"" for removed ones."""
         ...
 
     def put_back(self, keys: Iterable[str]) -> None:
-        """Saving *keys* failed: `take_dirty` gives them again."""
+        """Saving *keys* failed: `take_dirty` returns them again."""
         ...
 
     @property
     def unusable(self) -> int:
-        """Saved rows that could not be read, and rows that could not be saved."""
+        """The number of rows that could not be read or saved."""
         ...
 
 
 class KeptBook:
-    """What a book inherits whose state is *kept*, tables with prefixes of their own: it is `Saved` as one."""
+    """Base of books whose state is the tables *kept*, each with its own prefix: implements `Saved` over all of them."""
 
     def __init__(self, *kept: Saved) -> None:
         self._kept = kept
 
     def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore what `take_dirty` gave, in whatever order."""
+        """Restore the rows that `take_dirty` returned, in any order."""
         for each in self._kept:
             each.load(rows)
 
     def prepare(self) -> Iterator[None]:
-        """Do most of `take_dirty`'s work ahead of it, a little at each step."""
+        """Do most of `take_dirty`'s work ahead of it, in small steps."""
         for each in self._kept:
             yield from each.prepare()
 
     def take_dirty(self) -> dict[str, bytes]:
-        """Rows changed since the last call, as JSON by key; removed ones as b""."""
+        """The rows changed since the last call, as JSON by key; b"" for removed ones."""
         return {key: row for each in self._kept for key, row in each.take_dirty().items()}
 
     def put_back(self, keys: Iterable[str]) -> None:
-        """Saving *keys* failed: `take_dirty` gives them again."""
+        """Saving *keys* failed: `take_dirty` returns them again."""
         names = list(keys)
         for each in self._kept:
             each.put_back(names)
 
     @property
     def unusable(self) -> int:
-        """Saved rows that could not be read, and rows that could not be saved."""
+        """The number of rows that could not be read or saved."""
         return sum(each.unusable for each in self._kept)

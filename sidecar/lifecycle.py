@@ -1,4 +1,4 @@
-"""Start in reverse flow order, stop in flow order, within a grace period."""
+"""Starts stages in reverse flow order and stops them in flow order, within a grace period."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ async def serve(
 ) -> None:
     """Run *stages*, given in flow order, until *stopping* is set; drain them within *grace_s* seconds.
 
-    *ready* is told True after the last start and False before the first stop. A stage that fails to start, or a
-    loop of its that fails later, ends the rest and raises its own error; failed stops are gathered in an
-    ExceptionGroup. Sources: the Collector's `graph.go` for the order, linkerd2-proxy's `main.rs` for the deadline.
+    *ready* is called with True after the last start and with False before the first stop. A stage that fails to start,
+    or a background task that fails later, ends the run, and its error is raised. Failed stops are raised together in
+    an ExceptionGroup. Sources: the Collector's `graph.go` for the order, linkerd2-proxy's `main.rs` for the deadline.
     """
     loops = _Loops()
     failures: list[BaseException] = []
@@ -46,7 +46,7 @@ async def serve(
 
 
 class _Loops:
-    """The stages' background tasks, in a group of their own: its failure must not cut short the stopping."""
+    """The stages' background tasks, in a task group of their own, whose failure does not cancel the stopping."""
 
     def __init__(self) -> None:
         self._release = asyncio.Event()
@@ -63,7 +63,7 @@ class _Loops:
             await self._release.wait()
 
     async def unless_failed(self, step: Awaitable[object]) -> None:
-        """Await *step*; the failure of a background task comes first, and gives it up."""
+        """Await *step*; if a background task fails first, cancel *step* and raise that failure."""
         assert self._holder is not None  # noqa: S101 - open() came before; for the type checker
         waiting = asyncio.ensure_future(step)
         try:
@@ -77,7 +77,7 @@ class _Loops:
             waiting.result()
 
     async def close(self, deadline: float) -> list[BaseException]:
-        """Why the tasks failed, if they did; those that are still there at *deadline* (loop time) are cancelled."""
+        """Wait for the tasks to end; cancel them at *deadline* (loop time). Returns their failure, if any."""
         if self._holder is None:
             return []
         self._release.set()
@@ -93,20 +93,20 @@ class _Loops:
 
 
 def _sole(failure: BaseException | None) -> BaseException:
-    """*failure* itself, or the only exception in it."""
+    """*failure* itself, or the single exception nested in it."""
     while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
         failure = failure.exceptions[0]
     return failure or RuntimeError("the stages' tasks ended by themselves")
 
 
 def _share(deadline: float, *, last: bool) -> float:
-    """A hung stage takes half of what is left at most: those behind it, the journal above all, must flush too."""
+    """The deadline of the next stop: half of what is left, so that a hung stage leaves time for the journal."""
     now = asyncio.get_running_loop().time()
     return deadline if last else now + max(0.0, deadline - now) / 2
 
 
 async def _stop(stage: Stage, deadline: float) -> list[Exception]:
-    log.info("stage.stopping", stage=stage.name)  # the last such line names a stuck room
+    log.info("stage.stopping", stage=stage.name)  # the last such line names a hung stage
     try:
         async with asyncio.timeout_at(deadline):
             await stage.stop()

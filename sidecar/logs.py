@@ -1,4 +1,4 @@
-"""Logging: constant event names, facts as fields, one line each on standard error (text or JSON)."""
+"""Logging: constant event names, facts as fields, one line per event on standard error (text or JSON)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
 
 
 def configure_if_unset(form: str, level: str) -> None:
-    """For an observer embedded in another program: our own log to standard error, unless that program has decided."""
+    """For an observer embedded in another program: log to standard error, unless that program configured structlog."""
     if not structlog.is_configured():
         _configure_ours(form, level, None)
 
@@ -58,7 +58,7 @@ def _drop_stdlib_fields(_logger: Any, _method: str, event: MutableMapping[str, A
 
 
 def _text_line(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:
-    """`[observer] area.past_tense key=value …`; a cycle keeps the line that existing log searches match."""
+    """`[observer] area.past_tense key=value …`; the cycle's line keeps the format that existing log searches match."""
     fields = dict(event)
     name, level, trace = fields.pop("event"), fields.pop("level", "info"), fields.pop("exception", None)
     fields.pop("timestamp", None)
@@ -77,5 +77,5 @@ def _shown(value: Any) -> str:
 
 
 def _one_line(text: str) -> str:
-    """*text* with control characters (line ends, a terminal's escapes, lone surrogates) written out."""
+    """*text* with control characters (line ends, terminal escapes, lone surrogates) escaped."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,4 +1,4 @@
-"""What a measured effect may be said to be: no figure while its interval holds both good and bad. Pure."""
+"""Describes a measured effect in words; gives no figure while its interval contains zero. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from sidecar.model_learning import Measured
 
 
 def is_known(measured: Measured | None) -> bool:
-    """Whether the effect is of one sign, as far as its interval says."""
+    """Whether the interval excludes zero, so that the effect's sign is known."""
     return (
         measured is not None
         and measured.low is not None
@@ -16,9 +16,9 @@ def is_known(measured: Measured | None) -> bool:
 
 
 def effect_words(measured: Measured | None) -> str:
-    """`+80 points (+17 to +96), 77 shown, 15 withheld`, or that it is not known yet, and why.
+    """`+80 points (+17 to +96), 77 shown, 15 withheld`; or that the effect is not known yet, and why.
 
-    Tasks of which there is only the agent's own word are told too: they do not move the effect.
+    Tasks known only from the agent's own report are mentioned, but do not contribute to the effect.
     """
     if measured is None:
         return "not measured yet"

@@ -1,6 +1,6 @@
-"""The observer's own metrics: OpenTelemetry instruments that read plain counters, shown as Prometheus text.
+"""The observer's own metrics: OpenTelemetry instruments over plain counters, also rendered as Prometheus text.
 
-Every instrument is observable: the counted code pays an integer addition, and the work is done when somebody looks.
+All instruments are observable: counting costs an integer addition, and the rest happens when the metrics are read.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 Number = int | float
 Reading = Callable[[], Number | Mapping[str, Number] | Mapping[tuple[str, ...], Number]]
-"""A value, or values by label value: by several of them, where there are several labels."""
+"""A value, or values by label value (a tuple if there are several labels)."""
 
 
 class OwnMetrics:
-    """A meter provider with a registry of its own; `observe_*` joins a counter to a name."""
+    """A meter provider with its own registry; `observe_*` connects a counter to a metric name."""
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self, resource: Resource) -> None:
         self._registry = CollectorRegistry()
-        self._pulled = InMemoryMetricReader()  # holds nothing between two readings: nobody pushes into it
+        self._pulled = InMemoryMetricReader()  # holds nothing between two reads: nothing is pushed into it
         readers: list[MetricReader] = [PrometheusMetricReader(registry=self._registry), self._pulled]
         self._provider = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
         self._meter = self._provider.get_meter("lakehouse-observer")
 
     def observe_count(self, name: str, unit: str, text: str, read: Reading, *labels: str) -> None:
-        """A count that only grows, as `name` in *unit* (UCUM); *labels* name what a mapping's keys are."""
+        """A monotonic counter `name` in *unit* (UCUM); *labels* name the parts of a mapping's keys."""
         self._meter.create_observable_counter(name, [_callback(read, labels)], unit, text)
 
     def observe_level(self, name: str, unit: str, text: str, read: Reading, *labels: str) -> None:
-        """A level that goes up and down."""
+        """A gauge `name` in *unit* (UCUM); *labels* as for `observe_count`."""
         self._meter.create_observable_gauge(name, [_callback(read, labels)], unit, text)
 
     def render(self) -> bytes:
-        """Prometheus text of all of them now."""
+        """All metrics now, as Prometheus text."""
         return generate_latest(self._registry)
 
     def read(self) -> MetricsData | None:
-        """All of them now, as the SDK's data."""
+        """All metrics now, as the SDK's data."""
         return self._pulled.get_metrics_data()
 
     def shutdown(self) -> None:
-        """Give the readers back."""
+        """Shut the readers down."""
         self._provider.shutdown()
 
 

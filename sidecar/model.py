@@ -1,6 +1,6 @@
-"""What flows through the observer: frozen messages, decoded once at the door, encoded once in the journal.
+"""The messages that flow through the observer: frozen structs, decoded once at the door, encoded once for the journal.
 
-`ObservedOp` keeps the field names and meanings of the program this one re-creates; callers depend on its JSON.
+`ObservedOp` keeps the field names and meanings of the program that this one re-creates; callers depend on its JSON.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 Scalar = str | bool | int | float
-"""What a feature or an extra field may hold: the four scalar types of OTLP's `AnyValue`."""
+"""The values of features and extra fields: the four scalar types of OTLP's `AnyValue`."""
 
 SpanRef = tuple[str, str]
 """(trace id, span id), lower-case hex."""
@@ -21,9 +21,9 @@ SCHEMA_VERSION = 1
 class ObservedOp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One finished operation. Its JSON is one line of `ops.jsonl`; absent optional fields are left out.
 
-    *timestamp* is the moment it ended (RFC 3339 UTC, ms); *duration_ms* counts back from there. *error_type* is
-    a bounded code (HTTP status, exception class, `_OTHER`), never a message. Ids are lower-case hex as in W3C
-    Trace Context. *amends* names the op that this one corrects.
+    *timestamp* is when it ended (RFC 3339 UTC, ms); it began *duration_ms* before. *error_type* is a bounded code
+    (HTTP status, exception class, `_OTHER`), never a message. Ids are lower-case hex as in W3C Trace Context. *amends*
+    names the op, or ops with spaces between, that this one corrects.
     """
 
     timestamp: str
@@ -65,9 +65,9 @@ IncidentKind = Literal["failure", "slow", "recurring_correction"]
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a diagnosis says of one incident: why it happens, what to do instead, what not to do, and when that holds.
+    """A diagnosis of one incident: its cause, what to do instead, what to avoid, and when that applies.
 
-    *by* is the model's name, or `statistics`. All of it is text for people; agents never get it.
+    *by* is the model's name, or `statistics`. The texts are for people; agents never get them.
     """
 
     cause: str
@@ -78,14 +78,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Failures that share a fingerprint. Times are RFC 3339 of the failures themselves, not of their arrival.
+    """Failures that share a fingerprint. Times are RFC 3339, of the failures themselves rather than their arrival.
 
-    *state* is what was decided last, at *decided_at* by *decided_by* (`observer`, or a person's name); a failure that
-    happened after a resolution makes it `regressed` at once. *evidence* names the spans of the first, the last and
-    some failures between. *diagnosed_count* is *count* at the last diagnosis, which is the *diagnosis_version*-th of
-    this incident: a new one is due when the count has doubled since. The `by_…` counts keep the values that were met
-    first and sum up the rest under `_OTHER`. *aliases* are the fingerprints that its failures had before a template
-    joined them.
+    *state* was decided last, at *decided_at* by *decided_by* (`observer`, or a person's name); a failure that happened
+    after a resolution makes it `regressed` at once. *evidence* are spans of the first, the last and some failures in
+    between. *diagnosed_count* is *count* at the last diagnosis, which was number *diagnosis_version* of this incident;
+    the next is due when the count has doubled. The `by_…` counts keep the values seen first and sum up the others under
+    `_OTHER`. *aliases* are fingerprints that its failures had before a template merged them.
     """
 
     fingerprint: str
@@ -118,10 +117,10 @@ class Incident(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class IncidentChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An incident's new *state*, decided *by* `observer` or a person, with the incident as it then was.
+    """An incident's new *state*, decided *by* `observer` or a person, with a copy of the incident's data at that time.
 
-    The observer's says which decision it was *judged_from*: the moment of the last one known, "" where there was none.
-    It has no effect where a person decided in between.
+    The observer's change names the decision it was *judged_from*: the time of the last one known, "" for none. It has
+    no effect if a person has decided since.
     """
 
     fingerprint: str
@@ -141,17 +140,17 @@ class IncidentChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class IncidentChanges(msgspec.Struct, frozen=True, kw_only=True):
-    """What was decided on incidents at one time: the body of an `incidents` decision."""
+    """Incident changes decided at one time: the body of an `incidents` decision."""
 
     at: str
     changes: list[IncidentChange]
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why some incidents happened, in words. *by* is the model's name, or `statistics` where no model answered.
+    """Why some incidents happened, in words. *by* is the model's name, or `statistics` if no model answered.
 
-    *incidents* maps each fingerprint to its failure count when this was written; *findings* and *versions* have what
-    is said of each, and how many diagnoses it has had with this one.
+    *incidents* maps fingerprints to their failure counts at that time. By fingerprint, *findings* has the details, and
+    *versions* the number of diagnoses so far, this one included.
     """
 
     diagnosis_id: str
@@ -167,9 +166,9 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Post(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be told to someone: JSON *body* for *url*, a path at the gateway (later: a whole URL).
+    """A post to be sent: JSON *body* for *url*, either a path at the gateway or a whole URL.
 
-    *key* is its `Idempotency-Key`: the same content has the same key, wherever and whenever it is made.
+    *key* is its `Idempotency-Key`, derived from the content: equal content always has the same key.
     """
 
     key: str
@@ -179,7 +178,7 @@ class Post(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueuedPost(Post, frozen=True, kw_only=True):
-    """A post in the outbox. *since_ns* and *due_ns* are ns since the Unix epoch; due 0: a person wants it now."""
+    """A post in the outbox. *since_ns* and *due_ns* are ns since the Unix epoch; due 0: a person asked for a retry."""
 
     number: int
     attempts: int
@@ -188,9 +187,9 @@ class QueuedPost(Post, frozen=True, kw_only=True):
 
 
 class PostOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What an attempt came to, *at_ns*: `done`, `waiting` until *due_ns*, or `dead`, and why in *error*.
+    """The outcome of an attempt at *at_ns*: `done`, `waiting` until *due_ns*, or `dead`; *error* says why.
 
-    *others_due* says that whoever takes the posts is back: all that wait are due now.
+    *others_due*: the receiver has recovered, so all waiting posts are due now.
     """
 
     state: Literal["done", "waiting", "dead"]
@@ -201,7 +200,7 @@ class PostOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutboxLook(msgspec.Struct, frozen=True, kw_only=True):
-    """The outbox at a glance: the *post* that is due, or when (ns) the *next_due_ns* is; the oldest one's start."""
+    """The outbox at one moment: the due *post* if any, the earliest due time (ns), counts, the oldest post's start."""
 
     post: QueuedPost | None
     next_due_ns: int | None
@@ -211,10 +210,10 @@ class OutboxLook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fragment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What Langfuse was told of one observation at a time; without *span_id* of one trace as a whole.
+    """What Langfuse was told about one observation in one message; without *span_id*, about a trace as a whole.
 
-    Ids are lower-case hex as in W3C Trace Context, *told_ns* is the telling's own time, times are ns since the epoch
-    and 0 where nobody said them. *attributes* are those of the span that the observation is.
+    Ids are lower-case hex as in W3C Trace Context. *told_ns* is the message's own time. Times are ns since the epoch,
+    0 if not given. *attributes* are those of the observation's span.
     """
 
     trace_id: str
@@ -228,7 +227,7 @@ class Fragment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What somebody found of an observation (*span_id*), a trace (*trace_id*) or a session (*task*).
+    """A judgement of an observation (*span_id*), a trace (*trace_id*) or a session (*task*).
 
     *data_type* is Langfuse's: NUMERIC, BOOLEAN, CATEGORICAL, TEXT, CORRECTION. *at* is RFC 3339.
     """
@@ -245,7 +244,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LangfuseTold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one request told, or one page that was pulled, *taken_ns*: written down before it is acknowledged."""
+    """The content of one request, or one pulled page, taken at *taken_ns*: journalled before it is acknowledged."""
 
     taken_ns: int = 0
     fragments: list[Fragment] = []
@@ -253,10 +252,10 @@ class LangfuseTold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of `decisions.jsonl`: what was decided, and the op (its id) that it follows.
+    """One line of `decisions.jsonl`: what was decided, and the id of the op that it follows.
 
-    *after* is how far the operations journal had gone by then, in logical bytes: ids alone sort by the time at which
-    an op ended, which is not the order in which ops came.
+    *after* is the length of the ops journal at that time, in logical bytes. It is needed because op ids sort by the
+    time at which ops ended, which differs from the order in which they arrived.
     """
 
     decision_id: str

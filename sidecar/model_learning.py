@@ -1,6 +1,6 @@
-"""What flows between what learns: playbook entries and decisions on them, exposures, advice, outcomes.
+"""The messages of learning: playbook entries and decisions on them, exposures, advice, outcomes.
 
-Frozen like the other messages (`model`), but for the rows that are kept.
+Frozen like the other messages (`model`), except for rows that are kept.
 """
 
 from __future__ import annotations
@@ -15,39 +15,38 @@ from sidecar.model import Scalar, SpanRef
 
 
 def is_wordless(text: str) -> bool:
-    """Whether *text* is that of a pattern in which nothing is said; once it was made of summaries that say nothing."""
+    """Whether *text* is a pattern that says nothing; older versions built such texts from empty input summaries."""
     if text == NO_PATTERN:
         return True
     said = text.removeprefix(PATTERN).split(";") if text.startswith(PATTERN) else [text]
-    return all(NOTHING_SAID.startswith(each.strip()) for each in said)  # the last one may be cut off
+    return all(NOTHING_SAID.startswith(each.strip()) for each in said)  # the last one may be truncated
 
 
 class Range(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A number *above* one bound and at most *up_to* the other; either may be open."""
+    """Numbers greater than *above* and at most *up_to*; either bound may be open."""
 
     above: float | None = None
     up_to: float | None = None
 
 
 Term = str | bool | int | float | None | Range
-"""What a field is, or is to be: a value, a number within a range, or (None) left out."""
+"""A field's value, a range it lies in, or None if it is absent; as a condition, or as what to set."""
 
 EntryKind = Literal["do", "avoid", "correction"]
 EntryState = Literal["candidate", "active", "retired"]
 EntryAction = Literal["approve", "promote", "retire", "restore", "retry"]
 PATTERN: Final = "common pattern: "
 NO_PATTERN: Final = f"{PATTERN}none that these calls tell of"
-"""The text of an entry whose calls succeed, but said nothing of their inputs."""
+"""The text of an entry whose calls succeed, but have no inputs to describe."""
 
 
 class PlaybookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What works at an endpoint. Append-only: a material change is a new *version* under the same id.
 
-    It holds where the call meets all of *when*; *set* is what to do then. *rate* of the *calls* like that succeeded,
-    *other_rate* of the *other_calls*. *plain*: made of nothing but names and values that are harmless by their form
-    and were met in several tasks, so that agents may be told without a person having read it. *scope* has the
-    conditions that its id is made of; *came_from* names the entries that this one took the place of; *author* made
-    this version.
+    It applies if the call meets all of *when*; *set* is what to do then. *rate* of such *calls* succeeded, *other_rate*
+    of the *other_calls*. *plain*: it consists only of names and values that are harmless by their form and occurred in
+    several tasks, so agents may be told it before a person has read it. *scope* has the conditions from which its id
+    was made; *came_from* names the entries that it replaced; *author* made this version.
     """
 
     playbook_id: str
@@ -72,16 +71,16 @@ class PlaybookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     @property
     def says_something(self) -> bool:
-        """Whether there is anything in it that an agent could act on."""
+        """Whether it contains anything that an agent could act on."""
         return bool(self.when or self.set) or not is_wordless(self.text)
 
 
 class EntryChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A decision on an entry's state: by a person, by its measured effect (`numbers`), or as its rule came or went.
 
-    *who* is the person, as far as they said. One that nobody made by hand says how many decisions on the entry it was
-    *judged_from*: it has no effect where another came between. `retry` is another trial, from an active entry's own
-    numbers.
+    *who* is the person, as far as they said. An automatic change says after how many decisions on the entry it was
+    *judged_from*, and has no effect if another decision was made since. `retry` starts another trial, as decided from
+    an active entry's own numbers.
     """
 
     playbook_id: str
@@ -95,10 +94,10 @@ class EntryChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class EntryRow(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """An entry as it is kept: its *versions*, oldest first, and what was decided on it, *decided* times in all.
+    """An entry as kept: its *versions*, oldest first, and the decisions on it, *decided* in total.
 
-    *approved* is the version that a person approved last, 0 where none; no other is told for its sake. *forgotten*
-    counts versions and changes that had to make room; the first of each stays, and so do the versions that matter.
+    *approved* is the version that a person approved last, 0 for none; approval does not carry over to other versions.
+    *forgotten* counts evicted versions and changes; the first of each is kept, and so are the versions in use.
     """
 
     versions: list[PlaybookEntry]
@@ -109,7 +108,7 @@ class EntryRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     decided: int = 0
 
     def due(self, action: EntryAction, at: str, by: Literal["numbers", "rule"], why: str) -> EntryChange:
-        """The change that follows at the moment *at* from how the entry is now, and holds for that alone."""
+        """A change from the entry's present state at the time *at*; void if another decision comes first."""
         entry = self.latest
         return EntryChange(
             playbook_id=entry.playbook_id,
@@ -128,7 +127,7 @@ class EntryRow(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     @property
     def told(self) -> PlaybookEntry | None:
-        """The version that agents may be told: the latest that is plain or approved; None where none says anything."""
+        """The version that agents may be told: the latest plain or approved one that says something, else None."""
         for entry in reversed(self.versions):
             if entry.says_something and (entry.plain or entry.version == self.approved):
                 return entry
@@ -136,16 +135,16 @@ class EntryRow(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     @property
     def spare(self) -> int:
-        """The place of the version that is missed least: neither first, newest, approved, nor told."""
+        """The index of the version to evict first: neither the first, the newest, the approved nor the told one."""
         told = self.told
         needed = {self.approved, self.latest.version, told.version if told is not None else 0}
         return next(at for at, entry in enumerate(self.versions) if at and entry.version not in needed)
 
 
 class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One arm of an entry. Of the *assigned* tasks, those with an outcome that was seen are *tasks*.
+    """One arm of an entry's trial. *tasks* are those of the *assigned* tasks whose outcome was observed.
 
-    *reported* have only the agent's word, *missing* nothing in time, *informed* read the playbook by themselves.
+    *reported*: only the agent's own report; *missing*: no outcome in time; *informed*: read the playbook itself.
     """
 
     tasks: int = 0
@@ -157,9 +156,9 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether an entry helps: the *effect* is the difference of the arms' success rates, between *low* and *high*.
+    """Whether an entry helps: *effect* is the difference of the arms' success rates, between *low* and *high*.
 
-    The interval holds whenever one looks; None before both arms have a task.
+    The interval is valid at any time of looking; None before both arms have a task.
     """
 
     shown: ArmResult
@@ -170,7 +169,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Avoided(msgspec.Struct, frozen=True, kw_only=True):
-    """Failures that advice avoided, over all that were told of anything: *value*, between *low* and *high*."""
+    """The number of failures that advice avoided, over all advised tasks: *value*, between *low* and *high*."""
 
     value: float
     low: float
@@ -178,7 +177,7 @@ class Avoided(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlaybookView(PlaybookEntry, frozen=True, kw_only=True, omit_defaults=True):
-    """An entry as the doors give it: its latest version, its state, the version that a person approved, its effect."""
+    """An entry as the doors return it: its latest version, state, approved version and effect."""
 
     state: EntryState
     approved: int = 0
@@ -186,9 +185,9 @@ class PlaybookView(PlaybookEntry, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class PlaybookHistory(PlaybookView, frozen=True, kw_only=True, omit_defaults=True):
-    """The same with everything that was, and the version that agents may be *told*, None where there is none.
+    """A view with the full history, and the version that agents may be *told*, None if there is none.
 
-    *forgotten* versions and changes are in the journal only.
+    *forgotten* versions and changes are only in the journal.
     """
 
     told: PlaybookEntry | None = None
@@ -198,7 +197,7 @@ class PlaybookHistory(PlaybookView, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the coin fell for one entry: *shown* with probability *propensity*."""
+    """The outcome of the coin for one entry: *shown* with probability *propensity*."""
 
     playbook_id: str
     version: int
@@ -207,9 +206,9 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Exposure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A decision: what was eligible for a task (where it has no name: for this exposure), and how the coins fell.
+    """A decision: the entries eligible for a task (or, if it has no name, for this exposure) and their coins.
 
-    An outcome counts until the moment *until*; the call whose span is *during* is none.
+    Outcomes count until *until*. The call with the span *during* is not an outcome.
     """
 
     exposure_id: str
@@ -223,7 +222,7 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ReportedOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A decision: what an agent says came of an exposure."""
+    """A decision: an agent's report on the outcome of an exposure."""
 
     exposure_id: str
     at: str
@@ -231,24 +230,24 @@ class ReportedOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class InformedTask(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision: *task* read the playbook otherwise, whatever its coins said."""
+    """A decision: *task* read the playbook by other means, whatever its coins said."""
 
     task: str
     at: str
 
 
 class CycleMark(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision: at this place among the ops a cycle looked for rules, and closed what was overdue."""
+    """A decision: at this point in the order of ops, a cycle searched for rules and closed overdue exposures."""
 
     at: str
 
 
 class AdviceQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent is about to do: *facts* are the call's fields and features; *given* are those it cannot change.
+    """What an agent is about to do. *facts* are the call's fields and features; it cannot change those *given*.
 
-    They are named as in entries (`call_fields`). *during*: the span of a call that is under way already, and so is no
-    outcome of what is told now. *carries*: whether the door has room for such advice; what it has none for is not
-    offered, so no coin decides what is cut off.
+    Names are as in entries (`call_fields`). *during*: the span of a call already in progress, which is therefore no
+    outcome of this advice. *carries*: whether the door has room for an advice. What does not fit is not offered, so
+    that no coin is drawn for advice that would be cut off.
     """
 
     endpoint: str
@@ -262,7 +261,7 @@ class AdviceQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdviceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One entry as an agent is told it. *effect* is the uplift measured so far, None before there is one."""
+    """One entry as told to an agent. *effect* is the uplift measured so far, None before there is one."""
 
     id: str
     version: int
@@ -276,9 +275,9 @@ class AdviceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What to do or avoid now. No *exposure_id*: nothing was eligible, and nothing is to be reported.
+    """What to do or avoid now. Without *exposure_id* nothing was eligible, and nothing need be reported.
 
-    More is known of calls of which other facts are known too: those that it *depends_on*, names only.
+    *depends_on*: names of further facts on which entries depend; with them in the query, more advice may apply.
     """
 
     exposure_id: str | None

@@ -1,7 +1,7 @@
-"""The normal form of an op: what op → span → OTLP → op keeps exactly.
+"""The normal form of an op: the form that op → span → OTLP → op preserves exactly.
 
-Lone surrogates and NUL become U+FFFD; null means absent; int and float stay what they are; integers beyond int64,
-lists and objects are kept as JSON text; maps hold at most 64 entries, the rest of them as JSON text under `_rest`.
+Lone surrogates and NUL become U+FFFD; null means absent; int and float stay distinct; integers beyond int64, lists and
+objects become JSON text; maps hold at most 64 entries, any further ones as JSON text under `_rest`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from sidecar.redaction import MASK, Redactor
 MAX_ENTRIES = 64
 _QUERY_CHARACTERS = 8192
 REST_KEY = "_rest"
-_BEYOND_CUT = 1 << 14  # characters behind a cut that are masked with it
+_BEYOND_CUT = 1 << 14  # characters after a cut that are masked together with the text before it
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def clean_text(text: str) -> str:
-    """*text* with NUL and lone surrogates as U+FFFD, which UTF-8, protobuf and SQLite can all hold."""
+    """*text* with NUL and lone surrogates replaced by U+FFFD, so that UTF-8, protobuf and SQLite can hold it."""
     if "\0" not in text:
         if text.isascii():
             return text
@@ -43,7 +43,7 @@ def clean_text(text: str) -> str:
 
 
 def scalar(value: Any) -> Scalar | None:
-    """*value* as one of OTLP's scalars, or None if it is absent. NaN and infinities are kept as their names."""
+    """*value* as one of OTLP's scalars; None if it is absent. NaN and infinities become their names."""
     if isinstance(value, bool | None):
         return value
     if isinstance(value, str):
@@ -56,7 +56,7 @@ def scalar(value: Any) -> Scalar | None:
 
 
 def json_text(value: Any) -> str:
-    """*value* as compact JSON; what JSON cannot say is said by its `repr`. Never raises."""
+    """*value* as compact JSON; what JSON cannot express appears as its `repr`. Never raises."""
     try:
         return msgspec.json.encode(value).decode()
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
@@ -68,30 +68,30 @@ def json_text(value: Any) -> str:
 
 
 class Normalizer:
-    """Brings ops and their maps into the normal form, credentials masked."""
+    """Brings ops and their maps into the normal form and masks credentials."""
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
 
     def text(self, text: str) -> str:
-        """One text, cleaned and redacted."""
+        """*text*, cleaned and redacted."""
         return self._redactor.text(clean_text(text))
 
     def cut(self, text: str, most: int) -> str:
-        """The first *most* characters of *text*, masked before the cut: half a secret is one too, and has no shape."""
+        """The first *most* characters of *text*, masked before cutting: half a credential has no recognisable shape."""
         if len(text) <= most:
-            return text  # whole: masked with the op
+            return text  # not cut: it is masked with the whole op
         return self.text(text[: most + _BEYOND_CUT])[:most]
 
     def query(self, query: str) -> dict[str, str]:
-        """The fields of an address's *query*, decoded, credentials masked; of a repeated one the last."""
+        """The fields of a URL's *query*, decoded, credentials masked; the last of repeated ones."""
         pairs = parse_qsl(query[:_QUERY_CHARACTERS], keep_blank_values=True)[:MAX_ENTRIES]
         return {name: MASK if self._redactor.named_in_url(name) else value for name, value in pairs}
 
     def scalars(self, fields: Mapping[str, Any], *, plain: bool = False) -> dict[str, Scalar] | None:
         """*fields* as scalars by clean key, at most `MAX_ENTRIES`; None if nothing is left.
 
-        *plain* says that their `texts_of` are known to be harmless.
+        *plain*: their `texts_of` are known to be harmless.
         """
         kept: dict[str, Scalar] = {}
         rest: dict[str, Any] = {}
@@ -116,7 +116,7 @@ class Normalizer:
         return kept or None
 
     def op(self, op: ObservedOp) -> ObservedOp:
-        """*op* in the normal form; the same object where it already is."""
+        """*op* in the normal form; the same object if it already is."""
         fields = dict(zip(op.__struct_fields__, astuple(op), strict=True))
         given = dict(fields)
         self.fields(fields)
@@ -135,9 +135,9 @@ class Normalizer:
         self.clean(fields, texts)
 
     def clean(self, fields: dict[str, Any], texts: Sequence[str]) -> None:
-        """Clean and redact all text in an op's *fields*, in place; *texts* are those that it was made of."""
+        """Clean and redact all texts in an op's *fields*, in place; *texts* are those to check."""
         if not self.harmless(texts):
-            clean: dict[str, str] = {}  # an error is often the output_summary too
+            clean: dict[str, str] = {}  # cached by text: an error is often the output_summary too
             for name, value in fields.items():
                 if isinstance(value, str):
                     if value not in clean:
@@ -145,7 +145,7 @@ class Normalizer:
                     fields[name] = clean[value]
 
     def _other(self, name: str, value: Any) -> Any:
-        """A field that is neither plain text, truth nor absent: a map, a number, a kind of text."""
+        """Normalize a field that is neither str, bool, int64 nor absent: a map, another number, a str subclass."""
         if isinstance(value, dict):
             return self.scalars(value)
         if isinstance(value, str):
@@ -153,14 +153,14 @@ class Normalizer:
         return value if INT64_MIN <= value <= INT64_MAX else _measure(name, value)
 
     def harmless(self, texts: Iterable[str]) -> bool:
-        """Whether none of *texts* needs cleaning or masking: one look at all of them, hardly ever a second."""
+        """Whether none of *texts* needs cleaning or masking. Checks them all at once."""
         together = "\n".join(texts)
         return clean_text(together) is together and not self._redactor.suspicious(together)
 
     def _value(self, key: Any, value: Any, plain: bool) -> Scalar | None:
         if value is None:
             return None
-        if not plain and self._redactor.named(str(key)):  # a suspicious key is all that can name a credential
+        if not plain and self._redactor.named(str(key)):  # `harmless` has checked the key, too
             return MASK
         known = scalar(value)
         nothing_to_mask = plain and isinstance(value, str)
@@ -168,14 +168,14 @@ class Normalizer:
 
 
 def texts_of(fields: Mapping[str, Any]) -> list[str]:
-    """All text in *fields* that may hold a credential, or name one."""
+    """All texts in *fields*, keys included, that may hold a credential or name one."""
     return [*map(str, fields), *(value for value in fields.values() if isinstance(value, str))]
 
 
 def _free(key: str, taken: Mapping[str, Any], numbers: dict[str, int]) -> str:
-    """*key*, or the first of `key (2)`, `key (3)` … that is not *taken*: two keys may come out alike when cleaned.
+    """*key*, or the first of `key (2)`, `key (3)` … that is not *taken*: cleaning may make two keys equal.
 
-    *numbers* remembers how far each key has counted: a sender may send a hundred thousand that come out alike.
+    *numbers* remembers the last number per key, because a sender may send a hundred thousand colliding keys.
     """
     free, number = key, numbers.get(key, 1)
     while free in taken:
@@ -186,7 +186,7 @@ def _free(key: str, taken: Mapping[str, Any], numbers: dict[str, int]) -> str:
 
 
 def _measure(name: str, value: float) -> float | None:
-    """A count or duration beyond int64 as the nearest float; one that is no number is absent (a duration: 0)."""
+    """A number beyond int64 as the nearest float; NaN becomes absent (0 for a duration)."""
     if name == "v" or value != value:  # noqa: PLR0124 - NaN alone differs from itself
         return 0.0 if name == "duration_ms" else None
     return float(max(-sys.float_info.max, min(value, sys.float_info.max)))
@@ -195,5 +195,5 @@ def _measure(name: str, value: float) -> float | None:
 def _big(value: int) -> str:
     try:
         return str(value)
-    except ValueError:  # Python refuses to write out more than 4300 digits
+    except ValueError:  # Python refuses to convert more than 4300 digits
         return hex(value)

@@ -1,4 +1,4 @@
-"""Builds every room and joins them: the one module that imports them all, with the `pipeline_*` that it is split into.
+"""Builds and connects all rooms: this module and its `pipeline_*` parts are the only ones that import every room.
 
 receivers ──► spans ──► store ──► analysis ──► advice ──► agents
                 │                     └──────► gateway /log, webhook
@@ -43,10 +43,10 @@ from sidecar.store.journal_file import AppendFile
 
 
 class Observer:
-    """The whole observer in one object: `async with Observer(settings) as observer`, or `run` until told to stop.
+    """The whole observer: `async with Observer(settings) as observer`, or `run` until told to stop.
 
-    `gateway` is the wrapper for Python agents in this process; `port` and `health_port` tell where it listens.
-    *open_file* opens the file under a journal; tests put faults there.
+    `gateway` is the wrapper for Python agents in this process; `port` and `health_port` are where it listens.
+    *open_file* opens the file under a journal; tests inject faults there.
     """
 
     def __init__(
@@ -73,17 +73,17 @@ class Observer:
 
     @property
     def ready(self) -> bool:
-        """Every stage has started and none is stopping."""
+        """Whether every stage has started and none is stopping."""
         return self._ready
 
     @property
     def port(self) -> int:
-        """The HTTP door's port."""
+        """The port of the HTTP door."""
         return self._http.port
 
     @property
     def health_port(self) -> int:
-        """The health door's port."""
+        """The port of the health door."""
         return self._health.port
 
     async def run(self, stopping: asyncio.Event, ready: asyncio.Event | None = None) -> None:
@@ -111,7 +111,7 @@ class Observer:
         waiting = asyncio.create_task(ready.wait())
         try:
             await asyncio.wait([running, waiting], return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:  # who wanted to enter has given up: nothing of ours stays behind
+        except asyncio.CancelledError:  # entering was cancelled: leave nothing running
             running.cancel()
             await asyncio.wait([running])
             raise
@@ -177,7 +177,7 @@ class Observer:
         self._health = health_receiver(self, settings)
 
     def _stages(self) -> list[Stage]:
-        """In flow order: started from the last to the first, stopped from the first to the last."""
+        """All stages in flow order: started from last to first, stopped from first to last."""
         export = self.export
         sent: list[Stage] = [*(export.lanes if export is not None else ())]
         if self.metric_export is not None:
@@ -207,7 +207,7 @@ class Observer:
         ]
 
     def _remember_last(self) -> None:
-        """Spans that a crash left unacknowledged are sent again: what was journalled of them must be known."""
+        """Load the last journalled ops: spans left unacknowledged by a crash are sent again, and must be recognised."""
         since_ms = self.clock.time_ns() // 1_000_000 - WINDOW_S * 1000
         last = [op for op in islice(self.ring.newest_first(), MOST_OPERATIONS) if made_ms(op.op_id) >= since_ms]
         self.op_processor.remember(reversed(last))

@@ -1,4 +1,4 @@
-"""Advice and its doors' views, joined to what learns. Part of the pipeline."""
+"""Connects the advisor and the doors' views to learning. Part of the pipeline."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ log = structlog.get_logger(__name__)
 
 _RULES_TOLD = 20
 Effects = dict[str, tuple[list[Stratum], Uplift]]
-"""Each with the strata that it was worked out from."""
+"""Effects with the strata from which they were computed."""
 
 
 class LearningLoop:
-    """The running observer's way from rules to advice: each cycle's step, the advisor, people's hand, the views."""
+    """The running observer's path from rules to advice: each cycle's step, the advisor, people's decisions, views."""
 
     def __init__(self, settings: Settings, learning: Learning, in_order: InOrder, clock: Clock) -> None:
         self._learning = learning
@@ -53,17 +53,17 @@ class LearningLoop:
         self._effects: Effects = {}  # by entry
         self._together: Effects = {}  # by endpoint
         self._overall = uplift([])
-        self._learnt = -1  # ops that had been taken in at the last cycle
-        self.undecided = 0  # times the decision journal did not take what a cycle found
+        self._learnt = -1  # number of ops learnt by the last cycle
+        self.undecided = 0  # cycles whose results the decision journal did not accept
         dice = random.SystemRandom()
         offers = learning.offers(holdout=settings.holdout, window_s=settings.outcome_window, draw=dice.random)
         self.advisor = Advisor(offers, learning.exposures, in_order, clock, within_s=settings.advice_timeout)
 
     async def learn(self) -> None:
-        """A cycle's step: mark it, look for rules in slices, decide what follows, as far as the journal takes it."""
+        """A cycle's step: mark it, search for rules in slices, decide what follows, while the journal accepts it."""
         taken = self._learning.taken
         if taken == self._learnt and not self._learning.exposures.open:
-            return  # nothing happened: no mark
+            return  # nothing happened since: no mark
         try:
             await self._order.decide(CYCLE, CycleMark(at=self._now()))
             self._learnt = taken
@@ -79,7 +79,7 @@ class LearningLoop:
             log.warning("learning.not_written", error=str(exc))
 
     async def _measure(self) -> None:
-        """Work out the effects anew that have changed, of each entry and, task by task, of all advice."""
+        """Recompute changed effects: of each entry, and by task of all advice together."""
         exposures = self._learning.exposures
         self._effects = await _worked_out(exposures.tallies(), self._effects)
         self._together = await _worked_out(exposures.together(), self._together)
@@ -91,9 +91,9 @@ class LearningLoop:
     async def change(
         self, playbook_id: str, action: EntryAction, why: str, version: int | None = None, *, who: str = ""
     ) -> PlaybookHistory:
-        """The hand of a person (*who*) on an entry, as of *version* (the latest).
+        """Record the decision of a person (*who*) on *version* of an entry (default: the latest).
 
-        Raises NotKnownError, JournalError; ConflictError for the approval of what says nothing.
+        Raises NotKnownError, JournalError; ConflictError if an entry that says nothing is approved.
         """
         versions = {entry.version: entry for entry in self._row(playbook_id).versions}
         known = list(versions)
@@ -123,7 +123,7 @@ class LearningLoop:
         return self.history(playbook_id)
 
     async def take_over(self, entries: Sequence[PlaybookEntry]) -> list[str]:
-        """A person's import: entries that say something new become candidates. Raises JournalError."""
+        """Import *entries* for a person: those that say something new become candidates. Raises JournalError."""
         taken = []
         for entry in entries:
             before = self._learning.playbook.entry(entry.playbook_id)
@@ -136,14 +136,14 @@ class LearningLoop:
         return taken
 
     def views(self, as_of: str | None = None) -> Iterator[PlaybookView]:
-        """All entries, the most recently changed first; as they were at the moment *as_of*, without their effect."""
+        """All entries, most recently changed first; *as_of* a past time, without their effects."""
         book = self._learning.playbook
         if as_of is not None:
             return (_view(row, None) for row in book.as_of(as_of))
         return (_view(row, self._effect(row.latest.playbook_id)) for row in book.rows())
 
     def history(self, playbook_id: str) -> PlaybookHistory:
-        """One entry with all that was. Raises NotKnownError."""
+        """One entry with its full history. Raises NotKnownError."""
         row = self._row(playbook_id)
         view = _view(row, self._effect(playbook_id))
         return PlaybookHistory(
@@ -155,14 +155,14 @@ class LearningLoop:
         )
 
     def rule_stats(self) -> dict[str, Any]:
-        """The rules, for `/stats`."""
+        """Rule statistics for `/stats`."""
         report = self._learning.rules.report()
         counts = {name: getattr(report, name) for name in ("endpoints", "ops", "left_out", "skipped", "evicted")}
         told = [f"{rule.endpoint}: {rule.text()}" for rule in report.rules[:_RULES_TOLD]]
         return {"found": len(report.rules), "dropped": self._learning.rules.dropped, **counts, "best": told}
 
     def advice_stats(self) -> dict[str, Any]:
-        """Advice and whether it helped, for `/stats`."""
+        """Advice statistics, and whether it helped, for `/stats`."""
         exposures, advisor = self._learning.exposures, self.advisor
         states = [row.state for row in self._learning.playbook.rows()]
         return {
@@ -179,7 +179,7 @@ class LearningLoop:
         }
 
     def _effect(self, playbook_id: str) -> Measured | None:
-        """The arms as they are now, the effect as of the last cycle."""
+        """The measurement of an entry: current arms, and the effect as of the last cycle."""
         tally = self._learning.exposures.tally(playbook_id)
         if tally is None:
             return None
@@ -199,7 +199,7 @@ class LearningLoop:
 
 
 async def _worked_out(tallies: Sequence[Tally], before: Effects) -> Effects:
-    """The effects of *tallies*, one in a turn where it changed since *before*: an interval takes a millisecond."""
+    """The effects of *tallies*, recomputing those changed since *before*, one per turn: each takes a millisecond."""
     effects: Effects = {}
     for tally in tallies:
         known, strata = before.get(tally.playbook_id), tally.now.strata
@@ -211,7 +211,7 @@ async def _worked_out(tallies: Sequence[Tally], before: Effects) -> Effects:
 
 
 def _same(one: PlaybookEntry, other: PlaybookEntry) -> bool:
-    """Whether both tell the same."""
+    """Whether both entries say the same."""
     return (one.kind, one.endpoint, one.text, one.when, one.set) == (
         other.kind,
         other.endpoint,

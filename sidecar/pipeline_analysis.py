@@ -1,4 +1,4 @@
-"""Builds what finds out why things fail and learns what works, and the cycle that they work in. Part of the pipeline.
+"""Builds the analysis of failures, the learning of what works, and the cycle that runs both. Part of the pipeline.
 
 books ──► life cycle ──► analyzer ──► learning ──► consolidator ──► gateway /log
                └──► webhook                └──► advice
@@ -39,7 +39,7 @@ _STEP_TIMEOUT_S = 60.0
 
 
 class Analysis:
-    """What works on the *store*'s books once a cycle, with the *client* for the model, the gateway and the webhook."""
+    """The rooms that work on the *store*'s books once a cycle; *client* serves model, gateway and webhook."""
 
     def __init__(
         self,
@@ -86,11 +86,11 @@ class Analysis:
         store.settled.add(self.corrections)
         books.decided.add(DIAGNOSIS, self.analyzer.tell)
         books.decided.add(PLAYBOOK, self.consolidator.tell)
-        # Behind a checkpoint, the journal brings no post back: posts are put before one is saved.
+        # A replay after a checkpoint does not restore earlier posts, so posts are put before a checkpoint is saved.
         self.checkpoint = store.checkpoint(self.corrections, self.webhook.catch_up_both(self.outbox))
 
     def cycle(self, last: Step) -> CycleLoop:
-        """The loop that runs all of it, and then the step *last*."""
+        """The loop that runs all steps in order, with *last* at the end."""
         steps = [
             Step("tail", 1, self._tail, _STEP_TIMEOUT_S),
             Step("incidents", 1, self.life_cycle.look, _STEP_TIMEOUT_S),

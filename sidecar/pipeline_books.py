@@ -1,6 +1,6 @@
-"""What is derived from the journals, in one place: the books, and what decisions do to them. Part of the pipeline.
+"""All state derived from the journals: the books, and how decisions change them. Part of the pipeline.
 
-The running observer and a replay build the same, so that both come to the same state.
+The running observer and a replay build the same books, so both reach the same state.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from sidecar.store.op_total import TABLE, OpTotal
 
 
 class Books:
-    """A new book belongs here alone: it is then fed, saved, restored, replayed, forgotten from.
+    """All books. A new book is added only here: it is then fed, saved, restored, replayed and cleaned on erasure.
 
-    `derived` names each book as its table in `state.db` is named. One that counts ops has `retract` too, for ops that
-    a later one amends: `latest` finds them, in front of all books. `decided` has what every kind of decision does to
-    them. Whoever also acts on a decision, in the running observer only, adds to it. What learns depends on the order
-    of ops and decisions, and is reached through `in_order`.
+    `derived` maps table names in `state.db` to books. A book that counts ops also has `retract`, for ops that later
+    ones amend; `latest`, in front of all books, finds those. `decided` holds the effects of each kind of decision; code
+    that reacts to decisions only in the running observer adds handlers to it. Learning depends on the order of ops and
+    decisions, and is therefore fed through `in_order`.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -66,7 +66,7 @@ class Books:
 
     @property
     def saved(self) -> dict[str, Saved]:
-        """Everything that is saved, by its table."""
+        """All saved state by table."""
         return {LATEST: self.latest, **self.derived}
 
     def _on(self, kind: str, apply: Callable[[bytes], Any]) -> None:

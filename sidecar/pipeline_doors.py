@@ -1,4 +1,4 @@
-"""Builds the main door and the health door: which path leads to which room. Part of the pipeline."""
+"""Builds the main door and the health door, with their routes. Part of the pipeline."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _HEALTH_GRACE_S = 1.0
 
 
 def http_receiver(observer: Observer, settings: Settings) -> HttpReceiver:
-    """The main door."""
+    """The main HTTP door."""
     return HttpReceiver(
         "http",
         create_app(http_routes(observer), observer.guard),
@@ -52,7 +52,7 @@ def http_receiver(observer: Observer, settings: Settings) -> HttpReceiver:
 
 
 def health_receiver(observer: Observer, settings: Settings) -> HttpReceiver:
-    """The health door, which asks nobody for a token."""
+    """The health door, which needs no token."""
     return HttpReceiver(
         "health",
         create_app(health_routes(observer), None),
@@ -64,7 +64,7 @@ def health_receiver(observer: Observer, settings: Settings) -> HttpReceiver:
 
 
 def http_routes(observer: Observer) -> dict[str, object]:
-    """The main door: path → resource."""
+    """Path → resource of the main door."""
     description = openapi(our_version())
     return {
         "/": StatusPage(),
@@ -107,7 +107,7 @@ def _learning_routes(observer: Observer) -> dict[str, object]:
 
 
 def health_routes(observer: Observer) -> dict[str, object]:
-    """The health port: health and nothing else."""
+    """Path → resource of the health port: health and nothing else."""
     return {"/livez": LivezResource(), "/readyz": ReadyzResource(lambda: observer.ready), "/health": LivezResource()}
 
 

@@ -1,4 +1,4 @@
-"""Builds what leaves over OTLP and joins it: part of the pipeline, apart because it is imported only where needed.
+"""Builds the OTLP export. Part of the pipeline, in its own module because it is imported only if export is on.
 
 ops.jsonl ──► journal source ──► lane ──► collector
 own spans ──► spool ───────────► lane ──► collector
@@ -35,11 +35,11 @@ from sidecar.store.commit_log import CommitLog
 from sidecar.store.journal_reader import JournalReader
 from sidecar.version import our_version
 
-_DRAIN_SHARE = 4  # of the grace: the rest is for the journals
+_DRAIN_SHARE = 4  # 1/4 of the grace period; the rest is for the journals
 
 
 def otlp_target(settings: Settings, signal: Signal) -> OtlpTarget:
-    """Where *signal* goes and how. Over HTTP a signal's own endpoint is the whole URL, the general one is its root.
+    """The OTLP target for *signal*. Over HTTP a signal's own endpoint is the whole URL, the general one a base URL.
 
     Source: OTLP exporter specification, endpoint URLs for OTLP/HTTP.
     """
@@ -66,10 +66,10 @@ def otlp_target(settings: Settings, signal: Signal) -> OtlpTarget:
 
 
 class Export:
-    """Spans to the collector. `door` takes requests into the spool, `processor` feeds it with the observer's own.
+    """The export of spans. `door` takes requests into the spool; `processor` puts the observer's own spans there.
 
-    `source` follows the journal of ops. `begins` (before the journal of ops), `spool_log` and the
-    `lanes` (last) are stages.
+    `source` follows the journal of ops. `begins` (before the journal of ops in flow order), `spool_log` and the `lanes`
+    (last) are stages.
     """
 
     def __init__(
@@ -99,27 +99,27 @@ class Export:
 
     @property
     def lanes(self) -> list[ExportLane]:
-        """Both."""
+        """Both lanes."""
         return [self.journal_lane, self.spool_lane]
 
     @property
     def exported(self) -> int:
-        """Spans that the collector took."""
+        """Spans that the collector accepted."""
         return sum(lane.exported for lane in self.lanes)
 
     @property
     def failed(self) -> dict[str, int]:
-        """Spans that it will never take, by cause."""
+        """Spans lost for good, by cause."""
         return {cause: sum(lane.failed[cause] for lane in self.lanes) for cause in self.journal_lane.failed}
 
     @property
     def evicted(self) -> int:
-        """Spans that a bound on the disk removed before they were exported."""
+        """Spans that a disk bound removed before export."""
         return self.source.evicted + self.spool.evicted
 
     @property
     def waiting_bytes(self) -> dict[str, int]:
-        """Bytes on disk that have not been exported, by where they wait."""
+        """Bytes on disk not exported yet, by place."""
         return {"journal": self.source.waiting_bytes, "spool": self.spool.waiting_bytes}
 
 
@@ -137,7 +137,7 @@ def metric_export(settings: Settings, metrics: OwnMetrics, clock: Clock) -> Metr
 
 
 class _Begins:
-    """Tells the export where the journal ends, once it is open: in flow order it stands before the journal."""
+    """Tells the export where the journal ends: started after the journal, as it comes before it in flow order."""
 
     name = "export-begin"
 
@@ -146,8 +146,8 @@ class _Begins:
         self._ops_log = ops_log
 
     async def start(self, _tasks: asyncio.TaskGroup) -> None:
-        """The journal is open."""
+        """Begin at the end of the journal, which is open now."""
         self._source.begin(self._ops_log.settled_offset)
 
     async def stop(self) -> None:
-        """Nothing: what is settled from here on is exported as well."""
+        """Does nothing: what settles from here on is exported as well."""

@@ -1,4 +1,4 @@
-"""Builds the way to the gateway: clients, the wrapper for Python agents, the look before a start. Part of the pipeline.
+"""Builds the connection to the gateway: clients, wrapper for Python agents, check at start. Part of the pipeline.
 
 agent ──► wrapper ──► gateway
 analysis ──► outbox ──► gateway /log
@@ -17,13 +17,13 @@ from sidecar.normalize import Normalizer
 from sidecar.protocols import CallSpans, Clock
 from sidecar.settings import Settings
 
-_LOOK_S = 5.0  # that the gateway may take to say that it is there
+_LOOK_S = 5.0  # time that the gateway may take to answer
 
 
 class Clients:
-    """`agents` carries their calls, `own` what the observer itself has to say: what hangs must not hold that up.
+    """`agents` carries agents' calls, `own` the observer's requests, so that neither can block the other.
 
-    The gateway and the model stand beside us: a proxy from the environment must not come between.
+    Gateway and model run beside us, so proxy variables of the environment do not apply.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -49,7 +49,7 @@ def observed_gateway(
 
 
 async def require_gateway(client: httpx.AsyncClient, gateway_url: str, clean: Callable[[str], str]) -> None:
-    """Return if the gateway is there. Raises StartError, with a text that *clean* has redacted."""
+    """Return if the gateway is healthy. Raises StartError, with a text redacted by *clean*."""
     url = f"{gateway_url.rstrip('/')}/health"
     try:
         response = await client.get(url, timeout=_LOOK_S)

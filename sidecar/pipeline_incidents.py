@@ -1,4 +1,4 @@
-"""The doors of the incidents, and the webhook that is told of them. Part of the pipeline, apart only for length."""
+"""The doors of incidents, and the webhook for them. Part of the pipeline, separate only for length."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class WebhookRoom:
-    """The webhook at *url*, or none, with an outbox of its own: neither it nor the gateway holds up the other."""
+    """The webhook at *url*, if set, with its own outbox, so that webhook and gateway do not delay each other."""
 
     def __init__(self, url: str, state: StateStore, client: httpx.AsyncClient, clock: Clock, books: Books) -> None:
         self._clock = clock
@@ -54,11 +54,11 @@ class WebhookRoom:
 
     @property
     def stages(self) -> list[Stage]:
-        """The outbox, if there is one."""
+        """The webhook's outbox, if there is one."""
         return [self.outbox] if self.outbox is not None else []
 
     def catch_up_both(self, gateway: Outbox) -> Callable[[], Awaitable[None]]:
-        """What puts all posts, the *gateway*'s too, before a checkpoint is saved; it raises RetryableError."""
+        """A function that puts all pending posts, the *gateway*'s too, before a checkpoint. Raises RetryableError."""
 
         async def catch_up() -> None:
             await gateway.catch_up()
@@ -68,7 +68,7 @@ class WebhookRoom:
         return catch_up
 
     async def test(self) -> bool:
-        """Queue a post that says it is a test; whether there is a webhook. Raises RetryableError."""
+        """Queue a test post. Returns whether there is a webhook. Raises RetryableError."""
         if self._webhook is None:
             return False
         await self._webhook.test(rfc3339_ms(self._clock.time_ns()))
@@ -78,7 +78,7 @@ class WebhookRoom:
 def local_model(
     settings: Settings, client: httpx.AsyncClient, clock: Clock, mask: Callable[[str], str]
 ) -> LakehouseModel | ChatModel:
-    """The model behind LAKEHOUSE_URL, asked as the settings say."""
+    """The client for the model behind LAKEHOUSE_URL, with the API that the settings name."""
     kind = ChatModel if settings.model_api == "openai" else LakehouseModel
     calls = ModelCalls(client, settings.model_timeout, clock, mask=mask)
     return kind(calls, settings.lakehouse_url, settings.model)

@@ -1,4 +1,4 @@
-"""The two journals, with their bounds and their files. Part of the pipeline."""
+"""Builds the two journals, with their files and bounds. Part of the pipeline."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sidecar.store.journal_file import AppendFile
 from sidecar.store.retention import BoundedJournal
 
 _encode = msgspec.json.Encoder().encode
-_PENDING_BYTES = 32 * 2**20  # what a journal holds in memory while the disk is slow
-_SEGMENTS_AN_AGE = 16  # so finely journals are dropped by age
+_PENDING_BYTES = 32 * 2**20  # bound of a journal's memory while the disk is slow
+_SEGMENTS_AN_AGE = 16  # segments per retention period: the granularity of dropping by age
 
 
 class Journals:
-    """`ops.jsonl` in front of *settled*, `decisions.jsonl` in front of *decided*.
+    """`ops.jsonl`, whose records go on to *settled*, and `decisions.jsonl`, whose records go on to *decided*.
 
-    *open_file* opens the file under a journal; tests put faults there.
+    *open_file* opens the file under a journal; tests inject faults there.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Journals:
         self.decide = Decisions(self.decisions, clock, self.ops)
 
     def path(self, journal: CommitLog[Any]) -> Path:
-        """The journal's active file."""
+        """The active file of *journal*."""
         return Path(self._settings.data_dir) / f"{journal.name}.jsonl"
 
     def bounded(self, journal: CommitLog[Any]) -> BoundedJournal:
-        """The journal and its share of `OBSERVER_DATA_MAX_BYTES`."""
+        """*journal* with its share of `OBSERVER_DATA_MAX_BYTES`."""
         share: int = getattr(self._settings.shares, journal.name)
         return BoundedJournal(journal.name, self.path(journal), share, journal.look)
 
@@ -68,7 +68,7 @@ class Journals:
     def _file(self, name: str) -> Callable[[], JournalFile]:
         path, share = Path(self._settings.data_dir) / f"{name}.jsonl", getattr(self._settings.shares, name)
         options: dict[str, Any] = {}
-        if self._open_file is AppendFile:  # what a test puts in its place takes a path, no more
+        if self._open_file is AppendFile:  # a test's substitute takes only a path
             age_s = self._settings.retention_s
             options["segment_bytes"] = segment_bytes(share)
             options["segment_age_s"] = age_s / _SEGMENTS_AN_AGE if age_s is not None else None

@@ -1,4 +1,4 @@
-"""Builds what speaks Langfuse: its doors, the desk where its words become ops, the way on to a Langfuse server.
+"""Builds the Langfuse parts: its doors, the desk that turns observations into ops, forwarding to a Langfuse server.
 
 Langfuse SDKs ──► doors ──► decisions ──► desk ──► span processor ──► ring, journal, analysis
                     └─────► spool ──► Langfuse ──► poller ──► desk
@@ -61,15 +61,15 @@ if TYPE_CHECKING:
     from sidecar.protocols import Clock, Stage
     from sidecar.settings import Settings
 
-_STEP_SPARE_S = 30.0  # for the journal, beside what the server may take
+_STEP_SPARE_S = 30.0  # for the journal, beyond the server's time-out
 _TIMEOUT_S = 10.0  # of one attempt to send
-_DRAIN_SHARE = 4  # of the grace: the rest is for the journals
-_TAIL_OPS = 4 * MOST_OPS  # of all kinds; what of them can be judged is remembered
+_DRAIN_SHARE = 4  # 1/4 of the grace period; the rest is for the journals
+_TAIL_OPS = 4 * MOST_OPS  # ops of all kinds; those that can be judged are remembered
 _SLICE = 100
 
 
 class Forward:
-    """What Langfuse clients sent, on its way to the server: `door` takes it, `log` and `lane` are stages."""
+    """Forwards requests of Langfuse clients to the server: `door` takes them, `log` and `lane` are stages."""
 
     def __init__(self, settings: Settings, data_dir: Path, clock: Clock) -> None:
         self.spool = Spool(
@@ -77,7 +77,7 @@ class Forward:
             clock,
             max_bytes=settings.spool_bytes,
             max_age_s=settings.spool_max_age,
-            most_records=1,  # each is a request of its own
+            most_records=1,  # each record is a request of its own
         )
         self.log = spool_log("langfuse-spool", self.spool, settings, clock)
         self.way_in = SpoolDoor(self.log)
@@ -95,7 +95,7 @@ class Forward:
         )
 
     def stats(self) -> dict[str, int]:
-        """For `/stats`: items (spans, events, scores), and bytes that wait on disk."""
+        """For `/stats`: items (spans, events, scores), and bytes waiting on disk."""
         return {
             "accepted": self.way_in.accepted,
             "delivered": self.lane.exported,
@@ -107,7 +107,7 @@ class Forward:
 
 
 class Langfuse:
-    """All of it: `routes` for the main door, stages, `forward` where it is set."""
+    """All Langfuse parts: `routes` for the main door, stages, and `forward` if it is set."""
 
     def __init__(self, observer: Observer, settings: Settings, data_dir: Path) -> None:
         clock, normalizer = observer.clock, observer.normalizer
@@ -149,17 +149,17 @@ class Langfuse:
 
     @property
     def stages(self) -> list[Stage]:
-        """What comes before the journals, in flow order."""
+        """Stages before the journals, in flow order."""
         return [*self._closing, self.desk, self.memory]
 
     @property
     def spools(self) -> list[Stage]:
-        """What comes behind them."""
+        """Stages after the journals."""
         return [self.forward.log] if self.forward is not None else []
 
     @property
     def lanes(self) -> list[Stage]:
-        """What leaves, last."""
+        """Export lanes, which come last."""
         return [self.forward.lane] if self.forward is not None else []
 
     def _routes(self, observer: Observer, settings: Settings) -> dict[str, object]:
@@ -203,7 +203,7 @@ class Langfuse:
         )
 
     def pull_step(self, settings: Settings) -> Step:
-        """The step of the cycle that reads a Langfuse server, if one is set."""
+        """The cycle's step that reads a Langfuse server; it does nothing if none is set."""
         return Step("pull", 1, self._pull, settings.langfuse_pull_timeout + _STEP_SPARE_S)
 
     async def _pull(self) -> None:
@@ -212,14 +212,14 @@ class Langfuse:
 
     @property
     def not_forwarded(self) -> int:
-        """Items that Langfuse refused for good, or that a bound removed, or had no room for, before it took them."""
+        """Items lost before Langfuse accepted them: refused for good, evicted by a bound, or without room."""
         forward = self.forward
         if forward is None:
             return 0
         return sum(forward.lane.failed.values()) + forward.spool.evicted + forward.way_in.refused
 
     def stats(self) -> dict[str, Any]:
-        """For `/stats`."""
+        """Statistics for `/stats`."""
         desk, observations, counters = self.desk, self.observations, self.counters
         said: dict[str, Any] = {
             "events": counters.events,
@@ -242,7 +242,7 @@ class Langfuse:
 
 
 def register(observer: Observer) -> None:
-    """The counters as metrics."""
+    """Register the counters as metrics."""
     count, level = observer.metrics.observe_count, observer.metrics.observe_level
     langfuse = observer.langfuse
     desk, counters = langfuse.desk, langfuse.counters
@@ -273,7 +273,7 @@ def register(observer: Observer) -> None:
 
 
 class _Memory:
-    """Fills the memory of ops that can be judged from the journal's tail, before anything new comes."""
+    """Loads the ops that can be judged from the journal's tail, before anything new arrives."""
 
     name = "langfuse-memory"
 
@@ -282,11 +282,11 @@ class _Memory:
         self._path = path
 
     async def start(self, _tasks: asyncio.TaskGroup) -> None:
-        """Read the tail."""
+        """Read the journal's tail."""
         for number, op in enumerate(JournalReader(self._path).tail(ObservedOp, _TAIL_OPS, MOST_BYTES), 1):
             self._judged.consume(op)
             if not number % _SLICE:
                 await asyncio.sleep(0)
 
     async def stop(self) -> None:
-        """Nothing: it is read again."""
+        """Does nothing: the tail is read again at the next start."""

@@ -1,8 +1,8 @@
-"""What learns, joined: ops → rules → playbook entries → advice with coins → outcomes → standing. Part of the pipeline.
+"""Learning as one unit: ops → rules → playbook entries → advice with coins → outcomes → standing. Part of the pipeline.
 
-No I/O and no clock in here: ops and decisions go in, in their order, and the same of them give the same state. The
-running observer puts `store.in_order` and the decision journal in front; a replay feeds it from the journals; a
-simulation can call it directly: `consume` ops, `decide_now` what `proposals` and `offers` give.
+No I/O and no clock: it is fed ops and decisions, and the same sequence gives the same state. In the running observer
+`store.in_order` and the decision journal feed it, in a replay the journals do. A simulation can call it directly:
+`consume` ops, and `decide_now` what `proposals` and `offers` return.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KINDS: Final = (CYCLE, PLAYBOOK, PLAYBOOK_CHANGE, EXPOSURE, OUTCOME, INFORMED)
 
 
 class Learning(KeptBook):
-    """A `Learner`: the three books that learn from each other. For one thread."""
+    """A `Learner`: the three books that learn from each other. Single-threaded."""
 
     def __init__(self) -> None:
         self.rules = RuleBook()
@@ -40,16 +40,16 @@ class Learning(KeptBook):
         self._follower = RuleFollower(self.rules, self.playbook)
         self._standings = Standings(self.exposures)
         super().__init__(self.rules, self.playbook, self.exposures)
-        self.taken = 0  # ops
+        self.taken = 0  # ops consumed
 
     def consume(self, op: ObservedOp) -> None:
-        """Take one settled op in: as an outcome first, then, unless its agent was advised, for the rules."""
+        """Take one settled op: first as an outcome of advice, then, unless its agent was advised, for the rules."""
         self.taken += 1
         shown = self.exposures.consume(op)
         self.rules.consume(op, shown)
 
     def apply(self, kind: str, body: bytes) -> Iterator[None] | None:
-        """Let a decision take effect; a cycle's work is what comes back, to be done before the next op or decision."""
+        """Apply a decision. A cycle's work is returned, to be done before the next op or decision."""
         if kind == CYCLE:
             return self._cycle(msgspec.json.decode(body, type=CycleMark))
         if kind == PLAYBOOK:
@@ -65,9 +65,9 @@ class Learning(KeptBook):
         return None
 
     def proposals(self, at: str) -> Iterator[tuple[str, EntryChange | PlaybookEntry] | None]:
-        """(kind, body) of what is to be decided after a cycle's work; each to be decided before the next is taken.
+        """Yield (kind, body) of decisions due after a cycle's work; each must be decided before the next is requested.
 
-        None in between, where others may run.
+        Yields None in between, where other tasks may run.
         """
         for each in self._follower.proposals(at):
             kind = PLAYBOOK if isinstance(each, PlaybookEntry) else PLAYBOOK_CHANGE
@@ -76,16 +76,16 @@ class Learning(KeptBook):
             yield (PLAYBOOK_CHANGE, change) if change is not None else None
 
     def offers(self, *, holdout: float, window_s: float, draw: Callable[[], float]) -> Offers:
-        """What calls are offered, with these coins."""
+        """The maker of offers for calls, with these coins."""
         return Offers(self.playbook, self.exposures, holdout=holdout, window_s=window_s, draw=draw)
 
     def decide_now(self, kind: str, body: object) -> None:
-        """Let a decision take effect at once, its work included: where there is no journal."""
+        """Apply a decision at once, including its work: for use without a journal."""
         for _ in self.apply(kind, msgspec.json.encode(body)) or ():
             pass
 
     def cycle_now(self, at: str) -> None:
-        """A whole cycle at once: look for rules, and decide what follows."""
+        """Run a whole cycle at once: search for rules, and decide what follows."""
         self.decide_now(CYCLE, CycleMark(at=at))
         for proposal in self.proposals(at):
             if proposal is not None:
@@ -93,7 +93,7 @@ class Learning(KeptBook):
 
     @property
     def not_counted(self) -> int:
-        """Ops that could not be taken in."""
+        """Ops that could not be counted."""
         return self.rules.not_counted + self.exposures.not_counted
 
     def _cycle(self, mark: CycleMark) -> Iterator[None]:
@@ -107,7 +107,7 @@ class Learning(KeptBook):
             self.exposures.begin_anew(entry.playbook_id)
 
     def _change(self, change: EntryChange) -> None:
-        """What is told may be another version from now on, and another treatment; or the same gets another trial."""
+        """Apply a change; restart the trial if the entry now tells another treatment, or is to be tried again."""
         before = self._treatment(change.playbook_id)
         if not self.playbook.change(change):
             return
@@ -116,7 +116,7 @@ class Learning(KeptBook):
             self.exposures.begin_anew(change.playbook_id)
 
     def _expose(self, exposure: Exposure) -> None:
-        """It was offered before it was written down: an entry may have become another treatment meanwhile."""
+        """Apply an exposure. Entries whose treatment changed between the offer and its decision are outdated."""
         outdated = set()
         for each in exposure.assignments:
             now = self._treatment(each.playbook_id)
@@ -125,7 +125,7 @@ class Learning(KeptBook):
         self.exposures.expose(exposure, outdated)
 
     def _treatment(self, playbook_id: str, version: int | None = None) -> Treatment | None:
-        """What an entry does to those that are told of it, as it is told now or was in *version*; None: nothing."""
+        """What an entry tells agents to do, now or in *version*; None if it tells nothing."""
         row = self.playbook.get(playbook_id)
         if row is None:
             return None

@@ -1,6 +1,6 @@
-"""What the playbook has and what its advice did, as metrics. Part of the pipeline, apart only for length.
+"""Metrics of the playbook and its advice. Part of the pipeline, separate only for length.
 
-Cheap counts only: the interval around an uplift is worked out where somebody asks for `/playbooks`.
+Only cheap counts: an uplift's interval is not computed here.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from sidecar.pipeline_learning import Learning
 
 MOST_ENTRIES: Final = 50
-"""Entries with series of their own: those with most tasks; the others are summed up."""
+"""Entries with their own series: those with most tasks; the others are summed up."""
 OTHER: Final = "_OTHER"
 
 
 def register(metrics: OwnMetrics, learning: Learning) -> None:
-    """Make the learning's counts instruments of *metrics*."""
+    """Register the learning's counts as *metrics*."""
     level, exposures = metrics.observe_level, learning.exposures
     level("observer.playbooks", "{entry}", "Known, by state", lambda: _by_state(learning), "state")
     level("observer.advice.open", "{coin}", "Whose outcome is awaited", lambda: exposures.open)
@@ -47,7 +47,7 @@ def _by_state(learning: Learning) -> dict[str, int]:
 
 
 def _tasks(tallies: list[Tally]) -> dict[tuple[str, ...], int]:
-    """Levels, not counts: an entry that becomes another treatment is measured anew."""
+    """Tasks with an outcome; gauges, not counters, because an entry whose treatment changes is measured anew."""
     ranked = sorted(tallies, key=lambda each: sum(stratum.shown.tasks for stratum in each.now.strata), reverse=True)
     counts: Counter[tuple[str, ...]] = Counter()
     for place, tally in enumerate(ranked):

@@ -1,4 +1,4 @@
-"""Joins the rooms' counters to metric names. Part of the pipeline, apart only for length."""
+"""Connects the rooms' counters to metric names. Part of the pipeline, separate only for length."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def register(observer: Observer) -> None:
-    """Make every counter of *observer* an instrument of its own metrics."""
+    """Register every counter of *observer* with its metrics."""
     _register_intake(observer)
     _register_journals(observer)
     _register_export(observer)
@@ -37,13 +37,13 @@ def _by_state(observer: Observer) -> dict[str, int]:
 
 
 def _by_source(counts: Mapping[str, int]) -> dict[str, int]:
-    """Sources are the senders' words: the known ones by name, all others together, so that no series is theirs."""
+    """Counts by known source, all others summed up: senders choose sources, and must not create series."""
     known = {source: counts.get(source, 0) for source in SOURCES}
     return {**known, "other": sum(counts.values()) - sum(known.values())}
 
 
 def losses(observer: Observer) -> dict[str, int]:
-    """What was lost or refused, by cause; each is a bound that was reached or a fault that was survived."""
+    """Counts of lost or refused items by cause; each means a bound that was reached, or a fault that was survived."""
     export = observer.export
     return {
         "journal_full": observer.ops_log.refused,

@@ -1,4 +1,4 @@
-"""Builds the doors for agents that already trace, and the gRPC door. Part of the pipeline, apart only for length.
+"""Builds the doors for agents that already trace, and the gRPC door. Part of the pipeline, separate only for length.
 
 OTLP ──► intake ──► span processor ──► ring, journal, analysis
             └─────► (sampling) ──► spool ──► collector
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 
 class OtlpDoors:
-    """What takes OTLP, and everything that speaks gRPC: `routes` for the main door, `stages` of their own."""
+    """All OTLP doors and the gRPC server: `routes` for the main door, `stages` for separate ports."""
 
     def __init__(self, observer: Observer, settings: Settings, provider: TracerProvider) -> None:
         export = observer.export
@@ -65,27 +65,27 @@ class OtlpDoors:
 
     @property
     def stages(self) -> list[Stage]:
-        """The doors that are not the main one."""
+        """The doors with their own ports."""
         return [door for door in (self.grpc, self.http) if door is not None]
 
     @property
     def sampled_out(self) -> int:
-        """Received spans that were not passed on, as the settings wish."""
+        """Received spans that were not exported because of the sampling setting."""
         return self.sampling.sampled_out if self.sampling is not None else 0
 
     @property
     def refused(self) -> int:
-        """Calls over gRPC refused for want of a token or a scope."""
+        """Calls over gRPC refused for lack of a token or scope."""
         return self.grpc.refused if self.grpc is not None else 0
 
     @property
     def overloads(self) -> int:
-        """Calls over gRPC refused, or given up, for want of room for what arrives."""
+        """Calls over gRPC refused or aborted for lack of room for incoming bytes."""
         return self.grpc.overloads if self.grpc is not None else 0
 
 
 def register(observer: Observer) -> None:
-    """The doors' counters as metrics."""
+    """Register the doors' counters as metrics."""
     count, otlp = observer.metrics.observe_count, observer.otlp
     count("observer.otlp.spans", "{span}", "Received and acknowledged", lambda: otlp.intake.spans)
     count("observer.otlp.ops", "{op}", "Operations among them, recorded", lambda: otlp.intake.ops)
@@ -97,7 +97,7 @@ def register(observer: Observer) -> None:
 
 
 class GrpcDoor:
-    """The gRPC server, imported when it starts: gRPC alone takes 10 MiB."""
+    """The gRPC server, imported only when it starts: gRPC alone takes 10 MiB."""
 
     name = "grpc"
 
@@ -110,12 +110,12 @@ class GrpcDoor:
 
     @property
     def refused(self) -> int:
-        """Calls refused for want of a token or a scope."""
+        """Calls refused for lack of a token or scope."""
         return self._receiver.refused if self._receiver is not None else 0
 
     @property
     def overloads(self) -> int:
-        """Calls refused, or given up, for want of room for what arrives."""
+        """Calls refused or aborted for lack of room for incoming bytes."""
         return self._receiver.overloads if self._receiver is not None else 0
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
@@ -147,13 +147,13 @@ class GrpcDoor:
         self.port = self._receiver.port
 
     async def stop(self) -> None:
-        """Finish the calls that are under way."""
+        """Finish the calls in progress."""
         if self._receiver is not None:
             await self._receiver.stop()
 
 
 def _gateways(observer: Observer, settings: Settings) -> list[str]:
-    """The URLs that agents call: the gateway's, and the proxy's, which has started before these doors."""
+    """The URLs that agents call: the gateway's and the proxy's; the proxy starts before these doors."""
     proxy = [f"http://localhost:{observer.proxy.port}"] if observer.proxy is not None else []
     return [settings.gateway_url, *proxy]
 

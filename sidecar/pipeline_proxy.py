@@ -1,4 +1,4 @@
-"""Builds the gateway proxy. Part of the pipeline, apart only for length."""
+"""Builds the gateway proxy. Part of the pipeline, separate only for length."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from sidecar.pipeline import Observer
     from sidecar.protocols import AdviceSource, CallSpans, Clock
 
-_ADVICE_S = 0.05  # that a call may wait for advice towards the gateway
-_KEEP_ALIVE_S = 300.0  # longer than clients keep theirs: who closes first should not be us
+_ADVICE_S = 0.05  # time that a call may wait for advice to the gateway
+_KEEP_ALIVE_S = 300.0  # longer than clients use, so that it is not us who close first
 
 
 def gateway_proxy(settings: Settings, spans: CallSpans, normalizer: Normalizer, clock: Clock) -> GatewayProxy | None:
-    """The proxy as *settings* wish it, None where they wish none."""
+    """The proxy according to *settings*; None if it is turned off."""
     if settings.proxy_port < 0:
         return None
     return GatewayProxy(
@@ -43,7 +43,7 @@ def gateway_proxy(settings: Settings, spans: CallSpans, normalizer: Normalizer, 
 
 
 def advise(proxy: GatewayProxy | None, settings: Settings, advisor: AdviceSource) -> None:
-    """Let calls through *proxy* have advice, as *settings* wish. Before it starts."""
+    """Turn on advice for calls through *proxy*, according to *settings*. Call before it starts."""
     if proxy is not None and settings.proxy_advice != "none":
         proxy.advice = ProxyAdvice(
             advisor,
@@ -55,7 +55,7 @@ def advise(proxy: GatewayProxy | None, settings: Settings, advisor: AdviceSource
 
 
 def register(observer: Observer) -> None:
-    """Make the proxy's counters metrics."""
+    """Register the proxy's counters as metrics."""
     proxy = observer.proxy
     if proxy is None:
         return

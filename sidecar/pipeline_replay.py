@@ -1,6 +1,6 @@
-"""The rooms that a replay needs, joined: journals → derived state → `state.db`. Part of the pipeline.
+"""Builds the parts that a replay needs: journals → derived state → `state.db`. Part of the pipeline.
 
-No model, no gateway, no span: what was decided is in `decisions.jsonl`, and what was to be told is in the outbox.
+No model, gateway or spans: decisions are read from `decisions.jsonl`, and posts are in the outbox already.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _NOTHING = Copy({}, {})
 
 
 class WholeReplay:
-    """Everything derived in *data_dir*, from the copy and the journals behind it, or from the journals alone.
+    """Rebuilds all derived state in *data_dir*: from the checkpoint copy and the journals after it, or all journals.
 
-    The caller holds the folder's lock. `begin`, all of `steps`, then `finish`, which writes it in one transaction;
-    the outbox stays as it is. *total* is the bytes of operations to be read, `done` those that were.
+    The caller holds the folder's lock. Call `begin`, exhaust `steps`, then `finish`, which writes all in one
+    transaction; the outbox is left alone. `total` is the number of bytes of ops to read, `done` those read.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -55,16 +55,16 @@ class WholeReplay:
 
     @property
     def done(self) -> int:
-        """Bytes of operations that were read."""
+        """Bytes of ops read so far."""
         return max(0, self.replay.offset - self._since)
 
     @property
     def from_checkpoint(self) -> bool:
-        """Whether segments were dropped, and what they held came from the copy."""
+        """Whether segments were dropped and their effects were taken from the checkpoint copy."""
         return self._copy is not _NOTHING
 
     def begin(self) -> None:
-        """Mend the journals' ends and find where to begin. Raises StartError, OSError."""
+        """Repair the journals' ends and find where to begin. Raises StartError, OSError."""
         for path in self._paths:
             AppendFile(path).close()
         (first, end), (first_decision, _) = map(journal_span, self._paths)
@@ -80,14 +80,14 @@ class WholeReplay:
         self.total = max(0, end - self._since)
 
     def steps(self) -> Iterator[None]:
-        """Read on, a few hundred records a step."""
+        """Replay, a few hundred records per step."""
         saved = self._saved if "corrections" in self._saved else self._copy.cursors
         if "corrections" in saved:
             self._corrections.load(msgspec.json.decode(saved["corrections"]))
         yield from self.replay.steps(self._copy.covered, corrections_since=covered(saved).ops)
 
     def finish(self) -> None:
-        """Write it all. Raises RetryableError."""
+        """Write the new state. Raises RetryableError."""
         cursors = {
             "ops": msgspec.json.encode(journal_span(self._paths[0])[1]),
             "decisions": msgspec.json.encode(journal_span(self._paths[1])[1]),
@@ -100,19 +100,19 @@ class WholeReplay:
         self._state.save(changes)
 
     def close(self) -> None:
-        """Give the state back."""
+        """Close the state file."""
         self._state.close()
 
 
 class _NoRecorder:
-    """Nothing is recorded in a replay."""
+    """A recorder that must not be used: a replay records nothing."""
 
     def record(self, *_: Any, **__: Any) -> Receipt | None:
-        """Never called: the tailer is not asked to read."""
+        """Raise: the tailer is never asked to read in a replay."""
         raise ObserverError("a replay recorded something", "this is a fault of ours", "Tell its authors")
 
 
 def _corrections() -> CorrectionsTailer:
-    """Only its cursor is used: which rows of the corrections file are in the journal."""
+    """A tailer of which only the cursor is used: which rows of the corrections file are in the journal."""
     normalizer = Normalizer(Redactor(()))
     return CorrectionsTailer(Path(), _NoRecorder(), normalizer, SystemClock(), lambda *_: [])

@@ -1,4 +1,4 @@
-"""Builds the spans' room: every operation is a span, and its processors hand it on. Part of the pipeline.
+"""Builds the tracer provider: every operation is a span, and processors pass it on. Part of the pipeline.
 
 span ──► op processor ──► journal of ops ──► ring, books
      └──► export's processor ──► spool ──► collector
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 
 class Spans:
-    """`recorder` and `tracer` make spans, `op_processor` turns ended ones into ops for *ops_log*.
+    """`recorder` and `tracer` make spans; `op_processor` turns ended ones into ops for *ops_log*.
 
-    `export` and `metric_export` are there where the settings wish them.
+    `export` and `metric_export` are None unless the settings turn them on.
     """
 
     def __init__(

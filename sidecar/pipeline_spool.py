@@ -1,4 +1,4 @@
-"""Joins a spool to the commit log that writes it. Part of the pipeline, apart as two exports have one each."""
+"""Connects a spool to the commit log that writes it. Part of the pipeline, shared by two exports."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sidecar.protocols import Clock
 from sidecar.settings import Settings
 from sidecar.store.commit_log import CommitLog
 
-_PENDING_BYTES = 16 * 2**20  # what a spool holds in memory while the disk is slow
+_PENDING_BYTES = 16 * 2**20  # bound of a spool's memory while the disk is slow
 
 
 def spool_log(name: str, spool: Spool, settings: Settings, clock: Clock) -> CommitLog[SpoolRecord]:
-    """The log that writes *spool* in groups, with receipts."""
+    """The commit log that writes *spool* in groups and gives receipts."""
     return CommitLog(
         name,
         spool.open,
@@ -29,7 +29,7 @@ def spool_log(name: str, spool: Spool, settings: Settings, clock: Clock) -> Comm
 
 
 class _Nobody:
-    """The downstream of a spool's log: the lane reads the spool itself."""
+    """An empty downstream for a spool's log: the lane reads the spool itself."""
 
     def consume_all(self, ops: Sequence[SpoolRecord], lines: Sequence[bytes]) -> None:
-        """Nothing."""
+        """Does nothing."""

@@ -1,4 +1,4 @@
-"""Small stages that the pipeline is joined with."""
+"""Small generic stages for the pipeline."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from sidecar.protocols import Stage
 
 
 class Opening:
-    """A stage that only opens something at start."""
+    """A stage that only runs a function at start."""
 
     def __init__(self, name: str, open_it: Callable[[], None]) -> None:
         self.name = name
         self._open = open_it
 
     async def start(self, _tasks: asyncio.TaskGroup) -> None:
-        """Open it."""
+        """Run it."""
         self._open()
 
     async def stop(self) -> None:
-        """Nothing to close."""
+        """Does nothing."""
 
 
 class Closing:
-    """A stage that only closes something at stop."""
+    """A stage that only runs a function, sync or async, at stop."""
 
     def __init__(self, name: str, close: Any) -> None:
         self.name = name
         self._close = close
 
     async def start(self, _tasks: asyncio.TaskGroup) -> None:
-        """Nothing to open."""
+        """Does nothing."""
 
     async def stop(self) -> None:
-        """Close it."""
+        """Run it."""
         result = self._close()
         if result is not None:
             await result
 
 
 class Together:
-    """Stages that start and stop at the same time, as one: they share the time that is left."""
+    """Several stages as one: they start in order and stop concurrently, sharing the remaining time."""
 
     def __init__(self, name: str, stages: Sequence[Stage]) -> None:
         self.name = name
         self._stages = stages
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Start them all."""
+        """Start all stages."""
         for stage in self._stages:
             await stage.start(tasks)
 
     async def stop(self) -> None:
-        """Stop them all at once."""
+        """Stop all stages concurrently."""
         await asyncio.gather(*(stage.stop() for stage in self._stages))

@@ -1,4 +1,4 @@
-"""Builds the store: what stands behind the journals, and what keeps all of it within its bounds. Part of the pipeline.
+"""Builds the store: the journals, what consumes their records, and what keeps it all bounded. Part of the pipeline.
 
 ops ──► ops.jsonl ──► ring, feed, books ──► checkpoint (state.db)
 decisions ──► decisions.jsonl ──► books ──┘
@@ -27,7 +27,7 @@ from sidecar.store.state import StateStore
 
 
 class Store:
-    """An op that is in the journal reaches, through `settled`, the ring, the feed, the counts and the books."""
+    """Ring, feed, counts and books, which get each journalled op through `settled`; and the journals themselves."""
 
     def __init__(self, settings: Settings, clock: Clock, open_file: Any) -> None:
         self.ring = OpRing(settings.ring, settings.ring_bytes)
@@ -39,7 +39,7 @@ class Store:
         self.state = StateStore(Path(settings.data_dir), clock)
 
     def checkpoint(self, corrections: CorrectionsTailer, before_save: Callable[[], Awaitable[None]]) -> Checkpoint:
-        """What saves the books and the *corrections*' cursor; *before_save* puts what no journal would bring back."""
+        """The stage that saves the books and the cursor of *corrections*; *before_save* secures pending posts."""
         journals, books = self.journals, self.books
         return Checkpoint(
             self.state,
@@ -58,7 +58,7 @@ class Store:
         )
 
     def retention(self, settings: Settings, clock: Clock, checkpoint: Checkpoint) -> Retention:
-        """What drops old segments, once a *checkpoint* has what they held."""
+        """The stage that drops old segments, once *checkpoint* has saved what they held."""
         journals = self.journals
         return Retention(
             self.state,

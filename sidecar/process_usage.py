@@ -1,4 +1,4 @@
-"""What this process takes of its machine, for the metrics."""
+"""Memory and CPU usage of this process, for the metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STATM: Final = Path("/proc/self/statm")
 
 
 def resident_bytes() -> int:
-    """Resident memory now; where there is no /proc, the most it ever was."""
+    """Resident memory now; without /proc, its maximum so far."""
     try:
         return int(_STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -22,5 +22,5 @@ def resident_bytes() -> int:
 
 
 def cpu_seconds() -> float:
-    """Processor time of all threads since the start."""
+    """CPU time of all threads since start."""
     return time.process_time()

@@ -1,4 +1,4 @@
-"""The seams between rooms: one to three methods each, only where two implementations exist."""
+"""The interfaces between rooms: one to three methods each, only where two implementations exist."""
 
 from __future__ import annotations
 
@@ -15,111 +15,111 @@ if TYPE_CHECKING:
 
 
 class Clock(Protocol):
-    """Time as the observer sees it. Real one: `clock.SystemClock`."""
+    """The observer's source of time. Implementation: `clock.SystemClock`."""
 
     def time_ns(self) -> int:
-        """Wall clock, ns since the Unix epoch: for timestamps only."""
+        """Wall clock in ns since the Unix epoch; for timestamps only."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds: for intervals and deadlines."""
+        """Monotonic clock in seconds; for intervals and deadlines."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, letting other tasks run."""
+        """Sleep for *seconds*; other tasks run meanwhile."""
         ...
 
 
 class OpConsumer(Protocol):
-    """Whatever ops flow into: ring, live feed, analysis. One method is the whole contract."""
+    """A consumer of ops: ring, live feed, analysis. This one method is the whole contract."""
 
     def consume(self, op: ObservedOp) -> None:
-        """Take one op that is settled. Must not block."""
+        """Take one settled op. Must not block."""
         ...
 
 
 @runtime_checkable
 class OpCounter(OpConsumer, Protocol):
-    """A consumer that counts ops, and can take one back: ended ops never change, but later ones amend them."""
+    """A consumer that counts ops and can retract one: ended ops never change, but later ops may amend them."""
 
     def retract(self, op: ObservedOp) -> None:
-        """*op*, consumed before, counts no more; what took its place is consumed next. Must not block."""
+        """Stop counting *op*, consumed before; the op that replaces it is consumed next. Must not block."""
         ...
 
 
 class Receipt(Protocol):
-    """The promise that one op is in the journal."""
+    """The promise that one op will be in the journal."""
 
     op: ObservedOp
 
     async def wait(self) -> None:
-        """Return once the op is in the file. Raises `JournalError` if it is not and will not be."""
+        """Return once the op is in the file. Raises `JournalError` if it never will be."""
         ...
 
     @property
     def taken(self) -> bool | None:
-        """Whether the op is in the file; None while that is not known."""
+        """Whether the op is in the file; None while that is undecided."""
         ...
 
 
 class Recorder(Protocol):
-    """Makes a finished op a span, and so an op in ring, journal and analysis. Real one: `spans.recorder`."""
+    """Turns a finished op into a span, and so into an op in ring, journal and analysis. Impl.: `spans.recorder`."""
 
     def record(
         self, op: ObservedOp, *, traceparent: str = "", tracestate: str = "", linked: Sequence[SpanRef] = ()
     ) -> Receipt | None:
-        """The receipt of *op*, or None if a bound was reached and it was not taken."""
+        """Record *op*. Returns its receipt; None if a bound was reached and it was not taken."""
         ...
 
 
 class BegunCall(NamedTuple):
-    """A call that is under way: the ids that its span will have, which the gateway is told, and those of its parent."""
+    """A call in progress: the context of its future span, which is sent to the gateway, and that of its parent."""
 
     context: SpanContext
     parent: SpanContext | None
 
 
 class CallSpans(Protocol):
-    """Makes a call a span whose ids are known from its beginning, and its end an op. Real one: `spans.recorder`."""
+    """Gives a call its span context when it begins, and makes span and op when it ends. Impl.: `spans.recorder`."""
 
     def begin(self, name: str, parent: SpanContext | None) -> BegunCall:
-        """The ids of the span of a call that begins within *parent*, the agent's."""
+        """Choose the ids of the span of a new call; *parent* is the agent's span, if known."""
         ...
 
     def end(self, call: BegunCall, op: ObservedOp, times_ns: tuple[int, int], beside: Mapping[str, Any]) -> ObservedOp:
-        """*call* came to *op*, between *times_ns*; *beside* are attributes beside the op's. Gives it its ids."""
+        """End *call* as *op*, between *times_ns*; *beside* are further attributes. Returns *op* with the span's ids."""
         ...
 
 
 class SpanReader(Protocol):
-    """Finds the operations among received spans. Real one: `spans.conventions`."""
+    """Finds the operations among received spans. Implementation: `spans.conventions`."""
 
     def ops_of(self, resource_spans: ResourceSpans) -> Iterable[ObservedOp | None]:
-        """The ops that these spans are, in the normal form, with the spans' own ids; in order, made one by one.
+        """Yield the ops among these spans, in the normal form, with the spans' own ids, in order and lazily.
 
-        None may stand for a span that is no op: whoever iterates lets other tasks run in between.
+        It may yield None for a span that is no op, so that the caller can let other tasks run in between.
         """
         ...
 
 
 class SpanWitness(Protocol):
-    """Records an op whose span exists already, elsewhere. Real one: `spans.received`."""
+    """Records an op whose span already exists elsewhere. Implementation: `spans.received`."""
 
     def witness(self, op: ObservedOp) -> Receipt | None:
-        """The receipt of *op*, which keeps its ids and is not exported; None if it was not taken."""
+        """Record *op* under its own ids, without exporting it. Returns its receipt; None if it was not taken."""
         ...
 
 
 class FragmentOps(Protocol):
-    """Reads what Langfuse was told of an observation. Real one: `spans.fragment_reader`."""
+    """Reads a Langfuse observation. Implementation: `spans.fragment_reader`."""
 
     def op_of(self, fragment: Fragment) -> ObservedOp | None:
-        """The op, in the normal form, that *fragment* tells all of; None if it is none."""
+        """The op, in the normal form, of the complete observation *fragment*; None if it is no operation."""
         ...
 
 
 class KnownEvents(Protocol):
-    """Knows which events are in the journal. Real one: `store.duplicates`."""
+    """Knows which event ids are in the journal. Implementation: `store.duplicates`."""
 
     def knows(self, event_id: str) -> bool:
         """Whether an op with that id is in the journal, as far back as ids are remembered."""
@@ -127,31 +127,31 @@ class KnownEvents(Protocol):
 
 
 class LangfuseInbox(Protocol):
-    """Takes what Langfuse is told. Real one: `analysis.langfuse_desk`."""
+    """Takes Langfuse observations and scores. Implementation: `langfuse.desk`."""
 
     async def take(self, told: LangfuseTold) -> None:
-        """Return once *told* is on disk, and what is whole of it an op. Raises RetryableError."""
+        """Return once *told* is on disk and its complete items are recorded as ops. Raises RetryableError."""
         ...
 
     async def observed(self, fragments: Sequence[Fragment]) -> None:
-        """Return once the observations that were pulled are ops, but for those that are known. RetryableError."""
+        """Return once the pulled observations are recorded as ops; known ones are skipped. Raises RetryableError."""
         ...
 
     async def scored(self, scores: Sequence[Score]) -> None:
-        """Return once the scores that were pulled are on disk, but for those that are known. RetryableError."""
+        """Return once the pulled scores are on disk; known ones are skipped. Raises RetryableError."""
         ...
 
 
 class LangfuseForward(Protocol):
-    """Passes on to Langfuse what came for it. Real one: `export.langfuse_forward`."""
+    """Forwards Langfuse clients' requests to Langfuse. Implementation: `export.langfuse_forward`."""
 
     def put(self, path: str, headers: dict[str, str], body: bytes, items: int) -> Promise | None:
-        """The receipt of a POST of *items* things, to *path* of Langfuse's API; None if there was no room."""
+        """Queue a POST of *items* items to *path* of Langfuse's API. Returns its receipt; None if there is no room."""
         ...
 
 
 class RelayedAnswer(NamedTuple):
-    """What Langfuse said; *error* tells why there is no answer of its own."""
+    """Langfuse's response; *error* says why there is none."""
 
     status: int
     media: str
@@ -160,7 +160,7 @@ class RelayedAnswer(NamedTuple):
 
 
 class LangfuseAnswers(Protocol):
-    """Answers what SDKs ask of Langfuse. Real one: `export.langfuse_relay`."""
+    """Relays SDK requests to Langfuse. Implementation: `export.langfuse_relay`."""
 
     async def ask(self, method: str, target: str, media: str, body: bytes) -> RelayedAnswer:
         """Make one bounded attempt; *target* is path and query, *media* the content type of *body*. Never raises."""
@@ -168,56 +168,56 @@ class LangfuseAnswers(Protocol):
 
 
 class Promise(Protocol):
-    """The promise that something is on disk: what a `Receipt` is, without saying of what."""
+    """The promise that something will be on disk: a `Receipt` without its op."""
 
     async def wait(self) -> None:
-        """Return once it is. Raises `JournalError` if it is not and will not be."""
+        """Return once it is on disk. Raises `JournalError` if it never will be."""
         ...
 
     @property
     def taken(self) -> bool | None:
-        """Whether it is on disk; None while that is not known."""
+        """Whether it is on disk; None while that is undecided."""
         ...
 
 
 class RequestSpool(Protocol):
-    """Takes OTLP requests that must reach the collector. Real one: `export.spool_door`."""
+    """Takes OTLP requests that must reach the collector. Implementation: `export.spool_door`."""
 
     def put(self, request: bytes, spans: int) -> Promise | None:
-        """The receipt of *request*, an `ExportTraceServiceRequest` of *spans* spans; None if there was no room."""
+        """Queue *request*, an `ExportTraceServiceRequest` of *spans* spans. Returns its receipt; None: no room."""
         ...
 
 
 class ExportSampling(Protocol):
-    """Chooses what of the received spans leaves. Real one: `export.tail_sampling`."""
+    """Decides which received spans are exported. Implementation: `export.tail_sampling`."""
 
     def kept(self, piece: ResourceSpans, failed: frozenset[bytes]) -> tuple[bytes, int]:
-        """The part of a request to pass on now, serialised, and its spans; *failed* are trace ids with failed ops."""
+        """The serialised part of *piece* to export now, and its span count; *failed*: trace ids with failed ops."""
         ...
 
 
 class SentOnce(Protocol):
-    """Finds events that were sent before. Real one: `store.duplicates`."""
+    """Deduplicates events. Implementation: `store.duplicates`."""
 
     def once(self, op: ObservedOp, stamped: bool, record: Callable[[], Receipt]) -> tuple[Receipt, bool]:
-        """The receipt of *op*, which has an `event_id`, and whether it is the first with it; only then *record* runs.
+        """The receipt of *op*, and whether it is the first with its `event_id`; *record* is called only if it is.
 
         *stamped*: the sender gave the timestamp. Raises ConflictError if the id is known with another payload.
         """
         ...
 
     def settle(self) -> None:
-        """Let go of the receipts that are settled; call it when one was awaited."""
+        """Drop receipts that have settled; call it after one was awaited."""
         ...
 
 
 class Stage(Protocol):
-    """A room with something to open and close. `stop` is idempotent and safe before `start`."""
+    """A component with a life cycle. `stop` is idempotent and safe before `start`."""
 
     name: str
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Open; loops go into *tasks*."""
+        """Open; background tasks go into *tasks*."""
         ...
 
     async def stop(self) -> None:
@@ -226,36 +226,36 @@ class Stage(Protocol):
 
 
 class JournalFile(Protocol):
-    """The file under a journal; tests put one here that fails or stalls.
+    """The file under a journal; tests substitute one that fails or stalls.
 
-    *size* is its length in bytes, whole records only. All methods raise OSError.
+    *size* is its length in bytes, complete records only. All methods raise OSError.
     """
 
     size: int
 
     def append(self, data: bytes) -> None:
-        """Write *data* whole at the end, or leave the file as it was. Empty data: do what is due by time alone."""
+        """Append *data* all or nothing. Empty data: only do what is due by time, such as closing an old segment."""
         ...
 
     def sync(self) -> None:
-        """Force what was appended to the device."""
+        """Force the appended data to the device."""
         ...
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         ...
 
 
 class JournalFollower(Protocol):
-    """Whoever reads a journal on its own account. Real one: `export.journal_export`."""
+    """A component that reads a journal at its own pace. Implementation: `export.journal_export`."""
 
     async def let_go(self, offset: int) -> None:
-        """Segments before *offset* are about to go: count what was not read yet as lost, and go on from there."""
+        """Segments before *offset* will be dropped: count what is unread in them as lost, and continue at *offset*."""
         ...
 
 
 class AnswerForm(NamedTuple):
-    """The form that an answer is wanted in: a JSON *schema* with a *name*; the *prompt* asks for it in words."""
+    """The wanted form of an answer: a JSON *schema* with a *name*; *prompt* describes it in words."""
 
     name: str
     prompt: str
@@ -264,61 +264,61 @@ class AnswerForm(NamedTuple):
 
 
 class TextModel(Protocol):
-    """A model that turns a prompt into text. Real ones: `analysis.llm`, `analysis.chat_model`."""
+    """A model that turns a prompt into text. Implementations: `analysis.llm`, `analysis.chat_model`."""
 
     async def generate(self, prompt: str, form: AnswerForm | None = None, *, max_tokens: int = 400) -> str:
-        """The answer, not empty: to *prompt* in prose, or in *form* if the model can.
+        """The model's non-empty answer to *prompt*: prose, or in the given *form* if the model can.
 
-        Raises `UnusableAnswerError` when it is no use (an easier question may help), else `ObserverError`.
+        Raises `UnusableAnswerError` if the answer is unusable (an easier question may help), else `ObserverError`.
         """
         ...
 
 
 class GatewayLog(Protocol):
-    """Where the observer tells the gateway what it learnt: `POST {GATEWAY_URL}/log`."""
+    """Sends what the observer learnt to the gateway: `POST {GATEWAY_URL}/log`."""
 
     async def post(self, key: str, path: str, body: bytes) -> None:
-        """Make one bounded attempt to send *body* (JSON) to *path*; *key* is the same for the same content.
+        """Make one bounded attempt to send *body* (JSON) to *path*; equal content has an equal *key*.
 
-        Raises `RetryableError` (`GatewayLogError` may say when to come again), and any other `ObserverError` where
-        the same post would be refused again.
+        Raises `RetryableError` (`GatewayLogError` may say when to retry), or another `ObserverError` if the same post
+        would be refused again.
         """
         ...
 
 
 class PostSink(Protocol):
-    """Takes posts that must arrive. Real one: `export.outbox`."""
+    """Takes posts that must arrive. Implementation: `export.outbox`."""
 
     async def put(self, kind: str, entry: Mapping[str, Any], url: str = "/log") -> None:
-        """Return once *entry* is on disk, to be sent until it is taken; a repetition is none. `RetryableError`."""
+        """Return once *entry* is on disk, to be sent until accepted; repetitions are ignored. Raises RetryableError."""
         ...
 
     def put_again(self, kind: str, entry: Mapping[str, Any], decided_at: str, url: str = "/log") -> None:
-        """The same, later: for what the decision journal has, *decided_at* (RFC 3339). It may be there, or not.
+        """Queue an entry of a replayed decision, *decided_at* (RFC 3339), in case it is not in the outbox yet.
 
-        The next checkpoint is saved behind it.
+        It is put before the next checkpoint is saved.
         """
         ...
 
 
 class OutboxStore(Protocol):
-    """Where posts wait, on disk. All methods raise `RetryableError` when the disk does not take or give them."""
+    """The outbox on disk. All methods raise `RetryableError` if the disk fails."""
 
     async def put(self, posts: Sequence[Post], now_ns: int) -> tuple[int, int]:
-        """Keep *posts*, each once by its key: how many are new, and for how many there was no room."""
+        """Store *posts*, each key once. Returns (number of new posts, number without room)."""
         ...
 
     async def look(self, now_ns: int) -> OutboxLook:
-        """Give the oldest post that is due, and the counts."""
+        """Return the oldest due post and the counts."""
         ...
 
     async def settle(self, number: int, outcome: PostOutcome) -> int:
-        """Write down what became of a post: how many dead letters had to make room."""
+        """Store the outcome of a post. Returns the number of dead letters evicted for room."""
         ...
 
 
 class DecisionLog(Protocol):
-    """The journal of what the observer decided (`decisions.jsonl`)."""
+    """The journal of decisions (`decisions.jsonl`)."""
 
     async def decide(self, kind: str, body: object, follows: str | None) -> None:
         """Write one decision and wait until it is in the file. Raises `JournalError`."""
@@ -326,41 +326,41 @@ class DecisionLog(Protocol):
 
 
 class AdviceSource(Protocol):
-    """Tells agents what to do or avoid. Real one: `advice.advisor`."""
+    """Tells agents what to do or avoid. Implementation: `advice.advisor`."""
 
     async def advise(self, query: AdviceQuery) -> Advice:
-        """What is told, once it is written down. Raises RetryableError: nothing is told then."""
+        """The advice for *query*, returned once its exposure is journalled. Raises RetryableError: no advice then."""
         ...
 
     async def report(self, exposure_id: str, *, success: bool) -> None:
-        """An agent says how it went. Raises NotKnownError, RetryableError."""
+        """Record an agent's report of an outcome. Raises NotKnownError, RetryableError."""
         ...
 
     async def inform(self, task: str) -> None:
-        """*task* reads the playbook by itself. Raises RetryableError."""
+        """Record that *task* reads the playbook by itself. Raises RetryableError."""
         ...
 
 
 class PlaybookKeeper(Protocol):
-    """The playbook, as people see it and lay hands on it. Real one: `pipeline_advice.LearningLoop`."""
+    """The playbook for people: views and decisions. Implementation: `pipeline_advice.LearningLoop`."""
 
     def views(self, as_of: str | None = None) -> Iterator[PlaybookView]:
-        """All entries, the most recently changed first; as they were at the moment *as_of* (RFC 3339)."""
+        """All entries, most recently changed first; as of the time *as_of* (RFC 3339), if given."""
         ...
 
     def history(self, playbook_id: str) -> PlaybookHistory:
-        """One entry with all that was. Raises NotKnownError."""
+        """One entry with its full history. Raises NotKnownError."""
         ...
 
     async def change(
         self, playbook_id: str, action: EntryAction, why: str, version: int | None = None, *, who: str = ""
     ) -> PlaybookHistory:
-        """The decision of a person (*who*) on an entry, taken when this returns.
+        """Record a person's (*who*) decision on an entry; it has taken effect when this returns.
 
-        Raises NotKnownError, RetryableError; ConflictError for the approval of what says nothing.
+        Raises NotKnownError, RetryableError; ConflictError if an entry that says nothing is approved.
         """
         ...
 
     async def take_over(self, entries: Sequence[PlaybookEntry]) -> list[str]:
-        """Entries from elsewhere become versions here; the ids of those that say something new. RetryableError."""
+        """Import entries as versions here. Returns the ids of those that say something new. Raises RetryableError."""
         ...

@@ -1,8 +1,8 @@
-"""Credentials are masked once, before an op exists: journal, spans, prompts and logs only ever see the rest.
+"""Masks credentials once, before an op exists, so that journal, spans, prompts and logs never contain them.
 
-Known token shapes are masked wherever they stand in a text; `name=value` and `"name": "value"` are masked for the
-names below and those the user adds, also behind a prefix (`db_password`, `dbPassword`). In addresses names and values
-are looked at as they read once decoded (`access%5Ftoken=`). Masking twice changes nothing.
+Tokens of known shapes are masked anywhere in a text. `name=value` and `"name": "value"` are masked for the names below
+and those the user adds, also with a prefix (`db_password`, `dbPassword`). In URLs names and values are checked after
+percent-decoding (`access%5Ftoken=`). Masking is idempotent.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _NAMES = (
     "token",
     "x_api_key",
 )
-_START = r"(?:\b|(?<=\\[bfnrt]))"  # a word begins, also behind a line end that JSON has written out
+_START = r"(?:\b|(?<=\\[bfnrt]))"  # start of a word, also after an escaped line end in JSON
 _BEHIND = {count: rf"(?:(?<!\w{'.' * count})|(?<=\\[bfnrt]{'.' * count}))" for count in (2, 3, 4)}
-"""`_START`, looked at from so many characters of the word: the regular expression machine finds letters far faster."""
-_KEY = _BEHIND[2] + r"(?:-[\w-]{16,}|_(?:live|test)_\w{10,})"  # OpenAI, Anthropic, Langfuse and like keys; Stripe
-_SHAPES = (  # each begins with a letter that is no choice: these are looked for all at once
+"""`_START`, asserted some characters into the word: the regex engine finds a literal prefix far faster."""
+_KEY = _BEHIND[2] + r"(?:-[\w-]{16,}|_(?:live|test)_\w{10,})"  # OpenAI, Anthropic, Langfuse and similar keys; Stripe
+_SHAPES = (  # each begins with a literal letter, so that one pass searches for all of them
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
-    # The JSON web token may not start inside a run of its characters: that would be quadratic.
+    # A JSON web token may not start inside a run of its characters: that would take quadratic time.
     r"eyJ(?:(?<![\w-]...)|(?<=\\[bfnrt]...))[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?",
     *(letter + "k" + _KEY for letter in "srp"),
     "gh" + _BEHIND[2] + r"[pousr]_\w{20,}",
@@ -57,21 +57,21 @@ _MARKED_HINTS = (
     ("_", ("k_", "pat_", "hf_")),
     ("gh", tuple(f"gh{kind}_" for kind in "pousr")),
 )
-"""One of these stands in every shape above; many texts hold none of what they are marked by."""
+"""Every shape above contains one of these. Hints are grouped by a mark that most texts do not contain."""
 
 
 _BOUNDARY = r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?-i:(?<=[a-z0-9])(?=[A-Z])))"
-_BEHIND_FIRST = r"(?:(?<![A-Za-z0-9].)|(?<=\\[bfnrt].)|(?-i:(?<=[a-z0-9][A-Z])))"  # the same, one letter further
+_BEHIND_FIRST = r"(?:(?<![A-Za-z0-9].)|(?<=\\[bfnrt].)|(?-i:(?<=[a-z0-9][A-Z])))"  # the same, one letter later
 _QUOTED = r"(?P<q>[\"'])(?:[^\n\\\"']|\\[^\n]|(?!(?P=q))[\"'])*+"
 _ESCAPED = r"(?P<e>\\+[\"'])(?:[^\n\\\"']|(?!(?<!\\)(?P=e))[^\n])*+"
-# ^ up to the same quote, or to the line's end where the text was cut off
+# ^ up to the same quote, or to the line's end if the text was cut off
 _COOKIES = r"(?:\[redacted\]|[^\n\"',}\]])+"
-_CREDENTIALS = r"(?:[A-Za-z][\w-]*[ \t]+)?+(?:\[redacted\]|[^\s\"',;&}\]\\])+"  # scheme and what follows it
+_CREDENTIALS = r"(?:[A-Za-z][\w-]*[ \t]+)?+(?:\[redacted\]|[^\s\"',;&}\]\\])+"  # a scheme and its credentials
 _BARE = r"(?:(?:bearer|basic|token)\s+)?+(?:\[[^\[\]\n]*\]|\{[^{}\n]*\}|[^\s\"',;&}\]\\])+"
-_FOLDED = "\u017f\u0131\u0130"  # letters that a regular expression takes for s and i, and lower() does not
+_FOLDED = "\u017f\u0131\u0130"  # letters that case-insensitive matching treats as s and i, but lower() does not
 _MOST_PASSES = 10
-_MOST_DECODED = 3  # an address within an address within an address
-_IN_URLS = (  # names that say so in an address only: signed links of the clouds, and like
+_MOST_DECODED = 3  # a URL within a URL within a URL
+_IN_URLS = (  # names that mean a credential only in a URL: signed links of cloud providers and the like
     "sig",
     "signature",
     "credential",
@@ -92,7 +92,7 @@ class Redactor:
 
     def __init__(self, extra_names: Iterable[str] = ()) -> None:
         names = {*_NAMES, *(_plain(name) for name in extra_names if name.strip(" _-"))}
-        # The cheap test first: most texts hold no credential, and `in` is far cheaper than a regular expression.
+        # The cheap test comes first: most texts hold no credential, and `in` is far cheaper than a regex.
         words = {name.split("_")[-1] for name in names} | {"bearer", "basic", "://"}
         self._words = tuple(sorted(word for word in words if not any(w in word for w in words - {word})))
         self._ascii_names = all(name.isascii() for name in names)
@@ -116,11 +116,11 @@ class Redactor:
         return self.suspicious(name) and self._ending.search(name.strip(" []")) is not None
 
     def named_in_url(self, name: str) -> bool:
-        """Whether a query's field called *name*, decoded or not, holds a credential."""
+        """Whether a query field called *name*, percent-encoded or not, holds a credential."""
         return self._in_urls.search(_decoded(name).strip(" []")) is not None
 
     def suspicious(self, text: str) -> bool:
-        """Whether *text* might hold a credential: a cheap test that may say yes too often, never no too often."""
+        """Whether *text* might hold a credential: a cheap test with false positives, but no false negatives."""
         if _shaped(text):
             return True
         lowered = text.lower()
@@ -135,10 +135,10 @@ class Redactor:
         return not self._ascii_names or _FOLDED[0] in text or _FOLDED[1] in text or _FOLDED[2] in text
 
     def text(self, text: str) -> str:
-        """*text* with every credential that is recognised replaced by `[redacted]`."""
+        """*text* with every recognised credential replaced by `[redacted]`."""
         if not self.suspicious(text):
             return text
-        for _ in range(_MOST_PASSES):  # one mask may uncover what another pattern knows
+        for _ in range(_MOST_PASSES):  # masking one credential may let another pattern match
             masked = self.masked(text)
             if masked == text:
                 break
@@ -158,7 +158,7 @@ class Redactor:
         return self._named.sub(lambda found: f"{found['name']}{found['q'] or found['e'] or ''}{MASK}", text)
 
     def _pair(self, found: re.Match[str]) -> str:
-        """One `name=value` of an address, its value masked if either tells of a credential once decoded."""
+        """Mask the value of one `name=value` in a URL, if name or value reveal a credential once decoded."""
         if self._is_secret(found["name"], in_url=found["at"] is not None) or self._hides(found["value"]):
             return found[0][: found.start("value") - found.start()] + MASK
         return found[0]
@@ -169,7 +169,7 @@ class Redactor:
         return "%" in name and self.named(name)
 
     def _hides(self, value: str) -> bool:
-        """Whether *value* holds a credential that only its coding keeps from being seen."""
+        """Whether *value* holds a credential that is only recognisable once decoded."""
         if "%" not in value:
             return False
         text = _decoded(value)
@@ -182,7 +182,7 @@ class Redactor:
 
 def _shaped(text: str) -> bool:
     """Whether *text* might hold a token of a known shape."""
-    for hint in _HINTS:  # plain loops: twice as fast as any() here, and every op passes
+    for hint in _HINTS:  # plain loops: twice as fast as any() here, on a path that every op takes
         if hint in text:
             return True
     for mark, hints in _MARKED_HINTS:
@@ -194,7 +194,7 @@ def _shaped(text: str) -> bool:
 
 
 def _coded(text: str, lowered: str) -> bool:
-    """Whether *text* might be an address that holds a credential, or hides one."""
+    """Whether *text* might be a URL that contains a credential, plain or encoded."""
     for hint in _URL_HINTS:
         if hint in lowered:
             return True
@@ -214,7 +214,7 @@ def _plain(name: str) -> str:
 
 
 def _first_letters(names: Iterable[str]) -> str:
-    """A class of the letters that *names* begin with, in both cases: no more places are looked at any further."""
+    """A character class of the first letters of *names*, in both cases: the regex is tried at no other place."""
     letters = {name.lstrip("_")[0] for name in names}
     if not all(letter.isascii() for letter in letters):
         return r"[\s\S]"
@@ -223,7 +223,7 @@ def _first_letters(names: Iterable[str]) -> str:
 
 
 def _spelled_behind_first(names: Iterable[str]) -> str:
-    """*names* as `_spelled` has them, behind their first letter, which is looked back at."""
+    """Like `_spelled`, but matching after the first letter of each name, which is checked by look-behind."""
     rests: dict[str, list[str]] = {}
     for name in sorted((name.lstrip("_") for name in names), key=len, reverse=True):
         rests.setdefault(name[0], []).append(re.escape(name[1:]).replace("_", "[_ -]?"))

@@ -1,4 +1,4 @@
-"""The `Retry-After` header, as every client of ours reads it. Pure. Source: RFC 9110, 10.2.3."""
+"""Parses the `Retry-After` header, for all our clients. Pure. Source: RFC 9110, 10.2.3."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _MAX_DIGITS: Final = 9
 
 
 def asked_seconds(retry_after: str, now_ns: int) -> float | None:
-    """How long *retry_after* asks to wait: seconds, or until an HTTP date; None if it is neither.
+    """The seconds that *retry_after* asks to wait: a number, or until an HTTP date; None if it is neither.
 
-    *now_ns* is the wall clock, ns since the Unix epoch. What asks for more than can be read asks for ever: bound it.
+    *now_ns* is the wall clock, ns since the Unix epoch. The result may be huge or infinite: the caller must bound it.
     """
     text = retry_after.strip()
     if text.isascii() and text.isdigit():

@@ -1,7 +1,7 @@
-"""Settings: read once at the edge from the environment and the command line, checked, then frozen.
+"""Settings: read once at the edge from environment and command line, checked, then frozen.
 
-Each field carries its environment variable, its meaning and its bounds; the README's table and the command line's
-flags are made from the same definitions. Nothing here opens a port or a file.
+Each field declares its environment variable, meaning and bounds; the README's table and the command line's flags are
+generated from the same definitions. Nothing here opens a port or a file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _otlp(text: str, name: str, **bounds: Any) -> Meta:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that can be set. Units are in the descriptions; `from_env` is the only way in."""
+    """All settings. Units are in the descriptions; create it with `from_env`, which checks everything."""
 
     gateway_url: Annotated[str, _doc("The agent gateway that is watched", "GATEWAY_URL")] = "http://localhost:3700"
     lakehouse_url: Annotated[str, _doc("Where the local model is asked", "LAKEHOUSE_URL")] = "http://localhost:3100"
@@ -184,7 +184,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Settings:
-        """Settings from *env*, with *flags* (field name → text) over it. Raises `SettingsError`."""
+        """Settings from *env*, overridden by *flags* (field name → text). Raises `SettingsError`."""
         refuse_service_links(env)
         refuse_unknown(env, set(VARIABLES.values()))
         raw: dict[str, str] = {field: env[name] for field, name in VARIABLES.items() if env.get(name, "") != ""}
@@ -196,46 +196,46 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def fsync_every_s(self) -> float | None:
-        """Seconds between two forced writes: 0 = at every commit, None = never."""
+        """Seconds between two syncs; 0 = at every commit, None = never."""
         return {"always": 0.0, "never": None}.get(self.fsync, -1.0) if not is_number(self.fsync) else float(self.fsync)
 
     @property
     def shares(self) -> Shares:
-        """How the bytes of the data folder are shared out."""
+        """The data folder's bytes by purpose."""
         return shares(self.data_max_bytes)
 
     @property
     def spool_bytes(self) -> int:
-        """Bytes that one spool may hold; there are two where Langfuse is sent what came for it."""
+        """The byte bound of one spool; there are two if Langfuse requests are forwarded."""
         share = self.shares.spool // 2 if self.langfuse_forward_url else self.shares.spool
         return min(self.spool_max_bytes, share)
 
     @property
     def retention_s(self) -> float | None:
-        """Seconds that journals are kept, None = whatever their age."""
+        """Seconds that journals are kept; None = no age bound."""
         return self.retention * 86_400 or None
 
     @property
     def export_endpoint(self) -> str:
-        """Where spans go, or "" for nowhere."""
+        """The OTLP endpoint for spans; "" = no export."""
         if self.sdk_disabled or self.traces_exporter == "none":
             return ""
         return self.otlp_traces_endpoint or self.otlp_endpoint
 
     @property
     def metrics_endpoint(self) -> str:
-        """Where our own metrics go, or "" for nowhere."""
+        """The OTLP endpoint for our own metrics; "" = no export."""
         off = self.sdk_disabled or self.metrics_exporter == "none"
         return "" if off else self.otlp_metrics_endpoint or self.otlp_endpoint
 
     @property
     def export_protocol(self) -> str:
-        """`grpc` or `http/protobuf`."""
+        """The OTLP protocol for spans: `grpc` or `http/protobuf`."""
         return self.otlp_traces_protocol or self.otlp_protocol
 
 
 class Shares(NamedTuple):
-    """Bytes of the data folder by what they are for. *state*: SQLite file, its copy, what was kept aside."""
+    """Bytes of the data folder by purpose. *state*: the SQLite file, its copy, and damaged pieces kept aside."""
 
     ops: int
     decisions: int
@@ -244,13 +244,13 @@ class Shares(NamedTuple):
 
 
 def shares(max_bytes: int) -> Shares:
-    """*max_bytes* shared out: a half, a sixteenth, a quarter, and the rest."""
+    """Divide *max_bytes*: a half, a sixteenth, a quarter, and the rest."""
     ops, decisions, spool = max_bytes // 2, max_bytes // 16, max_bytes // 4
     return Shares(ops, decisions, spool, max_bytes - ops - decisions - spool)
 
 
 def segment_bytes(share: int) -> int:
-    """The size of a segment of a journal that may have *share* bytes: a sixteenth, within 1 and 64 MiB."""
+    """The segment size of a journal with *share* bytes: a sixteenth, but from 1 to 64 MiB."""
     return min(max(share // 16, 2**20), 2**26)
 
 
@@ -287,7 +287,7 @@ def _converted(field: str, text: str) -> Any:
 
 
 def expected(field: str) -> str:
-    """What may stand in *field*, where that is a list of words or has bounds; "" where any text may."""
+    """The allowed values of *field*, if they are a list of words or have bounds; "" if any text is allowed."""
     hint = _HINTS[field]
     words = get_args(get_args(hint)[0])
     if get_origin(get_args(hint)[0]) is Literal:

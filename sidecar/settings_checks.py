@@ -1,4 +1,4 @@
-"""What is wrong with a text from the environment, whatever setting it is of. For `settings` and `settings_together`."""
+"""Checks of single values from the environment, for `settings` and `settings_together`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SERVICE_LINK_VALUE = re.compile(r"^(tcp|udp|sctp)://")
 
 
 def refuse_service_links(env: Mapping[str, str]) -> None:
-    """Raise SettingsError if Kubernetes has put variables among ours."""
+    """Raise SettingsError if Kubernetes service links appear among our variables."""
     links = sorted(
         name
         for name, value in env.items()
@@ -33,7 +33,7 @@ def refuse_service_links(env: Mapping[str, str]) -> None:
 
 
 def refuse_unknown(env: Mapping[str, str], known: AbstractSet[str]) -> None:
-    """Raise SettingsError if a name begins like ours and is none of the *known* ones."""
+    """Raise SettingsError if a name has our prefix but is not one of the *known* ones."""
     for name in sorted(env):
         if name.startswith(PREFIX) and name not in known:
             nearest = max(sorted(known), key=lambda candidate: _likeness(name, candidate))
@@ -41,7 +41,7 @@ def refuse_unknown(env: Mapping[str, str], known: AbstractSet[str]) -> None:
 
 
 def _likeness(name: str, candidate: str) -> float:
-    """How alike two names are; some of ours have no prefix, and people write it before them all the same."""
+    """The similarity of two names, with and without our prefix: people add it to settings that have none."""
     spelled = (name, name.removeprefix(PREFIX))
     return max(difflib.SequenceMatcher(None, text, candidate).ratio() for text in spelled)
 
@@ -55,7 +55,7 @@ def is_number(text: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether *host* (a name or an address) stays on this machine."""
+    """Whether *host* (a name or an address) is this machine only."""
     if host.lower() == "localhost":
         return True
     try:
@@ -65,7 +65,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_url(name: str, url: str, *, optional: bool) -> None:
-    """Raise SettingsError unless *url*, the value of *name*, is an HTTP address with a host."""
+    """Raise SettingsError unless *url*, the value of *name*, is an HTTP URL with a host."""
     if optional and not url:
         return
     try:
@@ -80,6 +80,6 @@ def check_url(name: str, url: str, *, optional: bool) -> None:
 
 
 def shown_url(url: str) -> str:
-    """*url* without what may be a password."""
+    """*url* without user info, which may contain a password."""
     _, mark, rest = url.rpartition("@")
     return f"…@{rest}" if mark else rest

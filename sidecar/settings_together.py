@@ -1,6 +1,6 @@
-"""What settings must be together, whatever each is alone: no loop, no open door by mistake, nothing half set.
+"""Checks settings in combination: no loops, no door left open by mistake, nothing half configured.
 
-Used by `settings` alone, which hands in the names that people know each setting by.
+Used only by `settings`, which passes the variable names to use in messages.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _NEVER_OURS = {
     "langfuse_forward_url": ("it would be sent what it has", "Give the address of the Langfuse server"),
     "langfuse_pull_url": ("it would read what it has", "Give the address of the Langfuse server"),
 }
-"""Addresses that others are at, what would come of it if they were one of our doors, and the fix."""
+"""Addresses of others: what would happen if they were one of our doors, and the fix."""
 
 
 def check_together(settings: Settings, names: Mapping[str, str]) -> None:
-    """Raise SettingsError for what does not go together; *names* are the variables by field."""
+    """Raise SettingsError if settings contradict each other; *names* maps fields to variables."""
     for field in _URLS:
         check_url(names[field], getattr(settings, field), optional=field.startswith(_OPTIONAL))
     for part in ("forward", "pull"):
@@ -88,7 +88,7 @@ def _check_ports(settings: Settings, names: Mapping[str, str]) -> None:
 
 
 def _check_keys(settings: Settings, names: Mapping[str, str], part: str) -> None:
-    """A Langfuse URL goes with its keys."""
+    """Check that a Langfuse URL comes with both keys."""
     fields = [f"{part}_{what}" for what in ("url", "public_key", "secret_key")]
     missing = [names[field] for field in fields if not getattr(settings, field)]
     if 0 < len(missing) < len(fields):
@@ -100,7 +100,7 @@ def _check_keys(settings: Settings, names: Mapping[str, str], part: str) -> None
 
 
 def _check_loops(settings: Settings, names: Mapping[str, str]) -> None:
-    """An address of others that is one of our own doors would feed the observer with itself."""
+    """Check that no address of others is one of our doors: the observer would feed itself."""
     for field, (why, fix) in _NEVER_OURS.items():
         door = _own_door(settings, getattr(settings, field))
         if door:
@@ -117,7 +117,7 @@ def _check_loops(settings: Settings, names: Mapping[str, str]) -> None:
 
 
 def _own_door(settings: Settings, url: str) -> str:
-    """The port's field of our door that *url* leads to, or ""."""
+    """The port field of our door to which *url* leads; "" if none."""
     if not url:
         return ""
     parts = urlsplit(url)

@@ -1,1 +1,1 @@
-"""What Langfuse tells, until it is ops: fragments of observations, and scores that judge ops."""
+"""Langfuse observations and scores until they become ops: fragments of observations, and scores that judge ops."""

@@ -1,8 +1,8 @@
-"""What Langfuse's ingestion API and its scores have told and is no op yet: made of decisions alone.
+"""The book of Langfuse observations and scores that are not ops yet. Its content follows from decisions alone.
 
-Each request is one decision, `langfuse_told`, written before its sender gets an answer; `langfuse_done` says what of it
-became ops, or never will. So a crash between the fragments of an observation forgets none, and a replay comes to the
-same rows.
+Each request is stored as one decision, `langfuse_told`, before its sender gets a response; `langfuse_done` records what
+of it became ops, or never will. So a crash between the fragments of an observation loses none of them, and a replay
+builds the same rows.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ R = TypeVar("R", bound=msgspec.Struct)
 TOLD: Final = "langfuse_told"
 DONE: Final = "langfuse_done"
 SCORE_EVENT: Final = "langfuse-score:"
-"""How the `event_id` of an op begins that a score made."""
+"""Prefix of the `event_id` of an op made from a score."""
 
 MOST_OPEN: Final = 4096
 MOST_OPEN_BYTES: Final = 8 * 2**20
 MOST_SCORES: Final = 10_000
 _MOST_DONE: Final = 2048
 _MOST_TRACES: Final = 4096
-_NO_BOUND: Final = 2**31  # of rows that `room` bounds: none of them is ever evicted
+_NO_BOUND: Final = 2**31  # for rows that `room` bounds instead: they are never evicted
 _ROW_BYTES: Final = 300
 
 
 class FragmentRow(msgspec.Struct, omit_defaults=True):
-    """An observation as far as it was told, since *since_ns*; *version* counts the tellings that changed it."""
+    """An observation as known so far, open since *since_ns*; *version* counts the fragments that changed it."""
 
     fragment: Fragment
     since_ns: int
@@ -43,21 +43,21 @@ class FragmentRow(msgspec.Struct, omit_defaults=True):
 
 
 class ScoreRow(msgspec.Struct):
-    """A score that judged nothing yet, taken *since_ns*."""
+    """A score that waits for the op it judges, since *since_ns*."""
 
     score: Score
     since_ns: int
 
 
 class LangfuseDone(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Observations by key and version, and scores by key, with which nothing is left to do."""
+    """Finished items: observations by key and version, and scores by key."""
 
     observations: list[tuple[str, int]] = []
     scores: list[str] = []
 
 
 class LangfuseBook(KeptBook):
-    """Open observations, the last 2048 that are done (a later update is merged into them), traces, waiting scores.
+    """Open observations, the last 2048 finished ones (late updates are merged into them), traces, waiting scores.
 
     Used on the event loop's thread only.
     """
@@ -71,12 +71,12 @@ class LangfuseBook(KeptBook):
         self._told = msgspec.json.Decoder(LangfuseTold).decode
         self._finished = msgspec.json.Decoder(LangfuseDone).decode
         self.open_bytes = 0
-        self._coming = [0, 0, 0]  # observations, their bytes, and scores that are being written
+        self._coming = [0, 0, 0]  # counts being written: observations, their bytes, scores
 
     # --- what decisions do ---------------------------------------------------------------------------------------
 
     def apply_told(self, body: bytes) -> None:
-        """Take in a `LangfuseTold`."""
+        """Apply a `langfuse_told` decision."""
         told = self._told(body)
         for fragment in told.fragments:
             if fragment.span_id:
@@ -90,7 +90,7 @@ class LangfuseBook(KeptBook):
                 self._scores.add(key, ScoreRow(score, told.taken_ns))
 
     def apply_done(self, body: bytes) -> None:
-        """Take in a `LangfuseDone`; an observation that was told more of since stays open."""
+        """Apply a `langfuse_done` decision; an observation that changed since then stays open."""
         done = self._finished(body)
         for key, version in done.observations:
             row = self._open.get(key)
@@ -113,7 +113,7 @@ class LangfuseBook(KeptBook):
             before = self._done.get(key)
             whole = merged(before.fragment, fragment) if before is not None else fragment
             if before is not None and whole == before.fragment:
-                return  # sent again
+                return  # a repetition
             row = FragmentRow(whole, taken_ns, before.version + 1 if before is not None else 1)
             self._done.remove(key)
             self._open.add(key, row)
@@ -123,9 +123,9 @@ class LangfuseBook(KeptBook):
 
     @contextmanager
     def room(self, told: LangfuseTold) -> Iterator[None]:
-        """Keep room for *told* while it is written: what is taken is never dropped. Raises OverloadedError.
+        """Reserve room for *told* while it is written, as accepted items are never dropped. Raises OverloadedError.
 
-        The end of an observation that is open has always room: it makes some.
+        The end of an open observation always fits: it makes room.
         """
         fresh = {_key(each) for each in told.fragments if each.span_id and self._open.get(_key(each)) is None}
         growing = [each for each in told.fragments if each.span_id and not (each.end_ns and _key(each) not in fresh)]
@@ -143,53 +143,53 @@ class LangfuseBook(KeptBook):
             self._coming = [now - each for now, each in zip(self._coming, more, strict=True)]
 
     def open(self, told: Iterable[Fragment] | None = None) -> list[tuple[str, FragmentRow]]:
-        """Observations that are no op yet, by key: those *told* of, or all, those first that wait longest."""
+        """Open observations by key, oldest first: all, or those of the fragments *told*."""
         return self._open.items() if told is None else _found(self._open, map(_key, told))
 
     def whole(self, row: FragmentRow) -> Fragment:
-        """All that is known of the observation, its trace's name, user and session too."""
+        """The observation of *row* with its trace's attributes (name, user, session)."""
         trace = self._traces.get(row.fragment.trace_id)
         if trace is None:
             return row.fragment
         return msgspec.structs.replace(row.fragment, attributes={**trace.attributes, **row.fragment.attributes})
 
     def waiting(self, given: Iterable[Score] | None = None) -> list[tuple[str, ScoreRow]]:
-        """Scores that judged nothing yet, by key: the *given* ones, or all, those first that wait longest."""
+        """Waiting scores by key, oldest first: all, or the *given* ones."""
         return self._scores.items() if given is None else _found(self._scores, map(score_key, given))
 
     def waits(self, key: str) -> bool:
-        """Whether the score of *key* judged nothing yet."""
+        """Whether the score *key* is waiting."""
         return self._scores.get(key) is not None
 
     @property
     def open_count(self) -> int:
-        """How many observations are no op yet."""
+        """The number of open observations."""
         return len(self._open)
 
     @property
     def waiting_count(self) -> int:
-        """How many scores judged nothing yet."""
+        """The number of waiting scores."""
         return len(self._scores)
 
     # --- saved rows ----------------------------------------------------------------------------------------------
 
     def consume(self, _op: object) -> None:
-        """Nothing: decisions alone make what is here."""
+        """Does nothing: the content follows from decisions alone."""
 
     def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore what `take_dirty` gave, in whatever order."""
+        """Restore the rows that `take_dirty` returned, in any order."""
         super().load(rows)
         self.open_bytes = sum(_size(row.fragment) for row in self._open.rows())
 
 
 def score_key(score: Score) -> str:
-    """Names what *score* says now: the same score sent again has the same, one that was changed another."""
+    """A key for the content of *score*: a repetition has the same key, a changed score another."""
     said = msgspec.json.encode((score.name, score.data_type, score.value, score.comment, score.trace_id, score.span_id))
     return f"{SCORE_EVENT}{score.score_id}:{blake2b(said, digest_size=6).hexdigest()}"
 
 
 def merged(known: Fragment, more: Fragment) -> Fragment:
-    """What both say; where both speak of one thing, what was told later."""
+    """Both fragments merged; where they differ, the later one wins."""
     first, last = (known, more) if more.told_ns >= known.told_ns else (more, known)
     return Fragment(
         trace_id=known.trace_id,
@@ -208,7 +208,7 @@ def _key(fragment: Fragment) -> str:
 
 
 def _found(rows: KeptRows[R], keys: Iterable[str]) -> list[tuple[str, R]]:
-    """The rows of *keys* that are there, each once."""
+    """The existing rows among *keys*, each once."""
     return [(key, row) for key in dict.fromkeys(keys) if (row := rows.get(key)) is not None]
 
 

@@ -1,8 +1,8 @@
-"""Where what Langfuse was told becomes ops: observations that are whole, and the verdicts of scores.
+"""Turns Langfuse observations and scores into ops, once they are complete.
 
-From the doors and the poller, written down first (`book`), then told as ops that go the way of every op. An observation
-is an op when it ends, or when its window closes; what is told of it later is an op that amends the first. A score
-waits a while for the op it judges: its span may still be on the way.
+They come from the doors and the poller, are written down first (`book`), then recorded like all ops. An observation
+becomes an op when it ends, or when its window closes; later updates become ops that amend the first. A score waits a
+while for the op it judges, whose span may still be in transit.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ log = structlog.get_logger(__name__)
 
 SCORE_WAIT_S: Final = 60.0
 _LOOK_EVERY_S: Final = 1.0
-_PART: Final = 64  # items of one decision: two milliseconds to take in
-_AT_ONCE: Final = 1024  # items that room is kept for
+_PART: Final = 64  # items per decision: two milliseconds to apply
+_AT_ONCE: Final = 1024  # items for which room is reserved at once
 _SLICE: Final = 16  # items before other tasks get a turn: a millisecond or two
 
 K = TypeVar("K")
@@ -37,10 +37,10 @@ _Scored = Sequence[tuple[str, ScoreRow]]
 
 
 class LangfuseDesk:
-    """A stage, and the `LangfuseInbox`. *window_s*: how long an observation may stay without an end.
+    """A stage, and the `LangfuseInbox`. *window_s*: how long an observation may stay open without an end.
 
-    Counters since the start: `judged` scores that became ops, `repeated` ones, `unjudged` ones that could not be read,
-    `unrecorded` items that a fault of ours kept from becoming ops, `failed` rounds, which are made again.
+    Counters since start: `judged` scores that became ops, `repeated` and unreadable (`unjudged`) ones; `unrecorded`
+    items lost to a fault of ours; `failed` rounds, which are retried.
     """
 
     name = "langfuse"
@@ -75,27 +75,27 @@ class LangfuseDesk:
         self.failed = 0
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin to look at what waits: also what a former run left."""
+        """Start processing what waits, including what the previous run left."""
         self._task = tasks.create_task(self._loop(), name="langfuse-desk")
 
     async def stop(self) -> None:
-        """End the looking; what waits is in the book."""
+        """Stop processing; what waits stays in the book."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
 
     async def take(self, told: LangfuseTold) -> None:
-        """See `LangfuseInbox`. What cannot be recorded now is on disk, and recorded later."""
+        """See `LangfuseInbox`. What cannot be recorded now is on disk and is recorded later."""
         taken_ns = self._clock.time_ns()
-        for some in _parts(told, taken_ns, _AT_ONCE):  # what is over makes room for what comes behind it
+        for some in _parts(told, taken_ns, _AT_ONCE):  # recorded observations make room for the next part
             with self._book.room(some):
                 for part in _parts(some, taken_ns, _PART):
                     await self._decisions.decide(TOLD, part, None)
             await self._round(some)
 
     async def observed(self, fragments: Sequence[Fragment]) -> None:
-        """See `LangfuseInbox`. What has no end yet is passed over until its window closes: it is pulled again."""
+        """See `LangfuseInbox`. An observation without an end is skipped until its window closes: it is pulled again."""
         async with self._working:
             await self._settle(self._pulled(fragments, self._clock.time_ns()), [])
 
@@ -112,7 +112,7 @@ class LangfuseDesk:
             await self._clock.sleep(_LOOK_EVERY_S)
 
     async def _round(self, told: LangfuseTold | None = None) -> None:
-        """Record what is ready of what was *told*, or of all that waits."""
+        """Record what is ready, of what was *told*, or of everything that waits."""
         async with self._working:
             observed = self._book.open(told.fragments if told is not None else None)
             scored = self._book.waiting(told.scores if told is not None else None)
@@ -120,23 +120,23 @@ class LangfuseDesk:
                 await self._work(observed, scored)
             except ObserverError as exc:
                 self._failed(exc)
-            except Exception:  # a fault of ours costs a round, not the loop
+            except Exception:  # a fault of ours costs this round, not the loop
                 self.failed += 1
                 log.exception("langfuse.round_failed", failures=self.failed)
 
     def _failed(self, exc: ObserverError) -> None:
         self.failed += 1
-        if self.failed & (self.failed - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not one line each
+        if self.failed & (self.failed - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not a line for each
             log.warning("langfuse.not_recorded_yet", error=str(exc), failures=self.failed)
 
     async def _work(self, observed: _Observed, scored: _Scored) -> None:
-        """Record what of these is ready, then write down that it is. What has no room is left for the next round."""
+        """Record what of these is ready, then mark it done by decisions. What finds no room waits for the next."""
         observations: list[tuple[str, int]] = []
         scores: list[str] = []
         try:
             await self._settle(self._ready_observations(observed), observations)
             before = -1
-            while before < len(scores) < len(scored):  # of several of one op each amends what the one before made
+            while before < len(scores) < len(scored):  # scores of one op: each amends the result of the one before
                 before = len(scores)
                 await self._settle(self._ready_scores(scored, frozenset(scores)), scores)
         finally:
@@ -145,7 +145,7 @@ class LangfuseDesk:
                 await self._decisions.decide(DONE, done, None)
 
     async def _settle(self, ready: Iterator[tuple[K, _Record] | None], done: list[K]) -> None:
-        """Record each of *ready*; into *done* go those that are in the journal. Raises RetryableError."""
+        """Record each of *ready* and add to *done* those that reached the journal. Raises RetryableError."""
         receipts: list[tuple[K, Receipt | None]] = []
         error: RetryableError | None = None
         for number, item in enumerate(ready, 1):
@@ -159,7 +159,7 @@ class LangfuseDesk:
             except RetryableError as exc:
                 error = exc
                 break
-            except Exception:  # a poison item costs itself
+            except Exception:  # a poison item costs only itself
                 self.unrecorded += 1
                 log.exception("langfuse.item_not_recorded", item=str(key)[:200])
                 receipts.append((key, None))
@@ -205,7 +205,7 @@ class LangfuseDesk:
             try:
                 is_last_chance = now_ns - row.since_ns >= self._score_wait_ns
                 ruling = self._verdicts.ruling(key, row.score, is_last_chance=is_last_chance)
-            except Exception:  # a poison score costs itself
+            except Exception:  # a poison score costs only itself
                 self.unjudged += 1
                 log.exception("langfuse.score_not_read", score=key[:200])
                 yield key, _nothing
@@ -223,11 +223,11 @@ class LangfuseDesk:
 
 
 def _parts(told: LangfuseTold, taken_ns: int, most: int) -> Iterator[LangfuseTold]:
-    """*told* in parts of *most* items at most; none where it is empty."""
+    """Split *told* into parts of at most *most* items; none if it is empty."""
     for start in range(0, max(len(told.fragments), len(told.scores)), most):
         upto = start + most
         yield LangfuseTold(taken_ns=taken_ns, fragments=told.fragments[start:upto], scores=told.scores[start:upto])
 
 
 def _nothing() -> None:
-    """Nothing is left to record."""
+    """Does nothing: the item needs no op, it is only marked done."""

@@ -1,7 +1,7 @@
-"""The last ops that a score may judge or a later telling change, and what scores have said of them so far.
+"""An index of recent ops that a score may judge or an update may change, with the scores each has so far.
 
-Fed every settled op; at start from the journal's tail. It finds an op by the ids of its span, whatever op amended it
-since, and makes the op that amends it next. Gateway calls are here too: the observation that made one is the same.
+Consumes every settled op, and the journal's tail at start. It finds an op by its span ids, even if other ops amended it
+since, and builds the next op that amends it. Gateway calls are indexed too: an observation may be the same call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sidecar.langfuse.book import SCORE_EVENT
 from sidecar.model import ObservedOp, Scalar
 from sidecar.normalize import Normalizer
 
-MOST_OPS: Final = 4096  # no more is known to the views
+MOST_OPS: Final = 4096  # as many as the views remember
 MOST_BYTES: Final = 6 * 2**20
 _RECEIVED: Final = frozenset(["langfuse", "otlp"])
 _CALL: Final = "mcp"
@@ -24,7 +24,7 @@ _PREFIX: Final = "evaluation."
 _COMMENT: Final = ".comment"
 _FAILED: Final = ".failed"
 _ANSWERED: Final = "evaluated_output"
-"""Where an op that a score fails keeps its own `output_summary`, which the error replaces."""
+"""The key in `extra` that keeps an op's own `output_summary` when a failing score replaces it by an error."""
 _ERROR_TYPE: Final = "evaluation"
 _OUTPUT_CHARACTERS: Final = 100
 _ROW_BYTES: Final = 600
@@ -36,7 +36,7 @@ _decode = msgspec.json.Decoder(ObservedOp).decode
 
 
 class Judgement(NamedTuple):
-    """What one score said; *failed* is None where it said nothing of that."""
+    """The content of one score; *failed* is None if it does not tell success or failure."""
 
     name: str
     value: Scalar
@@ -45,7 +45,7 @@ class Judgement(NamedTuple):
 
 
 class JudgedOp:
-    """One op: as it was told itself (`own`), which op amended it last, and the scores by name."""
+    """One op: its own content without scores (`own`), the id of the op that amended it last, and scores by name."""
 
     __slots__ = ("_own", "_score_bytes", "aliases", "also", "latest_id", "parent", "scores", "span_id", "trace_id")
 
@@ -55,43 +55,43 @@ class JudgedOp:
         self.parent = op.parent_span_id
         self.latest_id = op.op_id or ""
         self.aliases = [self.latest_id]
-        self.also: list[str] = []  # keys of other spans that stand for it
+        self.also: list[str] = []  # keys of other spans that are the same operation
         self.scores: dict[str, Judgement] = {}
         self._score_bytes = 0
         self.tell(op)
 
     @property
     def size(self) -> int:
-        """About the bytes that it takes."""
+        """Its approximate size in bytes."""
         return _ROW_BYTES + len(self._own) + self._score_bytes + _ALIAS_BYTES * (len(self.aliases) + len(self.also))
 
     @property
     def own(self) -> ObservedOp:
-        """The op without what scores said."""
+        """The op without scores."""
         return _decode(self._own)
 
     def tell(self, op: ObservedOp) -> None:
-        """*op* is what is known of it now, without scores."""
+        """Replace its content, scores excluded, by *op*."""
         self._own = _encode(op)
 
     def judge(self, scores: dict[str, Judgement]) -> None:
-        """*scores* are all that there are of it."""
+        """Replace all its scores by *scores*."""
         self.scores = scores
         self._score_bytes = sum(
             _SCORE_BYTES + len(each.name) + len(str(each.value)) + len(each.comment) for each in scores.values()
         )
 
     def amended_by(self, op_id: str) -> None:
-        """The op *op_id* is the latest word on it."""
+        """Record that the op *op_id* is now the latest amendment."""
         self.latest_id = op_id
         self.aliases.append(op_id)
 
 
 class JudgedOps:
-    """At most 4096 ops and 6 MiB; the oldest go first. Used on the event loop's thread only.
+    """At most 4096 ops and 6 MiB, oldest evicted first. Used on the event loop's thread only.
 
-    *counts* says whether the views still know the op of an id: one that they do not know can be amended no more, or it
-    would count beside what amends it.
+    *counts* returns whether the views still remember an op id. Other ops must not be amended: the amendment would
+    count beside the op it amends.
     """
 
     def __init__(self, normalizer: Normalizer, counts: Callable[[str], bool]) -> None:
@@ -101,7 +101,7 @@ class JudgedOps:
         self._absorbed: OrderedDict[str, JudgedOp] = OrderedDict()
         self._called_from: dict[str, JudgedOp] = {}
         self._by_id: dict[str, JudgedOp] = {}
-        self._by_span: dict[str, JudgedOp] = {}  # the newest of each
+        self._by_span: dict[str, JudgedOp] = {}  # the newest op per span id
         self._by_trace: dict[str, list[JudgedOp]] = {}
         self._bytes = 0
 
@@ -110,11 +110,11 @@ class JudgedOps:
 
     @property
     def held_bytes(self) -> int:
-        """About the bytes that all of them take."""
+        """The approximate size of all rows in bytes."""
         return self._bytes
 
     def consume(self, op: ObservedOp) -> None:
-        """Take in one settled op. O(1)."""
+        """Index one settled op. O(1)."""
         if op.trace_id is None or op.span_id is None:
             return
         if op.amends is not None:
@@ -127,23 +127,23 @@ class JudgedOps:
             self._remember(op)
 
     def absorbed(self, op: ObservedOp, into: ObservedOp) -> None:
-        """*op* is no op of its own, but what *into* is: whoever judges the one judges the other."""
+        """Record that *op* was absorbed as a report of *into*: a score of the one judges the other."""
         self._also(op, self._by_id.get(into.op_id or "") or self._remember(into))
         self._make_room()
 
     def call_of(self, op: ObservedOp) -> JudgedOp | None:
-        """The gateway call that was made inside *op*'s span, the last if there were several."""
+        """The gateway call made inside *op*'s span, the last if there were several."""
         return self._if_counted(self._called_from.get(f"{op.trace_id}{op.span_id}"))
 
     def find(self, trace_id: str, span_id: str) -> JudgedOp | None:
-        """The op of that span; without *trace_id* of the newest such span."""
+        """The op of that span; without *trace_id* the newest with that span id."""
         if trace_id:
             key = trace_id + span_id
             return self._if_counted(self._rows.get(key) or self._absorbed.get(key))
         return self._if_counted(self._by_span.get(span_id))
 
     def root(self, trace_id: str, *, is_last_chance: bool) -> JudgedOp | None:
-        """The op that a trace as a whole is: its root; at last the only one whose parent is none of the trace's ops."""
+        """The root op of a trace. As a last chance, its only op whose parent is not an op of the trace."""
         rows = self._by_trace.get(trace_id, [])
         roots = [row for row in rows if row.parent is None]
         if not roots and is_last_chance:
@@ -151,7 +151,7 @@ class JudgedOps:
         return self._if_counted(roots[0]) if len(roots) == 1 else None
 
     def amended(self, row: JudgedOp, own: ObservedOp, more: Judgement | None = None) -> ObservedOp:
-        """*own* with all that scores said of *row*, and with *more*, as the op that amends what is known."""
+        """The op that amends *row* next: *own* with all scores of *row*, and with *more*."""
         scores = {**row.scores, more.name: more} if more is not None else row.scores
         op = judged(own, scores)
         return self._normalizer.op(
@@ -161,10 +161,10 @@ class JudgedOps:
         )
 
     def _also(self, op: ObservedOp, row: JudgedOp) -> None:
-        """The span of *op* stands for *row*, too."""
+        """Let the span of *op* refer to *row*, too."""
         key = f"{op.trace_id}{op.span_id}"
         if self._rows.get(row.trace_id + row.span_id) is not row:
-            return  # it had to make room already
+            return  # the row was evicted already
         if key in self._absorbed:
             self._stands_no_more(key, self._absorbed.pop(key))
         self._absorbed[key] = row
@@ -183,7 +183,7 @@ class JudgedOps:
     def _remember(self, op: ObservedOp) -> JudgedOp:
         key = f"{op.trace_id}{op.span_id}"
         known = self._rows.get(key)
-        if known is not None:  # the same span again: what it said first stays, as in every view
+        if known is not None:  # the same span again: its first content stays, as in every view
             return known
         row = JudgedOp(op)
         self._rows[key] = row
@@ -230,7 +230,7 @@ class JudgedOps:
 
 
 def judged(own: ObservedOp, scores: Mapping[str, Judgement]) -> ObservedOp:
-    """*own* with what *scores* say: one that fails makes a success a failure; none takes a failure of its own away."""
+    """*own* with *scores* in `extra`. A failing score turns a success into a failure; none does the opposite."""
     extra: dict[str, Scalar] = dict(own.extra or {})
     for each in scores.values():
         name = _PREFIX + each.name
@@ -254,13 +254,13 @@ def judged(own: ObservedOp, scores: Mapping[str, Judgement]) -> ObservedOp:
 
 
 def error_of(failing: Judgement) -> str:
-    """What an op's error says of a score that fails it."""
+    """The error text of an op that the score *failing* fails."""
     value = str(failing.value).lower() if isinstance(failing.value, bool) else failing.value
     return f"{failing.name}: {value}{f': {failing.comment}' if failing.comment else ''}"
 
 
 def scores_in(extra: Mapping[str, Scalar], own: Mapping[str, Scalar]) -> dict[str, Judgement]:
-    """The scores that `judged` wrote into *extra*, beside what the op had there of its *own*."""
+    """The scores that `judged` wrote into *extra*, ignoring the op's *own* extra fields."""
     found: dict[str, Judgement] = {}
     for key, value in extra.items():
         if not key.startswith(_PREFIX) or key in own or key.endswith((_COMMENT, _FAILED)):
@@ -272,7 +272,7 @@ def scores_in(extra: Mapping[str, Scalar], own: Mapping[str, Scalar]) -> dict[st
 
 
 def without_scores(op: ObservedOp, own: ObservedOp) -> ObservedOp:
-    """*op*, told anew, as it would be without the scores that it carries on from before."""
+    """An updated *op* without the scores that it carried over from before."""
     scores = scores_in(op.extra or {}, own.extra or {})
     names = {_PREFIX + name + suffix for name in scores for suffix in ("", _COMMENT, _FAILED)}
     extra = {key: value for key, value in (op.extra or {}).items() if key not in names}

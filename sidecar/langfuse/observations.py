@@ -1,7 +1,7 @@
-"""Observations that Langfuse was told of, or shows, recorded as ops: once, and amended where there is news.
+"""Records Langfuse observations as ops: each once, amended if an update brings news.
 
-From `desk`, which knows when an observation is whole; on through the witness of received spans, or the recorder for an
-op that amends another.
+Called by `desk`, which knows when an observation is complete; records through the witness of received spans, or through
+the recorder for an op that amends another.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from sidecar.protocols import FragmentOps, KnownEvents, Receipt, Recorder, SpanW
 from sidecar.spans.attributes import LANGFUSE_TYPE
 
 UNFINISHED: Final = "unfinished"
-"""Stands in `extra` of an op whose end nobody told."""
+"""The key in `extra` that marks an op whose end was never reported."""
 
 _OWN_WORDS: Final = {"v", "op_id", "trace_id", "span_id", "parent_span_id", "event_id", "amends"}
 _SAID: Final = tuple(name for name in ObservedOp.__struct_fields__ if name not in _OWN_WORDS)
 
 
 class Observations:
-    """Records them. *is_call* says whether one is a call, which the gateway's proxy may have seen as well.
+    """Records observations. *is_call*: whether an op is a call, which the gateway proxy may have seen as well.
 
-    Counters since the start: `recorded` ops, `amended` ones among them, `repeated` tellings that said nothing new,
-    `unfinished` observations that had no end.
+    Counters since start: `recorded` ops, `amended` ones among them, `repeated` updates without news, `unfinished`
+    observations recorded without an end.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Observations:
         self.unfinished = 0
 
     def told(self, fragment: Fragment) -> Receipt | None:
-        """The receipt of the op that *fragment* tells all of; None if it is none, or nothing new. OverloadedError."""
+        """Record the complete *fragment*. Returns None if it is no op, or brings no news. Raises OverloadedError."""
         op = self._op_of(fragment)
         if op is None:
             return None
@@ -67,13 +67,13 @@ class Observations:
         return self._amending(row, op)
 
     def pulled(self, fragment: Fragment) -> Receipt | None:
-        """The same of one that a server shows: it rounds times and adds details, so that only an outcome is news."""
+        """Like `told`, for a fragment from a server. It rounds times and adds details, so only outcomes are news."""
         op = self._op_of(fragment)
         if op is None:
             return None
         row = self._judged.find(op.trace_id or "", op.span_id or "")
         call = self._judged.call_of(op) if row is None and self._is_call(op) else None
-        if call is not None:  # the gateway's answer was seen here; that the agent made a failure of it was not
+        if call is not None:  # the proxy saw the gateway's answer, but not that the agent treated it as a failure
             row, own = call, call.own
             self._judged.absorbed(op, own)
             op = _with_failure(own, op) if own.success and not op.success else own
@@ -98,7 +98,7 @@ class Observations:
         return msgspec.structs.replace(op, extra={**(op.extra or {}), UNFINISHED: True})
 
     def _first(self, op: ObservedOp) -> Receipt | None:
-        if self._known.knows(op.event_id or ""):  # so long ago that it can be amended no more
+        if self._known.knows(op.event_id or ""):  # too old to be amended
             self.repeated += 1
             return None
         return self._counted(self._witness.witness(op))
@@ -117,7 +117,7 @@ class Observations:
 
 
 def with_room(receipt: Receipt | None) -> Receipt:
-    """*receipt*. Raises OverloadedError if there is none."""
+    """*receipt*. Raises OverloadedError if it is None."""
     if receipt is None:
         raise OverloadedError("the journal cannot keep up", "too much waits to be written", "Send it again later")
     return receipt
@@ -128,13 +128,13 @@ def _said(op: ObservedOp) -> tuple[Any, ...]:
 
 
 def _with_failure(own: ObservedOp, told: ObservedOp) -> ObservedOp:
-    """*own*, which failed as *told* says."""
+    """*own* with the failure of *told*."""
     outcome = {name: getattr(told, name) for name in ("success", "error", "error_type", "output_summary")}
     return msgspec.structs.replace(own, **outcome)
 
 
 def _is_news(known: ObservedOp, pulled: ObservedOp) -> bool:
-    """Whether *pulled* tells another outcome, or an end where there was none."""
+    """Whether *pulled* has another outcome, or an end that was missing."""
     return known.success != pulled.success or (
         UNFINISHED in (known.extra or {}) and UNFINISHED not in (pulled.extra or {})
     )

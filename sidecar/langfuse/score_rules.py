@@ -1,6 +1,6 @@
-"""Which scores say that an operation failed: the user's rules, else what the score's type tells. Pure.
+"""Decides which scores mean failure: by the user's rules, else by the score's type. Pure.
 
-A number alone says it of none, since nobody knows what is bad; false does, and a label that is a word for it.
+A number alone never does, as its scale is unknown; a false boolean does, and so does a label that means failure.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class _Rule(NamedTuple):
 
 
 class ScoreRules:
-    """*text* has rules, with commas between: `name<0.5` fails below, `name=word` with that word, `name=` never.
+    """Rules from *text*, comma-separated: `name<0.5` fails below, `name=word` on that word, `name=` never.
 
-    `*` stands for every number that no rule names. *failing_labels*, lower case, fail where no rule names the score.
+    `*` applies to all numbers that no rule names. *failing_labels* (lower case) apply to labels that no rule names.
     Raises SettingsError.
     """
 
@@ -48,7 +48,7 @@ class ScoreRules:
             self._rules.setdefault(found["name"].lower(), []).append(_rule(part, found))
 
     def failed(self, score: Score) -> bool | None:
-        """Whether *score* says that what it judges failed; None where it says nothing about that."""
+        """Whether *score* means that what it judges failed; None if it does not tell."""
         rules = self._rules.get(score.name.lower())
         if score.data_type in ("TEXT", "CORRECTION"):
             return None

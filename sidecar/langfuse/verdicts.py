@@ -1,7 +1,7 @@
-"""What a score makes: an op that amends the one it judges, an overseer's correction, or an evaluation of its own. Pure.
+"""Turns a score into an op: an amendment of the op it judges, an overseer's correction, or an evaluation. Pure.
 
-A score of a trace judges its root. One of something that is no op here (a session, a dataset run, a span that never
-came) is an op itself, `evaluate {name}`, as an evaluation event on any other span is.
+A score of a trace judges its root op. A score of something that is no op here (a session, a dataset run, a span that
+never came) becomes an op of its own, `evaluate {name}`, like an evaluation event on an ordinary span.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _VALUE_CHARACTERS: Final = 256
 
 
 class Ruling(NamedTuple):
-    """The *op* that a score makes, and the spans it is linked to; *of* names the span that it judges, "" for none."""
+    """The *op* made from a score, and the spans it links to; *of* is the key of the span it judges, "" for none."""
 
     op: ObservedOp
     linked: list[SpanRef]
@@ -31,7 +31,7 @@ class Ruling(NamedTuple):
 
 
 class Verdicts:
-    """Makes rulings. *correction_op* reads one row of the overseer's form; *endpoint* keeps endpoints few."""
+    """Makes rulings. *correction_op* reads a row in the overseer's format; *endpoint* bounds endpoint names."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Verdicts:
         self._endpoint = endpoint
 
     def ruling(self, key: str, score: Score, *, is_last_chance: bool) -> Ruling | None:
-        """What *score*, named *key*, makes; None if what it judges may still come."""
+        """The ruling on *score*, identified by *key*; None if the op it judges may still come."""
         row = self._judged_by(score, is_last_chance)
         if row is None and not is_last_chance and (score.trace_id or score.span_id):
             return None
@@ -91,7 +91,7 @@ class Verdicts:
         return self._normalizer.op(judged(plain, {found.name: found}))
 
     def _correction(self, key: str, score: Score, row: JudgedOp | None) -> ObservedOp:
-        """The overseer's row that *score* is: what the op's answer should have been."""
+        """The overseer's correction that *score* stands for: what the op's answer should have been."""
         own = row.own if row is not None else None
         said = {
             "model": _CORRECTED_BY,

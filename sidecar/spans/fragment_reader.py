@@ -1,6 +1,6 @@
 """Turns a Langfuse observation (a `Fragment`) into the op that its span would be, the same for all Langfuse doors.
 
-Called by `analysis.langfuse_desk` and `receivers.langfuse_poller`; uses `conventions`, which reads OTLP spans as well.
+Called by `langfuse.desk` and `receivers.langfuse_poller`; uses `conventions`, which reads OTLP spans as well.
 """
 
 from __future__ import annotations
