@@ -123,7 +123,7 @@ def span_context(trace_id: str, span_id: str) -> SpanContext:
 
 
 def parent_from_headers(traceparent: str, tracestate: str = "") -> SpanContext | None:
-    """The caller's span, or None where the header is not valid. Source: W3C Trace Context."""
+    """The caller's span; None if the header is invalid. Source: W3C Trace Context."""
     carrier = {"traceparent": traceparent, "tracestate": tracestate}
     context = get_current_span(_PROPAGATOR.extract(carrier, Context())).get_span_context()
     return context if context.is_valid else None

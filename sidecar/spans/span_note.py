@@ -1,4 +1,4 @@
-"""What an op does not say of its span: a note beside it in the journal, so that the export can make the span again."""
+"""The note beside an op in the journal: what the op does not tell about its span, so that export can rebuild the span."""
 
 from __future__ import annotations
 
