@@ -1,4 +1,4 @@
-"""The note beside an op in the journal: what the op does not tell about its span, so that export can rebuild the span."""
+"""The note beside an op in the journal: what the op does not tell about its span, for export to rebuild the span."""
 
 from __future__ import annotations
 
