@@ -12,12 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.processes import running_observer
+from tests.processes import UNMEASURED, running_observer
 
 
 def fuzz(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run schemathesis with *options* against an observer of its own; its report is in `stdout`."""
-    with running_observer(folder) as observer:
+    with running_observer(folder, **UNMEASURED) as observer:
         command = Path(sys.executable).parent / "schemathesis"
         return subprocess.run(
             [
@@ -25,7 +25,7 @@ def fuzz(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
                 *("--checks", "all", "--no-color", *options),
             ],
             cwd=folder,  # it leaves its own files where it runs
-            env={**os.environ, "COVERAGE_PROCESS_START": ""},
+            env={**os.environ, **UNMEASURED},
             capture_output=True,
             text=True,
             check=False,
