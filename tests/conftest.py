@@ -1,4 +1,8 @@
-"""What holds for every test."""
+"""What holds for every test.
+
+One that goes over the same lines thousands of times is marked `no_cover`: coverage more than doubles the time of what
+it measures, and other tests measure those lines.
+"""
 
 from __future__ import annotations
 

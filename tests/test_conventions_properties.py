@@ -143,6 +143,7 @@ def op_of(span: Span) -> ObservedOp:
     return op
 
 
+@pytest.mark.no_cover
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(spans())
 def test_garbage_never_raises_and_ops_are_normal_and_bounded(span: Span) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -181,6 +182,7 @@ def journals(draw: st.DrawFn) -> list[ObservedOp]:
     ]
 
 
+@pytest.mark.no_cover
 @settings(deadline=None)
 @given(journals(), st.sets(st.integers(0, 40)), st.integers(1, 4), st.integers(4, 20))
 def test_restarts_change_nothing(ops: list[ObservedOp], saves: set[int], block: int, most: int) -> None:
@@ -208,6 +210,7 @@ def test_restarts_change_nothing(ops: list[ObservedOp], saves: set[int], block: 
         latest_ops.BLOCK, latest_ops.MOST_OPS = was  # type: ignore[misc]  # as it was
 
 
+@pytest.mark.no_cover
 @settings(deadline=None)
 @given(journals())
 def test_each_op_is_taken_back_once_and_only_for_what_names_it(ops: list[ObservedOp]) -> None:
