@@ -49,3 +49,13 @@ def test_a_feature_is_called_alike_wherever_it_is_counted() -> None:
     assert counts.values["zone"] == {"true": 1}
     counts.remove(one)
     assert counts.values["features.count"] == {"3": 0}
+
+
+def test_each_new_value_of_a_feature_counts_as_the_feature_s() -> None:
+    """The second and third value too: the field of that name has its own."""
+    sheet = Sheet()
+    for number, state in enumerate(["NV", "UT", "UT", "NV"]):
+        sheet.add(an_op(state="CA", features={"state": state, "count": number}), MAX_COLUMNS)
+    assert set(sheet.fields["features.state"].values) == {"NV", "UT"}
+    assert set(sheet.fields["state"].values) == {"CA"}
+    assert sheet.fields["features.state"].values["UT"][0] == 0b0110
