@@ -33,17 +33,15 @@ def _otlp(text: str, name: str, **bounds: Any) -> Meta:
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings. Units are in the descriptions; create it with `from_env`, which checks everything."""
 
-    gateway_url: Annotated[str, _doc("The agent gateway that is watched", "GATEWAY_URL")] = "http://localhost:3700"
-    lakehouse_url: Annotated[str, _doc("Where the local model is asked", "LAKEHOUSE_URL")] = "http://localhost:3100"
+    gateway_url: Annotated[str, _doc("The agent gateway to observe", "GATEWAY_URL")] = "http://localhost:3700"
+    lakehouse_url: Annotated[str, _doc("Address of the local model", "LAKEHOUSE_URL")] = "http://localhost:3100"
     overseer_corrections_path: Annotated[
-        str, _doc("File that overseer corrections are appended to", "OVERSEER_CORRECTIONS_PATH")
+        str, _doc("File with overseer corrections, one JSON object a line", "OVERSEER_CORRECTIONS_PATH")
     ] = "data/_kb/overseer_corrections.jsonl"
-    cycle: Annotated[float, _doc("Seconds between two cycles (tail, analyse, consolidate)", ge=0.1, le=86400)] = 30.0
-    host: Annotated[str, _doc("Address the HTTP and gRPC doors listen on; beyond loopback it needs a token")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[Port, _doc("Port of the HTTP door")] = 3800
-    grpc_port: Annotated[OptionalPort, _doc("Port of the gRPC door (OTLP, `ObserverService`); -1 = none")] = 4317
+    cycle: Annotated[float, _doc("Seconds between two cycles of analysis", ge=0.1, le=86400)] = 30.0
+    host: Annotated[str, _doc("Address of the HTTP and gRPC ports; beyond loopback it needs a token")] = "127.0.0.1"
+    port: Annotated[Port, _doc("Port of the HTTP API")] = 3800
+    grpc_port: Annotated[OptionalPort, _doc("Port for gRPC (OTLP, `ObserverService`); -1 = none")] = 4317
     otlp_http_port: Annotated[OptionalPort, _doc("A second port for OTLP over HTTP, usually 4318; -1 = none")] = -1
     export_success_ratio: Annotated[
         float, _doc("Share of received traces that are passed on; those with failures always are", ge=0, le=1)
@@ -51,81 +49,85 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     proxy_host: Annotated[str, _doc("Address the gateway proxy listens on")] = "127.0.0.1"
     proxy_port: Annotated[OptionalPort, _doc("Port of the gateway proxy, which agents call; -1 = none")] = 3701
     proxy_expose: Annotated[bool, _doc("Let the proxy listen beyond loopback")] = False
-    proxy_paths: Annotated[str, _doc("Comma-separated paths that may be called through it, and below; none = all")] = ""
+    proxy_paths: Annotated[
+        str, _doc("Comma-separated paths that the proxy allows, with all below them; empty = all")
+    ] = ""
     proxy_connect_timeout: Annotated[float, _doc("Seconds the proxy tries to reach the gateway", gt=0)] = 5.0
     proxy_first_byte_timeout: Annotated[float, _doc("Seconds the gateway may take to begin an answer", gt=0)] = 600.0
     proxy_idle_timeout: Annotated[float, _doc("Seconds of silence within a proxied call", gt=0)] = 600.0
     health_host: Annotated[str, _doc("Address of the health port; `0.0.0.0` for a kubelet's probes")] = "127.0.0.1"
-    health_port: Annotated[Port, _doc("Port that answers health and nothing else")] = 3802
-    allowed_hosts: Annotated[str, _doc("Comma-separated `Host` names accepted besides localhost and addresses")] = ""
+    health_port: Annotated[Port, _doc("Port for health checks only")] = 3802
+    allowed_hosts: Annotated[str, _doc("Comma-separated `Host` names to accept besides localhost and IP addresses")] = (
+        ""
+    )
     data_dir: Annotated[str, _doc("Folder of journals and state")] = "data/_observer"
     data_max_bytes: Annotated[
-        int, _doc("Bytes of that folder: half for operations, a quarter for spans that wait", ge=2**24)
+        int, _doc("Most bytes in that folder: half for operations, a quarter for waiting spans", ge=2**24)
     ] = 2**30
     retention: Annotated[float, _doc("Days that journals are kept; 0 = as long as they have room", ge=0)] = 30.0
-    fsync: Annotated[str, _doc("When the journal is forced to disk: `always`, seconds between, or `never`")] = "1"
-    ring: Annotated[int, _doc("Operations kept in memory", ge=10, le=100_000)] = 2000
-    ring_bytes: Annotated[int, _doc("Bytes of operations kept in memory", ge=65536)] = 16 * 2**20
-    inflight_bytes: Annotated[int, _doc("Bytes of requests in flight over all doors", ge=2**20)] = 16 * 2**20
+    fsync: Annotated[str, _doc("When the journal is forced to disk: `always`, every so many seconds, or `never`")] = "1"
+    ring: Annotated[int, _doc("Most operations kept in memory", ge=10, le=100_000)] = 2000
+    ring_bytes: Annotated[int, _doc("Most bytes of operations kept in memory", ge=65536)] = 16 * 2**20
+    inflight_bytes: Annotated[int, _doc("Most bytes of all requests in flight", ge=2**20)] = 16 * 2**20
     commit_timeout: Annotated[float, _doc("Seconds a sender waits for the journal before it gets 503", gt=0)] = 10.0
     body_timeout: Annotated[float, _doc("Seconds a client may take to send one request", gt=0)] = 30.0
     token: Annotated[str, _doc("A token with all scopes")] = ""
     token_file: Annotated[
         str, _doc("File of tokens with scopes, one a line: `TOKEN scope,scope`; re-read on change")
     ] = ""
-    allow_anonymous: Annotated[bool, _doc("Let a door beyond loopback go without a token")] = False
-    tls_cert: Annotated[str, _doc("PEM certificate of the doors; with `OBSERVER_TLS_KEY` they speak TLS")] = ""
-    tls_key: Annotated[str, _doc("PEM key of the doors")] = ""
+    allow_anonymous: Annotated[bool, _doc("Allow addresses beyond loopback without a token")] = False
+    tls_cert: Annotated[str, _doc("PEM certificate; with `OBSERVER_TLS_KEY`, the ports use TLS")] = ""
+    tls_key: Annotated[str, _doc("PEM key of that certificate")] = ""
     redact: Annotated[
         str, _doc("Comma-separated field names whose values are masked, besides the usual credentials")
     ] = ""
     langfuse_window: Annotated[
-        float, _doc("Seconds until an observation that Langfuse's ingestion API was not told the end of is over", ge=1)
+        float, _doc("Seconds after which an observation is over whose end older Langfuse SDKs did not report", ge=1)
     ] = 600.0
     langfuse_failing: Annotated[
-        str, _doc("Comma-separated Langfuse scores that say a failure: `accuracy<0.5`, `tone=rude`, `*<0.2`")
+        str, _doc("Comma-separated Langfuse scores that mean a failure: `accuracy<0.5`, `tone=rude`, `*<0.2`")
     ] = ""
     langfuse_forward_url: Annotated[
-        str, _doc("A Langfuse server that is sent all that Langfuse clients send here", "LANGFUSE_FORWARD_URL")
+        str, _doc("Langfuse server to forward all requests of Langfuse clients to", "LANGFUSE_FORWARD_URL")
     ] = ""
     langfuse_forward_public_key: Annotated[str, _doc("Public key of its project", "LANGFUSE_FORWARD_PUBLIC_KEY")] = ""
     langfuse_forward_secret_key: Annotated[str, _doc("Secret key of its project", "LANGFUSE_FORWARD_SECRET_KEY")] = ""
     langfuse_pull_url: Annotated[
-        str, _doc("A Langfuse server whose observations and scores are read each cycle", "LANGFUSE_PULL_URL")
+        str, _doc("Langfuse server to read observations and scores from, each cycle", "LANGFUSE_PULL_URL")
     ] = ""
     langfuse_pull_public_key: Annotated[str, _doc("Public key of its project", "LANGFUSE_PULL_PUBLIC_KEY")] = ""
     langfuse_pull_secret_key: Annotated[str, _doc("Secret key of its project", "LANGFUSE_PULL_SECRET_KEY")] = ""
     langfuse_pull_overlap: Annotated[
-        float, _doc("Seconds that each reading goes back behind the one before: Langfuse shows some things late", ge=0)
+        float, _doc("Seconds by which readings overlap, because Langfuse shows some things late", ge=0)
     ] = 1200.0
     langfuse_pull_timeout: Annotated[float, _doc("Seconds the reading may take in one cycle", ge=0.1, le=600)] = 20.0
     holdout: Annotated[
-        float, _doc("Share of tasks that active entries are withheld from, to see whether they help", ge=0.01, le=0.9)
+        float, _doc("Share of tasks in the control group of an active entry, which are not told it", ge=0.01, le=0.9)
     ] = 0.1
     outcome_window: Annotated[
         float, _doc("Seconds after advice within which a task's next call counts as its outcome", ge=1, le=604_800)
     ] = 3600.0
     proxy_advice: Annotated[
         Literal["none", "agent", "gateway", "both"],
-        _doc("Who is told advice in `X-Observer-Advice` of calls through the proxy"),
+        _doc("Who gets advice in the header `X-Observer-Advice` of calls through the proxy"),
     ] = "none"
     advice_timeout: Annotated[
-        float, _doc("Seconds the journal may take to write an exposure before no advice is given (503)", gt=0)
+        float, _doc("Seconds to wait for the journal before a request for advice is answered with 503", gt=0)
     ] = 2.0
-    model: Annotated[str, _doc("Model name sent to the model's server")] = "qwen2.5"
+    model: Annotated[str, _doc("Name of the model, sent to its server")] = "qwen2.5"
     model_api: Annotated[
-        Literal["lakehouse", "openai"], _doc("How it is asked: `/ai/generate`, or `/v1/chat/completions`")
+        Literal["lakehouse", "openai"], _doc("API of that server: `/ai/generate`, or `/v1/chat/completions`")
     ] = "lakehouse"
     model_timeout: Annotated[float, _doc("Seconds the model may take", gt=0)] = 20.0
-    webhook_url: Annotated[str, _doc("Where new, escalating and regressed incidents are told; none = nowhere")] = ""
+    webhook_url: Annotated[str, _doc("Address that gets a POST for new, escalating and regressed incidents")] = ""
     gateway_timeout: Annotated[float, _doc("Seconds a gateway call may take", gt=0)] = 60.0
     grace: Annotated[float, _doc("Seconds to drain at stop; keep it below the pod's grace period", gt=0)] = 8.0
     require_gateway: Annotated[bool, _doc("Exit at start when the gateway does not answer")] = False
-    log_format: Annotated[Literal["text", "json"], _doc("Form of the log on standard error")] = "text"
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("Least level logged")] = "info"
+    log_format: Annotated[Literal["text", "json"], _doc("Format of the log on standard error")] = "text"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("Lowest level that is logged")] = "info"
     otlp_endpoint: Annotated[str, _doc("Collector to export to; unset = no export", "OTEL_EXPORTER_OTLP_ENDPOINT")] = ""
     otlp_traces_endpoint: Annotated[
-        str, _doc("The same for traces only; used as it stands over HTTP", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        str, _doc("The same for traces only; over HTTP no path is added", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     ] = ""
     otlp_protocol: Annotated[
         Literal["grpc", "http/protobuf"], _doc("How spans are exported", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -150,17 +152,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     otlp_client_certificate: Annotated[str, _otlp("PEM certificate of that key", "CLIENT_CERTIFICATE")] = ""
     otlp_traces_client_certificate: Annotated[str, _otlp("The same for traces only", "TRACES_CLIENT_CERTIFICATE")] = ""
     spool_max_bytes: Annotated[
-        int, _doc("Bytes of spans that wait beside the journal, within that quarter; oldest out first", ge=2**20)
+        int, _doc("Most bytes of waiting spans outside the journal; the oldest are removed first", ge=2**20)
     ] = 256 * 2**20
-    spool_max_age: Annotated[float, _doc("Seconds that they wait at most", ge=60)] = 86_400.0
+    spool_max_age: Annotated[float, _doc("Most seconds that they wait", ge=60)] = 86_400.0
     metrics_exporter: Annotated[
-        Literal["otlp", "none"], _doc("`none` keeps our own metrics from the collector", "OTEL_METRICS_EXPORTER")
+        Literal["otlp", "none"], _doc("`none` turns export of the observer's own metrics off", "OTEL_METRICS_EXPORTER")
     ] = "otlp"
     metric_export_interval: Annotated[
-        float, _doc("Milliseconds between two exports of our own metrics", "OTEL_METRIC_EXPORT_INTERVAL", ge=100)
+        float, _doc("Milliseconds between two exports of these metrics", "OTEL_METRIC_EXPORT_INTERVAL", ge=100)
     ] = 60_000.0
     otlp_metrics_endpoint: Annotated[
-        str, _otlp("Collector for our own metrics, where it is another; used as it stands", "METRICS_ENDPOINT")
+        str, _otlp("Collector for these metrics, if it is another one; no path is added", "METRICS_ENDPOINT")
     ] = ""
     traces_exporter: Annotated[Literal["otlp", "none"], _doc("`none` turns export off", "OTEL_TRACES_EXPORTER")] = (
         "otlp"
@@ -179,8 +181,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     traces_sampler_arg: Annotated[
         float, _doc("Ratio of the `traceidratio` samplers", "OTEL_TRACES_SAMPLER_ARG", ge=0, le=1)
     ] = 1.0
-    sdk_disabled: Annotated[bool, _doc("`true` turns export off, not the witness", "OTEL_SDK_DISABLED")] = False
-    service_name: Annotated[str, _doc("`service.name` of our spans", "OTEL_SERVICE_NAME")] = "lakehouse-observer"
+    sdk_disabled: Annotated[bool, _doc("`true` turns export off; recording goes on", "OTEL_SDK_DISABLED")] = False
+    service_name: Annotated[str, _doc("`service.name` of the observer's spans", "OTEL_SERVICE_NAME")] = (
+        "lakehouse-observer"
+    )
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Settings:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
+from sidecar.commands.flags import SETTING_GROUPS
 from sidecar.pipeline_doors import http_routes
 from sidecar.receivers.event_fields import FIELD_SCHEMAS
 from sidecar.receivers.openapi import openapi
@@ -33,6 +34,13 @@ def test_the_settings_table_lists_every_setting_with_its_default() -> None:
     assert [(env, default, text) for env, default, text in rows if env.isupper()] == [
         (env, _shown(default), _said(field, text)) for field, env, text, default in describe()
     ]
+
+
+def test_the_groups_of_settings_are_those_of_the_help_text() -> None:
+    """Each heading of the README stands in front of the setting that opens the group of `observer run --help`."""
+    openers = re.findall(r"^### (.*)\n\n.*\n.*\n\| `(\w+)` \|", README.section("## Settings"), re.MULTILINE)
+    titles = {env: SETTING_GROUPS[field] for field, env, _, _ in describe() if field in SETTING_GROUPS}
+    assert {env: title.lower() for title, env in openers} == {env: title.lower() for env, title in titles.items()}
 
 
 def test_nothing_was_left_to_fill_in() -> None:

@@ -8,16 +8,18 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from sidecar.settings import Settings, describe
 
 _PREFIX = "setting:"
-_GROUPS = {
-    "gateway_url": "what is watched",
-    "host": "doors",
-    "data_dir": "disk and memory",
+SETTING_GROUPS = {
+    "gateway_url": "what is observed",
+    "host": "ports and the proxy",
+    "data_dir": "disk, memory and request limits",
     "token": "access",
-    "model": "patience with model and gateway",
-    "grace": "life and log",
+    "langfuse_window": "Langfuse",
+    "holdout": "advice",
+    "model": "model, webhook and gateway calls",
+    "grace": "start, stop and log",
     "otlp_endpoint": "export (the standard OpenTelemetry variables)",
 }
-"""The setting that opens each group of the help text."""
+"""The setting that opens each group of the help text, and of the README's tables."""
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +27,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     hints = get_type_hints(Settings)
     group: Any = parser
     for field, variable, meaning, default in describe():
-        if field in _GROUPS:
-            group = parser.add_argument_group(_GROUPS[field])
+        if field in SETTING_GROUPS:
+            group = parser.add_argument_group(SETTING_GROUPS[field])
         text = f"{meaning}\n{variable}{_shown(default)}"
         group.add_argument(
             "--" + field.replace("_", "-"),
