@@ -76,7 +76,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, _doc("File of tokens with scopes, one a line: `TOKEN scope,scope`; re-read on change")
     ] = ""
     allow_anonymous: Annotated[bool, _doc("Allow addresses beyond loopback without a token")] = False
-    tls_cert: Annotated[str, _doc("PEM certificate; with `OBSERVER_TLS_KEY`, the ports use TLS")] = ""
+    tls_cert: Annotated[str, _doc("PEM certificate; with `OBSERVER_TLS_KEY`, HTTP and gRPC ports use TLS")] = ""
     tls_key: Annotated[str, _doc("PEM key of that certificate")] = ""
     redact: Annotated[
         str, _doc("Comma-separated field names whose values are masked, besides the usual credentials")
