@@ -1,1 +1,1 @@
-"""Doors: what comes in over HTTP, and from the corrections file."""
+"""The doors: what comes in over HTTP and gRPC, from the corrections file, and from a Langfuse server."""

@@ -26,11 +26,11 @@ class AdviceResource:
         self._clean = clean
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """`{"exposure_id", "advice": […]}`, once the exposure is in the journal; 503 where that took too long."""
+        """`{"exposure_id", "advice": […]}` once the exposure is in the journal; 503 if that took too long."""
         advice = await self._advisor.advise(advice_query(req, self._clean))
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(advice)
-        resp.cache_control = ["no-store"]  # another agent's coins are not this one's
+        resp.cache_control = ["no-store"]  # coins are drawn per task: no cache may share an answer
 
 
 class OutcomeResource:

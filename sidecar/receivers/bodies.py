@@ -1,4 +1,4 @@
-"""Reading request bodies: bounded in size before and after decompression, in time, and in what all doors hold."""
+"""Reads request bodies: bounded in size before and after decompression, in time, and in total over all doors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import msgspec
 
 from sidecar.errors import MalformedError, OverloadedError, TooLargeError
 
-_SMALL = 1 << 14  # bodies that are read in one piece
+_SMALL = 1 << 14  # bytes; smaller bodies are read in one piece
 _SLICE = 1 << 18  # bytes decompressed before other tasks get a turn
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 class ByteBudget:
-    """Bytes of requests in flight over all doors. What it refuses, it refuses before any work is done."""
+    """Counts the bytes of requests in flight over all doors, and refuses further ones before any work is done."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -28,9 +28,9 @@ class ByteBudget:
         self.refused = 0
 
     def take(self, count: int, held: int = 0) -> None:
-        """Count *count* bytes as in flight, beside the *held* that the same request has. Raises OverloadedError.
+        """Reserve *count* bytes, in addition to the *held* bytes of the same request. Raises OverloadedError.
 
-        A request that is alone always fits: its door's own bound holds, and a retry would find no more room than now.
+        The only request in flight always fits: its door has its own bound, and a retry would not find more room.
         """
         if self.used + count > self.limit and self.used > held:
             self.refused += 1
@@ -40,12 +40,12 @@ class ByteBudget:
         self.used += count
 
     def give_back(self, count: int) -> None:
-        """They have been dealt with."""
+        """Release *count* bytes."""
         self.used -= count
 
 
 class Lease:
-    """What one request has taken from the budget; the end of the `with` block gives it back."""
+    """The bytes that one request has reserved; released at the end of the `with` block."""
 
     def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
@@ -59,24 +59,24 @@ class Lease:
         self.held = 0
 
     def take(self, count: int) -> None:
-        """As `ByteBudget.take`."""
+        """Reserve *count* more bytes; see `ByteBudget.take`."""
         self._budget.take(count, self.held)
         self.held += count
 
 
 class BodyReader:
-    """Reads bodies of at most *max_bytes*; how long one may take is bounded where the connection is."""
+    """Reads bodies of at most *max_bytes*. The connection bounds the time that reading may take."""
 
     def __init__(self, budget: ByteBudget, *, max_bytes: int) -> None:
         self._budget = budget
         self._max_bytes = max_bytes
 
     def lease(self) -> Lease:
-        """Room in the budget, given back at the end of a `with` block."""
+        """A lease on the budget, for use in a `with` block."""
         return Lease(self._budget)
 
     async def read(self, req: falcon.asgi.Request, lease: Lease) -> bytes:
-        """The body, decompressed. Raises TooLargeError, OverloadedError, MalformedError."""
+        """The decompressed body. Raises TooLargeError, OverloadedError, MalformedError."""
         length = req.content_length
         if length is not None and length > self._max_bytes:
             raise self._too_large(f"Content-Length is {length}")
@@ -133,8 +133,8 @@ class BodyReader:
 def parse_json(data: bytes | msgspec.Raw) -> Any:
     """*data* as plain objects. Raises MalformedError.
 
-    The fast decoder refuses lone surrogate escapes and numbers beyond its types, which senders do write; the
-    standard library's reads those. Numbers that no type here can hold come back as their own text.
+    msgspec's fast decoder rejects lone surrogate escapes and out-of-range numbers, which senders do write; the standard
+    library's decoder accepts them. Numbers that no type here can hold become text.
     """
     try:
         return msgspec.json.decode(data)
@@ -149,7 +149,7 @@ def parse_json(data: bytes | msgspec.Raw) -> Any:
 
 
 def _integer(text: str) -> int | str:
-    return int(text) if len(text) < 4000 else text  # Python refuses to read more than 4300 digits
+    return int(text) if len(text) < 4000 else text  # Python refuses to parse more than 4300 digits
 
 
 def _real(text: str) -> float | str:

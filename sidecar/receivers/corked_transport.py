@@ -1,7 +1,7 @@
-"""A transport that sends what is written within one turn of the event loop as one piece.
+"""A transport that sends everything written within one turn of the event loop in one piece.
 
-uvicorn writes an answer's head and its body one after the other, and uvloop sends each at once: two system calls, two
-packets and two wake-ups of the client for every answer. Holding the head until the body is there halves that.
+uvicorn writes a response's head and body separately, and uvloop sends each write at once: two system calls, two packets
+and two wake-ups of the client per response. Holding the head until the body is written halves that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _MOST_HELD = 64 * 1024
 
 
 class CorkedTransport:
-    """Wraps *transport*; everything but writing and closing goes straight through."""
+    """Wraps *transport*; passes on everything except writing and closing."""
 
     __slots__ = ("_held", "_held_bytes", "_loop", "_transport")
 
@@ -31,12 +31,12 @@ class CorkedTransport:
         return self._transport.is_closing()
 
     def write(self, data: bytes) -> None:
-        """Send *data* with whatever else is written before the loop's next turn."""
+        """Send *data* together with everything else written before the loop's next turn."""
         if not self._held:
             self._loop.call_soon(self._flush)
         self._held.append(data)
         self._held_bytes += len(data)
-        if self._held_bytes > _MOST_HELD:  # the transport's own flow control must see large answers as they come
+        if self._held_bytes > _MOST_HELD:  # so that the transport's flow control sees large responses early
             self._flush()
 
     def close(self) -> None:
@@ -46,5 +46,5 @@ class CorkedTransport:
 
     def _flush(self) -> None:
         held, self._held, self._held_bytes = self._held, [], 0
-        if held and not self._transport.is_closing():  # the client has hung up: uvloop would raise
+        if held and not self._transport.is_closing():  # if the client has hung up, uvloop would raise
             self._transport.write(b"".join(held))

@@ -1,6 +1,6 @@
-"""One row of the overseer's corrections, as JSON text, becomes an op in the normal form.
+"""Turns one row of the overseer's corrections (JSON text) into an op in the normal form.
 
-A wrong value costs itself, not the correction: text is made of it, or it is kept under `extra` as it came.
+A wrong value does not cost the correction: it is converted to text, or kept in `extra` as it came.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _FIX = "Write one JSON object a line"
 
 
 class CorrectionReader:
-    """Reads rows. Safe from any thread."""
+    """Reads rows. Thread-safe."""
 
     def __init__(self, normalizer: Normalizer, clock: Clock) -> None:
         self._normalizer = normalizer
         self._clock = clock
 
     def op(self, row: bytes, event_id: str) -> ObservedOp:
-        """The op of *row*. Raises MalformedError if it is not a JSON object."""
+        """The op for *row*. Raises MalformedError if it is not a JSON object."""
         fields = _decoded(row)
         if not isinstance(fields, dict):
             raise MalformedError("the row is not an object", f"it is {_kind(fields)}", _FIX)
@@ -52,7 +52,7 @@ class CorrectionReader:
             input_summary=f"{'?' if task_class is None else task_class}: {'escalation' if reason is None else reason}",
             success=True,
             duration_ms=duration_ms,
-            output_summary=self._normalizer.text(correction)[:_PREVIEW],  # masked first: half a secret is one too
+            output_summary=self._normalizer.text(correction)[:_PREVIEW],  # masked before cutting
             source=SOURCE,
             sig_hash=sig_hash,
             task_class=task_class,
@@ -61,7 +61,7 @@ class CorrectionReader:
             v=SCHEMA_VERSION,
             op_id=new_id(),
             event_id=event_id,
-            extra=fields or None,  # what nobody above took
+            extra=fields or None,  # the fields not used above
         )
         return self._normalizer.op(op)
 
@@ -78,7 +78,7 @@ def _decoded(row: bytes) -> Any:
     try:
         return msgspec.json.decode(row)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass  # stricter than JavaScript: lone surrogates, NaN
+        pass  # lone surrogates or NaN, which the standard library accepts
     try:
         return json.loads(row.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError) as exc:
@@ -92,13 +92,13 @@ def _kind(value: Any) -> str:
 
 
 def _text(fields: dict[str, Any], name: str) -> str | None:
-    """Take *name* out as text; what is not text becomes its JSON. None if it is absent or null."""
+    """Remove *name* and return it as text; other values become JSON. None if it is absent or null."""
     value = fields.pop(name, None)
     return value if isinstance(value, str | None) else json_text(value)
 
 
 def _number(fields: dict[str, Any], name: str) -> int | float:
-    """Take *name* out as a number; a value that is none stays, and counts as 0."""
+    """Remove *name* and return it as a number; anything else stays, and counts as 0."""
     value = fields.get(name)
     number = _plain_number(value)
     if number is None:
@@ -108,7 +108,7 @@ def _number(fields: dict[str, Any], name: str) -> int | float:
 
 
 def _latency_ms(fields: dict[str, Any]) -> int | float:
-    """Take `usage.latency_ms` out; the rest of `usage` stays."""
+    """Remove and return `usage.latency_ms`; the rest of `usage` stays."""
     usage = fields.get("usage")
     if not isinstance(usage, dict):
         return 0
@@ -119,7 +119,7 @@ def _latency_ms(fields: dict[str, Any]) -> int | float:
 
 
 def _plain_number(value: Any) -> int | float | None:
-    """*value* as a finite number from 0 up that OTLP can hold, also from decimal text; else None."""
+    """*value*, also from decimal text, as a finite, non-negative number that OTLP can hold; else None."""
     if isinstance(value, str) and _NUMBER.fullmatch(text := value.strip()):
         value = float(text) if set(text) & set(".eE") else int(text)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -130,7 +130,7 @@ def _plain_number(value: Any) -> int | float | None:
 
 
 def _utc_ms(text: str) -> str | None:
-    """RFC 3339 *text* in UTC with milliseconds, or None if it is not that."""
+    """RFC 3339 *text* in UTC with milliseconds; None if it is malformed."""
     if not _RFC3339.fullmatch(text.strip()):
         return None
     try:

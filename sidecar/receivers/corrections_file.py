@@ -1,7 +1,7 @@
-"""One file of overseer corrections, read forward from a saved position; it knows when it is no longer the same file.
+"""One file of overseer corrections, read forward from a saved position, with detection of replaced files.
 
-A file is known by a fingerprint of its first bytes, its inode, and the last row read from it. Source: the file tails
-of the Collector, Vector and Fluent Bit, which do not trust an inode alone.
+A file is identified by a fingerprint of its first bytes, its inode, and the last row read from it. Source: the file
+tails of the Collector, Vector and Fluent Bit, which do not rely on the inode alone.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import msgspec
 
 HEAD_BYTES = 1024
 MAX_LINE_BYTES = 1 << 20
-_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO put in its place must not hang the open
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in its place must not block the open
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How far one file is read, and how to know it again.
+    """How far a file has been read, and how to recognise the file.
 
-    *offset* is in bytes. *head* is the digest of its first *head_bytes* bytes, *row* that of the last row, which was
-    *row_bytes* long (0 = not known). Rows that end before *reread_until* may have been seen before a rewrite.
-    *skipping*: the offset is inside a line that is too long. *inode* 0 = not known.
+    *offset* is in bytes. *head* is the digest of the first *head_bytes* bytes, *row* that of the last row, which is
+    *row_bytes* long (0 = unknown). Rows that end at or before *reread_until* may have been read before the file was
+    rewritten. *skipping*: the offset is inside a line that is too long. *inode* 0 = unknown.
     """
 
     offset: int = 0
@@ -41,9 +41,9 @@ class Position(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line. *after* is the position behind it, *moves* whether that is where the next read begins.
+    """One line. *after* is the position behind it; *moves*: the read position advances there once it is settled.
 
-    *data* is None for a line over `MAX_LINE_BYTES`. *reread*: skip it if its digest was seen before.
+    *data* is None for a line over `MAX_LINE_BYTES`. *reread*: skip the line if its digest was seen before.
     """
 
     data: bytes | None
@@ -54,51 +54,51 @@ class Line:
 
     @property
     def event_id(self) -> str:
-        """The same for the same row at the same place of the same file, however often it is read."""
+        """An id that is the same whenever this row of this file is read."""
         return f"correction:{self.after.head}:{self.after.offset}:{self.digest}"
 
 
 @dataclass(slots=True)
 class Budget:
-    """What one read may still take."""
+    """What one read may still use."""
 
     data_bytes: int
     lines: int
 
 
 def digest_of(data: bytes) -> str:
-    """64 bits of BLAKE2b, in hex; white space around a row is not part of it."""
+    """64 bits of BLAKE2b in hex, of the row without surrounding white space."""
     return blake2b(data.strip(), digest_size=8).hexdigest()
 
 
 class CorrectionsFile:
-    """An open file and the position in it. All methods read the disk: call them from a worker thread."""
+    """An open file and the position in it. All methods do disk I/O: call them from a worker thread."""
 
     def __init__(self, path: Path) -> None:
-        """Open. Raises OSError; also for what is not a regular file."""
+        """Open the file. Raises OSError, also if it is not a regular file."""
         self._fd = os.open(path, _OPEN)
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(self._fd)
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         self.position = Position(inode=status.st_ino)
-        self.drained = False  # at the last read nothing was left but an unfinished line
+        self.drained = False  # the last read left nothing but an unfinished line
 
     @property
     def inode(self) -> int:
-        """Its number in the file system."""
+        """The file's inode number."""
         return self.position.inode
 
     def size(self) -> int:
-        """Bytes in it now."""
+        """The current size in bytes."""
         return os.fstat(self._fd).st_size
 
     def named(self) -> bool:
-        """Whether it still stands in some folder: a rotated file does, a deleted or replaced one does not."""
+        """Whether the file has a name: a rotated file does, a deleted or replaced one does not."""
         return os.fstat(self._fd).st_nlink > 0
 
     def matches(self, position: Position) -> bool:
-        """Whether what *position* had read is still here, byte for byte as far as is known."""
+        """Whether what was read up to *position* is still here unchanged, as far as the fingerprints tell."""
         if self.size() < position.offset or self._head(position.head_bytes) != position.head:
             return False
         if not position.row_bytes:
@@ -106,15 +106,15 @@ class CorrectionsFile:
         return digest_of(os.pread(self._fd, position.row_bytes, position.offset - position.row_bytes)) == position.row
 
     def resume(self, position: Position) -> None:
-        """Go on behind *position*, which it `matches`."""
+        """Continue after *position*, which must match."""
         self.position = msgspec.structs.replace(position, inode=self.inode)
 
     def restart(self, reread_until: int) -> None:
-        """Begin again at its first byte."""
+        """Begin again at the first byte."""
         self.position = Position(inode=self.inode, reread_until=reread_until)
 
     def lines(self, budget: Budget) -> list[Line]:
-        """The whole lines behind the position, within *budget*; blank ones are passed over."""
+        """The complete lines after the position, within *budget*; blank ones are skipped."""
         asked = budget.data_bytes
         data = os.pread(self._fd, asked, self.position.offset)
         head = os.pread(self._fd, HEAD_BYTES, 0)
@@ -134,7 +134,7 @@ class CorrectionsFile:
         return lines
 
     def last_fragment(self) -> list[Line]:
-        """The unfinished last line, taken as a row: nobody will finish it in a file that was rotated away."""
+        """The unfinished last line of a rotated file, taken as a row: nobody will finish it."""
         data = os.pread(self._fd, MAX_LINE_BYTES + 1, self.position.offset)
         lines: list[Line] = []
         if data.strip() and b"\n" not in data:
@@ -142,7 +142,7 @@ class CorrectionsFile:
         return lines
 
     def close(self) -> None:
-        """Give the descriptor back, also where the file system has an error to tell."""
+        """Close the descriptor; file system errors are ignored."""
         with contextlib.suppress(OSError):
             os.close(self._fd)
 
@@ -156,7 +156,7 @@ class CorrectionsFile:
         lines.append(Line(None if too_long else raw.strip(), digest, self.position, reread))
 
     def _skip(self, raw: bytes, head: bytes, lines: list[Line]) -> None:
-        """Pass over what is there of a line that is already too long; it is told of once."""
+        """Skip the available part of a line that is already too long; the line is reported once."""
         told = self.position.skipping
         self._move(raw, head, row="", row_bytes=0, skipping=True)
         if not told:

@@ -1,4 +1,4 @@
-"""Follows a path through the files that stand there one after another: rotated, truncated, rewritten, re-created."""
+"""Follows the files that appear at one path: rotated, truncated, rewritten or re-created."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ READ_LINES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one read gave, in order, and where the next one begins once all of it is settled."""
+    """The lines of one read, in order, and where the next read begins once all of them are settled."""
 
     lines: list[Line]
     position: Position | None
 
 
 class CorrectionsFollower:
-    """Reads what is new behind a path, at most 4 MiB or 10,000 lines at a time. Used by one worker thread at a time.
+    """Reads new lines at a path, at most 4 MiB or 10,000 lines at a time. Used by one worker thread at a time.
 
-    A file that was renamed is read to its end, and once more at the next read, as its writer may not have noticed.
+    A renamed file is read to its end, and once more at the next read, because its writer may not have noticed yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,12 +41,12 @@ class CorrectionsFollower:
         self._newest: Position | None = None
 
     def start_at(self, position: Position | None, newest: Position | None) -> None:
-        """Where to begin, before the first read. *newest*: that of the last row known to be recorded, if any."""
+        """Set where to begin, before the first read. *newest*: position of the last row known to be recorded."""
         self._position = position
         self._newest = newest
 
     def read(self) -> Chunk:
-        """What has come since the last read. Raises OSError."""
+        """Read what was appended since the last read. Raises OSError."""
         with self._lock:
             chunk = self._read()
         if self._closed:
@@ -54,7 +54,7 @@ class CorrectionsFollower:
         return chunk
 
     def close(self) -> None:
-        """Give the descriptors back; a read that is under way does so at its end. Idempotent."""
+        """Close the files, or let a read in progress do it at its end. Idempotent."""
         self._closed = True
         if not self._lock.acquire(blocking=False):
             return
@@ -72,13 +72,13 @@ class CorrectionsFollower:
         try:
             self._read_on(budget, lines)
         except OSError:
-            self._let_go()  # a stale handle stays stale: the next read opens the path anew, at the same position
-            if not lines:  # else it is met again at the next read, and the lines are not lost
+            self._let_go()  # a stale handle stays stale: the next read reopens the path, at the same position
+            if not lines:  # else keep the lines; the error comes up again at the next read
                 raise
         return Chunk(lines, self._position)
 
     def _late_lines(self, budget: Budget) -> list[Line]:
-        """What was still written to the file before; then it is let go."""
+        """Read what was still written to the previous file, then close it."""
         old = self._retired
         if old is None:
             return []
@@ -116,10 +116,10 @@ class CorrectionsFollower:
         self._position = file.position
 
     def _left(self, file: CorrectionsFile) -> bool:
-        """Whether another file than *file* stands at the path now, and is open."""
+        """Whether another file than *file* is at the path now and has been opened."""
         inode = _inode_at(self._path)
         rotated = file.named()
-        if inode == file.inode or (inode is None and rotated):  # renamed, and nothing created in its place yet
+        if inode == file.inode or (inode is None and rotated):  # renamed, and no new file created yet
             return False
         new = self._opened(rotated=rotated)
         if new is None and rotated:
@@ -129,7 +129,7 @@ class CorrectionsFollower:
         return new is not None
 
     def _opened(self, *, rotated: bool) -> CorrectionsFile | None:
-        """The file that stands at the path, put where reading goes on; None if there is none."""
+        """Open the file at the path, positioned where reading continues; None if there is none."""
         try:
             file = CorrectionsFile(self._path)
         except FileNotFoundError:
@@ -159,18 +159,18 @@ class CorrectionsFollower:
         return file
 
     def _reread(self, file: CorrectionsFile, position: Position) -> None:
-        """Rows of a rewritten file that were seen already are told from new ones by their digests."""
+        """Read a rewritten file from its start; rows seen before are recognised by their digests."""
         log.warning("corrections.file_rewritten", path=str(self._path), offset=position.offset, size_bytes=file.size())
         file.restart(max(file.size(), position.offset, position.reread_until))
 
     def _rotated_away(self, position: Position) -> CorrectionsFile | None:
-        """The file that was being read before a restart, found by its inode under another name in the folder."""
+        """The file that was being read before a restart, found by inode under another name in the folder."""
         if not position.inode:
             return None
         for name in _names_of(position.inode, self._path.parent):
             try:
                 file = CorrectionsFile(name)
-            except OSError:  # gone again, or not ours to read
+            except OSError:  # gone again, or not readable
                 continue
             if file.inode == position.inode and file.matches(position):
                 file.resume(position)
@@ -183,7 +183,7 @@ def _names_of(inode: int, folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
             return [Path(entry.path) for entry in entries if entry.inode() == inode]
-    except OSError:  # a folder that may be entered but not listed
+    except OSError:  # a folder without read permission
         return []
 
 

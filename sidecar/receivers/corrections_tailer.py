@@ -1,7 +1,7 @@
-"""Overseer corrections, appended to a JSONL file by the gateway, become ops: each row once, also over `kill -9`.
+"""Tails the overseer's corrections, a JSONL file that the gateway appends to: each row becomes one op, despite crashes.
 
-The journal is the proof that a row was taken: its op carries an `event_id` that follows from file, place and content.
-The saved cursor only says where to begin; rows whose ops the journal holds behind it are told by `restore`.
+The journal proves that a row was recorded: its op has an `event_id` derived from file, position and content. The saved
+cursor only says where to begin; `restore` is called for rows whose ops the journal holds after it.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _REMEMBERED = 10_000
 _DIGEST_BYTES = 8
 _EVENT_ID = re.compile(r"correction:(?P<head>[0-9a-f]{16}):(?P<end>\d{1,18}):(?P<row>[0-9a-f]{16})", re.ASCII)
 _MAX_LINKS = 128  # the span limit
-_SLICE = 16  # rows handled before other tasks get their turn
-_LOGGED_REJECTS = 10  # a read: the rest is one line with their number
+_SLICE = 16  # rows handled before other tasks get a turn
+_LOGGED_REJECTS = 10  # per read; the rest is one line with their number
 
 
 @dataclass(slots=True)
 class _Row:
-    """A line on its way: *op* is None if there is nothing to record; *done* once the cursor may pass it."""
+    """A line being recorded: *op* is None if there is nothing to record; *done* once the cursor may pass it."""
 
     line: Line
     op: ObservedOp | None
@@ -53,7 +53,7 @@ class _Row:
 
 
 class _Cursor(msgspec.Struct, frozen=True, kw_only=True):
-    """What is saved: the position, digests of rows seen (base64), and event ids recorded ahead of the position."""
+    """The saved cursor: position, digests of seen rows (base64), and event ids recorded ahead of the position."""
 
     position: Position | None = None
     seen: str = ""
@@ -61,9 +61,9 @@ class _Cursor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CorrectionsTailer:
-    """Reads what is new in the corrections file once a cycle. Used on the event loop; the disk is read elsewhere.
+    """Reads new rows of the corrections file once a cycle. Used on the event loop; a thread reads the disk.
 
-    At start: `load` the saved cursor, then `restore` each correction op that the journal holds behind it. Save
+    At start: `load` the saved cursor, then `restore` each correction op that the journal holds after it. Save
     `cursor()` together with the journal position up to which ops were consumed, after `tail` has returned.
     """
 
@@ -77,7 +77,7 @@ class CorrectionsTailer:
         self._follower = CorrectionsFollower(path)
         self._started = False
         self._position: Position | None = None
-        self._next: Position | None = None  # where the cursor stands once the window is empty
+        self._next: Position | None = None  # where the cursor goes once the window is empty
         self._window: deque[_Row] = deque()
         self._seen: dict[str, None] = {}
         self._ahead: dict[str, None] = {}
@@ -85,11 +85,11 @@ class CorrectionsTailer:
         self._last_error = ""
         self.recorded = 0
         self.rejected = 0
-        self.repeated = 0  # rows passed over because they were recorded before
+        self.repeated = 0  # rows skipped because they were recorded before
         self.read_errors = 0
 
     def load(self, cursor: dict[str, Any]) -> None:
-        """Take over a saved cursor; one that makes no sense is logged, and reading begins at the first byte."""
+        """Load a saved cursor; a malformed one is logged, and reading begins at the first byte."""
         try:
             saved = msgspec.convert(cursor, _Cursor)
             seen = base64.b64decode(saved.seen, validate=True)
@@ -101,18 +101,18 @@ class CorrectionsTailer:
         self._ahead = dict.fromkeys(saved.ahead)
 
     def cursor(self) -> dict[str, Any]:
-        """What `load` takes: JSON types only."""
+        """The cursor for `load`: JSON types only."""
         ahead = [*self._ahead, *(row.line.event_id for row in self._window if row.done)]
         seen = base64.b64encode(bytes.fromhex("".join(self._seen))).decode()
         return dict(msgspec.to_builtins(_Cursor(position=self._position, seen=seen, ahead=ahead)))
 
     def consume(self, op: ObservedOp) -> None:
-        """Take a settled op: one of ours that settled late, after `tail` gave up waiting, is not read again."""
+        """Note a settled op: a correction that settled after `tail` gave up waiting is not read again."""
         if op.source == SOURCE:
             self.restore(op)
 
     def restore(self, op: ObservedOp) -> None:
-        """Note that *op* is in the journal, at start or as it settles; ops that are no corrections do not matter."""
+        """Note that *op* is in the journal, at start or when it settles; ops that are no corrections are ignored."""
         event_id = op.event_id or ""
         position = _position_behind(event_id)
         if position is None or op.source != SOURCE:
@@ -126,10 +126,10 @@ class CorrectionsTailer:
                 self._position = _position_behind(oldest)
 
     async def tail(self) -> int:
-        """Record what is new, and wait until it is in the journal; how many rows that were.
+        """Record new rows and wait until they are in the journal. Returns the number of rows recorded.
 
-        A row that the journal did not take stays, and is tried again at the next call, before anything behind it
-        is read. May be cancelled at any point: nothing is lost, nothing recorded twice.
+        A row that the journal did not accept is retried at the next call, before later rows are read. Cancellation is
+        safe at any point: nothing is lost, and nothing is recorded twice.
         """
         if not self._window:
             await self._read()
@@ -142,7 +142,7 @@ class CorrectionsTailer:
         return self.recorded - before
 
     def close(self) -> None:
-        """Give the file back. Idempotent; never waits for a disk."""
+        """Close the file. Idempotent; never waits for the disk."""
         self._follower.close()
 
     async def _read(self) -> None:
@@ -151,7 +151,7 @@ class CorrectionsTailer:
             self._follower.start_at(self._position, _position_behind(next(reversed(self._ahead), "")))
         if self._reading is None:
             self._reading = _in_thread(self._read_rows)
-        await asyncio.wait({self._reading})  # cancelled: the next call takes what was read
+        await asyncio.wait({self._reading})  # if cancelled, the next call takes the result
         reading, self._reading = self._reading, None
         try:
             chunk, rows = reading.result()
@@ -164,7 +164,7 @@ class CorrectionsTailer:
         self._pass_done()
 
     def _read_rows(self) -> tuple[Chunk, list[_Row]]:
-        """In a thread: rows are made into ops there too, as masking long texts takes time."""
+        """Read in a thread; rows are also converted there, as masking long texts takes time."""
         chunk = self._follower.read()
         before = self.rejected
         rows = [self._row(line, quiet=self.rejected - before >= _LOGGED_REJECTS) for line in chunk.lines]
@@ -183,7 +183,7 @@ class CorrectionsTailer:
         except InvalidInputError as exc:
             if not quiet:
                 log.warning("corrections.row_rejected", path=str(self._path), ends_at=line.after.offset, why=str(exc))
-        except Exception:  # one row must not end the tail
+        except Exception:  # one bad row must not end the tail
             log.exception("corrections.row_rejected", path=str(self._path), ends_at=line.after.offset)
         self.rejected += 1
         return _Row(line, None, done=True)
@@ -193,14 +193,14 @@ class CorrectionsTailer:
             if row.op is not None and not row.done and row.receipt is None:
                 self._hand_over(row, row.op)
                 if not row.done and row.receipt is None:
-                    return  # no room: what is behind it waits too, to keep the order
+                    return  # no room: later rows wait too, to keep the order
             if number % _SLICE == 0:
                 await asyncio.sleep(0)
 
     def _hand_over(self, row: _Row, op: ObservedOp) -> None:
         try:
             row.receipt = self._recorder.record(op, linked=self._failures(op))
-        except Exception:  # a row that cannot be a span must not hold up the rest
+        except Exception:  # a row that cannot become a span must not block the rest
             log.exception("corrections.row_rejected", path=str(self._path), ends_at=row.line.after.offset)
             self.rejected += 1
             row.done = True
@@ -221,7 +221,7 @@ class CorrectionsTailer:
                 continue
             outcome = await _outcome(row.receipt)
             if outcome is None:
-                return  # the disk is stalled: whether the row is written will be known later
+                return  # the disk is stalled: the outcome will be known later
             if outcome:
                 row.done = True
                 self.recorded += 1
@@ -253,7 +253,7 @@ class CorrectionsTailer:
 
 
 def _position_behind(event_id: str) -> Position | None:
-    """Where the row stands that became the op with *event_id*; None if that is not an id of ours."""
+    """The position of the row from which the op *event_id* was made; None if the id is not one of ours."""
     ours = _EVENT_ID.fullmatch(event_id)
     if ours is None:
         return None
@@ -262,16 +262,16 @@ def _position_behind(event_id: str) -> Position | None:
 
 
 async def _outcome(receipt: Receipt) -> bool | None:
-    """Whether the op is in the journal; None while its write is still under way.
+    """Whether the op is in the journal; None while its write is in progress.
 
-    A stalled write fails whoever waits for it, and may succeed later all the same: only a receipt that fails
-    without waiting has failed.
+    A stalled write fails its waiters, but may still succeed later. So a receipt only counts as failed if waiting a
+    second time fails at once.
     """
     try:
         await receipt.wait()
     except JournalError:
         again = asyncio.ensure_future(receipt.wait())
-        await asyncio.sleep(0)  # one turn is all that a settled receipt needs
+        await asyncio.sleep(0)  # a settled receipt needs only one turn
         if not again.done():
             again.cancel()
             await asyncio.wait({again})
@@ -281,7 +281,7 @@ async def _outcome(receipt: Receipt) -> bool | None:
 
 
 def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """The result of *work*, run in a daemon thread: a disk that hangs for ever must not keep the process."""
+    """Run *work* in a daemon thread: a disk that hangs forever must not keep the process alive."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 

@@ -1,6 +1,6 @@
-"""One posted event, already JSON, becomes an `ObservedOp`: names and defaults as callers have always known them.
+"""Converts one posted event, decoded JSON, to an `ObservedOp`, with the field names and defaults that callers expect.
 
-Wrong values are refused by field, value and what is expected; fields that nobody knows are kept in `extra`.
+Errors name field, value and what is expected; unknown fields are kept in `extra`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TIMESTAMP = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 def event_op(raw: object, now: str, normalizer: Normalizer) -> ObservedOp:
-    """The op, in the normal form, that *raw* describes; *now* (RFC 3339) stands in for a missing timestamp.
+    """The op, in the normal form, of the event *raw*; *now* (RFC 3339) is the default timestamp.
 
     Raises MalformedError if *raw* is not an object, InvalidInputError if a field is wrong.
     """
@@ -51,9 +51,9 @@ def event_op(raw: object, now: str, normalizer: Normalizer) -> ObservedOp:
     if "input_summary" not in fields:
         if is_call:
             fields["input_summary"] = call_summary(fields)
-            texts.append(fields["input_summary"])  # side by side, features may read as a credential
+            texts.append(fields["input_summary"])  # checked as a whole, as adjacent features may read as a credential
         else:
-            fields["input_summary"] = scenario_summary(fields)  # what stands between its texts makes no credential
+            fields["input_summary"] = scenario_summary(fields)  # the words between its texts cannot form a credential
     if "output_summary" not in fields:
         done = "ok" if is_call else "filled"
         fields["output_summary"] = done if fields["success"] else fields.get("error", "failed")
@@ -62,7 +62,7 @@ def event_op(raw: object, now: str, normalizer: Normalizer) -> ObservedOp:
 
 
 def _read(raw: Mapping[str, Any], now: str) -> tuple[dict[str, Any], list[str]]:
-    """The fields that *raw* gives, beside the defaults, and their plain texts. Raises InvalidInputError."""
+    """The fields in *raw*, over the defaults, and those that are plain texts. Raises InvalidInputError."""
     fields: dict[str, Any] = {**_DEFAULTS, "timestamp": now}
     extra: dict[str, Any] = {}
     texts: list[str] = []
@@ -95,7 +95,7 @@ def _boolean(field: str, value: Any) -> bool:
 
 
 def _number(field: str, value: Any) -> int | float:
-    if type(value) is int and INT64_MIN <= value <= INT64_MAX:  # nearly always
+    if type(value) is int and INT64_MIN <= value <= INT64_MAX:  # the usual case
         return value
     number = value
     if isinstance(value, str) and _NUMBER.fullmatch(value) and len(value) < 400:
@@ -104,14 +104,14 @@ def _number(field: str, value: Any) -> int | float:
         raise _wrong(field, value, "a number, or one as a decimal string")
     if not _finite(number):
         raise _wrong(field, value, "a finite number")
-    # Beyond 64 bits: the nearest that OTLP can hold.
+    # Beyond 64 bits: the nearest value that OTLP can hold.
     return float(number) if isinstance(number, int) and not INT64_MIN <= number <= INT64_MAX else number
 
 
 def _finite(number: float) -> bool:
     try:
         return math.isfinite(number)
-    except OverflowError:  # an integer beyond every float
+    except OverflowError:  # an integer beyond the range of floats
         return False
 
 
@@ -123,7 +123,7 @@ def _duration(field: str, value: Any) -> int | float:
 
 
 def utc_ms(field: str, value: Any) -> str:
-    """*value*, an RFC 3339 time, as UTC with milliseconds. Raises InvalidInputError, naming *field*."""
+    """*value*, an RFC 3339 time, in UTC with milliseconds. Raises InvalidInputError, naming *field*."""
     expected = "an RFC 3339 time with an offset, such as 2026-01-31T08:15:00.000Z"
     if not isinstance(value, str):
         raise _wrong(field, value, expected)
@@ -158,7 +158,7 @@ def _wrong(field: str, value: Any, expected: str) -> InvalidInputError:
 
 
 def _named(value: Any) -> str:
-    """*value* as an error may show it: short, and never the start of something long and secret."""
+    """*value* as shown in an error: short, and never the start of a long, possibly secret text."""
     if isinstance(value, dict | list):
         return f"an {'object' if isinstance(value, dict) else 'array'} of {len(value)}"
     text = repr(value) if not isinstance(value, int) or abs(value) < 10**_SHOWN else "a very large integer"
@@ -217,4 +217,4 @@ FIELD_SCHEMAS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(sorted(_TEXTS), _TEXT_SCHEMA),
     **{name: _SCHEMAS[read] for name, read in _READERS.items()},
 }
-"""JSON schema of each known field, for the API's description."""
+"""JSON schema of each known field, for the API description."""

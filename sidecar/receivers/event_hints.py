@@ -1,6 +1,6 @@
-"""Fields of events that nobody knows, but whose names resemble a known one: `sucess` was meant to be `success`.
+"""Detects unknown fields of events whose names resemble known ones: `sucess` was meant to be `success`.
 
-They are kept in `extra` as all unknown fields are; the sender is told. Each name is compared once.
+Like all unknown fields they are kept in `extra`; the sender gets a hint. Each name is compared only once.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from typing import Final
 
 from sidecar.receivers.event_fields import FIELD_SCHEMAS
 
-MAX_HINTS: Final = 20  # of one answer
-_MOST_NAMES = 1000  # compared in the life of a process, and
-_MOST_NEW = 4  # of one event: 0.2 ms each
-_LENGTHS = range(3, 41)  # characters of a name that is compared
-_ALIKE = 0.85  # of difflib's ratio: one letter of five missing, doubled or in another place
+MAX_HINTS: Final = 20  # per response
+_MOST_NAMES = 1000  # names compared in the life of a process
+_MOST_NEW = 4  # new names compared per event, 0.2 ms each
+_LENGTHS = range(3, 41)  # characters of names that are compared
+_ALIKE = 0.85  # difflib's ratio: one letter in five missing, doubled or moved
 _KNOWN: Final = {name.replace("_", ""): name for name in FIELD_SCHEMAS}
 
 
 class FieldHints:
-    """Remembers of 1000 names which field they resemble, if any; later ones are not compared. Any thread may ask."""
+    """Remembers for up to 1000 names which field each resembles; further names are not compared. Thread-safe."""
 
     def __init__(self) -> None:
         self._meant: dict[str, str | None] = {}
 
     def of(self, names: Iterable[str], event: Mapping[str, object]) -> tuple[str, ...]:
-        """A hint for each of *names* that is a field of *event* and resembles one that *event* does not have."""
+        """A hint for each of *names* in *event* that resembles a known field which *event* lacks."""
         meant, new = self._meant, 0
         found: list[str] = []
         for name in names:
@@ -43,7 +43,7 @@ class FieldHints:
 
 
 def _resembled(name: str) -> str | None:
-    """The known field that *name* resembles, spelled with or without underscores and capitals."""
+    """The known field that *name* resembles, ignoring underscores and capitals."""
     if len(name) not in _LENGTHS:
         return None
     near = difflib.get_close_matches(name.lower().replace("_", "").replace("-", ""), _KNOWN, n=1, cutoff=_ALIKE)

@@ -1,4 +1,4 @@
-"""What every door for events shares: one event → op → span → receipt."""
+"""Takes events for all their doors: one event → op → span → receipt."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from sidecar.receivers.bodies import parse_json
 from sidecar.receivers.event_fields import event_op
 from sidecar.receivers.event_hints import FieldHints
 
-LARGE_BYTES = 32 * 1024  # above, reading and masking one event holds up others for more than a few milliseconds
+LARGE_BYTES = 32 * 1024  # bytes; reading and masking a larger event would block others for more than a few milliseconds
 
 TEXT = (bytes, msgspec.Raw)
-"""The types of JSON text that is read here; anything else was read already."""
+"""Types of undecoded JSON text; any other value is decoded already."""
 
 
 class Repeat:
-    """The receipt of an event that was sent before: that of the first attempt."""
+    """The receipt of a repeated event: that of the first attempt."""
 
     def __init__(self, first: Receipt) -> None:
         self._first = first
         self.op = first.op
 
     async def wait(self) -> None:
-        """As the first."""
+        """See `Receipt`."""
         await self._first.wait()
 
     @property
     def taken(self) -> bool | None:
-        """As the first."""
+        """See `Receipt`."""
         return self._first.taken
 
 
 class Reading(NamedTuple):
-    """The op of an event, whether the event itself said when it was, and what its sender may have misspelt."""
+    """The op of an event, whether the event had a timestamp, and hints on fields that may be misspelt."""
 
     op: ObservedOp
     stamped: bool
@@ -49,7 +49,7 @@ class Reading(NamedTuple):
 
 
 class EventIntake:
-    """What both doors share: one event → op → span → receipt. Counts what it accepted and refused."""
+    """Takes events for all doors: one event → op → span → receipt. Counts accepted and refused ones."""
 
     def __init__(
         self,
@@ -74,15 +74,15 @@ class EventIntake:
         self.conflicts = 0
 
     def record(self, event: object, headers: dict[str, str], idempotency_key: str = "") -> Receipt:
-        """The receipt of *event*, JSON text or read from it: `read` and `take` in one."""
+        """Read and take *event*, JSON text or decoded. Returns its receipt; see `read` and `take`."""
         return self.take(self.read(event, idempotency_key), headers)
 
     async def record_large(self, event: object, headers: dict[str, str], idempotency_key: str = "") -> Receipt:
-        """As `record`, for an event of more than `LARGE_BYTES`."""
+        """Like `record`, for an event of more than `LARGE_BYTES`."""
         return self.take(await self.read_large(event, idempotency_key), headers)
 
     def read(self, event: object, idempotency_key: str = "") -> Reading:
-        """What *event* says. *idempotency_key* is its id, if it has none. Raises InvalidInputError if it is wrong."""
+        """Read *event* into an op. *idempotency_key* is its id if it has none. Raises InvalidInputError."""
         try:
             return self._read(event, idempotency_key, self._now())
         except InvalidInputError:
@@ -90,7 +90,7 @@ class EventIntake:
             raise
 
     async def read_large(self, event: object, idempotency_key: str = "") -> Reading:
-        """As `read`, for an event of more than `LARGE_BYTES`: in a thread, one at a time."""
+        """Like `read`, for an event of more than `LARGE_BYTES`: in a thread, one at a time."""
         async with self._large:
             try:
                 return await asyncio.to_thread(self._read, event, idempotency_key, self._now())
@@ -99,9 +99,9 @@ class EventIntake:
                 raise
 
     def take(self, reading: Reading, headers: dict[str, str]) -> Receipt:
-        """The receipt of the event that was read; *headers* may hold W3C trace context.
+        """Record an event that was read. Returns its receipt; *headers* may hold W3C trace context.
 
-        An event sent before is not recorded: its receipt is a `Repeat`. Raises ConflictError if its id is another's,
+        A repeated event is not recorded; its receipt is a `Repeat`. Raises ConflictError if another event has its id,
         OverloadedError if there is no room.
         """
         op, stamped, hints = reading
@@ -121,11 +121,11 @@ class EventIntake:
 
     @property
     def reading_large(self) -> bool:
-        """Whether a large event is being read just now."""
+        """Whether a large event is being read."""
         return self._large.locked()
 
     def _read(self, event: object, idempotency_key: str, now: str) -> Reading:
-        """What *event* says. Keeps nothing but names: any thread may call it."""
+        """Read *event*. Thread-safe: the only state is the hints' names."""
         raw = parse_json(event) if isinstance(event, TEXT) else event
         if idempotency_key and isinstance(raw, dict) and raw.get("event_id") in (None, ""):
             raw["event_id"] = idempotency_key
@@ -135,7 +135,7 @@ class EventIntake:
         return Reading(op, raw.get("timestamp") is not None, self._hints.of(op.extra, raw) if op.extra else ())
 
     async def settled(self, receipts: Sequence[Receipt]) -> None:
-        """Wait for every receipt, and count what is accepted. Raises JournalError if one failed."""
+        """Wait for all receipts, and count the accepted events. Raises JournalError if one failed."""
         try:
             for receipt in receipts:
                 await receipt.wait()
@@ -153,6 +153,6 @@ class EventIntake:
 
     def _now(self) -> str:
         millisecond = self._clock.time_ns() // 1_000_000
-        if millisecond != self._millisecond:  # under load many events share one
+        if millisecond != self._millisecond:  # under load many events share a millisecond
             self._millisecond, self._now_text = millisecond, rfc3339_ms(millisecond * 1_000_000)
         return self._now_text

@@ -19,10 +19,10 @@ from sidecar.receivers.event_intake import LARGE_BYTES, TEXT, EventIntake, Readi
 MAX_EVENT_BYTES = 2**20
 MAX_BATCH_BYTES = 20 * 2**20
 MAX_BATCH_EVENTS = 50_000
-MAX_BATCH_VALUES = 1_000_000  # commas of an array, lines of NDJSON
+MAX_BATCH_VALUES = 1_000_000  # commas of an array, or lines of NDJSON
 _TURN_S = 0.005  # of handling events before other tasks get a turn
-_TOGETHER = 32  # events that are read before they are taken
-_MOST_TURNS = 10  # for the others, after events that took long: an answer takes several
+_TOGETHER = 32  # events read in a row before they are taken
+_MOST_TURNS = 10  # turns for other tasks after a long one, as their responses need several
 
 _raw_array = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -37,7 +37,7 @@ class EventResource:
         self._bodies = bodies
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """200 once the op's line is written."""
+        """200 once the op is in the journal."""
         with self._bodies.lease() as lease:
             body = await self._bodies.read(req, lease)
             context, key = _trace_context(req), _idempotency_key(req)
@@ -52,7 +52,7 @@ class EventResource:
 
 
 class EventsResource:
-    """`POST /events`: a JSON array, or one event a line. Good events stay in, whatever the others are."""
+    """`POST /events`: a JSON array, or one event per line. Valid events are recorded even if others are not."""
 
     scope = "ingest"
 
@@ -61,7 +61,7 @@ class EventsResource:
         self._bodies = bodies
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """200 with what was accepted and what was rejected, by index, once the good lines are written."""
+        """200 once the valid events are in the journal, with the numbers accepted, and errors by index."""
         with self._bodies.lease() as lease:
             events = _events(await self._bodies.read(req, lease))
             _bound("events", len(events), MAX_BATCH_EVENTS)
@@ -77,7 +77,7 @@ class EventsResource:
     async def _record(
         self, events: list[Any], headers: dict[str, str], hints: dict[str, int]
     ) -> tuple[list[Receipt], list[dict[str, int | str]]]:
-        """Receipts, and what was rejected; into *hints* goes each hint, with the first event that it is about."""
+        """Record *events*. Returns receipts and rejections; *hints* gets each hint with its first event's index."""
         receipts: list[Receipt] = []
         rejected: list[dict[str, int | str]] = []
         time = asyncio.get_running_loop().time
@@ -94,20 +94,20 @@ class EventsResource:
                 except InvalidInputError as exc:
                     rejected.append({"index": index, "error": str(exc)})
                 except RetryableError as exc:
-                    # What came before is kept: say how far it went, so that the sender need not repeat that.
+                    # Earlier events stay recorded: say where it stopped, so that the sender need not repeat them.
                     rejected += [{"index": rest, "error": f"retry: {exc}"} for rest in range(index, len(events))]
                     if not receipts:
                         raise
                     return receipts, rejected
-            taken = int((time() - turn_began) / _TURN_S)  # not a count of events: they differ too much in size
+            taken = int((time() - turn_began) / _TURN_S)  # by time rather than number, as events differ much in size
             for _ in range(min(taken, _MOST_TURNS)):
                 await asyncio.sleep(0)
         return receipts, rejected
 
     async def _some(self, events: list[Any], first: int, until: float) -> list[Reading | InvalidInputError]:
-        """What the next events say, at least one: all of them are read before the first is taken.
+        """Read the next events, at least one, before any of them is taken.
 
-        So code that reads stays in the processor's caches, which saves a twentieth of an event's whole cost.
+        This keeps the reading code in the CPU caches, which saves a twentieth of an event's total cost.
         """
         time = asyncio.get_running_loop().time
         some: list[Reading | InvalidInputError] = []
@@ -126,7 +126,7 @@ class EventsResource:
 
 
 def _accepted(op: ObservedOp, ring_size: int, hints: tuple[str, ...]) -> bytes:
-    """The answer for *op*; of a repeated event whose first was long ago the ids of the span are not known."""
+    """The response for *op*; if it repeats an event of long ago, the span's ids are unknown."""
     told = b',"hints":' + msgspec.json.encode(hints) if hints else b""
     if not op.trace_id or not op.span_id:
         return b'{"accepted":true,"ring_size":%d%b}' % (ring_size, told)
@@ -139,9 +139,9 @@ def _accepted(op: ObservedOp, ring_size: int, hints: tuple[str, ...]) -> bytes:
 
 
 def _events(body: bytes) -> list[Any]:
-    """The events of a batch, each JSON text still, or already read. Raises MalformedError, TooLargeError.
+    """The events of a batch, still as JSON text, or decoded. Raises MalformedError, TooLargeError.
 
-    What is made of the body must stay within bounds as the body does: ten million `1,` would become 700 MiB.
+    The result must be bounded like the body: ten million `1,` would become 700 MiB of objects.
     """
     if not body.strip():
         raise MalformedError("the body is empty", "there is nothing to read", "Send an array, or one event a line")
@@ -153,7 +153,7 @@ def _events(body: bytes) -> list[Any]:
         return _raw_array.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         _bound("objects and arrays", body.count(b"{") + body.count(b"["), 4 * MAX_BATCH_EVENTS)
-        events: list[Any] = parse_json(body)  # it reads what the fast decoder refuses, lone surrogates for one
+        events: list[Any] = parse_json(body)  # accepts what the fast decoder rejects, such as lone surrogates
         return events
 
 
@@ -163,7 +163,7 @@ def _bound(what: str, count: int, most: int) -> None:
 
 
 def _size(event: object) -> int:
-    """The bytes of *event*'s text; 0 where it was read already. Raises TooLargeError if `/event` would not take it."""
+    """The size of *event*'s text in bytes; 0 if decoded. Raises TooLargeError if `/event` would refuse it."""
     size = len(memoryview(event)) if isinstance(event, TEXT) else 0
     if size > MAX_EVENT_BYTES:
         raise TooLargeError(
@@ -173,7 +173,7 @@ def _size(event: object) -> int:
 
 
 def _idempotency_key(req: falcon.asgi.Request) -> str:
-    """The header's value, without the quotes that the IETF draft puts round it."""
+    """The header's value, without the quotes that the IETF draft requires."""
     key = req.headers.get("idempotency-key", "")
     return key[1:-1] if len(key) > 1 and key[0] == key[-1] == '"' else key
 

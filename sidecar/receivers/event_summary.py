@@ -1,6 +1,6 @@
-"""What went in, of an event that does not say: of a scenario's event in the words that it always had, else of the call.
+"""Makes the input summary of an event without one: for scenarios the established wording, else a call's inputs.
 
-Pure. A call at an endpoint of its own, of which no field of a scenario is known, is told by its endpoint and features.
+Pure. An event counts as a call if its endpoint is not a scenario's and it has none of the scenario fields.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from typing import Any, Final
 
 from sidecar.call_fields import word
 
-SCENARIO: Final = "scenario:"  # the endpoints of scenarios begin with this
+SCENARIO: Final = "scenario:"  # prefix of scenarios' endpoints
 MAX_TOLD: Final = 200  # characters of features
 _MAX_VALUE = 60
 _SCENARIO_FIELDS = ("event_kind", "role", "count", "city", "state")
 
 
 def is_plain_call(fields: Mapping[str, Any]) -> bool:
-    """Whether *fields* are of a call at an endpoint of its own, and not of a scenario."""
+    """Whether *fields* describe a call at its own endpoint, rather than a scenario."""
     endpoint = fields["endpoint"]
     return bool(endpoint) and not endpoint.startswith(SCENARIO) and fields.keys().isdisjoint(_SCENARIO_FIELDS)
 
 
 def scenario_summary(fields: Mapping[str, Any]) -> str:
-    """What went in: `fill welder×3 in Reno, NV`."""
+    """The input summary of a scenario: `fill welder×3 in Reno, NV`."""
     said = fields.get
     return (
         f"{said('event_kind', '?')} {said('role', '?')}×{_digits(said('count', '?'))}"
@@ -32,8 +32,8 @@ def scenario_summary(fields: Mapping[str, Any]) -> str:
 
 
 def call_summary(fields: Mapping[str, Any]) -> str:
-    """What went in: `/tools/refund age_days=41 vip=true`. Features come cleaned."""
-    given = sorted((fields.get("features") or {}).items())  # a repeated event may have them in another order
+    """The input summary of a call: `/tools/refund age_days=41 vip=true`. Features must be cleaned."""
+    given = sorted((fields.get("features") or {}).items())  # sorted, because a repeated event may have another order
     told = " ".join(f"{name}={_short(value)}" for name, value in given)
     return f"{fields['endpoint']} {told[:MAX_TOLD]}".rstrip()
 

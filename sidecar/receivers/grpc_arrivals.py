@@ -1,7 +1,7 @@
-"""Room for gRPC messages while they arrive, for `grpc_guard`: how large one is shows only once it is in memory.
+"""Admission of gRPC messages while they arrive, for `grpc_guard`: their size is known only once they are in memory.
 
-Each may be the largest that the transport takes, so what is counted is messages, not bytes. They are not part of the
-budget of bytes in flight: calls on which nothing arrives would fill it, and close the other doors.
+Any message may be as large as the transport allows, so messages are counted, not bytes. They are not charged to the
+budget of bytes in flight, because idle calls would then fill it and block the other doors.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Final
 from sidecar.errors import OverloadedError
 
 MAX_MESSAGE_BYTES: Final = 4 * 2**20
-"""Of a message as it is sent: gRPC's own default, and that of the Collector's receiver."""
-_MOST_WAITING: Final = 128  # calls; the transport holds up to 64 KiB of each
-_PATIENCE_S: Final = 2.0  # with a message that arrives, while others wait
+"""Bound of a message as sent: gRPC's own default, and that of the Collector's receiver."""
+_MOST_WAITING: Final = 128  # calls; the transport buffers up to 64 KiB of each
+_PATIENCE_S: Final = 2.0  # time for a message to arrive while others wait
 
 
 class Arrivals:
-    """Room for *messages* at a time, and as much for each of *streams*, which may be silent for hours.
+    """Admits *messages* at a time, and besides them *streams*, which may be silent for hours.
 
-    A message has *timeout_s* to arrive, and two seconds where others wait for its room.
+    A message has *timeout_s* to arrive, but only two seconds while others wait for a place.
     """
 
     def __init__(self, messages: int, streams: int, timeout_s: float) -> None:
         self._free = asyncio.Semaphore(messages)
-        self._arriving: dict[asyncio.Timeout, float] = {}  # → when it began to
+        self._arriving: dict[asyncio.Timeout, float] = {}  # → when it began to arrive
         self._waiting = 0
         self._most_streams = streams
         self._timeout_s = timeout_s
@@ -36,7 +36,7 @@ class Arrivals:
 
     @asynccontextmanager
     async def message(self) -> AsyncIterator[None]:
-        """Room for one message, in turn; the block that reads it is given up when late. Raises OverloadedError."""
+        """Wait for a place and read one message in the block, which is cancelled if late. Raises OverloadedError."""
         try:
             async with asyncio.timeout(self._timeout_s) as deadline:
                 await self._enter(deadline)
@@ -50,7 +50,7 @@ class Arrivals:
 
     @contextmanager
     def stream(self) -> Iterator[None]:
-        """Room for whatever message of a stream arrives, for as long as it is open. Raises OverloadedError."""
+        """Admit all messages of one stream while it is open. Raises OverloadedError."""
         if self.streams >= self._most_streams:
             raise self._refusal("too many streams are open", f"there is room for {self._most_streams}")
         self.streams += 1
@@ -78,7 +78,7 @@ class Arrivals:
             self._hurry()
 
     def _hurry(self) -> None:
-        """Somebody waits: those that arrive have less time."""
+        """Shorten the deadlines of arriving messages, because others wait."""
         patience_s = min(_PATIENCE_S, self._timeout_s)
         for deadline, began in self._arriving.items():
             if not deadline.expired():

@@ -1,6 +1,6 @@
-"""What stands before every gRPC call: who is asking, how much arrives, gzip within bounds, errors as `Status`.
+"""The guard of every gRPC call: checks the token, bounds what arrives, inflates gzip, and maps errors to `Status`.
 
-The transport is told not to decompress: it would, without a bound. So what arrives here is the message as sent.
+The transport's own decompression is unbounded, so it is turned off; messages arrive here as they were sent.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ log = structlog.get_logger(__name__)
 
 TRANSPORT_OPTIONS = (
     ("grpc.per_message_decompression", 0),
-    ("grpc.http2.bdp_probe", 0),  # it widens the window, until whole messages arrive that nobody reads
+    ("grpc.http2.bdp_probe", 0),  # it would widen the window until whole unread messages are buffered
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 )
-"""Channel options without which this guard sees messages neither as they were sent nor when it wants them."""
+"""Channel options that this guard needs, to get messages as sent, and only when it asks for them."""
 
 _MOST_STREAMS = 16
-_OPEN = 2  # messages, and streams, of those who need no token
-_GZIP_MAGIC = b"\x1f\x8b"  # no message of ours begins so: it would be field 3 with a wire type that does not exist
+_OPEN = 2  # messages, and streams, of callers who need no token
+_GZIP_MAGIC = b"\x1f\x8b"  # no message of ours begins like this: it would be field 3 with an invalid wire type
 _DETAILS = "grpc-status-details-bin"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Access(NamedTuple):
-    """What a service needs: a token's scope (None: anyone may call), and the bytes of a message, inflated, at most."""
+    """What a method requires: a token's scope (None: anyone may call), and the maximum size of an inflated message."""
 
     scope: str | None
     max_bytes: int
 
 
 class GrpcGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
-    """Checks each call by *access*: method (`/package.Service/Method`) or service (`/package.Service/`)."""
+    """Checks calls by *access*, keyed by method (`/package.Service/Method`) or service (`/package.Service/`)."""
 
     def __init__(
         self, tokens: TokenStore, budget: ByteBudget, access: Mapping[str, Access], *, request_timeout_s: float
@@ -62,11 +62,11 @@ class GrpcGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
 
     @property
     def overloads(self) -> int:
-        """Calls refused, or given up, for want of room for what arrives."""
+        """Calls refused or aborted for lack of room for incoming messages."""
         return self._arrivals.refused + self._open_arrivals.refused
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], call: Any) -> Any:
-        """The handler that serves *call*, or one that refuses it before its message is read."""
+        """The handler for *call*, or one that refuses it before its message is read."""
         handler = await continuation(call)
         if handler is None:
             return None
@@ -97,11 +97,11 @@ class GrpcGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
 
 
 class _Guarded:
-    """One method's handler, with its messages read within bounds and its errors told as they should be.
+    """One method's handler with bounded reading of messages and proper error statuses.
 
-    Every method is served as a stream of requests, which a client cannot tell: so a call is refused, or waits for its
-    room, before its message is read; a stream has its room while it is open. (By `context.read`: the iterator of
-    requests would keep the last one alive in a cycle, for the garbage collector to find.)
+    Every method is served as a request stream, which clients cannot notice: so a call can be refused, or wait for a
+    place, before its message is read. A stream keeps its place while it is open. (It uses `context.read`, because the
+    request iterator would keep the last message alive in a reference cycle.)
     """
 
     def __init__(self, inner: Any, budget: ByteBudget, arrivals: Arrivals, max_bytes: int) -> None:
@@ -112,7 +112,7 @@ class _Guarded:
         self._bodies = BodyReader(budget, max_bytes=max_bytes)
 
     def handler(self) -> Any:
-        """A handler that stands for the inner one."""
+        """A handler that replaces the inner one."""
         inner = self._inner
         if inner.response_streaming:
             make, behaviour = grpc.stream_stream_rpc_method_handler, self._streamed
@@ -166,18 +166,18 @@ class _Guarded:
 
 
 async def _answer(answers: Any, context: Any) -> None:
-    """Send what a streaming behaviour yields; one that is not a generator writes by itself."""
+    """Send what a streaming handler yields; a handler that is not a generator writes by itself."""
     if not hasattr(answers, "__aiter__"):
         await answers
         return
-    async with aclosing(answers):  # at once when the call is cancelled: what it holds must be let go
+    async with aclosing(answers):  # closes it at once when the call is cancelled, to release its resources
         async for answer in answers:
             await context.write(answer)
 
 
 @asynccontextmanager
 async def _told(context: Any) -> AsyncIterator[None]:
-    """Turns what is raised in the block into the call's status."""
+    """Turn exceptions raised in the block into the call's status."""
     try:
         yield
         return
@@ -185,7 +185,7 @@ async def _told(context: Any) -> AsyncIterator[None]:
         raise
     except ObserverError as exc:
         status = status_of(exc)
-        clear_frames(exc.__traceback__)  # gRPC keeps the error in a cycle, and with it the message that caused it
+        clear_frames(exc.__traceback__)  # gRPC keeps the error in a cycle, and its frames would keep the message alive
     except Exception:
         log.exception("call.failed")
         status = plain_status(code_pb2.INTERNAL, "the observer failed on this call; its log says why")

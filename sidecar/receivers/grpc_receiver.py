@@ -1,6 +1,6 @@
 """The gRPC door: one `grpc.aio` server for OTLP traces, `ObserverService`, health and reflection, as a stage.
 
-Import it late: gRPC takes 10 MiB.
+Import it only when needed: gRPC takes 10 MiB.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ _ACCESS = {
     f"/{reflection.SERVICE_NAME}/": Access(None, _SMALL),
     **{f"/{service}/": Access("ingest", _SMALL) for service in _OTHERS},
 }
-_MOST_CALLS = 1024  # the silent ones, such as Watch, among them
+_MOST_CALLS = 1024  # includes idle ones, such as Watch
 _HOUR_MS = 3_600_000
 _OPTIONS = (
     *TRANSPORT_OPTIONS,
     ("grpc.so_reuseport", 0),  # a port in use must be an error, not shared
-    ("grpc.max_concurrent_streams", 100),  # of one connection
-    ("grpc.keepalive_time_ms", 60_000),  # a client that is gone is noticed, and its Watch let go
+    ("grpc.max_concurrent_streams", 100),  # per connection
+    ("grpc.keepalive_time_ms", 60_000),  # detects dead clients, whose Watch calls then end
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),  # what clients may do likewise
-    ("grpc.max_connection_age_ms", _HOUR_MS),  # without a grace: a Watch may last longer
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),  # how often clients may ping
+    ("grpc.max_connection_age_ms", _HOUR_MS),  # no age grace: a Watch may last longer
     ("grpc.max_connection_idle_ms", _HOUR_MS // 4),
 )
 
 
 class GrpcReceiver:
-    """Listens on *host*:*port* (0 picks one; `port` tells which); *tls* is (certificate, key) in PEM."""
+    """Listens on *host*:*port* (0: any free port; see `port`); *tls* is (certificate, key) in PEM."""
 
     name = "grpc"
 
@@ -93,16 +93,16 @@ class GrpcReceiver:
 
     @property
     def refused(self) -> int:
-        """Calls refused for want of a token or a scope."""
+        """Calls refused for lack of a token or scope."""
         return self._guard.refused
 
     @property
     def overloads(self) -> int:
-        """Calls refused, or given up, for want of room for what arrives."""
+        """Calls refused or aborted for lack of room for incoming messages."""
         return self._guard.overloads
 
     async def start(self, _tasks: asyncio.TaskGroup) -> None:
-        """Bind and listen. Raises StartError if the address cannot be had."""
+        """Bind and listen. Raises StartError if the address is not available."""
         server = grpc.aio.server(interceptors=[self._guard], options=_OPTIONS, maximum_concurrent_rpcs=_MOST_CALLS)
         server.add_generic_rpc_handlers([_traces(self._otlp), *map(_refusing, _OTHERS.items())])
         observer_pb2_grpc.add_ObserverServiceServicer_to_server(self._service, server)  # type: ignore[no-untyped-call]  # generated
@@ -116,7 +116,7 @@ class GrpcReceiver:
         log.info("door.opened", door=self.name, host=self._host, port=self.port)
 
     async def stop(self) -> None:
-        """Take no more calls, finish those that are under way; those that do not end are cancelled."""
+        """Stop accepting calls and finish those in progress; calls that do not end in time are cancelled."""
         server, self._server = self._server, None
         if server is not None:
             await self._health.enter_graceful_shutdown()
@@ -140,7 +140,7 @@ class GrpcReceiver:
 
 
 def _traces(intake: OtlpIntake) -> Any:
-    """`TraceService` on bytes: they are passed on as they came."""
+    """`TraceService` on raw bytes, so that requests are passed on unchanged."""
 
     async def export(request: bytes, _context: Any) -> Any:
         return (await intake.take(request)).response()
@@ -152,7 +152,7 @@ def _traces(intake: OtlpIntake) -> Any:
 
 
 def _refusing(other: tuple[str, str]) -> Any:
-    """Another signal's service: UNIMPLEMENTED, with what to do instead."""
+    """The service of another signal: answers UNIMPLEMENTED, with what to do instead."""
     service, signal = other
 
     async def export(_request: bytes, context: Any) -> None:

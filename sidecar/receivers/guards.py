@@ -1,6 +1,6 @@
-"""What stands before every HTTP door: who is asking (token), and through which name (`Host`, `Origin`).
+"""The guard of every HTTP door: checks the caller's token, and the names used to reach us (`Host`, `Origin`).
 
-The `Host` check keeps a web page from reaching the observer through a DNS name that it has pointed at loopback.
+The `Host` check defeats DNS rebinding: a web page cannot reach the observer by a DNS name that it points at loopback.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from sidecar.receivers.tokens import TokenStore
 
 
 class Guard:
-    """Falcon middleware. A resource names the scope it needs in `scope`, None for anyone (health); else `admin`."""
+    """Falcon middleware. A resource's `scope` is the scope a token needs; None: anyone (health); default: `admin`."""
 
     def __init__(self, tokens: TokenStore, allowed_hosts: Iterable[str]) -> None:
         self._tokens = tokens
         self._names = {"localhost", *(name.strip().lower() for name in allowed_hosts if name.strip())}
-        self._good_hosts: set[str] = set()  # headers seen and found good: bounded, for speed
+        self._good_hosts: set[str] = set()  # `Host` values accepted before: a bounded cache
         self.refused = 0
 
     async def process_resource(
         self, req: falcon.asgi.Request, _resp: falcon.asgi.Response, resource: object, _params: dict[str, str]
     ) -> None:
-        """Refuse a foreign `Host` (421), `Origin` or page (403), no token (401), a token without the scope (403)."""
-        headers = req.headers  # read out once: asking Falcon for each costs more, most of all for those not there
+        """Refuse a foreign `Host` (421), `Origin` or page (403), a missing token (401) or scope (403)."""
+        headers = req.headers  # fetched once: each Falcon look-up costs more, most of all for absent headers
         host = headers.get("host", "")
         if host not in self._good_hosts:
             self._check_host(host)
@@ -54,9 +54,9 @@ class Guard:
             self._good_hosts.add(host)
 
     def _check_page(self, headers: Mapping[str, str]) -> None:
-        """Browsers send no `Origin` with what an `<img>` asks for, but say whose page it is on.
+        """Refuse requests that a foreign page makes without `Origin`, such as for an `<img>`, by `Sec-Fetch-Site`.
 
-        A person who follows a link from elsewhere sees what it leads to.
+        A person who follows a link from another site still gets the page.
         """
         is_foreign = headers["sec-fetch-site"] not in ("same-origin", "none")
         if is_foreign and headers.get("sec-fetch-dest") != "document":
@@ -86,7 +86,7 @@ class Guard:
             return False
         if name.lower() in self._names:
             return True
-        try:  # an address was not looked up, so no foreign name server can have pointed it here
+        try:  # an IP address needs no DNS look-up, so no foreign name server can have pointed it here
             ipaddress.ip_address(name)
         except ValueError:
             return False
@@ -94,7 +94,7 @@ class Guard:
 
 
 def _netloc(origin: str) -> str:
-    """The host and port of an `Origin` header, lower case; "" for `null` and nonsense."""
+    """Host and port of an `Origin` header in lower case; "" for `null` and malformed values."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:

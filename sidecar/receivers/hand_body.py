@@ -1,4 +1,4 @@
-"""What a person says with a decision, on an incident or an entry alike: who decides, why, and on which version."""
+"""The body of a person's decision on an incident or an entry: who decides, why, and on which version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FIX: Final = 'Send {"by": "…", "note": "…"}, or nothing'
 
 
 class Said(NamedTuple):
-    """Who decides, and why; both may be empty. On which *version*, where there are versions and one was named."""
+    """Who decides, and why; both may be empty. *version*: that of an entry, if one was named."""
 
     by: str = ""
     note: str = ""
@@ -33,7 +33,7 @@ class _VersionedBody(_Body, forbid_unknown_fields=True):
 
 
 def said_by_hand(body: bytes, *, versioned: bool = False) -> Said:
-    """What *body* says; `why` is `note` by another name. Raises MalformedError, InvalidInputError."""
+    """Parse *body*; `why` is an alias of `note`. Raises MalformedError, InvalidInputError."""
     if not body.strip():
         return Said()
     try:
@@ -54,7 +54,7 @@ def said_by_hand(body: bytes, *, versioned: bool = False) -> Said:
 def _version(said: float | None) -> int | None:
     if said is None:
         return None
-    if said < 1 or said != int(said):  # 3.0 is a whole number to JSON
+    if said < 1 or said != int(said):  # 3.0 is a whole number in JSON
         raise InvalidInputError(
             "version is not usable", "expected a whole number from 1", "See the entry's own versions"
         )

@@ -1,4 +1,4 @@
-"""Health, on the main door and on a port of its own for a kubelet. It tells nothing but health."""
+"""Health endpoints, on the main door and on a separate port for a kubelet. They reveal nothing but health."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import falcon.asgi
 
 
 class LivezResource:
-    """`GET /livez`: the event loop turns. Never waits for gateway or collector."""
+    """`GET /livez`: the event loop runs. Independent of gateway and collector."""
 
     scope = None
 
@@ -36,7 +36,7 @@ class ReadyzResource:
 
 
 class HealthResource:
-    """`GET /health`: what existing callers ask for."""
+    """`GET /health`: the form that existing callers expect."""
 
     scope = None
 

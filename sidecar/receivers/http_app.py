@@ -1,6 +1,6 @@
-"""The Falcon application: routes, guards, and one place where errors become answers.
+"""The Falcon application: routes, guards, and the one place where errors become responses.
 
-An error body is JSON with `error`, but where a resource says it itself (`say_error`): OTLP has its own form.
+Error bodies are JSON with `error`, unless a resource has its own form (`say_error`), as OTLP does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ App: TypeAlias = "falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]"
 
 
 def create_app(routes: Mapping[str, object], guard: Guard | None) -> App:
-    """An application serving *routes* (path → resource); every error body is JSON with `error`."""
+    """An application that serves *routes* (path → resource); error bodies are JSON with `error`."""
     app: App = falcon.asgi.App(middleware=[guard] if guard is not None else [])
     app.req_options.auto_parse_qs_csv = False
     app.req_options.keep_blank_qs_values = True
@@ -45,19 +45,19 @@ def create_app(routes: Mapping[str, object], guard: Guard | None) -> App:
 
 
 class _Errors:
-    """Makes errors answers, in the words of the resource that they happened at."""
+    """Turns errors into responses, in the form of the resource where they occurred."""
 
     def __init__(self, routes: Mapping[str, object]) -> None:
         self._say = {path: say for path, each in routes.items() if (say := getattr(each, "say_error", None))}
 
     def serialize(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, exc: falcon.HTTPError) -> None:
-        """Falcon's own errors, and those of resources."""
+        """Handle Falcon's own errors, and HTTP errors raised by resources."""
         self._answer(req, resp, str(exc.description or exc.title or exc.status))
 
     async def observer_error(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, exc: ObserverError, _params: dict[str, str]
     ) -> None:
-        """Ours: the status says whether to send again."""
+        """Handle our errors: the status says whether to retry."""
         resp.status = _status(exc)
         if isinstance(exc, RetryableError):
             resp.set_header("Retry-After", str(RETRY_AFTER_S))
@@ -66,7 +66,7 @@ class _Errors:
     async def unexpected(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, exc: Exception, _params: dict[str, str]
     ) -> None:
-        """What should not happen: logged, and 500."""
+        """Handle unexpected errors: log them and answer 500."""
         log.error("request.failed", path=req.path[:200], exc_info=exc)
         resp.status = falcon.HTTP_500
         self._answer(req, resp, "the observer failed on this request; its log says why")
@@ -80,7 +80,7 @@ class _Errors:
             resp.data = msgspec.json.encode({"error": text})
 
 
-_STATUS: Final[tuple[tuple[type[ObserverError], str], ...]] = (  # the more special before the more general
+_STATUS: Final[tuple[tuple[type[ObserverError], str], ...]] = (  # specific types before general ones
     (MalformedError, falcon.HTTP_400),
     (TooLargeError, falcon.HTTP_413),
     (ConflictError, falcon.HTTP_409),

@@ -23,12 +23,12 @@ _BACKLOG = 2048
 _MOST_CONNECTIONS = 8192
 _MOST_HEAD_BYTES = 64 * 1024
 _MOST_DROPPED_BYTES = 128 * 2**20
-_LOOK_S = 1.0  # between two looks at requests that are late
-_LEFT_S = 0.005  # between two looks at whether a door that stops is empty
+_LOOK_S = 1.0  # interval of checks for late requests
+_LEFT_S = 0.005  # interval of checks whether a stopping door is empty
 
 
 class HttpReceiver:
-    """Listens on *host*:*port* (0 picks one; `port` tells which) and serves *app* until stopped."""
+    """Listens on *host*:*port* (0: any free port; see `port`) and serves *app* until stopped."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class HttpReceiver:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Bind and listen. Raises StartError if the address cannot be had."""
+        """Bind and listen. Raises StartError if the address is not available."""
         bound = _bound(self._host, self.port, self.name)
         self.port = bound.getsockname()[1]
         server = _Server(self._config(), self._request_timeout_s)
@@ -62,7 +62,7 @@ class HttpReceiver:
         log.info("door.opened", door=self.name, host=self._host, port=self.port)
 
     async def stop(self) -> None:
-        """Take no more connections, finish the requests that are under way; those that do not arrive are given up."""
+        """Stop accepting connections and finish requests in progress; those that do not arrive in time are dropped."""
         server, self._server = self._server, None
         if server is not None and self._task is not None:
             server.leave()
@@ -84,7 +84,7 @@ class HttpReceiver:
             limit_concurrency=_MOST_CONNECTIONS,
             backlog=_BACKLOG,
             timeout_keep_alive=75,
-            # Less than the half of the grace that a stage may take; uvicorn is content with a float.
+            # Less than the half of the grace that a stage may take; uvicorn accepts a float.
             timeout_graceful_shutdown=self._grace_s * 3 / 8,  # type: ignore[arg-type]  # it is declared int
         )
         config.load()
@@ -93,7 +93,7 @@ class HttpReceiver:
 
 
 def tls_context(cert: str, key: str) -> ssl.SSLContext | None:
-    """A server-side TLS context from PEM files, or None if there are none. Raises StartError."""
+    """A server-side TLS context from PEM files; None if there are none. Raises StartError."""
     if not cert:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -132,9 +132,9 @@ def _cannot_listen(host: str, port: int, name: str, exc: OSError) -> StartError:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to us, says when it listens, and stops without a pause.
+    """A uvicorn server that leaves signals to us, tells when it listens, and stops without a delay.
 
-    uvicorn looks ten times a second whether it is to stop, and as often whether its connections are gone.
+    uvicorn itself polls ten times a second whether to stop, and whether its connections are closed.
     """
 
     def __init__(self, config: uvicorn.Config, request_timeout_s: float) -> None:
@@ -145,7 +145,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Nothing: uvicorn would answer SIGTERM by itself, out of turn."""
+        """Do nothing: uvicorn would handle SIGTERM by itself, out of order."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -158,7 +158,7 @@ class _Server(uvicorn.Server):
         self._leaving.set()
 
     async def main_loop(self) -> None:
-        """Once a second, until `leave`: date the answers, and give up the requests that are late."""
+        """Once a second, until `leave`: update the Date header, and drop late requests."""
         while not await self.on_tick(0):
             self.give_up_before(asyncio.get_running_loop().time() - self._request_timeout_s)
             with suppress(TimeoutError):
@@ -166,7 +166,7 @@ class _Server(uvicorn.Server):
                     await self._leaving.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more connections, close the idle ones, and let requests end, as long as the configuration says."""
+        """Stop accepting, close idle connections, and let requests finish within the configured time."""
         for listening in (*self.servers, *(sockets or ())):
             listening.close()
         state = self.server_state
@@ -184,24 +184,24 @@ class _Server(uvicorn.Server):
                 task.cancel()
 
     def give_up_before(self, since: float) -> None:
-        """Give up the requests that began before *since* (the loop's time) and are not here yet."""
+        """Drop the requests that began before *since* (loop time) and have not arrived completely."""
         for connection in list(self.server_state.connections):
             if isinstance(connection, _BoundedProtocol) and connection.is_late(since):
                 connection.give_up()
 
 
 class _BoundedProtocol(HttpToolsProtocol):
-    """Bounds a request in time, from its first byte to its last, and its head in size; uvicorn itself does neither.
+    """Bounds the time from a request's first byte to its last, and the size of its head; uvicorn does neither.
 
-    A connection that has sent nothing yet counts as one whose request is late. The times are looked at by one
-    sweep over all connections: a timer for each request would cost more than the request's parsing.
+    A connection that has sent nothing yet counts as a request in progress. One sweep over all connections checks the
+    times: a timer per request would cost more than parsing the request.
 
-    What is left of a body when its answer has been given is read and dropped, within bounds: were the connection
-    closed at once, many a sender would meet the reset before the answer.
+    If the response is sent before the body has arrived, the rest of the body is read and dropped, within bounds.
+    Closing at once would let many senders see the connection reset before the response.
     """
 
     late_since: float | None = None
-    """When the request under way began, on the event loop's clock; None between requests."""
+    """When the request in progress began, in loop time; None between requests."""
     _head_bytes = 0
     _dropped_bytes = 0
     _in_head = False
@@ -211,7 +211,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         self.late_since = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
-        HttpToolsProtocol.data_received(self, data)  # super() costs a microsecond in each of these
+        HttpToolsProtocol.data_received(self, data)  # super() would cost a microsecond in each of these methods
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > _MOST_HEAD_BYTES and not self.transport.is_closing():
@@ -236,20 +236,20 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        # Behind a body that was dropped uvicorn would wait for the next request for ever.
+        # After a dropped body uvicorn would wait for the next request without a limit.
         self.late_since = self.loop.time() if self.cycle.response_complete else None
         HttpToolsProtocol.on_message_complete(self)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the signature is uvicorn's
-        """As uvicorn's, but JSON with `error`, as every other error of ours."""
+        """Like uvicorn's, but with a JSON body with `error`, like all our errors."""
         self._refuse(b"400 Bad Request", b"this is not HTTP/1.1: send a valid request")
 
     def is_late(self, since: float) -> bool:
-        """Whether a request began before *since* and is not here yet."""
+        """Whether a request began before *since* and has not arrived completely."""
         return self.late_since is not None and self.late_since < since
 
     def give_up(self) -> None:
-        """The request did not arrive in time: say so where nothing else was said yet, and hang up."""
+        """Answer 408, unless a response has begun, and close the connection: the request was too slow."""
         if self.cycle is not None and self.cycle.response_started:
             self.transport.close()
         else:

@@ -1,4 +1,4 @@
-"""`/incidents`: the list by state, one incident in full, a person's hand on it; and the webhook's test."""
+"""`/incidents`: the list by state, one incident in full, a person's decision on it; and the webhook's test."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _SOMEONE = "someone"
 
 
 class IncidentsView(NamedTuple):
-    """What the doors need of the room that keeps incidents. *details* has all there is of one, by field."""
+    """What the doors need from the incident book. *details* returns all fields of one incident by name."""
 
     incidents: Callable[[], list[Incident]]
     details: Callable[[str], dict[str, Any] | None]
 
 
 class Hand(Protocol):
-    """Decides for a person. Real one: `LifeCycle.by_hand`."""
+    """Records a person's decision. Implementation: `LifeCycle.by_hand`."""
 
     async def __call__(self, fingerprint: str, state: IncidentState, by: str, note: str | None) -> Incident | None:
-        """The incident as it is then, None if there is none. Raises JournalError."""
+        """The incident after the decision; None if it is unknown. Raises JournalError."""
         ...
 
 
 class IncidentsResource:
-    """`GET /incidents`: the most recent first, a page at a time; `state` picks, several with commas between."""
+    """`GET /incidents`: most recent first, in pages; `state` selects, several comma-separated."""
 
     scope = "read"
 
@@ -45,7 +45,7 @@ class IncidentsResource:
         self._view = view
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """`{"incidents": […], "next_cursor"}`; the cursor is missing on the last page."""
+        """`{"incidents": […], "next_cursor"}`; the last page has no cursor."""
         limit, cursor = page_query(req, "state")
         states = _states(req.get_param("state"))
         items = [each for each in self._view.incidents() if states is None or each.state in states]
@@ -54,7 +54,7 @@ class IncidentsResource:
 
 
 class IncidentResource:
-    """`GET /incidents/{fingerprint}`: all that is known of one, also by a fingerprint that it had before."""
+    """`GET /incidents/{fingerprint}`: one incident in full, also by a former fingerprint of it."""
 
     scope = "read"
 
@@ -71,7 +71,7 @@ class IncidentResource:
 
 
 class IncidentHandResource:
-    """`POST /incidents/{fingerprint}/{action}`: what a person decides; `{"by", "note"}` may say who and why."""
+    """`POST /incidents/{fingerprint}/{action}`: a person's decision; `{"by", "note"}` may say who and why."""
 
     scope = "admin"
 
@@ -82,7 +82,7 @@ class IncidentHandResource:
         self._clean = clean
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, fingerprint: str) -> None:
-        """The incident as it is from now on; the decision is in the journal."""
+        """The changed incident, once the decision is in the journal."""
         with self._bodies.lease() as lease:
             said = said_by_hand(await self._bodies.read(req, lease))
         by, note = self._clean(said.by), self._clean(said.note)
@@ -94,7 +94,7 @@ class IncidentHandResource:
 
 
 class CorrectionsResource:
-    """`GET /corrections`: by task class and sig_hash, what was corrected and what followed, a page at a time."""
+    """`GET /corrections`: corrections and what followed them, by task class and sig_hash, in pages."""
 
     scope = "read"
 
@@ -102,14 +102,14 @@ class CorrectionsResource:
         self._reviews = reviews
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """`{"corrections": […], "next_cursor"}`; the cursor is missing on the last page."""
+        """`{"corrections": […], "next_cursor"}`; the last page has no cursor."""
         limit, cursor = page_query(req)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = page_of("corrections", self._reviews(), "kind", limit, cursor)
 
 
 class WebhookTestResource:
-    """`POST /webhook/test`: a post that says it is a test goes the way that incidents go."""
+    """`POST /webhook/test`: sends a test post the same way as incidents."""
 
     scope = "admin"
 
@@ -117,7 +117,7 @@ class WebhookTestResource:
         self._test = test
 
     async def on_post(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """`{"queued": true}`; 404 where no webhook is set."""
+        """`{"queued": true}`; 404 if no webhook is set."""
         if not await self._test():
             raise falcon.HTTPNotFound(description="no webhook is set; see OBSERVER_WEBHOOK_URL")
         resp.content_type = falcon.MEDIA_JSON

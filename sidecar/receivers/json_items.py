@@ -1,6 +1,6 @@
-"""JSON that is a list of things, read one by one: a megabyte of text can stand for a hundred of objects.
+"""Reads a JSON list item by item, because a megabyte of text can become a hundred megabytes of objects.
 
-What a body may hold is counted before any of it is read; then each item stays text until its turn comes.
+The values in a body are counted before any is decoded; then each item stays text until its turn comes.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from sidecar.errors import InvalidInputError, TooLargeError
 from sidecar.receivers.bodies import parse_json
 
 MOST_VALUES: Final = 250_000
-"""Values of one item: 45 MiB of objects at worst. A number of an OTLP list is two: 64 embeddings of 1536 go in."""
-_VALUE_STARTS: Final = b"{[,"  # each value but the first stands behind one of them
+"""Bound on the values of one item: at worst 45 MiB of objects. A number in an OTLP list counts as two."""
+_VALUE_STARTS: Final = b"{[,"  # each value but the first follows one of these
 _SLICE: Final = 1 << 20  # bytes counted before other tasks get a turn: two milliseconds
-_LARGE: Final = 64 * 1024  # bytes of an item that is read in a thread
+_LARGE: Final = 64 * 1024  # bytes; larger items are decoded in a thread
 _TURN_S: Final = 0.0015
 
 _raws: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 async def bound_values(body: bytes, most: int) -> None:
-    """Raises TooLargeError if JSON *body* may have over *most* values: those in its texts are counted too."""
+    """Raise TooLargeError if JSON *body* may have over *most* values; characters inside strings count as well."""
     if len(body) <= most:
         return
     count = 0
@@ -37,7 +37,7 @@ async def bound_values(body: bytes, most: int) -> None:
 
 
 def read_value(value: Any) -> Any:
-    """*value* as plain objects, where it is text still. Raises MalformedError, TooLargeError over `MOST_VALUES`."""
+    """*value* decoded, if it is still text. Raises MalformedError; TooLargeError over `MOST_VALUES`."""
     if not isinstance(value, bytes | msgspec.Raw):
         return value
     text = bytes(value)
@@ -47,23 +47,23 @@ def read_value(value: Any) -> Any:
 
 
 def items_of(value: Any) -> Any:
-    """The items of a list, each text still; *value* as `read_value` has it where the fast reader sees no list."""
+    """The items of a list, still as text; if the fast decoder finds no list, *value* decoded by `read_value`."""
     if isinstance(value, bytes | msgspec.Raw):
         try:
             return _raws.decode(value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            pass  # it is none, or has what this reader refuses, such as lone surrogates
+            pass  # not a list, or with something this decoder rejects, such as lone surrogates
     return read_value(value)
 
 
 class InTurns:
-    """Reads items one by one, and lets other tasks run; large ones are read in a thread, one at a time."""
+    """Decodes items one by one and lets other tasks run; large items are decoded in a thread, one at a time."""
 
     def __init__(self) -> None:
         self._large = asyncio.Lock()
 
     async def values(self, items: Iterable[Any]) -> AsyncGenerator[Any, None]:
-        """Each of *items* as objects, or the InvalidInputError that says why it cannot be read."""
+        """Yield each of *items* decoded, or the InvalidInputError that says why it cannot be."""
         time = asyncio.get_running_loop().time
         began = time()
         for item in items:

@@ -1,4 +1,4 @@
-"""Batches that Langfuse's SDKs send, events and scores: split while they are text, read one by one."""
+"""Batches of events and scores from Langfuse's SDKs: split as text, decoded item by item."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class ScoreBatch:
         self.errors: list[InvalidInputError] = []
 
     def read(self, value: Any) -> None:
-        """Take in one score, or keep what is wrong with it. Never raises for what it holds."""
+        """Read one score, or keep its error. Never raises for the score's content."""
         try:
             self.scores.append(self._reader.score(_object(value, "a score"), self._now_ns, new_id()))
         except InvalidInputError as exc:
             self.errors.append(exc)
 
     def answer(self) -> dict[str, Any]:
-        """What became of a list of which some were refused."""
+        """The response for a list of which some scores were refused."""
         errors = [{"message": str(error)} for error in self.errors]
         return {"accepted": len(self.scores), "rejected": len(errors), "errors": errors}
 
@@ -60,11 +60,11 @@ class EventBatch:
         self.errors: list[dict[str, Any]] = []
 
     def told(self) -> LangfuseTold:
-        """All that was read."""
+        """Everything read so far."""
         return LangfuseTold(fragments=self.fragments, scores=self.scores)
 
     def read(self, item: Any) -> None:
-        """Take in one event, or say what is wrong with it. Never raises for what it holds."""
+        """Read one event, or keep its error. Never raises for the event's content."""
         event_id = ""
         try:
             event = _object(item, "an event")
@@ -95,11 +95,11 @@ class EventBatch:
 
 
 def events_of(body: bytes) -> list[Any]:
-    """The events of a batch, each text still, or read already. Raises MalformedError, TooLargeError."""
+    """The events of a batch, still as text, or decoded. Raises MalformedError, TooLargeError."""
     try:
         batch = items_of(_decoder.decode(body).batch)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        said = read_value(body)  # the fast reader refuses lone surrogates
+        said = read_value(body)  # the fast decoder rejects lone surrogates
         batch = said.get("batch") if isinstance(said, dict) else None
     if not isinstance(batch, list):
         raise MalformedError("the body has no batch", "`batch` is to be a list of events", 'Send {"batch": […]}')
@@ -107,7 +107,7 @@ def events_of(body: bytes) -> list[Any]:
 
 
 def scores_of(body: bytes) -> list[Any] | dict[str, Any]:
-    """The scores of a list, as `events_of`; or the one score. Raises MalformedError, TooLargeError."""
+    """The scores of a list, like `events_of`; or the one score, decoded. Raises MalformedError, TooLargeError."""
     said = items_of(body)
     if not isinstance(said, dict | list):
         raise MalformedError("the body is no score", "it is neither object nor list", "Send a score, or a list")

@@ -1,7 +1,7 @@
-"""What Langfuse's API says of observations, traces and scores, as our messages: fragments, and scores.
+"""Converts observations, traces and scores of Langfuse's API into our messages, `Fragment` and `Score`.
 
-Bodies of ingestion events and rows of the reading API have the same names. From `langfuse_receiver` and
-`langfuse_poller`; everything is in the normal form and redacted, as it is written down before it is an op.
+Ingestion events and rows of the reading API use the same field names. Called by `langfuse_receiver` and
+`langfuse_poller`. The result is normalised and redacted, as it is journalled before it becomes an op.
 Source: Langfuse public API, ingestion (`IngestionEvent`), observations v2, scores v3.
 """
 
@@ -21,8 +21,8 @@ from sidecar.spans import attributes as keys
 
 KINDS: Final = ("trace", "span", "generation", "event", "observation")
 DATA_TYPES: Final = ("NUMERIC", "BOOLEAN", "CATEGORICAL", "TEXT", "CORRECTION")
-_MOST_VALUE: Final = 4096  # characters of an input or output that are kept whole
-_KEPT: Final = 2048  # of one that is longer
+_MOST_VALUE: Final = 4096  # characters of an input or output that is kept whole
+_KEPT: Final = 2048  # characters kept of a longer one
 _MOST_TEXT: Final = 1024
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _HEX32: Final = re.compile("(?!0{32})[0-9a-f]{32}")
@@ -33,9 +33,9 @@ _FIX: Final = "See Langfuse's API reference"
 
 
 def trace_id_of(said: str) -> str:
-    """The W3C trace id that Langfuse's id *said* stands for: itself, a UUID's digits, or its SHA-256's beginning.
+    """The W3C trace id for Langfuse's id *said*: itself, a UUID's digits, or the beginning of its SHA-256.
 
-    The last as `create_trace_id(seed=…)` of Langfuse's own SDKs makes it.
+    The last is what `create_trace_id(seed=…)` of Langfuse's SDKs returns.
     """
     lower = said.lower()
     if _HEX32.fullmatch(lower):
@@ -46,7 +46,7 @@ def trace_id_of(said: str) -> str:
 
 
 def span_id_of(said: str) -> str:
-    """The W3C span id that Langfuse's observation id *said* stands for: itself, or its SHA-256's beginning."""
+    """The W3C span id for Langfuse's observation id *said*: itself, or the beginning of its SHA-256."""
     lower = said.lower()
     return lower if _HEX16.fullmatch(lower) else sha256(said.encode("utf-8", "replace")).hexdigest()[:16]
 
@@ -58,11 +58,11 @@ class LangfuseReader:
         self._normalizer = normalizer
 
     def fragment(self, kind: str, body: Mapping[str, Any], told_ns: int, *, is_update: bool = False) -> Fragment:
-        """What *body*, of a *kind* from `KINDS` or of a pulled observation, says; an update says no type."""
+        """The fragment in *body*, of a *kind* from `KINDS` (`observation`: pulled); a span update sets no type."""
         if kind == "trace":
             return self._trace(body, told_ns)
         observation_id = _required(body, "id")
-        trace_id = _text(body, "traceId") or observation_id  # Langfuse makes a trace of one that names none
+        trace_id = _text(body, "traceId") or observation_id  # Langfuse creates a trace for an observation without one
         start_ns, end_ns = _ns(body, "startTime"), _ns(body, "endTime")
         if kind == "event":
             end_ns = end_ns or start_ns or told_ns
@@ -83,7 +83,7 @@ class LangfuseReader:
         )
 
     def score(self, body: Mapping[str, Any], at_ns: int, otherwise_id: str = "") -> Score:
-        """The score that *body* gives; without an id of its own it has *otherwise_id*."""
+        """The score in *body*; *otherwise_id* is its id if it has none."""
         name = self._short(body, "name")
         if not name:
             raise _wrong("name", "is missing")
@@ -138,7 +138,7 @@ class LangfuseReader:
         return {key: value for key, value in said.items() if value not in (None, "")}
 
     def _whole(self, value: Any) -> str:
-        """*value* as text: JSON where it is none. A longer one is cut."""
+        """*value* as text, other types as JSON; long text is cut."""
         if value is None:
             return ""
         text = value if isinstance(value, str) else json_text(value)
@@ -149,7 +149,7 @@ class LangfuseReader:
 
 
 def ns_of(text: object, field: str) -> int:
-    """The RFC 3339 time *text* in ns since the epoch, UTC where it names no offset. Raises InvalidInputError."""
+    """The RFC 3339 time *text* in ns since the epoch; UTC if it has no offset. Raises InvalidInputError."""
     if not isinstance(text, str):
         raise _wrong(field, "is no text")
     try:
@@ -182,7 +182,7 @@ def _required(body: Mapping[str, Any], field: str) -> str:
 
 
 def _value(body: Mapping[str, Any]) -> tuple[Any, str]:
-    """A score's value and data type; without one it follows from the value, as in Langfuse."""
+    """A score's value and data type; a missing type is inferred from the value, as Langfuse does."""
     value, data_type = body.get("value"), _text(body, "dataType").upper()
     is_number = isinstance(value, int | float)
     if not is_number and not isinstance(value, str):
@@ -201,7 +201,7 @@ def _value(body: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def _subject(subject: Mapping[str, Any]) -> dict[str, Any]:
-    """What a pulled score is of, by the names that a posted one has."""
+    """The subject of a pulled score, under the field names of a posted score."""
     kind, subject_id = _text(subject, "kind"), _text(subject, "id")
     names = {"trace": "traceId", "observation": "observationId", "session": "sessionId", "experiment": "datasetRunId"}
     named = {names[kind]: subject_id} if kind in names else {}
@@ -209,7 +209,7 @@ def _subject(subject: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _usage(usage: Any) -> dict[str, Any] | None:
-    """Tokens in the older form `usage`, of Langfuse or OpenAI, by the names of `usageDetails`."""
+    """Token counts from the older form `usage`, of Langfuse or OpenAI, under the names of `usageDetails`."""
     if not isinstance(usage, dict):
         return None
     names = {"input": ("input", "promptTokens", "prompt_tokens"), "output": ("output", "completionTokens")}

@@ -1,7 +1,7 @@
-"""Pages of Langfuse's lists, no larger than memory bears: how many rows the next one has follows from the last ones.
+"""Pages of Langfuse's lists, with bounded memory: the size of the next page follows from the sizes of the last ones.
 
-A row holds an observation's whole input and output, so rows say little of bytes. What is too large at one row is read
-without them: of that row the texts are lost, of the list nothing.
+A row contains an observation's whole input and output, so a number of rows does not bound bytes. If a single row is too
+large, the page is read without those texts: they are lost, but no row is.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import msgspec
 from sidecar.errors import MalformedError
 
 MOST_BYTES: Final = 16 * 2**20
-_LARGE: Final = 2**20  # about 4 ms of the event loop to decode
-_DIGITS: Final = 16  # of a length; of more it is none
+_LARGE: Final = 2**20  # bytes; they take about 4 ms of the event loop to decode
+_DIGITS: Final = 16  # of a Content-Length; longer ones are ignored
 
 
 class PageTooLargeError(Exception):
-    """The answer is over `MOST_BYTES`; it was not read to its end."""
+    """The response exceeds `MOST_BYTES`; it was not read completely."""
 
 
 class PageSize:
-    """Of one list: at most *most* rows a page, of *fields*; *core_fields* are those without long texts."""
+    """The page size of one list: at most *most* rows with *fields*; *core_fields* are those without long texts."""
 
     def __init__(self, most: int, fields: str, core_fields: str) -> None:
         self._most = most
@@ -34,15 +34,15 @@ class PageSize:
         self.core_only = False
 
     def params(self) -> dict[str, str]:
-        """Of the next request."""
+        """The query parameters of the next request."""
         return {"limit": str(self.rows), "fields": self._core_fields if self.core_only else self._fields}
 
     def halve(self) -> None:
-        """Ask for fewer rows, if there are several."""
+        """Halve the number of rows, down to one."""
         self.rows = max(1, self.rows // 2)
 
     def shrink(self) -> bool:
-        """The page was too large: ask for far less. False if there is no less."""
+        """The page was too large: ask for much less. Returns False if there is no less."""
         if self.rows > 1:
             self.rows = max(1, self.rows // 4)
             return True
@@ -50,7 +50,7 @@ class PageSize:
         return not was
 
     def came(self, size_bytes: int) -> None:
-        """A page of so many bytes was read: the next one has more rows, or fewer."""
+        """A page of *size_bytes* was read: adapt the number of rows."""
         self.core_only = False
         if size_bytes > _LARGE:
             self.halve()
@@ -78,7 +78,7 @@ async def get_page(
 
 
 def page_in(path: str, body: bytes) -> dict[str, Any]:
-    """The page that *body* is, with its `data`. Raises MalformedError."""
+    """Parse *body* as a page with `data`. Raises MalformedError."""
     try:
         said = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:

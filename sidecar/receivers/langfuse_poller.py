@@ -1,8 +1,8 @@
-"""Reads a Langfuse server each cycle: observations and scores become ops here, each once, however often they are read.
+"""Pulls observations and scores from a Langfuse server each cycle; each becomes an op once, however often it is read.
 
-Each reading goes back a little behind the one before, and every so often much further: a long observation is shown
-when it ends, under the time at which it began, and some reads lag by minutes. What is known is passed over by its id.
-How far each list was read, in the middle of a window too, is kept over restarts.
+Each read goes back a little behind the previous one, and from time to time much further: a long observation appears
+when it ends, but under its start time, and some reads lag by minutes. Known items are skipped by id. The read position
+of each list, even within a window, is kept over restarts.
 Source: Langfuse public API, observations v2 (cursor, 1000 a page), scores v3 (cursor, 100 a page).
 """
 
@@ -27,23 +27,23 @@ from sidecar.retry_after import asked_seconds
 log = structlog.get_logger(__name__)
 
 CATCH_UP_S: Final = 86_400.0
-"""After a longer outage what is older is not read any more, and counted as a gap."""
+"""After a longer outage, older items are not read any more, and counted as a gap."""
 
-_SHORT_S: Final = 120.0  # how far most readings go back
-_PAGE: Final = 200  # of the 1000 that are allowed: they hold whole inputs and outputs
+_SHORT_S: Final = 120.0  # how far most reads go back
+_PAGE: Final = 200  # rows; 1000 are allowed, but they contain whole inputs and outputs
 _MOST_SCORES: Final = 100
 _SLICE: Final = 20  # rows before other tasks get a turn
 _REQUEST_S: Final = 10.0
-_HOLD_S: Final = 30.0  # after a 429 that does not say for how long
+_HOLD_S: Final = 30.0  # after a 429 that does not say how long to wait
 _MOST_HOLD_S: Final = 3600.0
 _NS: Final = 1_000_000_000
 _CORE_FIELDS: Final = "core,basic,time,model,usage,trace_context"
 
 
 class Window(msgspec.Struct, omit_defaults=True):
-    """How far one list was read: all that began before *upto_ns*; from *since_ns* to *until_ns* is under way.
+    """The read state of one list: all before *upto_ns* is read; *since_ns* to *until_ns* is being read.
 
-    *cursor* is the page of it that comes next, *deep_ns* the end of the last reading that went far back.
+    *cursor* is the next page of that window; *deep_ns* is the end of the last read that went far back.
     """
 
     upto_ns: int = 0
@@ -54,21 +54,21 @@ class Window(msgspec.Struct, omit_defaults=True):
 
 
 class PullState(msgspec.Struct):
-    """What is kept over restarts."""
+    """The state kept over restarts."""
 
     observations: Window
     scores: Window
 
 
 class KeptCursor(Protocol):
-    """Keeps a few bytes over restarts. Real one: `store.cursor_row`."""
+    """Keeps a few bytes over restarts. Implementation: `store.cursor_row`."""
 
     def load(self) -> bytes:
-        """What was kept, or b""."""
+        """The saved bytes, or b""."""
         ...
 
     async def save(self, body: bytes) -> None:
-        """Keep *body*. Raises RetryableError."""
+        """Save *body*. Raises RetryableError."""
         ...
 
 
@@ -78,19 +78,19 @@ class _List(NamedTuple):
     window: Window
     path: str
     size: PageSize
-    name: str  # of the parameters for the window
+    name: str  # in the names of the window's parameters
     take: Callable[[list[Any]], Awaitable[None]]
 
 
 class _StopError(Exception):
-    """Nothing more is read in this cycle."""
+    """Stop reading in this cycle."""
 
 
 class LangfusePoller:
-    """`pull` is a step of the cycle, of at most *timeout_s* seconds. *client* has the server's address and keys.
+    """`pull` is a cycle step that takes at most *timeout_s* seconds. *client* has the server's address and keys.
 
-    Counters since the start: rows read; `unreadable` ones; `requests`, `failures`, `limited` (429) ones, `too_large`
-    pages that were asked for anew; `gaps`, windows that will not be read, of `gap_s` seconds in all.
+    Counters since start: rows read; `unreadable` rows; `requests`, `failures`, `limited` (429), `too_large` pages that
+    were requested again; `gaps`, windows that will not be read, of `gap_s` seconds in total.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class LangfusePoller:
         self.gap_s = 0.0
 
     async def pull(self) -> None:
-        """Read what is new, as far as the time goes; what is left comes in the next cycle."""
+        """Read what is new, within the time limit; the rest is read in the next cycle."""
         self._stop_at = self._clock.monotonic() + self._timeout_s
         if self._clock.monotonic() < self._held_until:
             return
@@ -146,13 +146,13 @@ class LangfusePoller:
 
     @property
     def lag_s(self) -> float:
-        """Up to how long ago both lists were read whole; 0 before the first reading."""
+        """Seconds since the time up to which both lists were read completely; 0 before the first read."""
         state = self._state
         upto_ns = min(state.observations.upto_ns, state.scores.upto_ns) if state is not None else 0
         return max(0.0, (self._clock.time_ns() - upto_ns) / _NS) if upto_ns else 0.0
 
     def stats(self) -> dict[str, float]:
-        """For `/stats`."""
+        """Statistics for `/stats`."""
         return {
             "observations": self.observations,
             "scores": self.scores,
@@ -175,7 +175,7 @@ class LangfusePoller:
             return PullState(Window(), Window())
 
     async def _read(self, each: _List) -> None:
-        """Read one list's window to its end, page by page. Raises _StopError when the time is over."""
+        """Read one list's window to its end, page by page. Raises _StopError when the time is up."""
         window = each.window
         if not window.until_ns:
             self._open(window)
@@ -194,7 +194,7 @@ class LangfusePoller:
                 return
 
     def _open(self, window: Window) -> None:
-        """Say what is to be read next."""
+        """Choose the next window to read."""
         now_ns, overlap_ns = self._clock.time_ns(), round(self._overlap_s * _NS)
         oldest_ns = now_ns - round(CATCH_UP_S * _NS)
         if 0 < window.upto_ns < oldest_ns:
@@ -216,13 +216,13 @@ class LangfusePoller:
         window.since_ns = window.until_ns = 0
 
     async def _page(self, each: _List) -> Mapping[str, Any] | None:
-        """The page that comes next; None: to be asked for once more."""
+        """Fetch the next page; None if it must be requested again."""
         window = each.window
         status, retry_after, body = await self._get(each)
         if status == 429 or (status == 503 and retry_after):
             self._hold(retry_after)
             raise _StopError
-        if status == 400 and window.cursor:  # it is too old for the server: the window is read anew
+        if status == 400 and window.cursor:  # the cursor is too old for the server: read the window again
             log.info("langfuse.cursor_refused", list=each.path)
             window.cursor = ""
             return None
@@ -234,7 +234,7 @@ class LangfusePoller:
         return page
 
     async def _get(self, each: _List) -> tuple[int, str, bytes]:
-        """One request: status, `Retry-After`, body; of a page that is too large smaller ones, until one is not."""
+        """One request: status, `Retry-After`, body. Retries a page that is too large with smaller sizes."""
         window = each.window
         while True:
             left_s = self._stop_at - self._clock.monotonic()
@@ -250,7 +250,7 @@ class LangfusePoller:
             try:
                 return await get_page(self._client, f"/api/public/{each.path}", params, min(left_s, _REQUEST_S))
             except (TimeoutError, httpx.TimeoutException):
-                each.size.halve()  # where it is the size that takes so long, the next attempt comes further
+                each.size.halve()  # if the size is the cause, the next attempt gets further
                 raise
             except PageTooLargeError:
                 self.too_large += 1
@@ -259,7 +259,7 @@ class LangfusePoller:
                     raise _StopError from None
 
     async def _give_up(self, each: _List) -> None:
-        """Not even one row without its texts can be read: what is left of the window cannot."""
+        """Give up the rest of the window: not even one row without its texts can be read."""
         window = each.window
         self._failed(f"one row of {each.path} is too large")
         self._gap(window.since_ns, window.until_ns)
@@ -274,7 +274,7 @@ class LangfusePoller:
 
     def _failed(self, why: str) -> None:
         self.failures += 1
-        if self.failures & (self.failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not one line each
+        if self.failures & (self.failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not a line for each
             log.warning("langfuse.not_pulled", why=why[:300], failures=self.failures)
 
     async def _observed(self, rows: list[Any]) -> None:

@@ -1,7 +1,7 @@
-"""Langfuse's own doors, so that its SDKs need nothing but `LANGFUSE_BASE_URL`: spans, ingestion events, scores.
+"""Langfuse's own endpoints (spans, ingestion events, scores), so that its SDKs only need `LANGFUSE_BASE_URL`.
 
-What is told goes to the `LangfuseInbox`, spans the way of all OTLP; all of it goes on to Langfuse itself where that is
-set. An answer comes once both have it on disk. Errors have the two names that Langfuse's clients look for.
+Events and scores go to the `LangfuseInbox`, spans go the way of all OTLP; with forwarding on, all of it also goes to
+Langfuse. The response is sent once both have it on disk. Error bodies have both fields that Langfuse's clients read.
 Source: Langfuse public API, ingestion, scores, OpenTelemetry.
 """
 
@@ -33,14 +33,14 @@ _Split = TypeVar("_Split")
 
 API: Final = "/api/public"
 MAX_BYTES: Final = 5 * 2**20  # Langfuse itself takes 3.5 MB
-MOST_VALUES: Final = 1_000_000  # of one request
+MOST_VALUES: Final = 1_000_000  # per request
 _MOST_ITEMS: Final = 10_000
-_SMALL: Final = 64 * 1024  # bytes that are split at once
+_SMALL: Final = 64 * 1024  # bytes; larger bodies are split in a thread
 _TRACES: Final = f"{API}/otel/v1/traces"
 
 
 class LangfuseCounters:
-    """What came: observation and trace `events`, `scores`, SDK `logs`, and what was `invalid` among them."""
+    """Counts received observation and trace `events`, `scores`, SDK `logs`, and `invalid` items."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -50,20 +50,20 @@ class LangfuseCounters:
 
 
 class LangfuseTracesResource(OtlpTracesResource):
-    """`POST /api/public/otel/v1/traces`: OTLP as at `/v1/traces`, and on to Langfuse where *forward* leads there."""
+    """`POST /api/public/otel/v1/traces`: OTLP as at `/v1/traces`, also forwarded to Langfuse if *forward* is set."""
 
     def __init__(self, intake: OtlpIntake, bodies: BodyReader, forward: LangfuseForward | None) -> None:
         super().__init__(intake, bodies)
         self._forward = forward
 
     async def take(self, req: falcon.asgi.Request, body: bytes, rejected: Rejected) -> Taken:
-        """Learn from the request, and put it on its way."""
+        """Take the request, and forward it if that is set."""
         way = _Way(self._forward, _headers(req, PROTOBUF)) if self._forward is not None else None
         return await self.intake.take(body, rejected, way)
 
 
 class _Way:
-    """A `RequestSpool` that leads to Langfuse, with the *headers* of one request."""
+    """A `RequestSpool` that forwards to Langfuse with the *headers* of one request."""
 
     def __init__(self, forward: LangfuseForward, headers: dict[str, str]) -> None:
         self._forward = forward
@@ -75,7 +75,7 @@ class _Way:
 
 
 class _Door:
-    """What the doors for JSON share."""
+    """The common part of the JSON endpoints."""
 
     scope = "ingest"
     path = ""
@@ -111,7 +111,7 @@ class _Door:
     async def _read(
         self, req: falcon.asgi.Request, lease: Lease, split: Callable[[bytes], _Split]
     ) -> tuple[bytes, _Split]:
-        """The body, and what *split* makes of it: items that are text still, no more than are taken."""
+        """The body, and its items as *split* returns them, still as text. Raises TooLargeError for too many."""
         body = await self._bodies.read(req, lease)
         await bound_values(body, MOST_VALUES)
         said = await asyncio.to_thread(split, body) if len(body) > _SMALL else split(body)
@@ -128,17 +128,17 @@ class _Door:
         return self._clock.time_ns()
 
     def say_error(self, _req: falcon.asgi.Request, _status: int, text: str) -> tuple[str, bytes]:
-        """The content type and body of an error, as Langfuse's clients read it."""
+        """The content type and body of an error, in the form that Langfuse's clients read."""
         return falcon.MEDIA_JSON, msgspec.json.encode({"message": text, "error": text})
 
 
 class IngestionResource(_Door):
-    """`POST /api/public/ingestion`: a batch of events; 207 says of each whether it was taken."""
+    """`POST /api/public/ingestion`: a batch of events; 207 tells for each whether it was accepted."""
 
     path = f"{API}/ingestion"
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """207 once what was taken is on disk."""
+        """207 once the accepted items are on disk."""
         with self._bodies.lease() as lease:
             body, items = await self._read(req, lease, events_of)
             batch = EventBatch(self._reader, self._now_ns())
@@ -153,12 +153,12 @@ class IngestionResource(_Door):
 
 
 class ScoresResource(_Door):
-    """`POST /api/public/scores`: one score, or, as newer SDKs send them, a list."""
+    """`POST /api/public/scores`: one score, or, from newer SDKs, a list."""
 
     path = f"{API}/scores"
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """200 with the id of one, 202 for a list, 207 if some of it were refused; once the others are on disk."""
+        """200 with the id of one score, 202 for a list, 207 if some were refused; once the others are on disk."""
         with self._bodies.lease() as lease:
             body, said = await self._read(req, lease, scores_of)
             alone = isinstance(said, dict)
@@ -180,7 +180,7 @@ class ScoresResource(_Door):
 
 
 class LangfuseHealthResource:
-    """`GET /api/public/health`: as Langfuse says it."""
+    """`GET /api/public/health`, in Langfuse's form."""
 
     scope = None
 
@@ -188,14 +188,14 @@ class LangfuseHealthResource:
         self._data = msgspec.json.encode({"status": "OK", "version": version})
 
     async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Always the same."""
+        """Always the same response."""
         resp.content_type, resp.data = falcon.MEDIA_JSON, self._data
 
 
 def _headers(req: falcon.asgi.Request, media: str) -> dict[str, str]:
-    """What of the request's headers Langfuse is to see: what its SDKs say of themselves, but no credentials.
+    """The headers to forward to Langfuse: what its SDKs tell about themselves, without credentials.
 
-    None that cannot be sent on: it would hold up all that waits behind it in the spool.
+    Headers that cannot be sent are dropped: such a record would block everything behind it in the spool.
     """
     told = {name: value.strip() for name, value in req.headers.items() if name.startswith("x-langfuse-")}
     sendable = {name: value for name, value in told.items() if "key" not in name and is_sendable(value)}

@@ -1,6 +1,6 @@
-"""What Langfuse's SDKs ask for at start and on the way: passed on to Langfuse, or answered so that they can go on.
+"""Langfuse endpoints that SDKs read (projects, prompts, media): relayed to Langfuse, or answered so that SDKs go on.
 
-Few paths, each by name: with a token for ingestion nobody reads the rest of a project through us.
+Only few paths, each listed: an ingestion token must not open the rest of a Langfuse project.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NOT_HERE: Final = (
 
 
 class _Relayed:
-    """A path that is asked of Langfuse, if there is one; else *_otherwise* answers."""
+    """A path that is relayed to Langfuse; without Langfuse, `_otherwise` answers."""
 
     scope = "ingest"
 
@@ -60,7 +60,7 @@ class _Relayed:
 
 
 class ProjectsResource(_Relayed):
-    """`GET /api/public/projects`, by which SDKs check their keys: without Langfuse one project, the observer."""
+    """`GET /api/public/projects`, with which SDKs check their keys; without Langfuse: one project, the observer."""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """The projects of the keys."""
@@ -71,10 +71,10 @@ class ProjectsResource(_Relayed):
 
 
 class PromptsResource(_Relayed):
-    """`GET /api/public/v2/prompts`: without Langfuse there are none."""
+    """`GET /api/public/v2/prompts`; without Langfuse there are none."""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """A page of them."""
+        """A page of prompts."""
         await self._answer(req, resp)
 
     def _otherwise(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, _body: bytes) -> None:
@@ -82,10 +82,10 @@ class PromptsResource(_Relayed):
 
 
 class PromptResource(_Relayed):
-    """`GET /api/public/v2/prompts/{name}`: without Langfuse it is not there, and an SDK's fallback is used."""
+    """`GET /api/public/v2/prompts/{name}`; without Langfuse 404, so that an SDK uses its fallback."""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **_name: str) -> None:
-        """The prompt."""
+        """One prompt."""
         await self._answer(req, resp)
 
     def _otherwise(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, _body: bytes) -> None:
@@ -95,10 +95,10 @@ class PromptResource(_Relayed):
 
 
 class MediaResource(_Relayed):
-    """`POST /api/public/media`: without Langfuse an SDK is told that what it has is there already."""
+    """`POST /api/public/media`; without Langfuse the SDK is told that the content exists already."""
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Where to upload, or nowhere."""
+        """The upload URL, or null."""
         await self._answer(req, resp)
 
     def _otherwise(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes) -> None:
@@ -107,10 +107,10 @@ class MediaResource(_Relayed):
 
 
 class MediaStatusResource(_Relayed):
-    """`PATCH /api/public/media/{id}`: without Langfuse there was no upload."""
+    """`PATCH /api/public/media/{id}`; without Langfuse there was no upload."""
 
     async def on_patch(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **_id: str) -> None:
-        """How the upload went."""
+        """Report the outcome of an upload."""
         await self._answer(req, resp)
 
     def _otherwise(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, _body: bytes) -> None:
@@ -123,7 +123,7 @@ def is_sendable(value: str) -> bool:
 
 
 def _shown_as(media: str) -> str:
-    """The content type of Langfuse's answer here: it is data, and no page of ours, whatever it was called there."""
+    """The content type for relaying: only known data types, so that a browser never renders it as our page."""
     kind = media.partition(";")[0].strip().lower()
     if not kind:
         return falcon.MEDIA_JSON
@@ -131,9 +131,9 @@ def _shown_as(media: str) -> str:
 
 
 def _target(req: falcon.asgi.Request) -> str:
-    """Path and query as they came. Raises InvalidInputError for `..`: with our keys it would lead anywhere there.
+    """Path and query as sent. Raises InvalidInputError for `..`, with which our keys would open any path.
 
-    Decoded once more than by us, since a proxy and the server behind it may each do it; some read a backslash as `/`.
+    The path is decoded once more, as a proxy and the server may each decode it; some treat a backslash as `/`.
     """
     segments = unquote(req.path).replace("\\", "/").split("/")
     if "." in segments or ".." in segments:
@@ -144,7 +144,7 @@ def _target(req: falcon.asgi.Request) -> str:
 
 
 def _media_id(body: bytes) -> str:
-    """As Langfuse makes it: the beginning of the content's hash, which the SDK sends."""
+    """The media id as Langfuse makes it: the beginning of the content hash, which the SDK sends."""
     try:
         said: Any = msgspec.json.decode(body)
         text = str(said["sha256Hash"])

@@ -1,4 +1,4 @@
-"""`sidecar.pb.v1.ObserverService`: what `/event`, `/ops/stream`, `/stats`, `/incidents`, `/playbooks` do, over gRPC."""
+"""`sidecar.pb.v1.ObserverService`: the gRPC form of `/event`, `/ops/stream`, `/stats`, `/incidents`, `/advice` …"""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sidecar.receivers.rpc_status import status_of
 
 T = TypeVar("T")
 
-_OUTSTANDING = 256  # results of a stream that the sender has not been told yet
+_OUTSTANDING = 256  # results of a stream not sent to the client yet
 _PAGE, _MOST_PAGE = 100, 1000
 _RECENT = 10
 _CONTEXT = ("traceparent", "tracestate")
@@ -43,7 +43,7 @@ class Memory(NamedTuple):
 
 
 class ObserverService(ObserverServiceServicer):
-    """The servicer. Errors are raised as they are; `grpc_guard` tells them to the caller."""
+    """The servicer. It raises errors as they are; `grpc_guard` turns them into statuses."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class ObserverService(ObserverServiceServicer):
         self._memory = memory
 
     async def Record(self, request: pb.RecordRequest, context: Any) -> pb.RecordResponse:  # noqa: N802 - the protocol's
-        """One operation, as `POST /event`."""
+        """Record one operation, like `POST /event`."""
         said = _metadata(context)
         receipt = await self._recorded_op(request.op, _trace_context(said), said.get("idempotency-key", ""))
         await self._intake.settled((receipt,))
@@ -72,7 +72,7 @@ class ObserverService(ObserverServiceServicer):
     async def RecordStream(  # noqa: N802 - the protocol's
         self, requests: AsyncIterator[pb.RecordStreamRequest], context: Any
     ) -> AsyncIterator[pb.RecordStreamResponse]:
-        """Operations one behind the other; each result in order."""
+        """Record a stream of operations; results come in the same order."""
         headers = _trace_context(_metadata(context))
         results: asyncio.Queue[Receipt | ObserverError | None] = asyncio.Queue(_OUTSTANDING)
         reading = asyncio.create_task(self._take_all(requests, headers, results))
@@ -81,7 +81,7 @@ class ObserverService(ObserverServiceServicer):
             while (result := await results.get()) is not None:
                 yield await self._result(index, result)
                 index += 1
-            await reading  # what ended the stream badly ends the call so
+            await reading  # if the request stream failed, raise its error
         finally:
             reading.cancel()
             with suppress(asyncio.CancelledError):
@@ -126,7 +126,7 @@ class ObserverService(ObserverServiceServicer):
     async def Watch(  # noqa: N802 - the protocol's
         self, request: pb.WatchRequest, context: Any
     ) -> AsyncIterator[pb.WatchResponse]:
-        """Operations as they settle. The headers come at once: from then on nothing is missed unsaid."""
+        """Stream operations as they settle. Headers are sent at once; from then on, missed ops are reported."""
         query = _query(request)
         told = 0
         with self._feed.watch(query.wants) as watch:
@@ -160,7 +160,7 @@ class ObserverService(ObserverServiceServicer):
     async def ListIncidents(  # noqa: N802 - the protocol's
         self, request: pb.ListIncidentsRequest, _context: Any
     ) -> pb.ListIncidentsResponse:
-        """One page, most recently seen first."""
+        """One page of incidents, most recently seen first."""
         states = _states(request.states)
         page, token = _page(
             (each for each in self._memory.incidents() if not states or each.state in states),
@@ -173,7 +173,7 @@ class ObserverService(ObserverServiceServicer):
     async def ListPlaybooks(  # noqa: N802 - the protocol's
         self, request: pb.ListPlaybooksRequest, _context: Any
     ) -> pb.ListPlaybooksResponse:
-        """One page, newest first."""
+        """One page of entries, newest first."""
         page, token = _page(
             self._memory.playbooks(), lambda each: (each.at, each.playbook_id), request.page_size, request.page_token
         )
@@ -182,7 +182,7 @@ class ObserverService(ObserverServiceServicer):
     async def GetAdvice(  # noqa: N802 - the protocol's
         self, request: pb.GetAdviceRequest, _context: Any
     ) -> pb.GetAdviceResponse:
-        """What to do or avoid now, as `GET /advice`."""
+        """What to do or avoid now, like `GET /advice`."""
         _check_advice(request)
         query = advice_query_of(request, self._clean, MAX_ADVICE, ADVICE_LIMIT)
         return advice_message(await self._advisor.advise(query))
@@ -190,7 +190,7 @@ class ObserverService(ObserverServiceServicer):
     async def ReportOutcome(  # noqa: N802 - the protocol's
         self, request: pb.ReportOutcomeRequest, _context: Any
     ) -> pb.ReportOutcomeResponse:
-        """How it went, as `POST /advice/{exposure_id}/outcome`."""
+        """Report an outcome, like `POST /advice/{exposure_id}/outcome`."""
         await self._advisor.report(request.exposure_id, success=request.success)
         return pb.ReportOutcomeResponse()
 
@@ -201,7 +201,7 @@ class ObserverService(ObserverServiceServicer):
 
 
 def _check_advice(request: pb.GetAdviceRequest) -> None:
-    """Refuse what `GET /advice` would. Raises InvalidInputError."""
+    """Refuse what `GET /advice` would refuse. Raises InvalidInputError."""
     _check_size(request)
     wrong = None
     if not request.endpoint:
@@ -246,9 +246,9 @@ def _states(wanted: Iterable[str]) -> frozenset[str]:
 
 
 def _page(items: Iterable[T], key: Callable[[T], tuple[str, str]], size: int, token: str) -> tuple[Sequence[T], str]:
-    """The page behind *token*, newest first, and the next page's token. Raises InvalidInputError.
+    """The page after *token*, newest first, and the next page's token. Raises InvalidInputError.
 
-    A token says where its page ended, so what is added in between moves no item from one page to another.
+    A token holds the key of its page's last item, so that items added meanwhile do not shift the pages.
     """
     if size < 0:
         raise InvalidInputError(f"page_size is {size}", "expected a number from 0 on", "Leave it out, or correct it")

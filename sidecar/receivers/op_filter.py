@@ -1,4 +1,4 @@
-"""What a reader wants: the query of `/ops` and `/ops/stream`, of `/advice`, and the page of any list."""
+"""Parses queries: the filters of `/ops` and `/ops/stream`, the query of `/advice`, and pages of any list."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ EXACT = (
     "exposure_id",
     "event_id",
 )
-"""Fields that a query may ask to equal a text."""
+"""Fields that a query may require to equal a text."""
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 ADVICE_LIMIT, MAX_ADVICE = 3, 10
 MAX_TASK = 256  # characters of a task's name
-MAX_QUESTION_BYTES = 64 * 1024  # what the HTTP door's bound on a request's head leaves to a query
+MAX_QUESTION_BYTES = 64 * 1024  # the share of the bound on a request's head that a query may use
 
 
 class OpQuery(msgspec.Struct, frozen=True):
-    """A checked query: exact fields, success, and a span of time (RFC 3339, inclusive).
+    """A checked query: exact fields, success, and a time range (RFC 3339, inclusive).
 
-    *amended*: ops that others took the place of are wanted too.
+    *amended*: include ops that were replaced by later ones.
     """
 
     exact: dict[str, str]
@@ -56,7 +56,7 @@ class OpQuery(msgspec.Struct, frozen=True):
     amended: bool = False
 
     def wants(self, op: ObservedOp) -> bool:
-        """Whether *op* fits everything asked for."""
+        """Whether *op* matches the whole query."""
         if self.success is not None and op.success is not self.success:
             return False
         if (self.since and op.timestamp < self.since) or (self.until and op.timestamp > self.until):
@@ -82,7 +82,7 @@ def op_query(req: falcon.asgi.Request) -> OpQuery:
 
 
 def page_query(req: falcon.asgi.Request, *others: str) -> tuple[int, str | None]:
-    """The limit and the cursor of a list's *req*; *others* it may also have. Raises InvalidInputError."""
+    """Limit and cursor of a list request; *others* are further allowed names. Raises InvalidInputError."""
     params = _params(req)
     limit = _taken(params, "limit", _limit) or MAX_LIMIT
     cursor = params.pop("cursor", None)
@@ -91,7 +91,7 @@ def page_query(req: falcon.asgi.Request, *others: str) -> tuple[int, str | None]
 
 
 class ListQuery(msgspec.Struct, frozen=True):
-    """A checked query of the playbook. *as_of* is RFC 3339; *task* is that of the agent who reads."""
+    """A checked query of the playbook. *as_of* is RFC 3339; *task* is the task of the agent that reads."""
 
     limit: int
     cursor: str | None
@@ -100,7 +100,7 @@ class ListQuery(msgspec.Struct, frozen=True):
 
 
 def playbook_query(req: falcon.asgi.Request, clean: Callable[[str], str]) -> ListQuery:
-    """The query of *req*, its task in the form of ops' (*clean*). Raises InvalidInputError."""
+    """The query of *req*; *clean* normalises its task like those of ops. Raises InvalidInputError."""
     limit, cursor = page_query(req, "as_of", "task")
     params = _params(req)
     task = _taken(params, "task", _task)
@@ -108,7 +108,7 @@ def playbook_query(req: falcon.asgi.Request, clean: Callable[[str], str]) -> Lis
 
 
 def advice_query(req: falcon.asgi.Request, clean: Callable[[str], str]) -> AdviceQuery:
-    """What an agent is about to do, in the form of ops (*clean* is what is done to their texts).
+    """The advice query of *req*; *clean* normalises texts like those of ops.
 
     Raises InvalidInputError.
     """

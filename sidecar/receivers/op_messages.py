@@ -1,4 +1,4 @@
-"""`ObservedOp` and what is made of it as protobuf messages, and back: two spellings of one thing (`observer.proto`)."""
+"""Conversion of `ObservedOp` and related messages to protobuf and back (`observer.proto`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sidecar.model import Incident, ObservedOp, Scalar
 from sidecar.model_learning import Advice, AdviceItem, AdviceQuery, PlaybookEntry, Range, Term
 from sidecar.pb.v1 import observer_pb2 as pb
 
-_GIVEN = frozenset({"op_id", "span_id", "v"})  # by the observer, whatever a sender says
+_GIVEN = frozenset({"op_id", "span_id", "v"})  # assigned by the observer, whatever a sender says
 _NUMBERS = frozenset({"duration_ms", "count", "applied_at_turn"})
 _MAPS = frozenset({"features", "extra"})
 _TERMS = frozenset({"when", "set"})
@@ -20,7 +20,7 @@ _KINDS: dict[type, str] = {str: "string_value", bool: "bool_value", int: "int_va
 
 
 def event_of(message: pb.ObservedOp) -> dict[str, Any]:
-    """What *message* says, as an event of `POST /event`: the fields that are set."""
+    """The fields set in *message*, as an event of `POST /event`."""
     event: dict[str, Any] = {"success": message.success}
     for field, value in message.ListFields():
         name = field.name
@@ -36,7 +36,7 @@ def event_of(message: pb.ObservedOp) -> dict[str, Any]:
 
 
 def op_message(op: ObservedOp) -> pb.ObservedOp:
-    """*op*, in the normal form, as a message."""
+    """*op*, in the normal form, as a protobuf message."""
     message = pb.ObservedOp()
     for name in ObservedOp.__struct_fields__:
         value = getattr(op, name)
@@ -54,7 +54,7 @@ def op_message(op: ObservedOp) -> pb.ObservedOp:
 
 
 def incident_message(incident: Incident) -> pb.Incident:
-    """*incident* as a message."""
+    """*incident* as a protobuf message."""
     message = pb.Incident()
     _fill(message, incident)
     if incident.finding is not None:
@@ -63,14 +63,14 @@ def incident_message(incident: Incident) -> pb.Incident:
 
 
 def playbook_message(entry: PlaybookEntry) -> pb.PlaybookEntry:
-    """*entry* as a message."""
+    """*entry* as a protobuf message."""
     message = pb.PlaybookEntry()
     _fill(message, entry)
     return message
 
 
 def advice_query_of(message: pb.GetAdviceRequest, clean: Callable[[str], str], most: int, default: int) -> AdviceQuery:
-    """What *message* asks, in the form of ops (*clean* is what is done to their texts)."""
+    """The advice query of *message*; *clean* normalises texts like those of ops."""
     facts = {clean(key): _scalar(each) for key, each in message.facts.items()}
     return AdviceQuery(
         endpoint=clean(message.endpoint),
@@ -85,7 +85,7 @@ def advice_query_of(message: pb.GetAdviceRequest, clean: Callable[[str], str], m
 
 
 def advice_message(advice: Advice) -> pb.GetAdviceResponse:
-    """*advice* as a message."""
+    """*advice* as a protobuf message."""
     message = pb.GetAdviceResponse(exposure_id=advice.exposure_id, depends_on=advice.depends_on)
     for item in advice.advice:
         _fill(message.advice.add(), item)
@@ -93,7 +93,7 @@ def advice_message(advice: Advice) -> pb.GetAdviceResponse:
 
 
 def _fill(message: Any, struct: msgspec.Struct) -> None:
-    """*struct*'s fields into *message*; those it does not know are newer than it, and left out."""
+    """Copy *struct*'s fields into *message*; fields that its schema does not have yet are left out."""
     known = message.DESCRIPTOR.fields_by_name
     for name in struct.__struct_fields__:
         value = getattr(struct, name)

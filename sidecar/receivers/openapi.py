@@ -1,4 +1,4 @@
-"""The description of the HTTP doors, in OpenAPI 3.1: message schemas from the code, the rest written beside it."""
+"""The OpenAPI 3.1 description of the HTTP doors: message schemas generated from the code, the rest written by hand."""
 
 from __future__ import annotations
 

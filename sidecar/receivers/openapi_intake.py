@@ -1,4 +1,4 @@
-"""The description of the doors that take operations: events and OTLP."""
+"""The OpenAPI description of the doors that take operations: events and OTLP."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def otlp() -> dict[str, Any]:
 
 
 def not_taken(signal: str) -> dict[str, Any]:
-    """`POST /v1/logs` and `/v1/metrics`, by their *signal*."""
+    """`POST /v1/logs` and `/v1/metrics`, by *signal*."""
     return {
         "summary": f"OTLP {signal}: refused for good, with what to do instead",
         "responses": parts.errors("401", "403", "404", "421"),

@@ -1,4 +1,4 @@
-"""The description of Langfuse's doors, for `openapi`: Langfuse's own reference has the rest."""
+"""The OpenAPI description of Langfuse's endpoints; Langfuse's own reference has the details."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _READ: Final = ("400", *_REFUSED, "413", "415", "503")
 
 
 def langfuse_paths(traces: dict[str, Any]) -> dict[str, Any]:
-    """Paths of Langfuse's doors; *traces* describes OTLP."""
+    """Paths of Langfuse's endpoints; *traces* describes OTLP."""
     item = {"type": "object", "properties": {"id": {"type": "string"}, "status": {"type": "integer"}}}
     both = {
         "type": "object",

@@ -1,4 +1,4 @@
-"""The description of the doors to what was found out and learnt: incidents, corrections, playbook, advice."""
+"""The OpenAPI description of the doors to what was learnt: incidents, corrections, playbook, advice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sidecar.receivers.op_filter import ADVICE_LIMIT, MAX_ADVICE, MAX_LIMIT, MAX
 
 
 def incidents(incident: dict[str, Any]) -> dict[str, Any]:
-    """Paths of incidents, corrections and the webhook; *incident* is the schema of one."""
+    """Paths of incidents, corrections and the webhook; *incident* is an incident's schema."""
     key = {"name": "fingerprint", "in": "path", "required": True, "schema": {"type": "string"}}
     one = "|".join(get_args(IncidentState))
     pattern = {"type": "string", "pattern": f"^({one})(,({one}))*$"}
@@ -62,7 +62,7 @@ def _review() -> dict[str, Any]:
 
 
 def learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, Any]) -> dict[str, Any]:
-    """Paths of the playbook and of advice, with the schemas of an *entry*, its *history* and of *advice*."""
+    """Paths of the playbook and of advice, given the schemas of an *entry*, its *history* and *advice*."""
     text = {"type": "string"}
     task = parts.query("task", {**text, "minLength": 1, "maxLength": MAX_TASK}, "the task of the agent that reads")
     entry_id = {"name": "playbook_id", "in": "path", "required": True, "schema": text}
@@ -112,7 +112,7 @@ def learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, A
 
 
 def _said_by_hand(more: dict[str, Any]) -> dict[str, Any]:
-    """Who decides, and why."""
+    """The schema of who decides, and why."""
     note = {"type": "string", "maxLength": MAX_NOTE}
     return {
         "type": "object",
@@ -124,7 +124,7 @@ def _said_by_hand(more: dict[str, Any]) -> dict[str, Any]:
 
 
 def _import() -> dict[str, Any]:
-    """What is certainly taken; `observer playbook export --format json` writes more, which is read or passed over."""
+    """The fields certainly accepted; `observer playbook export --format json` writes more, read or ignored."""
     number = {"type": "number", "minimum": -(2**53), "maximum": 2**53}
     term = {"anyOf": [_printable(0, 60), {"type": "boolean"}, number, {"type": "null"}]}
     terms = {"type": "object", "maxProperties": 8, "propertyNames": _printable(1, 60), "additionalProperties": term}

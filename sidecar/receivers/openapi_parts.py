@@ -1,4 +1,4 @@
-"""What the description of the doors is put together from: schemas, parameters, answers, and the kinds of calls."""
+"""Building blocks of the OpenAPI description: schemas, parameters, responses, and kinds of calls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MEANINGS = {
 
 
 def fields(**properties: dict[str, Any]) -> dict[str, Any]:
-    """An object that has all these."""
+    """An object with these required fields."""
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
@@ -38,19 +38,19 @@ def array(items: dict[str, Any]) -> dict[str, Any]:
 
 
 def page(**items: Any) -> dict[str, Any]:
-    """*items*, and where the next page begins if there is one."""
+    """An object with *items*, and `next_cursor` if there is a next page."""
     found = fields(**items)
     found["properties"]["next_cursor"] = {"type": "string"}
     return found
 
 
 def query(name: str, schema: dict[str, Any], text: str) -> dict[str, Any]:
-    """A parameter of the query."""
+    """A query parameter."""
     return {"name": name, "in": "query", "schema": schema, "description": text}
 
 
 def paging(default: int) -> list[dict[str, Any]]:
-    """The two parameters of what is read a page at a time."""
+    """The two parameters of paged lists."""
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": default}
     return [
         query("limit", limit, "at most this many; fewer where they are large"),
@@ -59,17 +59,17 @@ def paging(default: int) -> list[dict[str, Any]]:
 
 
 def body(content: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A request body, by media type."""
+    """A request body by media type."""
     return {"required": True, "content": {media: {"schema": schema} for media, schema in content.items()}}
 
 
 def answer(text: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """One answer, in JSON."""
+    """A JSON response."""
     return {"description": text, "content": {"application/json": {"schema": schema}}}
 
 
 def errors(*codes: str) -> dict[str, Any]:
-    """The answers that refuse, by status."""
+    """The error responses by status."""
     return {code: answer(_MEANINGS[code], _ERROR) for code in codes}
 
 
@@ -80,7 +80,7 @@ def read(
     parameters: list[dict[str, Any]] | None = None,
     open_to_all: bool = False,
 ) -> dict[str, Any]:
-    """A call that changes nothing; *codes* are its refusals beside those that every call has."""
+    """A reading call; *codes* are its errors besides those that every call has."""
     refusals = ("403", "421") if open_to_all else ("401", "403", "421")
     return {
         "summary": summary,
@@ -93,7 +93,7 @@ def read(
 def write(
     summary: str, taken: dict[str, Any], done: str, given: dict[str, Any], *codes: str, required: bool = True
 ) -> dict[str, Any]:
-    """A call that takes *taken* as JSON and gives *given*; it may refuse with *codes* beside those of all."""
+    """A call that takes *taken* as JSON and returns *given*; *codes* are its errors besides the common ones."""
     return {
         "summary": summary,
         "requestBody": {**body({"application/json": taken}), "required": required},
@@ -105,12 +105,12 @@ def write(
 
 
 def paged_list(summary: str, name: str, item: dict[str, Any]) -> dict[str, Any]:
-    """A list that is read a page at a time."""
+    """A paged list."""
     return {"get": read(summary, page(**{name: array(item)}), "404", "422", parameters=paging(MAX_LIMIT))}
 
 
 def text(summary: str, media: str, *codes: str) -> dict[str, Any]:
-    """A call whose answer is text, of the *media* type."""
+    """A call that returns text of the type *media*."""
     return {
         "summary": summary,
         "responses": {

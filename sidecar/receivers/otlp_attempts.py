@@ -1,7 +1,7 @@
-"""What was reached at each OTLP request, for `otlp_receiver`: the same bytes again go on from there.
+"""The progress made on each OTLP request, for `otlp_receiver`: a retry of the same bytes continues from there.
 
-A request has up to three lists of things to be done: ops for the journal, requests for the collector's spool, and
-requests for where its door leads besides, such as Langfuse. Each has a ledger of its own.
+A request has up to three lists of things to do: ops for the journal, requests for the collector's spool, and requests
+for a further destination of its door, such as Langfuse. Each list has its own ledger.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _MOST_FINISHED: Final = 4096
 
 
 class Taken(NamedTuple):
-    """What became of a request: its spans, those refused, and why."""
+    """The outcome of a request: its spans, the rejected ones, and why."""
 
     spans: int
     rejected: int
     why: str
 
     def response(self) -> ExportTraceServiceResponse:
-        """As the protocol says it. Source: OTLP specification, Partial Success."""
+        """The protocol's response. Source: OTLP specification, Partial Success."""
         response = ExportTraceServiceResponse()
         if self.rejected:
             response.partial_success.rejected_spans = self.rejected
@@ -39,17 +39,17 @@ class Taken(NamedTuple):
 
 
 class _Done(NamedTuple):
-    """A request that was taken, and whether it also went where a door of its leads besides."""
+    """A request that was taken, and whether it also reached its door's further destination."""
 
     taken: Taken
     also_taken: bool
 
 
 class Ledger:
-    """Receipts of the first things of a list; a second walk over the list makes those again that failed."""
+    """Receipts for the first things of a list; on a second walk over the list, failed ones are done again."""
 
     def __init__(self) -> None:
-        self._receipts: dict[int, Promise] = {}  # of those that are not known to be on disk
+        self._receipts: dict[int, Promise] = {}  # receipts not known to be on disk
         self._count = 0
         self._at = 0
 
@@ -58,15 +58,15 @@ class Ledger:
 
     @property
     def reached(self) -> int:
-        """How many things were given to the disk, whatever became of them."""
+        """The number of things handed to the disk, whatever the outcome."""
         return self._count
 
     def begin(self) -> None:
-        """Walk from the first on."""
+        """Start a walk at the first thing."""
         self._at = 0
 
     def has_next(self) -> bool:
-        """Whether the next one has a receipt that did not fail; it is passed over then."""
+        """Whether the next thing has a receipt that has not failed; if so, step over it."""
         if self._at >= self._count:
             return False
         receipt = self._receipts.get(self._at)
@@ -75,7 +75,7 @@ class Ledger:
         return has
 
     def add(self, receipt: Promise | None, why_none: str) -> None:
-        """The next one's. Raises OverloadedError if there is none."""
+        """Add the next thing's receipt. Raises OverloadedError if it is None."""
         if receipt is None:
             raise OverloadedError(why_none, "too much waits to be written", "Send it again later")
         self._receipts[self._at] = receipt
@@ -83,13 +83,13 @@ class Ledger:
         self._count = max(self._count, self._at)
 
     async def settled(self) -> None:
-        """Return once all are on disk; they take no memory then. Raises JournalError if one is not."""
+        """Return once all are on disk, and drop the receipts. Raises JournalError if one is not."""
         for receipt in self._receipts.values():
             await receipt.wait()
         self._receipts.clear()
 
     def shrink(self) -> None:
-        """Keep of each receipt what a retry asks: one of an op holds the op."""
+        """Keep only what a retry needs of each receipt, as an op's receipt holds the op."""
         for at, receipt in list(self._receipts.items()):
             if receipt.taken:
                 del self._receipts[at]
@@ -98,7 +98,7 @@ class Ledger:
 
 
 class Attempt:
-    """One request, and what was reached at it. *users* are at it, or wait for their turn."""
+    """One request and the progress on it. *users*: tasks that work on it or wait for their turn."""
 
     def __init__(self, done: _Done | None = None) -> None:
         self.lock = asyncio.Lock()
@@ -111,7 +111,7 @@ class Attempt:
 
     @property
     def receipts(self) -> int:
-        """How many are held."""
+        """The number of receipts held."""
         return sum(map(len, self._ledgers))
 
     @property
@@ -120,22 +120,22 @@ class Attempt:
 
     @property
     def has_rest(self) -> bool:
-        """Whether something was reached that a retry must know."""
+        """Whether there is progress that a retry must know."""
         if self.taken is None:
             return any(ledger.reached for ledger in self._ledgers)
         return not self.also_taken and bool(self.also_spooled.reached)
 
     def is_done(self, *, also: bool) -> bool:
-        """Whether nothing is left to be done; *also*: where the door leads besides."""
+        """Whether nothing is left to do; *also*: including the further destination."""
         return self.taken is not None and (self.also_taken or not also)
 
     def begin(self) -> None:
-        """Walk over all lists from the first thing on."""
+        """Start a walk over all lists."""
         for ledger in self._ledgers:
             ledger.begin()
 
     async def settled(self, *, also: bool) -> None:
-        """Return once what was done is on disk. Raises JournalError."""
+        """Return once everything done is on disk. Raises JournalError."""
         await self.ops.settled()
         await self.spooled.settled()
         if also:
@@ -148,21 +148,21 @@ class Attempt:
 
 
 class Attempts:
-    """The requests under way, those that failed of late, and the last that were taken; by a digest of their bytes."""
+    """Requests in progress, recently failed ones, and the last finished ones, by a digest of their bytes."""
 
     def __init__(self) -> None:
         self._unfinished: OrderedDict[bytes, Attempt] = OrderedDict()
         self._finished: OrderedDict[bytes, _Done] = OrderedDict()
-        self.forgotten = 0  # failed, and not sent again since: what is on disk of them is done anew if they are
+        self.forgotten = 0  # failed requests dropped without a retry: a later one repeats what is on disk already
 
     def done(self, digest: bytes, *, also: bool) -> Taken | None:
-        """What became of a request of which nothing is left to be done; *also*: where its door leads besides."""
+        """The outcome of a finished request, else None; *also*: it must have reached the further destination."""
         done = self._finished.get(digest)
         return done.taken if done is not None and (done.also_taken or not also) else None
 
     @contextmanager
     def at(self, digest: bytes) -> Iterator[Attempt]:
-        """The attempt at a request, the same one for all who are at it at once."""
+        """The attempt at a request, shared by all who work on it at the same time."""
         attempt = self._unfinished.get(digest)
         if attempt is None:
             attempt = self._unfinished[digest] = Attempt(self._finished.get(digest))
@@ -175,7 +175,7 @@ class Attempts:
                 self._end(digest)
 
     def forget_some(self, failed: Attempt) -> None:
-        """Of many that failed, or of many receipts, forget the oldest: never *failed*, nor one that somebody is at."""
+        """If there are too many failed requests or receipts, drop the oldest, except *failed* and those in use."""
         failed.shrink()
         idle = {digest: attempt for digest, attempt in self._unfinished.items() if not attempt.users}
         if not _are_many(idle):
@@ -202,7 +202,7 @@ def _are_many(idle: dict[bytes, Attempt]) -> bool:
 
 
 class _Failed:
-    """Stands for any receipt that failed."""
+    """Replaces any receipt that failed."""
 
     taken = False
 

@@ -1,4 +1,4 @@
-"""`POST /v1/traces`: OTLP over HTTP, protobuf and JSON. Answers, errors too, are in the request's encoding.
+"""`POST /v1/traces`: OTLP over HTTP, protobuf and JSON. Responses, errors too, use the request's encoding.
 
 Source: OTLP specification, OTLP/HTTP.
 """
@@ -33,11 +33,11 @@ class OtlpTracesResource:
         self._bodies = bodies
 
     async def take(self, _req: falcon.asgi.Request, body: bytes, rejected: Rejected) -> Taken:
-        """What becomes of a request that was read."""
+        """Process a request that was read."""
         return await self.intake.take(body, rejected)
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """200 once the request is on disk; `partial_success` names the spans that were refused."""
+        """200 once the request is on disk; `partial_success` reports rejected spans."""
         media = _media(req)
         if media not in (PROTOBUF, JSON):
             raise falcon.HTTPUnsupportedMediaType(description=f"Content-Type must be {PROTOBUF} or {JSON}")
@@ -56,7 +56,7 @@ class OtlpTracesResource:
 
 
 class OtherSignalResource:
-    """`POST /v1/logs` and `/v1/metrics`: refused, for good."""
+    """`POST /v1/logs` and `/v1/metrics`: always refused."""
 
     scope = "ingest"
 

@@ -1,6 +1,6 @@
-"""OTLP/JSON requests: the protobuf JSON mapping, but for ids, which are hex. Each becomes the protobuf request.
+"""Converts OTLP/JSON requests to protobuf. They follow the protobuf JSON mapping, except for ids, which are hex.
 
-One span at a time is read as objects: 20 MiB of JSON whole would be a gigabyte of them.
+Spans are decoded one at a time: 20 MiB of JSON at once would become a gigabyte of objects.
 Source: OTLP specification, JSON Protobuf encoding: hex ids, integer enums, lowerCamelCase, unknown fields ignored.
 """
 
@@ -21,7 +21,7 @@ from sidecar.receivers.json_items import bound_values, items_of, read_value
 from sidecar.receivers.otlp_wire import CHILDREN, RESOURCE_SPANS, ItemBound, Rejected, delimited
 
 MOST_VALUES: Final = 1_500_000
-"""Values of one request, 20 MiB of attributes at their usual length; 41 MiB where each two are an item of its own."""
+"""Bound on the values of one request: about 20 MiB of ordinary attributes; 41 MiB if each two values form an item."""
 _WRONG = (ParseError, DecodeError, EncodeError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 _IDS = ("traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id")
 _HEADS: Final = ("resource", "scope", "schemaUrl", "schema_url")
@@ -32,22 +32,22 @@ _levels: Final = msgspec.json.Decoder(_Level)
 
 
 class JsonRequests:
-    """Converts requests in a thread, one at a time: each may need its share of memory, and all need the interpreter."""
+    """Converts requests in a thread, one at a time, as each may need much memory, and all need the GIL."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
 
     async def protobuf(self, body: bytes, rejected: Rejected) -> bytes:
-        """As `protobuf_request`, once its bounds are checked."""
+        """Like `protobuf_request`, after checking bounds."""
         await bound_values(body, MOST_VALUES)
         async with self._turn:
             return await asyncio.to_thread(protobuf_request, body, rejected)
 
 
 def protobuf_request(body: bytes, rejected: Rejected) -> bytes:
-    """The request that JSON *body* says, serialised; spans that are not right are counted in *rejected*.
+    """The serialised request for JSON *body*; invalid spans are counted in *rejected*.
 
-    Raises MalformedError, TooLargeError. Slow, a tenth of a millisecond a span: for a thread.
+    Raises MalformedError, TooLargeError. Slow (0.1 ms per span), so run it in a thread.
     """
     bound = ItemBound()
     request = bytearray()
@@ -75,18 +75,18 @@ def _span(text: Any) -> bytes:
     said = read_value(text)
     links = [_with_ids(link) for link in said.get("links") or ()]
     span = ParseDict({**_with_ids(said), "links": links}, Span(), ignore_unknown_fields=True)
-    data: bytes = span.SerializeToString()  # text with a lone surrogate is found only here
+    data: bytes = span.SerializeToString()  # lone surrogates are found only here
     return data
 
 
 def _with_ids(said: dict[str, Any]) -> dict[str, Any]:
-    """*said* with its hex ids in base64, as protobuf's JSON has bytes. Raises ValueError."""
+    """*said* with its hex ids in base64, protobuf's JSON form of bytes. Raises ValueError."""
     ids = {key: base64.b64encode(bytes.fromhex(said[key])).decode() for key in _IDS if said.get(key)}
     return {**said, **ids}
 
 
 def _head(message: Message, level: Mapping[str, Any]) -> bytes:
-    """*message* with what *level* says of it, without its children. Raises MalformedError, TooLargeError."""
+    """*message* serialised with the fields of *level*, without children. Raises MalformedError, TooLargeError."""
     said = {name: read_value(level[name]) for name in _HEADS if level.get(name) is not None}
     try:
         ParseDict(said, message, ignore_unknown_fields=True)
@@ -97,12 +97,12 @@ def _head(message: Message, level: Mapping[str, Any]) -> bytes:
 
 
 def _level(text: Any) -> Mapping[str, Any]:
-    """The object that *text* says, its known members texts still. Raises MalformedError, TooLargeError."""
+    """The object in *text*, its known members still as text. Raises MalformedError, TooLargeError."""
     if isinstance(text, bytes | msgspec.Raw):
         try:
             level = _levels.decode(text)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            pass  # it is no object, or has what this reader refuses, such as lone surrogates
+            pass  # not an object, or with something this decoder rejects, such as lone surrogates
         else:
             said_of = {name: getattr(level, name) for name in (*_HEADS, *_LISTS)}
             return {name: text for name, text in said_of.items() if memoryview(text)}
@@ -113,7 +113,7 @@ def _level(text: Any) -> Mapping[str, Any]:
 
 
 def _objects(level: Mapping[str, Any], bound: ItemBound, *names: str) -> list[Any]:
-    """The list under the first of *names* that is there. Raises MalformedError if it is none, TooLargeError."""
+    """The list under the first present one of *names*. Raises MalformedError if it is no list, TooLargeError."""
     items: Any = next((found for name in names if (found := items_of(level.get(name))) is not None), [])
     if not isinstance(items, list):
         raise _malformed(f"{names[0]} is not a list of objects")

@@ -1,7 +1,7 @@
-"""Spans of agents that already trace: learnt from where they are operations, and passed on as they came.
+"""Takes spans of agents that already trace: records the operations among them, and forwards all spans unchanged.
 
-From the gRPC and HTTP doors, as serialised `ExportTraceServiceRequest`s, to ring, journal and analysis through the
-span processor, and to the collector through the spool. A request is acknowledged once both have it on disk.
+Input: serialised `ExportTraceServiceRequest`s from the gRPC and HTTP doors. Operations go through the span processor to
+ring, journal and analysis; requests go to the collector's spool. A request is acknowledged once both are on disk.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from sidecar.receivers.otlp_json import JsonRequests
 from sidecar.receivers.otlp_values import check_values
 from sidecar.receivers.otlp_wire import Piece, Rejected, cut, read_piece
 
-_TURN_S = 0.0015  # of reading before other tasks get a turn
-_CHUNK_BYTES = 2 * 2**20  # of a spooled request: collectors refuse gRPC messages over 4 MiB by default
+_TURN_S = 0.0015  # of processing before other tasks get a turn
+_CHUNK_BYTES = 2 * 2**20  # bound of a spooled request: collectors refuse gRPC messages over 4 MiB by default
 
 
 class OtlpIntake:
-    """What all OTLP doors share. Without a *spool* spans are learnt from, and go no further."""
+    """Shared by all OTLP doors. Without a *spool*, spans are analysed but not forwarded."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class OtlpIntake:
     async def take(
         self, request: bytes, rejected: Rejected | None = None, also_to: RequestSpool | None = None
     ) -> Taken:
-        """Learn from *request* and pass it on; *rejected* spans were refused before. Returns once it is on disk.
+        """Record and forward *request*; *rejected* spans were refused before. Returns once it is on disk.
 
-        *also_to* gets all of it, whatever is chosen of it for the collector.
+        *also_to* gets all of it, whatever sampling chooses for the collector.
 
-        A request sent again, byte for byte, is the same one: what was done of it is not done anew, whichever door it
-        came by before. Raises MalformedError, TooLargeError, and RetryableError where it should be sent again.
+        A byte-identical retry is the same request: what was done of it is not repeated, whichever door it came by.
+        Raises MalformedError, TooLargeError, and RetryableError if it should be sent again.
         """
         digest = blake2b(request, digest_size=16).digest()
         also = also_to is not None
@@ -77,16 +77,16 @@ class OtlpIntake:
 
     @property
     def forgotten(self) -> int:
-        """Requests that failed and did not come again before they were forgotten."""
+        """Failed requests dropped before a retry came."""
         return self._attempts.forgotten
 
     async def _attempted(
         self, request: bytes, rejected: Rejected, attempt: Attempt, also_to: RequestSpool | None
     ) -> Taken:
-        """Do what is still to be done of *request*."""
+        """Do what is left to do of *request*."""
         breath = _Breath()
         parts: list[bytes] = []
-        for part in cut(request):  # the whole of it, before anything is kept
+        for part in cut(request):  # check the whole request before storing anything
             if part:
                 parts.append(part)
             await breath.pause()
@@ -117,7 +117,7 @@ class OtlpIntake:
         return attempt.taken or Taken(spans, rejected.spans, rejected.why)
 
     async def _learn(self, piece: Piece, ledger: Ledger, breath: _Breath) -> set[bytes]:
-        """Record the operations of *piece*; the trace ids of those that failed. Raises OverloadedError."""
+        """Record the operations of *piece*. Returns the trace ids of failed ones. Raises OverloadedError."""
         failed: set[bytes] = set()
         for resource_spans in piece.resource_spans:
             for op in self._reader.ops_of(resource_spans):
@@ -139,7 +139,7 @@ class OtlpIntake:
 
 
 async def _is_bounded(part: bytes, rejected: Rejected, breath: _Breath) -> bool:
-    """Whether *part* may be parsed; it is refused if not."""
+    """Whether *part* is safe to parse; if not, it is rejected."""
     try:
         for _ in check_values(part):
             await breath.pause()
@@ -151,14 +151,14 @@ async def _is_bounded(part: bytes, rejected: Rejected, breath: _Breath) -> bool:
 
 
 def _pass_on(spool: RequestSpool, leaving: Iterable[tuple[bytes, int]], ledger: Ledger) -> None:
-    """Into *spool*, in requests that collectors take. Raises OverloadedError."""
+    """Put *leaving* into *spool*, in requests of a size that collectors accept. Raises OverloadedError."""
     for data, spans in _chunks(leaving):
         if not ledger.has_next():
             ledger.add(spool.put(data, spans), "the spool cannot keep up")
 
 
 def _chunks(leaving: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
-    """Neighbours together, as long as they are small: requests, one behind the other, are one request."""
+    """Join small neighbours: concatenated requests are one request."""
     gathered: list[bytes] = []
     size = spans = 0
     for data, count in leaving:
@@ -181,18 +181,18 @@ class _Breath:
         self._began = self._time()
 
     def is_due(self) -> bool:
-        """Whether it is time: to ask so costs less than to await nothing."""
+        """Whether the turn is over. Cheaper than awaiting a pause that is not due."""
         return self._time() - self._began > _TURN_S
 
     async def pause(self) -> None:
-        """Now, if it is time."""
+        """Let other tasks run, if the turn is over."""
         if self.is_due():
             await asyncio.sleep(0)
             self._began = self._time()
 
 
 def failed_traces(resource_spans: ResourceSpans) -> set[bytes]:
-    """Trace ids with a span whose status is an error."""
+    """Trace ids of spans with an error status."""
     return {
         span.trace_id
         for scope_spans in resource_spans.scope_spans

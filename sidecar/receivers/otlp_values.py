@@ -1,6 +1,6 @@
-"""How many values a large piece of an OTLP request has, found without parsing it: two bytes can be sixty in memory.
+"""Counts the values in a large piece of an OTLP request without parsing it: two bytes can become sixty in memory.
 
-`otlp_wire` bounds how many spans are read; this bounds what one span, or what its spans share, may hold.
+`otlp_wire` bounds the number of spans that are parsed; this bounds what one span, or the part shared by spans, holds.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from sidecar.errors import MalformedError
 from sidecar.receivers.otlp_wire import LENGTH_DELIMITED, Field, ItemBound, fields_of
 
 MOST_VALUES: Final = 2**19
-"""Of one piece: 30 MiB in memory. A hundred embeddings of a thousand numbers have less than half of it."""
-_SMALL_BYTES: Final = 2 * MOST_VALUES  # of a piece that cannot have more
+"""Bound per piece: 30 MiB in memory. A hundred embeddings of a thousand numbers have less than half of it."""
+_SMALL_BYTES: Final = 2 * MOST_VALUES  # a smaller piece cannot have more
 _BREATH_VALUES: Final = 1000
-_MOST_DEPTH: Final = 100  # the parser follows no deeper
+_MOST_DEPTH: Final = 100  # the parser goes no deeper
 
 
 def check_values(piece: bytes) -> Iterator[None]:
-    """Walk over *piece*, yielding now and then so that others can run. Raises TooLargeError.
+    """Walk over *piece*, yielding now and then so that other tasks can run. Raises TooLargeError.
 
-    Where its frame is broken the walk ends: the parser will say what is wrong.
+    If the framing is broken, the walk ends: the parser will report it.
     """
     if len(piece) <= _SMALL_BYTES:
         return

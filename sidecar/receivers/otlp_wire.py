@@ -1,7 +1,7 @@
-"""OTLP trace requests as bytes: checked, cut into pieces that take a turn each, and parsed.
+"""OTLP trace requests as bytes: checks them, cuts them into pieces of one turn each, and parses the pieces.
 
-A piece is itself a whole `ExportTraceServiceRequest`, so every field, known or not, is in one of them as it came. What
-is read at once is bounded: two bytes of a request can be a message of a hundred bytes in memory.
+Each piece is a complete `ExportTraceServiceRequest`, so all fields, known or not, are preserved. What is parsed at once
+is bounded, because two bytes of a request can become a message of a hundred bytes in memory.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 from sidecar.errors import MalformedError, TooLargeError
 
 MAX_REQUEST_BYTES = 20 * 2**20
-MAX_ITEMS = 250_000  # spans, scopes and resources of one request
-PIECE_BYTES = 48 * 1024  # some hundred spans: a millisecond or two to read
-_BREATH_ITEMS = 1000  # a millisecond
+MAX_ITEMS = 250_000  # spans, scopes and resources in one request
+PIECE_BYTES = 48 * 1024  # about a hundred spans: a millisecond or two to parse
+_BREATH_ITEMS = 1000  # items in about a millisecond
 _SMALL_HEAD = 4096
 LENGTH_DELIMITED = 2
 _FIXED = {1: 8, 5: 4}  # wire type → bytes
-CHILDREN = 2  # `scope_spans` of a resource's spans, `spans` of a scope's
+CHILDREN = 2  # field number of `scope_spans` in a resource's spans, and of `spans` in a scope's
 RESOURCE_SPANS = 1
 _MOST_VARINT = 10
 _NOT_OTLP = "Send an OTLP ExportTraceServiceRequest"
 
 
 class Rejected:
-    """The spans of a request that are refused, and why the first of them is. *unreadable* ones had no ids to check."""
+    """Counts rejected spans of a request and keeps the first reason. *unreadable* spans could not be parsed."""
 
     def __init__(self) -> None:
         self.spans = 0
@@ -37,7 +37,7 @@ class Rejected:
         self.why = ""
 
     def add(self, why: str) -> None:
-        """One more."""
+        """Count one more."""
         self.spans += 1
         self.why = self.why or why
 
@@ -51,31 +51,31 @@ class Piece(NamedTuple):
 
 
 class Field(NamedTuple):
-    """Where a field stands."""
+    """The position of a field."""
 
     number: int
-    start: int  # of its tag
-    value: int  # of its content, where it is length-delimited
+    start: int  # position of its tag
+    value: int  # position of its content, if length-delimited
     end: int
 
 
 def read_piece(data: bytes, rejected: Rejected) -> Piece:
-    """One piece parsed; spans that cannot be passed on are left out and counted in *rejected*."""
+    """Parse one piece; spans that cannot be forwarded are left out and counted in *rejected*."""
     message = _parsed(data)
     return _good_spans_of(data, rejected) if message is None else _checked(data, message, rejected)
 
 
 def cut(request: bytes, piece_bytes: int = PIECE_BYTES, head_bytes: int = PIECE_BYTES) -> Iterator[bytes]:
-    """*request* in order, in requests of about *piece_bytes*; larger where a span is, or what all share *head_bytes*.
+    """Cut *request* into requests of about *piece_bytes*; more for a large span, or over *head_bytes* of shared data.
 
-    Empty pieces come now and then, so that whoever iterates can let other tasks run. Raises MalformedError where the
-    request's frame is broken, TooLargeError if it holds too many items.
+    It yields empty pieces now and then, so that the caller can let other tasks run. Raises MalformedError if the
+    framing is broken, TooLargeError if there are too many items.
     """
     if len(request) <= piece_bytes:
         yield request
         return
     bounds = _Bounds(piece_bytes, head_bytes)
-    start = end = 0  # of small fields that go together
+    start = end = 0  # the range of small fields gathered so far
     for field in fields_of(request, 0, len(request), bounds):
         if field.end - field.start > piece_bytes and field.number == RESOURCE_SPANS:
             if end > start:
@@ -100,7 +100,7 @@ def _cut_resource(request: bytes, whole: Field, bounds: _Bounds) -> Iterator[byt
         if bounds.breathe():
             yield b""
     head = _head(request, fields)
-    if len(head) > bounds.head_bytes:  # it would be in every piece
+    if len(head) > bounds.head_bytes:  # it would be repeated in every piece
         yield request[whole.start : whole.end]
         return
     for scope in fields:
@@ -110,7 +110,7 @@ def _cut_resource(request: bytes, whole: Field, bounds: _Bounds) -> Iterator[byt
 
 
 def _cut_scope(request: bytes, whole: Field, bounds: _Bounds) -> Iterator[bytes]:
-    """The scope's spans as `scope_spans` fields."""
+    """Yield the scope's spans, in pieces, as `scope_spans` fields."""
     fields: list[Field] = []
     if whole.end - whole.start > bounds.piece_bytes:
         for field in fields_of(request, whole.value, whole.end, bounds):
@@ -136,12 +136,12 @@ def _cut_scope(request: bytes, whole: Field, bounds: _Bounds) -> Iterator[bytes]
 
 
 def _head(request: bytes, fields: list[Field]) -> bytes:
-    """What the children share: the resource or scope, its schema, and whatever else is not a child."""
+    """What the children share: the resource or scope, its schema URL, and everything else that is not a child."""
     return b"".join(request[field.start : field.end] for field in fields if field.number != CHILDREN)
 
 
 class ItemBound:
-    """How many items may be read yet, of *most*; *what* they are."""
+    """Bounds the number of items read to *most*; *what* names them in the error."""
 
     def __init__(self, most: int = MAX_ITEMS, what: str = "spans, scopes and resources in one request") -> None:
         self._left = most
@@ -149,7 +149,7 @@ class ItemBound:
         self._what = what
 
     def add(self, count: int) -> None:
-        """*count* more. Raises TooLargeError."""
+        """Count *count* more. Raises TooLargeError."""
         self._left -= count
         if self._left < 0:
             raise self._refusal()
@@ -159,7 +159,7 @@ class ItemBound:
 
 
 class _Bounds(ItemBound):
-    """Sizes of pieces, and how many items a request may have."""
+    """The sizes of pieces, and the bound on a request's items."""
 
     def __init__(self, piece_bytes: int, head_bytes: int) -> None:
         super().__init__()
@@ -168,9 +168,9 @@ class _Bounds(ItemBound):
         self._breath = _BREATH_ITEMS
 
     def add(self, count: int) -> None:
-        """*count* more. Raises TooLargeError."""
+        """Count *count* more. Raises TooLargeError."""
         self._breath -= count
-        self._left -= count  # not by super(): it is called for every span
+        self._left -= count  # no super() call, as this runs for every span
         if self._left < 0:
             raise self._refusal()
 
@@ -183,7 +183,7 @@ class _Bounds(ItemBound):
 
 
 def fields_of(data: bytes, at: int, end: int, bound: ItemBound) -> Iterator[Field]:
-    """The fields between *at* and *end*. Source: Protocol Buffers encoding, message structure."""
+    """Yield the fields between *at* and *end*. Source: Protocol Buffers encoding, message structure."""
     while at < end:
         bound.add(1)
         start = at
@@ -217,7 +217,7 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def delimited(number: int, content: bytes | bytearray) -> bytes:
-    """Field *number* with *content*. Source: Protocol Buffers encoding."""
+    """Field *number* with *content*, length-delimited. Source: Protocol Buffers encoding."""
     length = len(content)
     prefix = bytearray([number << 3 | LENGTH_DELIMITED])
     while length >= 0x80:
@@ -240,7 +240,7 @@ def _parsed(data: bytes) -> ExportTraceServiceRequest | None:
 
 
 def _checked(data: bytes, message: ExportTraceServiceRequest, rejected: Rejected) -> Piece:
-    """*message* without the spans whose ids no collector takes; unchanged bytes where there are none."""
+    """*message* without spans whose ids are invalid; the original bytes if there are none."""
     count, before = 0, rejected.spans
     for resource_spans in message.resource_spans:
         for scope_spans in resource_spans.scope_spans:
@@ -255,7 +255,7 @@ def _checked(data: bytes, message: ExportTraceServiceRequest, rejected: Rejected
 
 
 def span_name(index: int) -> str:
-    """How an error names one span."""
+    """The name of a span in error texts."""
     return f"span {index} of its scope"
 
 
@@ -274,7 +274,7 @@ def wrong_ids(span: Span) -> str:
 
 
 def _good_spans_of(data: bytes, rejected: Rejected) -> Piece:
-    """What can be read of a piece that cannot be parsed as one: each of its spans by itself."""
+    """The readable spans of a piece that does not parse as a whole: each span is parsed alone."""
     kept: list[Piece] = []
     for alone in _alone(data):
         message = _parsed(alone)
@@ -291,7 +291,7 @@ def _good_spans_of(data: bytes, rejected: Rejected) -> Piece:
 
 
 def _alone(data: bytes) -> list[bytes]:
-    """Each span of a piece in a request of its own; all in one where the frame is broken, or they share much."""
+    """Each span of a piece as its own request; one request if the framing is broken, or the piece is too large."""
     if len(data) > 2 * PIECE_BYTES:
         return [data]
     try:

@@ -1,7 +1,7 @@
-"""`POST /playbooks/import`: entries out of another observer's export, or written by a person, checked one by one.
+"""`POST /playbooks/import`: imports entries exported by another observer, or written by a person, after checking each.
 
-All of them or none. Ids follow from the content; states, coins and measured effects stay behind: what comes in is a
-candidate that nobody has approved here.
+All or none are imported. Ids follow from the content. States, coins and measured effects are not imported: each entry
+becomes a candidate that nobody has approved here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Rate = Annotated[float, Meta(ge=0, le=1)]
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What is read of an entry. Fields of any type are another observer's own, and passed over."""
+    """The fields read of an entry. Those of type Any are the other observer's own, and ignored."""
 
     kind: EntryKind
     endpoint: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -68,7 +68,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ImportResource:
-    """`POST /playbooks/import`. *entry_id* gives the id of kind, endpoint and scope; *clean* masks credentials."""
+    """`POST /playbooks/import`. *entry_id* makes the id from kind, endpoint and scope; *clean* masks credentials."""
 
     scope = "admin"
 
@@ -85,7 +85,7 @@ class ImportResource:
         self._clean = clean
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """`{"imported": [ids], "known": n}` once all are in the journal; 422 names the first that is wrong."""
+        """`{"imported": [ids], "known": n}` once all are in the journal; 422 names the first invalid entry."""
         with self._bodies.lease() as lease:
             body = await self._bodies.read(req, lease)
         entries = self._entries(body)
@@ -93,7 +93,7 @@ class ImportResource:
         resp.media = {"imported": imported, "known": len(entries) - len(imported)}
 
     def _entries(self, body: bytes) -> list[PlaybookEntry]:
-        parse_json(body)  # says what is wrong with JSON as the other doors do
+        parse_json(body)  # reports invalid JSON as the other doors do
         try:
             file = msgspec.json.decode(body, type=_File)
         except msgspec.MsgspecError as exc:
@@ -153,7 +153,7 @@ def _wrong(entry: _Entry) -> str | None:
 
 
 def _scope(entry: _Entry) -> list[str]:
-    """What stands for the conditions of an entry that a person wrote."""
+    """A substitute for the scope of an entry that a person wrote, from its conditions."""
     return [f"{where}.{name}={_json(term)}" for where, each in _parts(entry) for name, term in each.items()]
 
 

@@ -1,4 +1,4 @@
-"""`GET /playbooks`, `/playbooks/{id}`, and a person's hand on an entry: approve, retire, restore."""
+"""`GET /playbooks`, `/playbooks/{id}`, and a person's decisions on an entry: approve, retire, restore."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PlaybooksResource:
         self._clean = clean
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """A page of entries, the most recently changed first; as they were at *as_of*."""
+        """A page of entries, most recently changed first; as they were at *as_of*, if given."""
         query = playbook_query(req, self._clean)
         if query.task is not None:
             await self._advisor.inform(query.task)
@@ -37,7 +37,7 @@ class PlaybooksResource:
 
 
 class PlaybookResource:
-    """`GET /playbooks/{id}`: one entry with its versions and what was decided on it."""
+    """`GET /playbooks/{id}`: one entry with its versions and the decisions on it."""
 
     scope = "read"
 
@@ -47,7 +47,7 @@ class PlaybookResource:
         self._clean = clean
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, playbook_id: str) -> None:
-        """The entry; 404 where there is none."""
+        """The entry; 404 if it is unknown."""
         task = playbook_query(req, self._clean).task
         found = self._playbook.history(playbook_id)
         if task is not None:
@@ -57,7 +57,7 @@ class PlaybookResource:
 
 
 class EntryActionResource:
-    """`POST /playbooks/{id}/<action>`: a person decides; the body may say who, why, and on which version."""
+    """`POST /playbooks/{id}/<action>`: a person's decision; the body may say who, why, and on which version."""
 
     scope = "admin"
 
@@ -70,7 +70,7 @@ class EntryActionResource:
         self._clean = clean
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, playbook_id: str) -> None:
-        """The entry as it is now, once the decision is in the journal; 404 where there is none."""
+        """The changed entry, once the decision is in the journal; 404 if it is unknown."""
         with self._bodies.lease() as lease:
             said = said_by_hand(await self._bodies.read(req, lease), versioned=True)
         by, why = self._clean(said.by), self._clean(said.note)

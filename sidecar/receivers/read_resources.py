@@ -1,4 +1,4 @@
-"""The reading doors: `/stats`, `/ops`, `/ops/stream`, `/incidents`, `/playbooks`, `/metrics`, `/openapi.json`."""
+"""The reading doors `/stats`, `/ops` and `/ops/stream`; shared: pages of lists, and resources that serve a text."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sidecar.model import ObservedOp
 from sidecar.receivers.op_filter import OpQuery, op_query
 
 STREAM_IDLE_S = 10.0
-_PAGE_BYTES = 2**20  # where a page ends early: a reader that does not read holds no more than that
+_PAGE_BYTES = 2**20  # a page ends early at this size, which bounds what a slow reader holds
 _RECENT = 10
 
 
 class RingView(Protocol):
-    """What the reading doors need of the ring."""
+    """What the reading doors need from the ring."""
 
     @property
     def successes(self) -> int:
@@ -28,7 +28,7 @@ class RingView(Protocol):
 
     @property
     def failures(self) -> int:
-        """Ops that did not."""
+        """Ops that failed."""
         ...
 
     @property
@@ -38,11 +38,11 @@ class RingView(Protocol):
 
     def __len__(self) -> int: ...
     def newest_first(self) -> Iterator[ObservedOp]:
-        """One after the other, without those that others took the place of."""
+        """Ops that count, newest first, without replaced ones."""
         ...
 
     def with_amended(self) -> Iterator[tuple[ObservedOp, str | None]]:
-        """All of them, each with the id of the op that took its place, None if it counts."""
+        """All ops, each with the id of the op that replaced it; None if it counts."""
         ...
 
 
@@ -52,12 +52,12 @@ class Watch(Protocol):
     missed: int
 
     def batches(self, idle_s: float) -> AsyncIterator[list[ObservedOp]]:
-        """What has arrived; empty lists mean nothing has for *idle_s* seconds."""
+        """Yield what has arrived; an empty list means that nothing has for *idle_s* seconds."""
         ...
 
 
 class FeedView(Protocol):
-    """What the live door needs of the feed."""
+    """What the live door needs from the feed."""
 
     def watch(self, wanted: Callable[[ObservedOp], bool]) -> AbstractContextManager[Watch]:
         """A subscription for the length of a block. Raises OverloadedError."""
@@ -65,7 +65,7 @@ class FeedView(Protocol):
 
 
 class StatsResource:
-    """`GET /stats`: the fields it always had, and *more*."""
+    """`GET /stats`: the fields that existing callers expect, and *more*."""
 
     scope = "read"
 
@@ -74,7 +74,7 @@ class StatsResource:
         self._more = more
 
     async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Counts over the ring; `recent_scenario_ops` are its last ten, oldest first."""
+        """Counts over the ring; `recent_scenario_ops` are the last ten, oldest first."""
         ring = self._ring
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(
@@ -102,9 +102,9 @@ def _recent_scenario_ops(newest_first: Iterator[ObservedOp]) -> list[dict[str, A
 
 
 class OpsResource:
-    """`GET /ops`: ops in the ring, newest first, a page at a time.
+    """`GET /ops`: ops in the ring, newest first, in pages.
 
-    One that a later one amends is left out, or, where `amended=true` asks for it, says by which (`amended_by`).
+    Replaced ops are left out; with `amended=true` they are included, and `amended_by` names the replacing op.
     """
 
     scope = "read"
@@ -113,7 +113,7 @@ class OpsResource:
         self._ring = ring
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """`{"ops": […], "next_cursor"}`; the cursor is missing on the last page."""
+        """`{"ops": […], "next_cursor"}`; the last page has no cursor."""
         page, cursor = _page(self._ring.with_amended(), op_query(req))
         more = {"next_cursor": cursor} if cursor is not None else {}
         resp.content_type = falcon.MEDIA_JSON
@@ -123,8 +123,8 @@ class OpsResource:
 def _page(
     newest_first: Iterator[tuple[ObservedOp, str | None]], query: OpQuery
 ) -> tuple[list[msgspec.Raw], str | None]:
-    """Ops as JSON, newest first, from behind the cursor on; and the next page's cursor, if there is one."""
-    # any() reads up to and with the cursor's op: what is left of the iterator is the next page.
+    """Ops as JSON, newest first, after the cursor; and the next page's cursor, if there is one."""
+    # any() consumes the iterator up to and including the cursor's op: the rest is the next page.
     if query.cursor is not None and not any(op.op_id == query.cursor for op, _ in newest_first):
         raise falcon.HTTPNotFound(
             description=f"cursor {query.cursor[:80]!r}: its op is no longer in memory; begin without a cursor"
@@ -155,17 +155,17 @@ class OpsStreamResource:
         self._feed = feed
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Events `op` (id = op id), and `missed` with a count where the reader was too slow."""
+        """Events `op` (id = op id), and `missed` with a count if the reader was too slow."""
         query = op_query(req)
         watching = self._feed.watch(query.wants)
-        watch = watching.__enter__()  # here, so that a full house is a plain 503
+        watch = watching.__enter__()  # here, so that OverloadedError becomes a plain 503
         resp.sse = _events(watching, watch)
 
 
 async def _events(watching: AbstractContextManager[Watch], watch: Watch) -> AsyncIterator[falcon.asgi.SSEvent | None]:
     told = 0
     try:
-        yield None  # a comment at once, so that the reader knows it is connected
+        yield None  # a comment at once, so that the reader knows that it is connected
         async for batch in watch.batches(STREAM_IDLE_S):
             if (missed := watch.missed) > told:
                 yield falcon.asgi.SSEvent(event="missed", json={"missed": missed - told})
@@ -179,7 +179,7 @@ async def _events(watching: AbstractContextManager[Watch], watch: Watch) -> Asyn
 
 
 def page_of(name: str, items: Iterable[Any], key: str, limit: int, cursor: str | None) -> bytes:
-    """`{name: […], "next_cursor"}` as JSON, from behind the cursor's item on. Raises HTTPNotFound."""
+    """`{name: […], "next_cursor"}` as JSON, after the cursor's item. Raises HTTPNotFound."""
     items = iter(items)
     if cursor is not None and not any(_id_of(item, key) == cursor for item in items):
         raise falcon.HTTPNotFound(description=f"cursor {cursor[:80]!r} is not known; begin without a cursor")
@@ -200,7 +200,7 @@ def _id_of(item: Any, key: str) -> str:
 
 
 class TextResource:
-    """`GET` of something rendered elsewhere: metrics, the API's description."""
+    """`GET` of a text rendered elsewhere: metrics, the API description."""
 
     def __init__(self, content_type: str, render: Callable[[], bytes], scope: str | None) -> None:
         self.scope = scope
@@ -208,6 +208,6 @@ class TextResource:
         self._render = render
 
     async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """What *render* gives now."""
+        """The current output of *render*."""
         resp.content_type = self._content_type
         resp.data = self._render()

@@ -1,4 +1,4 @@
-"""Errors as `google.rpc.Status`, which OTLP and gRPC clients read: a code, a text, and what may be done about it."""
+"""Converts errors to `google.rpc.Status` for OTLP and gRPC clients: a code, a text, and details for the client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_TEXT = 1000
 
 
 def status_of(exc: ObserverError) -> Status:
-    """*exc* as a Status: a wrong field is named in `BadRequest`; `RetryInfo` says when to come again, if it may."""
+    """*exc* as a Status: `BadRequest` names a wrong field; `RetryInfo` says when to retry, if that makes sense."""
     status = Status(code=_code(exc), message=str(exc)[:_MOST_TEXT])
     if isinstance(exc, RetryableError):
         status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=RETRY_S)))
@@ -36,7 +36,7 @@ def plain_status(code: int, message: str) -> Status:
 
 
 def status_of_http(status: int, message: str) -> Status:
-    """The Status that goes with an HTTP answer of *status*. Source: `google.rpc.Code`, its HTTP mapping."""
+    """The Status for an HTTP response of *status*. Source: `google.rpc.Code`, its HTTP mapping."""
     return plain_status(
         _OF_HTTP.get(status, code_pb2.INTERNAL if status >= 500 else code_pb2.INVALID_ARGUMENT), message
     )

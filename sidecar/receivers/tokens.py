@@ -1,4 +1,4 @@
-"""Who may use a door: tokens with scopes, from one setting or from a file that is read again when it changes."""
+"""Tokens with scopes, from one setting or from a file that is reloaded when it changes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TokenStore:
     """Tokens are kept as SHA-256 digests and compared in constant time. Used on the event loop's thread only."""
 
     def __init__(self, token: str, token_file: str, clock: Clock) -> None:
-        """Raises SettingsError if *token_file* cannot be read or understood."""
+        """Load the tokens. Raises SettingsError if *token_file* cannot be read or parsed."""
         self._fixed = {_digest(token): SCOPES} if token else {}
         self._path = Path(token_file) if token_file else None
         self._clock = clock
@@ -37,13 +37,13 @@ class TokenStore:
 
     @property
     def required(self) -> bool:
-        """Whether a caller must show a token at all."""
+        """Whether callers need a token."""
         return bool(self._fixed) or self._path is not None
 
     def scopes(self, authorization: str | None) -> frozenset[str] | None:
-        """What the caller may do, or None if its `Authorization` header holds no known token.
+        """The caller's scopes; None if its `Authorization` header has no known token.
 
-        Bearer, or Basic, whose password is the token (Langfuse clients send that).
+        Accepts Bearer, and Basic with the token as password, as Langfuse clients send it.
         """
         token = _shown(authorization or "")
         if not token:
@@ -66,7 +66,7 @@ class TokenStore:
                 self._from_file = _read(self._path)
                 self._seen = version
                 log.info("tokens.reloaded", tokens=len(self._from_file))
-        except SettingsError as exc:  # half-written or gone: the tokens known so far stay good
+        except SettingsError as exc:  # half-written or gone: the tokens known so far stay valid
             log.warning("tokens.not_reloaded", error=str(exc))
 
 
