@@ -1,4 +1,4 @@
-"""`sidecar.pb.v1.ObserverService`: the gRPC form of `/event`, `/ops/stream`, `/stats`, `/incidents`, `/advice` …"""
+"""`sidecar.pb.v1.ObserverService`: `/event`, `/ops/stream`, `/stats`, `/incidents` and the like, over gRPC."""
 
 from __future__ import annotations
 
