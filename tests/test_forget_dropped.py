@@ -18,8 +18,11 @@ from tests.observers import client, cycle, observer, says, stand_in
 from tests.test_replay import drop_all
 
 STAFFER = "st-17"
-NAMED = ("st-17", "Ada", "Lovelace", "lovelace@", "Countess", "engine", "5550001234", "t-ada")
-"""What tells of the person: nothing else in these tests has these bytes."""
+NAMED = ("st-17", "Augusta", "Lovelace", "lovelace@", "Countess", "engine", "5550001234", "t-ada")
+"""What tells of the person: nothing else in these tests has these bytes.
+
+Each is too long to come up in the checksums of a saved sheet, which are random and kept as base64.
+"""
 
 
 def theirs(number: int) -> dict[str, Any]:
@@ -30,10 +33,15 @@ def theirs(number: int) -> dict[str, Any]:
         "duration_ms": 10,
         "staffer_id": STAFFER,
         "task": f"t-ada-{number}",
-        "input_summary": f"Ada Lovelace wants the engine {number}",
+        "input_summary": f"Augusta Lovelace wants the engine {number}",
         "output_summary": "given to Countess",
-        "error": "Ada Lovelace has 3 licences" if number % 8 else "no seat is free",
-        "features": {"customer": "Ada Lovelace", "phone": 5550001234, "mail": "a.lovelace@engine.org", "zone": "north"},
+        "error": "Augusta Lovelace has 3 licences" if number % 8 else "no seat is free",
+        "features": {
+            "customer": "Augusta Lovelace",
+            "phone": 5550001234,
+            "mail": "a.lovelace@engine.org",
+            "zone": "north",
+        },
         "nickname": "Countess",
     }
 
@@ -59,7 +67,7 @@ async def post(running: Observer, batch: list[dict[str, Any]]) -> None:
 async def life(tmp_path: Path, *, said: str, theirs_since: int = 0) -> None:
     """They work, a copy is made, and segments go; then others work on, saying *said*, and they perhaps too."""
     async with stand_in() as gateway:
-        gateway.answers["/ai/generate"] = says({"text": "Ada Lovelace asks for the engine without a licence."})
+        gateway.answers["/ai/generate"] = says({"text": "Augusta Lovelace asks for the engine without a licence."})
         gateway.answers["/log"] = says({}, 503)
         models = {"LAKEHOUSE_URL": gateway.url, "GATEWAY_URL": gateway.url}
         async with observer(tmp_path, open_file=partial(AppendFile, segment_bytes=4000), **models) as running:
