@@ -17,8 +17,9 @@ from zlib import crc32
 import msgspec
 
 from sidecar.analysis.e_values import MAX_OPS
+from sidecar.analysis.rule_packed import SPAN_BYTES, add_number, add_span, count_numbers, numbers
 from sidecar.call_fields import FIELD_SET, FIELDS, feature_name, word
-from sidecar.model import ObservedOp, Scalar, SpanRef
+from sidecar.model import ObservedOp, Scalar
 from sidecar.normalize import clean_text
 
 _field_values = attrgetter(*FIELDS)
@@ -29,7 +30,7 @@ MAX_LENGTH: Final = 60  # characters of a field's name, and of a value
 _TO_LEARN = 64  # numbers before their cut points are chosen
 _FEW = 10  # different numbers that are each told apart
 _ROOM = 16  # bytes a column grows by
-_REFS = 32  # spans remembered
+_REFS_BYTES = 32 * SPAN_BYTES  # spans remembered
 _IDS = 1024  # ids of ops remembered, for those that later ones amend
 _PARTS = 10  # else: as many parts with the same number of ops
 
@@ -61,25 +62,25 @@ Together = tuple[Condition, ...]
 class Column(msgspec.Struct, omit_defaults=True):
     """One field: the ops of each text it had, those of values beyond the bounds, and its numbers.
 
-    The first numbers are kept as they are (*early*: op and number); from them come the cut points, and from then on
+    The first numbers are kept as they are (*early*, see `rule_packed`); from them come the cut points, and from then on
     *parts*, one more than *cuts*, tell which ops' numbers fell where.
     """
 
     values: dict[str, bytearray] = {}
     beyond: bytearray = msgspec.field(default_factory=bytearray)
-    early: list[tuple[int, float]] = []
+    early: bytearray = msgspec.field(default_factory=bytearray)
     cuts: list[float] = []
     parts: list[bytearray] = []
 
     def learn(self) -> None:
         """Choose the cut points, and put the first numbers between them; where all are alike, there are none."""
-        self.cuts = _cut_points([number for _, number in self.early])
+        self.cuts = _cut_points([number for _, number in numbers(self.early)])
         if not self.cuts:
             return
         self.parts = [bytearray() for _ in range(len(self.cuts) + 1)]
-        for at, number in self.early:
+        for at, number in numbers(self.early):
             set_bit(self.parts[bisect_left(self.cuts, number)], at)
-        self.early = []
+        self.early = bytearray()
 
 
 class Sheet(msgspec.Struct, omit_defaults=True):
@@ -91,7 +92,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
     columns: int = 0
     tasks: bytearray = msgspec.field(default_factory=bytearray)  # four bytes an op: a checksum of its task's name
     ids: bytearray = msgspec.field(default_factory=bytearray)  # of the last ops: the same of its id
-    refs: list[tuple[int, SpanRef]] = []  # of the last ops: which one, and its span
+    refs: bytearray = msgspec.field(default_factory=bytearray)  # spans of the last ops, see `rule_packed`
 
     @property
     def is_full(self) -> bool:
@@ -141,9 +142,9 @@ class Sheet(msgspec.Struct, omit_defaults=True):
         if len(self.ids) > 8 * _IDS:
             del self.ids[: -4 * _IDS]
         if trace_id is not None and span_id is not None:
-            self.refs.append((at, (trace_id, span_id)))
-            if len(self.refs) > 2 * _REFS:
-                del self.refs[:-_REFS]
+            add_span(self.refs, at, trace_id, span_id)
+            if len(self.refs) > 2 * _REFS_BYTES:
+                del self.refs[:-_REFS_BYTES]
 
     def _add_features(self, features: dict[str, Scalar], at: int, most_columns: int) -> None:
         fields, byte, bit = self.fields, at >> 3, 1 << (at & 7)
@@ -184,11 +185,11 @@ class Sheet(msgspec.Struct, omit_defaults=True):
     def _count_number(self, column: Column, number: float, at: int, most_columns: int) -> None:
         if column.cuts:
             set_bit(column.parts[bisect_left(column.cuts, number)], at)
-        elif len(column.early) >= _TO_LEARN:  # all alike so far, or no room for cut points
+        elif (early := count_numbers(column.early)) >= _TO_LEARN:  # all alike so far, or no room for cut points
             set_bit(column.beyond, at)
         else:
-            column.early.append((at, number))
-            if len(column.early) == _TO_LEARN and self.columns + _PARTS <= most_columns:
+            add_number(column.early, at, number)
+            if early + 1 == _TO_LEARN and self.columns + _PARTS <= most_columns:
                 column.learn()
                 self.columns += len(column.parts)
 
@@ -214,7 +215,7 @@ def conditions_of(field: str, column: Column, mask: int) -> Iterator[tuple[Condi
         found = int.from_bytes(bits, "little") & mask
         present |= found
         yield Condition(field, "is", value), found
-    for at, _ in column.early:
+    for at, _ in numbers(column.early):
         present |= 1 << at
     parts = [int.from_bytes(bits, "little") & mask for bits in column.parts]
     for part in parts:

@@ -10,6 +10,7 @@ from math import sqrt
 from typing import Final, NamedTuple
 
 from sidecar.analysis.rule_counts import Condition, Sheet, conditions_of
+from sidecar.analysis.rule_packed import numbers, spans
 from sidecar.analysis.rule_search import Snapshot, snapshot, table
 from sidecar.analysis.rule_standing import Rule
 from sidecar.call_fields import FIELD_SET
@@ -102,7 +103,7 @@ def _is_varied(sheet: Sheet, field: str) -> bool:
     column = sheet.fields.get(field)
     if column is None:
         return True
-    values: dict[int, object] = dict(column.early)
+    values: dict[int, object] = dict(numbers(column.early))
     parts = [*column.values.items(), *enumerate(column.parts)]
     for value, bits in parts:
         values |= dict.fromkeys(_ones(int.from_bytes(bits, "little")), value)
@@ -120,7 +121,7 @@ def _is_varied(sheet: Sheet, field: str) -> bool:
 
 
 def _evidence(sheet: Sheet, bits: int) -> list[SpanRef]:
-    return [ref for at, ref in sheet.refs if bits >> at & 1][-_MOST_EVIDENCE:]
+    return [ref for at, ref in spans(sheet.refs) if bits >> at & 1][-_MOST_EVIDENCE:]
 
 
 def _task(sheet: Sheet, at: int) -> bytes:

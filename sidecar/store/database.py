@@ -79,6 +79,12 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             "incidents", "successes", "seen_ids", "langfuse", "latest_ops", "learning", "corrections", "operations"
         ),
     ),
+    (
+        # Rules keep numbers and spans packed: made again, and with them whatever is read in the same order.
+        *_read_again(
+            "incidents", "successes", "seen_ids", "langfuse", "latest_ops", "learning", "corrections", "operations"
+        ),
+    ),
 )
 """Step n migrates schema version n to n + 1 (`PRAGMA user_version`). Steps are only ever added."""
 
