@@ -24,7 +24,7 @@ GROUND = {
     "ids",
     "version",
 }
-GROUND |= {"kept_rows", "plain_words", "call_fields", "measured_words"}
+GROUND |= {"kept_rows", "packed", "plain_words", "call_fields", "measured_words"}
 SPAN_CONTRACT = {"spans.attributes", "spans.op_span", "spans.span_note"}
 EDGE = {"cli.py", "__main__.py", "commands", "demo"}
 """The command line: reads the environment, and calls the pipeline that joins the rooms."""

@@ -17,10 +17,10 @@ from zlib import crc32
 import msgspec
 
 from sidecar.analysis.e_values import MAX_OPS
-from sidecar.analysis.rule_packed import SPAN_BYTES, add_number, add_span, count_numbers, numbers
 from sidecar.call_fields import FIELD_SET, FIELDS, feature_name, word
 from sidecar.model import ObservedOp, Scalar
 from sidecar.normalize import clean_text
+from sidecar.packed import NUMBER_BYTES, SPAN_BYTES, add_number, add_span, numbers
 
 _field_values = attrgetter(*FIELDS)
 MAX_FIELDS: Final = 73  # 64 features and the fields above
@@ -62,7 +62,7 @@ Together = tuple[Condition, ...]
 class Column(msgspec.Struct, omit_defaults=True):
     """One field: the ops of each text it had, those of values beyond the bounds, and its numbers.
 
-    The first numbers are kept as they are (*early*, see `rule_packed`); from them come the cut points, and from then on
+    The first numbers are kept as they are (*early*, `sidecar.packed`); the cut points come from them, and from then on
     *parts*, one more than *cuts*, tell which ops' numbers fell where.
     """
 
@@ -92,7 +92,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
     columns: int = 0
     tasks: bytearray = msgspec.field(default_factory=bytearray)  # four bytes an op: a checksum of its task's name
     ids: bytearray = msgspec.field(default_factory=bytearray)  # of the last ops: the same of its id
-    refs: bytearray = msgspec.field(default_factory=bytearray)  # spans of the last ops, see `rule_packed`
+    refs: bytearray = msgspec.field(default_factory=bytearray)  # spans of the last ops, see `sidecar.packed`
 
     @property
     def is_full(self) -> bool:
@@ -185,7 +185,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
     def _count_number(self, column: Column, number: float, at: int, most_columns: int) -> None:
         if column.cuts:
             set_bit(column.parts[bisect_left(column.cuts, number)], at)
-        elif (early := count_numbers(column.early)) >= _TO_LEARN:  # all alike so far, or no room for cut points
+        elif (early := len(column.early) // NUMBER_BYTES) >= _TO_LEARN:  # all alike so far, or no room for cut points
             set_bit(column.beyond, at)
         else:
             add_number(column.early, at, number)

@@ -10,11 +10,11 @@ from math import sqrt
 from typing import Final, NamedTuple
 
 from sidecar.analysis.rule_counts import Condition, Sheet, conditions_of
-from sidecar.analysis.rule_packed import numbers, spans
 from sidecar.analysis.rule_search import Snapshot, snapshot, table
 from sidecar.analysis.rule_standing import Rule
 from sidecar.call_fields import FIELD_SET
 from sidecar.model import SpanRef
+from sidecar.packed import numbers, spans
 
 SEEN_IN_TASKS: Final = 3
 """In so many tasks (or traces, where there is no task) a value must have been met to count as seen."""

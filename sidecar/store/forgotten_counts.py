@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sidecar.call_fields import FIELDS, feature_name
 from sidecar.normalize import clean_text
+from sidecar.packed import NUMBER_BYTES, SPAN_BYTES, numbers, without
 from sidecar.store.forgotten_person import FIELD, Person
 
 Row = dict[str, Any]
@@ -90,7 +91,7 @@ def clean_rules(row: Row, person: Person) -> None:
     if gone:
         sheet["columns"] = sheet.get("columns", 0) - len(gone)
     if theirs and "refs" in sheet:
-        sheet["refs"] = [each for each in sheet["refs"] if not theirs >> each[0] & 1]
+        sheet["refs"] = b64encode(without(b64decode(sheet["refs"]), SPAN_BYTES, theirs)).decode()
     gone |= {(name, _key(person, _LENGTHS)) for name in _NAMES}
     for name in ("suspects", "leading", "fallen", "earlier", "found"):
         if name in row:
@@ -102,11 +103,11 @@ def _clean_column(column: Row, gone: set[str], theirs: int) -> None:
     before = beyond = _bits(column.get("beyond", ""))
     for value in gone:
         beyond |= _bits(column["values"].pop(value))
-    early = column.get("early", [])
-    for at, _ in early:
+    early = b64decode(column.get("early", ""))
+    for at, _ in numbers(early):
         beyond |= (1 << at) & theirs
     if beyond != before:
-        column["early"] = [each for each in early if not theirs >> each[0] & 1]
+        column["early"] = b64encode(without(early, NUMBER_BYTES, theirs)).decode()
         column["beyond"] = _base64(beyond)
 
 

@@ -1,4 +1,8 @@
-"""Numbers and spans of a sheet's ops, packed into bytes: as objects of their own they took five times the memory."""
+"""Numbers and spans of ops, packed into bytes: as objects of their own they took five times the memory.
+
+Each record begins with the op's place in its sheet (0 to 65,535), little-endian. Written and read by `analysis`;
+`store` removes the records of a person who is forgotten.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +12,21 @@ from typing import Final
 
 from sidecar.model import SpanRef
 
-_NUMBER: Final = Struct("<Hd")  # which op of the sheet, and the number
-_SPAN: Final = Struct("<H16s8s")  # which op, and the ids of its span
+_NUMBER: Final = Struct("<Hd")  # the op, and the number
+_SPAN: Final = Struct("<H16s8s")  # the op, and the ids of its span
+NUMBER_BYTES: Final = _NUMBER.size
 SPAN_BYTES: Final = _SPAN.size
 _IDS_BYTES: Final = 24
 
 
 def add_number(packed: bytearray, at: int, number: float) -> None:
-    """Add the *number* of the op *at* (0 to 65,535)."""
+    """Add the *number* of the op *at*."""
     packed += _NUMBER.pack(at, number)
 
 
-def numbers(packed: bytearray) -> Iterator[tuple[int, float]]:
+def numbers(packed: bytes | bytearray) -> Iterator[tuple[int, float]]:
     """Each op and its number, in the order they were added."""
     return _NUMBER.iter_unpack(packed)
-
-
-def count_numbers(packed: bytearray) -> int:
-    """How many there are."""
-    return len(packed) // _NUMBER.size
 
 
 def add_span(packed: bytearray, at: int, trace_id: str, span_id: str) -> None:
@@ -39,7 +39,13 @@ def add_span(packed: bytearray, at: int, trace_id: str, span_id: str) -> None:
         packed += at.to_bytes(2, "little") + ids
 
 
-def spans(packed: bytearray) -> Iterator[tuple[int, SpanRef]]:
+def spans(packed: bytes | bytearray) -> Iterator[tuple[int, SpanRef]]:
     """Each op and its span, in the order they were added."""
     for at, trace_id, span_id in _SPAN.iter_unpack(packed):
         yield at, (trace_id.hex(), span_id.hex())
+
+
+def without(packed: bytes | bytearray, record_bytes: int, ops: int) -> bytes:
+    """*packed* without the records of the *ops*, a bit each."""
+    records = (packed[at : at + record_bytes] for at in range(0, len(packed), record_bytes))
+    return b"".join(each for each in records if not ops >> int.from_bytes(each[:2], "little") & 1)
