@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from sidecar.pipeline_doors import http_routes
 from sidecar.receivers.openapi import openapi
 from tests.fuzz_doors import fuzz
@@ -18,6 +20,7 @@ async def test_every_route_is_described_and_every_description_is_a_route(tmp_pat
         assert set(json.loads(openapi("1"))["paths"]) == routes
 
 
+@pytest.mark.timeout(300)  # a program of many calls: a busy machine may take its time
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     """A short, repeatable run of what `make fuzz` does at length."""
     report = fuzz(tmp_path, "--max-examples", "10", "--seed", "1", "--phases", "coverage,fuzzing")
