@@ -39,17 +39,17 @@ _COMMANDS = {
     "demo": ("sidecar.demo.runner", "show the observer at work with a small gateway and agents of its own"),
     "stats": ("sidecar.commands.stats", "print what a running observer has counted"),
     "tail": ("sidecar.commands.tail", "follow the operations that a running observer sees"),
-    "incidents": ("sidecar.commands.incidents", "see why things fail, and decide on it"),
+    "incidents": ("sidecar.commands.incidents", "list incidents and why they happen; resolve, ignore, reopen"),
     "playbook": ("sidecar.commands.playbook", "see, approve, retire, export and import what was learnt"),
     "report": (
         "sidecar.commands.report",
-        "tell what was learnt and whether it helped; --html writes a page with plots",
+        "print what was learnt and whether it helped; --html writes a page with plots",
     ),
     "mcp": ("sidecar.commands.mcp", "serve advice, incidents and the playbook to agents over MCP"),
-    "outbox": ("sidecar.commands.outbox", "see, repeat or give up the posts that the gateway has not taken"),
-    "replay": ("sidecar.commands.replay", "make everything that is derived again, from the journals"),
-    "forget": ("sidecar.commands.forget", "remove what a staffer did from the journals and all that is derived"),
-    "doctor": ("sidecar.commands.doctor", "check everything an observer needs, and say what to do"),
+    "outbox": ("sidecar.commands.outbox", "list, retry or drop posts that the gateway has not accepted"),
+    "replay": ("sidecar.commands.replay", "rebuild all derived state from the journals"),
+    "forget": ("sidecar.commands.forget", "erase a staffer from the journals and all derived state"),
+    "doctor": ("sidecar.commands.doctor", "check everything an observer needs, and say how to fix it"),
 }
 
 
@@ -259,7 +259,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_forget(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--staffer", required=True, metavar="ID", help="the `staffer_id` of the one to forget")
+    parser.add_argument("--staffer", required=True, metavar="ID", help="the `staffer_id` to erase")
     _add_data_dir(parser)
     parser.epilog = "Stop the observer first. If it is interrupted, running it again finishes the work."
 
@@ -267,7 +267,7 @@ def _add_forget(parser: argparse.ArgumentParser) -> None:
 def _whole(most: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) < 12 and int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {most}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {most}")
         return int(text)
 
     return number
@@ -279,7 +279,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
 
 

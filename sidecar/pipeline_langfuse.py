@@ -246,30 +246,30 @@ def register(observer: Observer) -> None:
     count, level = observer.metrics.observe_count, observer.metrics.observe_level
     langfuse = observer.langfuse
     desk, counters = langfuse.desk, langfuse.counters
-    count("observer.langfuse.events", "{event}", "Of observations and traces, taken", lambda: counters.events)
-    count("observer.langfuse.scores", "{score}", "Taken", lambda: counters.scores)
-    count("observer.langfuse.invalid", "{item}", "Refused for what they are", lambda: counters.invalid)
+    count("observer.langfuse.events", "{event}", "Observation and trace events accepted", lambda: counters.events)
+    count("observer.langfuse.scores", "{score}", "Scores accepted", lambda: counters.scores)
+    count("observer.langfuse.invalid", "{item}", "Items refused as invalid", lambda: counters.invalid)
     observations = langfuse.observations
-    count("observer.langfuse.ops", "{op}", "Recorded of events and pulled ones", lambda: observations.recorded)
-    count("observer.langfuse.judged", "{score}", "That became ops", lambda: desk.judged)
-    count("observer.langfuse.failures", "{round}", "That could not record all; made again", lambda: desk.failed)
-    level("observer.langfuse.open", "{observation}", "Without an end", lambda: langfuse.book.open_count)
-    level("observer.langfuse.waiting", "{score}", "That judged nothing yet", lambda: langfuse.book.waiting_count)
+    count("observer.langfuse.ops", "{op}", "Ops from events and pulled observations", lambda: observations.recorded)
+    count("observer.langfuse.judged", "{score}", "Scores that became ops", lambda: desk.judged)
+    count("observer.langfuse.failures", "{round}", "Rounds that failed; they are retried", lambda: desk.failed)
+    level("observer.langfuse.open", "{observation}", "Observations without an end", lambda: langfuse.book.open_count)
+    level("observer.langfuse.waiting", "{score}", "Scores that wait for their op", lambda: langfuse.book.waiting_count)
     poller = langfuse.poller
     if poller is not None:
-        count("observer.langfuse.pulled", "{row}", "Read", lambda: poller.observations + poller.scores)
-        count("observer.langfuse.pull.failures", "{request}", "That gave nothing", lambda: poller.failures)
-        count("observer.langfuse.pull.too_large", "{page}", "Asked for anew in smaller ones", lambda: poller.too_large)
-        count("observer.langfuse.pull.limited", "{request}", "Answered 429", lambda: poller.limited)
-        count("observer.langfuse.pull.gap", "s", "That is not read any more", lambda: poller.gap_s)
-        level("observer.langfuse.pull.lag", "s", "Since both lists were read whole", lambda: poller.lag_s)
+        count("observer.langfuse.pulled", "{row}", "Rows read", lambda: poller.observations + poller.scores)
+        count("observer.langfuse.pull.failures", "{request}", "Requests that failed", lambda: poller.failures)
+        count("observer.langfuse.pull.too_large", "{page}", "Too large, requested again", lambda: poller.too_large)
+        count("observer.langfuse.pull.limited", "{request}", "Requests answered with 429", lambda: poller.limited)
+        count("observer.langfuse.pull.gap", "s", "Time that will not be read any more", lambda: poller.gap_s)
+        level("observer.langfuse.pull.lag", "s", "Time since both lists were read completely", lambda: poller.lag_s)
     forward = langfuse.forward
     if forward is None:
         return
-    count("observer.langfuse.forwarded", "{item}", "That Langfuse took", lambda: forward.lane.exported)
-    count("observer.langfuse.forward.failed", "{item}", "By cause", lambda: forward.lane.failed, "cause")
-    count("observer.langfuse.forward.retries", "{request}", "To be sent again", lambda: forward.lane.retries)
-    level("observer.langfuse.forward.waiting", "By", "On disk, not sent yet", lambda: forward.spool.waiting_bytes)
+    count("observer.langfuse.forwarded", "{item}", "Items that Langfuse accepted", lambda: forward.lane.exported)
+    count("observer.langfuse.forward.failed", "{item}", "Items lost, by cause", lambda: forward.lane.failed, "cause")
+    count("observer.langfuse.forward.retries", "{request}", "Failed attempts", lambda: forward.lane.retries)
+    level("observer.langfuse.forward.waiting", "By", "Bytes on disk not sent yet", lambda: forward.spool.waiting_bytes)
 
 
 class _Memory:

@@ -23,19 +23,19 @@ OTHER: Final = "_OTHER"
 def register(metrics: OwnMetrics, learning: Learning) -> None:
     """Register the learning's counts as *metrics*."""
     level, exposures = metrics.observe_level, learning.exposures
-    level("observer.playbooks", "{entry}", "Known, by state", lambda: _by_state(learning), "state")
-    level("observer.advice.open", "{coin}", "Whose outcome is awaited", lambda: exposures.open)
+    level("observer.playbooks", "{entry}", "Playbook entries, by state", lambda: _by_state(learning), "state")
+    level("observer.advice.open", "{coin}", "Coins whose outcome is awaited", lambda: exposures.open)
     level(
         "observer.advice.tasks",
         "{task}",
-        "With an outcome, by entry, by whether it was shown to them, and by outcome",
+        "Tasks with an outcome, by entry, arm and outcome",
         lambda: _tasks(exposures.tallies()),
         *("entry", "arm", "outcome"),
     )
     level(
         "observer.advice.missing",
         "{task}",
-        "Of which no outcome came in time, by arm",
+        "Tasks without an outcome in time, by arm",
         lambda: _missing(exposures.together()),
         "arm",
     )

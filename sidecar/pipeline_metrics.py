@@ -92,9 +92,9 @@ def _register_intake(observer: Observer) -> None:
     count, level = observer.metrics.observe_count, observer.metrics.observe_level
     intake, ring, budget = observer.intake, observer.ring, observer.budget
     count("observer.events.accepted", "{event}", "Events acknowledged", lambda: intake.accepted)
-    count("observer.events.duplicates", "{event}", "Acknowledged again, not recorded", lambda: intake.repeats)
-    count("observer.events.hinted", "{event}", "Fields that resemble known ones", lambda: intake.hinted)
-    level("observer.events.ids", "{id}", "Event ids that are remembered", lambda: len(observer.books.duplicates))
+    count("observer.events.duplicates", "{event}", "Repeated events, not recorded again", lambda: intake.repeats)
+    count("observer.events.hinted", "{event}", "Events with fields that resemble known ones", lambda: intake.hinted)
+    level("observer.events.ids", "{id}", "Event ids remembered", lambda: len(observer.books.duplicates))
     count(
         "observer.requests.refused",
         "{request}",
@@ -109,7 +109,7 @@ def _register_intake(observer: Observer) -> None:
     )
     level("observer.requests.inflight", "By", "Bytes of requests in flight", lambda: budget.used)
     level("observer.ring.ops", "{op}", "Operations in memory", lambda: len(ring))
-    level("observer.ring.size", "By", "About what they take", lambda: ring.bytes)
+    level("observer.ring.size", "By", "Approximate memory of the ring", lambda: ring.bytes)
     level("observer.ring.failures", "{op}", "Failures in memory", lambda: ring.failures)
     level(
         "observer.ring.by_source",
@@ -119,11 +119,11 @@ def _register_intake(observer: Observer) -> None:
         "source",
     )
     ops, by = observer.op_counts, ("endpoint", "source", "outcome")
-    count("observer.ops", "{op}", "Recorded since the start", lambda: ops.ops, *by)
-    count("observer.ops.duration", "s", "What they took, summed", lambda: ops.seconds, *by)
-    count("observer.lost", "{item}", "What was lost, by cause", lambda: losses(observer), "cause")
-    level("process.memory.usage", "By", "Resident", resident_bytes)
-    count("process.cpu.time", "s", "Of all threads", cpu_seconds)
+    count("observer.ops", "{op}", "Operations recorded since the start", lambda: ops.ops, *by)
+    count("observer.ops.duration", "s", "Summed duration of operations", lambda: ops.seconds, *by)
+    count("observer.lost", "{item}", "Items lost or refused, by cause", lambda: losses(observer), "cause")
+    level("process.memory.usage", "By", "Resident memory", resident_bytes)
+    count("process.cpu.time", "s", "CPU time of all threads", cpu_seconds)
     level("observer.watchers", "{watcher}", "Open live streams", lambda: observer.feed.watchers)
 
 
@@ -133,15 +133,15 @@ def _register_same(observer: Observer) -> None:
     count(
         "observer.same.ops",
         "{op}",
-        "Reports of operations that were known: added nothing, or amended the op before",
+        "Reports of known operations: added nothing, or amended the previous op",
         lambda: {"absorbed": one.absorbed, "amended": one.amended},
         "outcome",
     )
-    count("observer.same.forgotten", "{operation}", "Gone before their window was over", lambda: one.forgotten)
-    level("observer.same.remembered", "{operation}", "Another report may come of", lambda: len(one))
-    count("observer.amended", "{op}", "Ops that a later one took the place of", lambda: latest.amended)
-    count("observer.amended.unknown", "{op}", "Amended, but not remembered: counted as well", lambda: latest.unknown)
-    count("observer.ops.repeated", "{op}", "Lines of an op that was in the journal before", lambda: latest.repeats)
+    count("observer.same.forgotten", "{operation}", "Evicted before their window was over", lambda: one.forgotten)
+    level("observer.same.remembered", "{operation}", "Operations of which another report may come", lambda: len(one))
+    count("observer.amended", "{op}", "Ops replaced by later ones", lambda: latest.amended)
+    count("observer.amended.unknown", "{op}", "Amended, but not remembered: counted twice", lambda: latest.unknown)
+    count("observer.ops.repeated", "{op}", "Journal lines that repeat an op", lambda: latest.repeats)
 
 
 def _register_journals(observer: Observer) -> None:
@@ -168,21 +168,21 @@ def _register_journals(observer: Observer) -> None:
         label,
     )
     kept = observer.retention.journals
-    level("observer.journal.kept", "By", "On disk", lambda: {each.name: each.bytes for each in kept}, label)
+    level("observer.journal.kept", "By", "Bytes on disk", lambda: {each.name: each.bytes for each in kept}, label)
     level("observer.journal.segments", "{file}", "On disk", lambda: {each.name: each.segments for each in kept}, label)
     count(
         "observer.journal.dropped",
         "{file}",
-        "Segments that went, by size or age; what they held stays counted",
+        "Segments dropped by size or age; what they held stays counted",
         lambda: {each.name: each.dropped for each in kept},
         label,
     )
-    count("observer.journal.damaged", "{record}", "Could not be read back", lambda: observer.checkpoint.damaged)
+    count("observer.journal.damaged", "{record}", "Unreadable records", lambda: observer.checkpoint.damaged)
     count("observer.retention.failures", "{look}", "Bounds not enforced yet", lambda: observer.retention.failures)
     level(
         "observer.journal.pending",
         "By",
-        "Waiting to be written",
+        "Bytes waiting to be written",
         lambda: {k: v.pending_bytes for k, v in logs.items()},
         label,
     )
@@ -200,29 +200,27 @@ def _register_export(observer: Observer) -> None:
         lambda: {"journal": ops.accepted, "spool": door.accepted},
         "from",
     )
-    count("observer.export.spans", "{span}", "Exported", lambda: export.exported)
-    count("observer.export.failed", "{span}", "Refused for good, by cause", lambda: export.failed, "cause")
+    count("observer.export.spans", "{span}", "Spans exported", lambda: export.exported)
+    count("observer.export.failed", "{span}", "Spans lost for good, by cause", lambda: export.failed, "cause")
     count(
         "observer.export.evicted",
         "{span}",
-        "Removed by a bound of the disk before they were exported",
+        "Spans removed by a disk bound before export",
         lambda: {"journal": export.source.evicted, "spool": spool.evicted},
         "from",
     )
-    count("observer.export.evicted.size", "By", "The same of the spool, in bytes", lambda: spool.evicted_bytes)
-    count("observer.export.requests", "{request}", "Sent", lambda: sum(lane.requests for lane in export.lanes))
-    count(
-        "observer.export.retries", "{request}", "To be sent again", lambda: sum(lane.retries for lane in export.lanes)
-    )
-    level("observer.export.waiting", "By", "On disk, not exported yet", lambda: export.waiting_bytes, "from")
-    level("observer.spool.size", "By", "The spool on disk", lambda: spool.held_bytes)
+    count("observer.export.evicted.size", "By", "Bytes evicted from the spool", lambda: spool.evicted_bytes)
+    count("observer.export.requests", "{request}", "Requests sent", lambda: sum(lane.requests for lane in export.lanes))
+    count("observer.export.retries", "{request}", "Failed attempts", lambda: sum(lane.retries for lane in export.lanes))
+    level("observer.export.waiting", "By", "Bytes on disk not exported yet", lambda: export.waiting_bytes, "from")
+    level("observer.spool.size", "By", "Bytes of the spool on disk", lambda: spool.held_bytes)
 
 
 def _register_analysis(observer: Observer) -> None:
     count, level = observer.metrics.observe_count, observer.metrics.observe_level
     cycle, model = observer.cycle, observer.model.asked
     count("observer.cycles", "{cycle}", "Cycles run", lambda: cycle.cycles)
-    level("observer.cycle.duration", "s", "The last cycle's", lambda: cycle.last_duration_ms / 1000)
+    level("observer.cycle.duration", "s", "Duration of the last cycle", lambda: cycle.last_duration_ms / 1000)
     count(
         "observer.cycle.step.failures",
         "{step}",
@@ -232,27 +230,27 @@ def _register_analysis(observer: Observer) -> None:
     count(
         "observer.decisions.unwritten",
         "{decision}",
-        "Diagnoses and entries that the journal did not take; they are made again",
+        "Decisions that the journal did not accept; they are made again",
         lambda: observer.analyzer.undecided + observer.consolidator.failed + observer.learning.undecided,
     )
     advisor, learning = observer.learning.advisor, observer.books.learning
     count("observer.advice.asked", "{request}", "Requests for advice", lambda: advisor.asked)
-    count("observer.advice.told", "{item}", "Advice that was given", lambda: advisor.told)
+    count("observer.advice.told", "{item}", "Entries told to agents", lambda: advisor.told)
     count(
         "observer.decisions.overtaken",
         "{decision}",
-        "A cycle's own, without effect since a person decided meanwhile",
+        "Decisions of a cycle made void by a person's decision",
         lambda: observer.life_cycle.overtaken + observer.books.learning.playbook.overtaken,
     )
     count("observer.advice.undecided", "{request}", "Not given: the journal took too long", lambda: advisor.undecided)
-    level("observer.rules", "{rule}", "Known", lambda: len(learning.rules.report().rules))
-    count("observer.state.save.failures", "{save}", "Saves to be made again", lambda: observer.checkpoint.failed_saves)
-    count("observer.corrections", "{row}", "Recorded", lambda: observer.corrections.recorded)
+    level("observer.rules", "{rule}", "Rules known", lambda: len(learning.rules.report().rules))
+    count("observer.state.save.failures", "{save}", "Failed saves, retried", lambda: observer.checkpoint.failed_saves)
+    count("observer.corrections", "{row}", "Corrections recorded", lambda: observer.corrections.recorded)
     count("observer.corrections.read.errors", "{error}", "Reads that failed", lambda: observer.corrections.read_errors)
-    count("observer.model.calls", "{call}", "Asked of the model", lambda: model.calls)
-    count("observer.model.failures", "{call}", "That gave nothing usable", lambda: model.failures)
+    count("observer.model.calls", "{call}", "Calls to the model", lambda: model.calls)
+    count("observer.model.failures", "{call}", "Calls without a usable answer", lambda: model.failures)
     _register_posts(observer)
-    level("observer.incidents", "{incident}", "Known, by state", lambda: _by_state(observer), "state")
+    level("observer.incidents", "{incident}", "Incidents, by state", lambda: _by_state(observer), "state")
     pipeline_learning_metrics.register(observer.metrics, observer.books.learning)
 
 
@@ -267,9 +265,9 @@ def _register_posts(observer: Observer) -> None:
     def total(name: str) -> Callable[[], int]:
         return lambda: sum(getattr(outbox, name) for outbox in all_)
 
-    count("observer.posts.delivered", "{post}", "Posts that were taken", total("delivered"))
-    count("observer.posts.failed", "{attempt}", "Attempts to post that failed", total("failed"))
-    level("observer.posts.waiting", "{post}", "Posts that were not taken yet", total("waiting"))
-    level("observer.posts.dead", "{post}", "Posts that were given up and are kept", total("dead"))
-    oldest = "Since when the oldest post waits"
+    count("observer.posts.delivered", "{post}", "Posts delivered", total("delivered"))
+    count("observer.posts.failed", "{attempt}", "Failed attempts to post", total("failed"))
+    level("observer.posts.waiting", "{post}", "Posts waiting for delivery", total("waiting"))
+    level("observer.posts.dead", "{post}", "Posts given up, kept as dead letters", total("dead"))
+    oldest = "Age of the oldest waiting post"
     level("observer.posts.oldest", "s", oldest, lambda: max(outbox.oldest_s for outbox in all_))

@@ -87,13 +87,13 @@ class OtlpDoors:
 def register(observer: Observer) -> None:
     """Register the doors' counters as metrics."""
     count, otlp = observer.metrics.observe_count, observer.otlp
-    count("observer.otlp.spans", "{span}", "Received and acknowledged", lambda: otlp.intake.spans)
-    count("observer.otlp.ops", "{op}", "Operations among them, recorded", lambda: otlp.intake.ops)
-    count("observer.otlp.rejected", "{span}", "Refused for what they are", lambda: otlp.intake.rejected)
-    count("observer.otlp.repeats", "{request}", "Acknowledged again, not done again", lambda: otlp.intake.repeats)
-    forgotten = "Failed, and forgotten before they came again"
+    count("observer.otlp.spans", "{span}", "Spans received and acknowledged", lambda: otlp.intake.spans)
+    count("observer.otlp.ops", "{op}", "Operations recorded from spans", lambda: otlp.intake.ops)
+    count("observer.otlp.rejected", "{span}", "Spans rejected as invalid", lambda: otlp.intake.rejected)
+    count("observer.otlp.repeats", "{request}", "Repeated requests acknowledged", lambda: otlp.intake.repeats)
+    forgotten = "Failed requests dropped before a retry came"
     count("observer.otlp.forgotten", "{request}", forgotten, lambda: otlp.intake.forgotten)
-    count("observer.otlp.sampled_out", "{span}", "Not passed on, as set", lambda: otlp.sampled_out)
+    count("observer.otlp.sampled_out", "{span}", "Spans not exported because of sampling", lambda: otlp.sampled_out)
 
 
 class GrpcDoor:

@@ -66,17 +66,17 @@ def register(observer: Observer) -> None:
         proxy.agents,
     )
     count("observer.proxy.calls", "{call}", "Calls that went through the proxy", lambda: recorder.calls)
-    count("observer.proxy.failures", "{call}", "Those that failed", lambda: recorder.failures)
-    count("observer.proxy.unread", "{call}", "Recorded without a look into them", lambda: recorder.unread)
+    count("observer.proxy.failures", "{call}", "Calls that failed", lambda: recorder.failures)
+    count("observer.proxy.unread", "{call}", "Calls whose bodies were not read", lambda: recorder.unread)
     count(
-        "observer.proxy.uncaptured", "{body}", "Bodies too many to be kept for a look", lambda: recorder.budget.refused
+        "observer.proxy.uncaptured", "{body}", "Bodies not captured for lack of room", lambda: recorder.budget.refused
     )
     count("observer.proxy.refused", "{request}", "Refused by the proxy itself", lambda: dict(agents.refused), "status")
     count(
         "observer.proxy.unadvised",
         "{call}",
-        "Calls that went without advice, since it took too long or failed",
+        "Calls without advice because it was late or failed",
         lambda: proxy.advice.late + proxy.advice.failures if proxy.advice is not None else 0,
     )
     level("observer.proxy.agents", "{connection}", "Open connections of agents", lambda: len(agents.connections))
-    level("observer.proxy.upstream", "{connection}", "Open ones to the gateway", lambda: proxy.upstream_connections)
+    level("observer.proxy.upstream", "{connection}", "Connections to the gateway", lambda: proxy.upstream_connections)

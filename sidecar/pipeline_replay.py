@@ -109,7 +109,7 @@ class _NoRecorder:
 
     def record(self, *_: Any, **__: Any) -> Receipt | None:
         """Raise: the tailer is never asked to read in a replay."""
-        raise ObserverError("a replay recorded something", "this is a fault of ours", "Tell its authors")
+        raise ObserverError("a replay recorded something", "this is a bug in the observer", "Report it to its authors")
 
 
 def _corrections() -> CorrectionsTailer:

@@ -29,13 +29,13 @@ _URLS = (
 _OPTIONAL = ("otlp", "langfuse", "webhook")
 _NEVER_OURS = {
     "gateway_url": ("it would call itself", "Point GATEWAY_URL at the gateway, and the agents at the proxy"),
-    "lakehouse_url": ("it would ask itself for a model's words", "Point LAKEHOUSE_URL at the model"),
+    "lakehouse_url": ("it would ask itself instead of a model", "Point LAKEHOUSE_URL at the model"),
     "webhook_url": (
-        "each post would be an operation, and one that fails an incident to post",
-        "Give the address of who is to be told; `observer incidents` and `/incidents` have all that is posted",
+        "each post would become an operation, and a failed one an incident to post again",
+        "Give the address of the receiver; `observer incidents` and `/incidents` have the same data",
     ),
-    "langfuse_forward_url": ("it would be sent what it has", "Give the address of the Langfuse server"),
-    "langfuse_pull_url": ("it would read what it has", "Give the address of the Langfuse server"),
+    "langfuse_forward_url": ("it would forward to itself", "Give the address of the Langfuse server"),
+    "langfuse_pull_url": ("it would read its own data", "Give the address of the Langfuse server"),
 }
 """Addresses of others: what would happen if they were one of our doors, and the fix."""
 
@@ -112,7 +112,7 @@ def _check_loops(settings: Settings, names: Mapping[str, str]) -> None:
             raise SettingsError(
                 f"the OTLP endpoint {shown_url(endpoint)} is the observer itself",
                 "it would export its spans to its own door",
-                "Point OTEL_EXPORTER_OTLP_ENDPOINT at the collector; where that has the port, set OBSERVER_GRPC_PORT",
+                "Point OTEL_EXPORTER_OTLP_ENDPOINT at the collector; if it uses that port, set OBSERVER_GRPC_PORT",
             )
 
 

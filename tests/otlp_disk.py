@@ -14,7 +14,7 @@ from sidecar.receivers.otlp_receiver import OtlpIntake
 from tests.fakes import an_op
 from tests.otlp_requests import a_request, a_span
 
-FAILED = JournalError("the journal did not take it", "told so", "Send it again")
+FAILED = JournalError("the journal did not accept the record", "told so", "Send it again")
 
 
 class HandReceipt:

@@ -76,8 +76,8 @@ async def test_another_payload_under_a_known_id_is_a_conflict(tmp_path: Path) ->
         answer = await post(running, {**EVENT, "success": False})
         assert answer.status_code == 409
         assert answer.json() == {
-            "error": "the event id 'e-1' is known with another payload: an id names one event, and that one is kept as "
-            "it came first. Repeat an event unchanged, or give a new one an id of its own"
+            "error": "the event id 'e-1' is known with another payload: each id names one event, and the first one "
+            "with it is kept. Repeat an event unchanged, or give a new one an id of its own"
         }
         assert (running.intake.conflicts, running.intake.accepted) == (1, 1)
     assert [line["success"] for line in journal(tmp_path)] == [True]

@@ -246,7 +246,7 @@ def test_a_span_takes_no_more_links_than_its_provider_keeps() -> None:
 
 async def test_a_journal_that_fails_leaves_everything_due(bench: Bench) -> None:
     """Nothing is marked or posted; the next cycle does it all."""
-    bench.decisions.failing = JournalError("the journal did not take it", "disk full", "Make room")
+    bench.decisions.failing = JournalError("the journal did not accept the record", "disk full", "Make room")
     await bench.cycle(a_failure(1))
     assert (bench.gateway.again, len(bench.book.due()), bench.analyzer.undecided) == ([], 1, 1)
     bench.decisions.failing = None

@@ -170,7 +170,7 @@ async def test_a_steady_incident_is_hardly_ever_called_escalating() -> None:
 async def test_a_journal_that_fails_leaves_it_to_the_next_look() -> None:
     """Nothing takes effect that is not written."""
     bench = Bench()
-    bench.decisions.failing = JournalError("the journal did not take it", "disk full", "Make room")
+    bench.decisions.failing = JournalError("the journal did not accept the record", "disk full", "Make room")
     assert await bench.look(10, a_failure(1)) == []
     assert bench.life_cycle.undecided == 1
     bench.decisions.failing = None

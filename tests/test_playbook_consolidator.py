@@ -172,7 +172,7 @@ async def test_restored_entries_are_not_written_again(bench: Bench, saved: bool)
 
 async def test_a_journal_that_fails_leaves_it_for_the_next_time(bench: Bench) -> None:
     """No entry, no post; then both."""
-    bench.decisions.failing = JournalError("the journal did not take it", "disk full", "Make room")
+    bench.decisions.failing = JournalError("the journal did not accept the record", "disk full", "Make room")
     await bench.cycle(*successes(5), *successes(5, "/b"))
     assert (bench.entries(), bench.posted, bench.consolidator.failed) == ([], [], 1)
     bench.decisions.failing = None

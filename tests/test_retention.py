@@ -135,7 +135,7 @@ async def test_nothing_goes_that_the_copy_does_not_cover(tmp_path: Path) -> None
 async def test_a_state_that_cannot_be_saved_keeps_everything(tmp_path: Path) -> None:
     """Rather too many bytes than records that nothing counts."""
     state = State(ALL)
-    state.failing = RetryableError("state.db is busy", "the save before has not finished", "Look at the disk")
+    state.failing = RetryableError("state.db is busy", "the previous save has not finished", "Look at the disk")
     kept = retention(tmp_path, state, [500], max_age_s=100.0)
     with pytest.raises(RetryableError):
         await kept.enforce()

@@ -44,7 +44,7 @@ class ScoreRules:
         for part in filter(str.strip, text.split(",")):
             found = _RULE.fullmatch(part)
             if found is None:
-                raise _unusable(part, "it is no rule")
+                raise _unusable(part, "it is not a rule")
             self._rules.setdefault(found["name"].lower(), []).append(_rule(part, found))
 
     def failed(self, score: Score) -> bool | None:
@@ -69,7 +69,7 @@ def _rule(part: str, found: re.Match[str]) -> _Rule:
     try:
         return _Rule(sign, float(limit), "")
     except ValueError:
-        raise _unusable(part, f"{limit!r} is no number") from None
+        raise _unusable(part, f"{limit!r} is not a number") from None
 
 
 def _fails(rule: _Rule, score: Score) -> bool:

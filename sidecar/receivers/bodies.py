@@ -141,7 +141,7 @@ def parse_json(data: bytes | msgspec.Raw) -> Any:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         pass
     except RecursionError as exc:
-        raise MalformedError("the JSON is nested too deeply", "more than the reader follows", "Flatten it") from exc
+        raise MalformedError("the JSON is nested too deeply", "deeper than the parser goes", "Flatten it") from exc
     try:
         return json.loads(bytes(data), parse_int=_integer, parse_float=_real, parse_constant=_no_constant)
     except (ValueError, RecursionError) as exc:

@@ -167,7 +167,9 @@ def _size(event: object) -> int:
     size = len(memoryview(event)) if isinstance(event, TEXT) else 0
     if size > MAX_EVENT_BYTES:
         raise TooLargeError(
-            f"the event is over {MAX_EVENT_BYTES} bytes", "one event is no larger in a batch", "Send less in it"
+            f"the event is over {MAX_EVENT_BYTES} bytes",
+            "the bound is the same as for a single event",
+            "Make the event smaller",
         )
     return size
 

@@ -47,7 +47,9 @@ def said_by_hand(body: bytes, *, versioned: bool = False) -> Said:
         if len(text) > most:
             raise InvalidInputError(f"{name} is too long", f"at most {most} characters are kept", "Say it shorter")
     if by == "observer":
-        raise InvalidInputError("by='observer' is not usable", "that is what we call ourselves", "Give your own name")
+        raise InvalidInputError(
+            "by='observer' is not usable", "the observer's own decisions have that name", "Give your own name"
+        )
     return Said(by, note, _version(said.version) if isinstance(said, _VersionedBody) else None)
 
 

@@ -102,7 +102,7 @@ def events_of(body: bytes) -> list[Any]:
         said = read_value(body)  # the fast decoder rejects lone surrogates
         batch = said.get("batch") if isinstance(said, dict) else None
     if not isinstance(batch, list):
-        raise MalformedError("the body has no batch", "`batch` is to be a list of events", 'Send {"batch": […]}')
+        raise MalformedError("the body has no batch", "`batch` must be a list of events", 'Send {"batch": […]}')
     return batch
 
 
@@ -110,7 +110,7 @@ def scores_of(body: bytes) -> list[Any] | dict[str, Any]:
     """The scores of a list, like `events_of`; or the one score, decoded. Raises MalformedError, TooLargeError."""
     said = items_of(body)
     if not isinstance(said, dict | list):
-        raise MalformedError("the body is no score", "it is neither object nor list", "Send a score, or a list")
+        raise MalformedError("the body is not a score", "it is neither an object nor a list", "Send a score, or a list")
     return said
 
 
@@ -118,7 +118,7 @@ def _object(value: Any, what: str) -> dict[str, Any]:
     if isinstance(value, InvalidInputError):
         raise value
     if not isinstance(value, dict):
-        raise _wrong(f"{what} is no object")
+        raise _wrong(f"{what} is not an object")
     return value
 
 

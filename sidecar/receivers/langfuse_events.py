@@ -151,13 +151,13 @@ class LangfuseReader:
 def ns_of(text: object, field: str) -> int:
     """The RFC 3339 time *text* in ns since the epoch; UTC if it has no offset. Raises InvalidInputError."""
     if not isinstance(text, str):
-        raise _wrong(field, "is no text")
+        raise _wrong(field, "is not text")
     try:
         moment = datetime.fromisoformat(text)
         moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
         return max(0, (moment - _EPOCH) // timedelta(microseconds=1) * 1000)
     except (ValueError, OverflowError) as exc:
-        raise _wrong(field, f"is no time: {text[:40]!r}") from exc
+        raise _wrong(field, f"is not a time: {text[:40]!r}") from exc
 
 
 def _ns(body: Mapping[str, Any], field: str) -> int:
@@ -170,7 +170,7 @@ def _text(body: Mapping[str, Any], field: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise _wrong(field, "is no text")
+        raise _wrong(field, "is not text")
     return value
 
 

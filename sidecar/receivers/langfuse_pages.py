@@ -82,7 +82,9 @@ def page_in(path: str, body: bytes) -> dict[str, Any]:
     try:
         said = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise MalformedError(f"{path} is no JSON", str(exc), "Look at what LANGFUSE_PULL_URL leads to") from exc
+        raise MalformedError(f"{path} is not JSON", str(exc), "Look at what LANGFUSE_PULL_URL leads to") from exc
     if not isinstance(said, dict) or not isinstance(said.get("data"), list):
-        raise MalformedError(f"{path} has no data", "it is no page", "Look at what LANGFUSE_PULL_URL leads to")
+        raise MalformedError(
+            f"{path} has no data", "it is not a page of a list", "Look at what LANGFUSE_PULL_URL leads to"
+        )
     return said

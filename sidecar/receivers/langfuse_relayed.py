@@ -137,7 +137,7 @@ def _target(req: falcon.asgi.Request) -> str:
     """
     segments = unquote(req.path).replace("\\", "/").split("/")
     if "." in segments or ".." in segments:
-        raise InvalidInputError("the path is not usable", "`.` and `..` are no names", "Ask for one thing by its name")
+        raise InvalidInputError("the path is not usable", "`.` and `..` are not allowed", "Name the resource itself")
     raw: bytes = req.scope.get("raw_path") or req.path.encode()
     query = f"?{req.query_string}" if req.query_string else ""
     return raw.decode("latin-1").partition("?")[0] + query

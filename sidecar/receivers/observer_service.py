@@ -222,7 +222,7 @@ def _check_size(question: pb.GetAdviceRequest | pb.WatchRequest) -> None:
     """Refuse texts that would not fit into the head of an HTTP request. Raises TooLargeError."""
     size = question.ByteSize()
     if size > MAX_QUESTION_BYTES:
-        raise TooLargeError(f"{size} bytes of a question", f"at most {MAX_QUESTION_BYTES} are read", "Say less")
+        raise TooLargeError(f"{size} bytes in the request", f"at most {MAX_QUESTION_BYTES} are read", "Send less")
 
 
 def _query(request: pb.WatchRequest) -> OpQuery:
@@ -231,7 +231,7 @@ def _query(request: pb.WatchRequest) -> OpQuery:
     for name in request.equals:
         if name not in EXACT:
             raise InvalidInputError(
-                f"{name[:80]!r} is not a filter", "ops cannot be chosen by it", "See observer.proto"
+                f"{name[:80]!r} is not a filter", "ops cannot be filtered by it", "See observer.proto"
             )
     success = request.success if request.HasField("success") else None
     return OpQuery(exact=dict(request.equals), success=success, since=None, until=None, limit=0, cursor=None)
@@ -241,7 +241,9 @@ def _states(wanted: Iterable[str]) -> frozenset[str]:
     """The states in *wanted*. Raises InvalidInputError."""
     states = frozenset(wanted)
     if unknown := sorted(states - set(get_args(IncidentState))):
-        raise InvalidInputError(f"{unknown[0][:80]!r} is no state", "no incident can be in it", "See observer.proto")
+        raise InvalidInputError(
+            f"{unknown[0][:80]!r} is not a state", "incidents have no such state", "See observer.proto"
+        )
     return states
 
 
@@ -256,7 +258,7 @@ def _page(items: Iterable[T], key: Callable[[T], tuple[str, str]], size: int, to
     if token:
         at, _, name = token.partition(" ")
         if not name:
-            raise InvalidInputError("page_token is not one", "it was not given by the observer", "Begin without one")
+            raise InvalidInputError("page_token is malformed", "it was not given by the observer", "Begin without one")
         ordered = [item for item in ordered if key(item) < (at, name)]
     most = min(size or _PAGE, _MOST_PAGE)
     page = ordered[:most]

@@ -115,7 +115,7 @@ def advice_query(req: falcon.asgi.Request, clean: Callable[[str], str]) -> Advic
     params = _params(req)
     endpoint = params.pop("endpoint", "")
     if not endpoint:
-        raise InvalidInputError("endpoint is missing", "advice is given for one", "Name it: /advice?endpoint=/tools/x")
+        raise InvalidInputError("endpoint is missing", "advice is per endpoint", "Name it: /advice?endpoint=/tools/x")
     limit = _taken(params, "limit", _limit) or ADVICE_LIMIT
     task = _taken(params, "task", _task)
     given = [name for name in params.pop("given", "").split(",") if name.strip()]
@@ -147,7 +147,7 @@ def _params(req: falcon.asgi.Request) -> dict[str, Any]:
 
 def _refuse(unknown: Iterable[str]) -> None:
     for name in unknown:
-        raise InvalidInputError(f"{name[:80]!r} is not known here", "nothing is chosen by it", "See /openapi.json")
+        raise InvalidInputError(f"{name[:80]!r} is not known here", "it is not a parameter", "See /openapi.json")
 
 
 def _taken(params: dict[str, Any], name: str, read: Callable[[str, str], Any]) -> Any:

@@ -53,8 +53,8 @@ def openapi(version: str) -> bytes:
             "/ops/stream": {"get": _stream()},
             **memory.incidents(incident),
             **memory.learning(entry, history, advice),
-            "/": {"get": {**parts.text("A page for people: all of this, live", "text/html"), "security": []}},
-            "/metrics": {"get": parts.text("Own metrics, as Prometheus reads them", "text/plain")},
+            "/": {"get": {**parts.text("The status page, live", "text/html"), "security": []}},
+            "/metrics": {"get": parts.text("The observer's own metrics in Prometheus' text format", "text/plain")},
             "/v1/traces": {"post": intake.otlp()},
             **{f"/v1/{signal}": {"post": intake.not_taken(signal)} for signal in ("logs", "metrics")},
             **langfuse_paths(intake.otlp()),
@@ -94,6 +94,6 @@ def _filters(*, paged: bool) -> list[dict[str, Any]]:
         parts.query("until", moment, "at or before"),
     ]
     amended = parts.query(
-        "amended", {"type": "boolean"}, "also those that a later one amends, which they name: amended_by"
+        "amended", {"type": "boolean"}, "include ops that were replaced; `amended_by` names the replacing op"
     )
     return [*filters, amended, *parts.paging(DEFAULT_LIMIT)] if paged else filters

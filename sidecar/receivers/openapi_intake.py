@@ -12,11 +12,11 @@ from sidecar.receivers.event_hints import MAX_HINTS
 def event() -> dict[str, Any]:
     """`POST /event`."""
     return {
-        "summary": "One event becomes a span, and so an op; one sent before is acknowledged again, no more",
+        "summary": "Record one event as a span and an op; a repeated event is acknowledged and not recorded again",
         "parameters": [*_trace_headers(), _idempotency_header()],
         "requestBody": parts.body({"application/json": _event_schema()}),
         "responses": {
-            "200": parts.answer("Its line is in the journal", _acknowledgement()),
+            "200": parts.answer("The op is in the journal", _acknowledgement()),
             **parts.errors("400", "401", "403", "409", "413", "415", "421", "422", "503"),
         },
     }
@@ -28,20 +28,20 @@ def events() -> dict[str, Any]:
     answer = parts.fields(accepted=parts.COUNT, rejected=rejected, ring_size=parts.COUNT)
     answer["properties"]["hints"] = {
         **parts.array(parts.fields(index=parts.COUNT, hint={"type": "string"})),
-        "description": "What `/event` would hint at, each once, with the first event it is about",
+        "description": "The hints of `/event`, each once, with the index of the first event concerned",
         "maxItems": MAX_HINTS,
     }
     return {
-        "summary": "Many events: an array, or one a line; gzip or not",
+        "summary": "Record many events: an array, or one per line; gzip or not",
         "parameters": _trace_headers(),
         "requestBody": parts.body(
             {
-                "application/json": {"description": "An array of what `/event` takes; wrong ones are named"},
+                "application/json": {"description": "An array of events as for `/event`; errors name the index"},
                 "application/x-ndjson": {"type": "string"},
             }
         ),
         "responses": {
-            "200": parts.answer("The good ones are in the journal", answer),
+            "200": parts.answer("The valid events are in the journal", answer),
             **parts.errors("400", "401", "403", "413", "415", "421", "503"),
         },
     }
@@ -50,7 +50,7 @@ def events() -> dict[str, Any]:
 def otlp() -> dict[str, Any]:
     """`POST /v1/traces`."""
     request = {"type": "object", "description": "An `ExportTraceServiceRequest`; as `application/x-protobuf` likewise"}
-    partial = {"type": "object", "description": "How many spans were refused, and why the first was"}
+    partial = {"type": "object", "description": "How many spans were rejected, and why the first was"}
     answer = {"type": "object", "properties": {"partialSuccess": partial}}
     return {
         "summary": "Spans of agents that already trace: OTLP over HTTP, gzip or not; answered in the same encoding",
@@ -87,7 +87,7 @@ def _acknowledgement() -> dict[str, Any]:
         "description": "Unknown fields whose names resemble known ones: they are kept in `extra`",
         "maxItems": MAX_HINTS,
     }
-    answer["description"] = "The span's ids are left out only where a repeated event came first long ago"
+    answer["description"] = "The span's ids are missing only if the event repeats one of long ago"
     return answer
 
 
@@ -99,5 +99,5 @@ def _trace_headers() -> list[dict[str, Any]]:
 
 
 def _idempotency_header() -> dict[str, Any]:
-    text = "The event's id, if it has no `event_id`: the same again is acknowledged and not recorded"
+    text = "The event's id, if it has no `event_id`: a repetition is acknowledged and not recorded again"
     return {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"}, "description": text}

@@ -21,7 +21,7 @@ def langfuse_paths(traces: dict[str, Any]) -> dict[str, Any]:
     }
     batch = {"type": "object", "properties": {"batch": {"type": "array"}}, "required": ["batch"]}
     relayed = {
-        "200": parts.answer("What the Langfuse server says", {"type": "object"}),
+        "200": parts.answer("The Langfuse server's response", {"type": "object"}),
         **parts.errors("400", *_REFUSED, "404", "413", "415", "502", "503"),
     }
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -35,7 +35,7 @@ def langfuse_paths(traces: dict[str, Any]) -> dict[str, Any]:
                 "summary": "Events of Langfuse's older SDKs, scores among them",
                 "requestBody": parts.body({"application/json": batch}),
                 "responses": {
-                    "207": parts.answer("What was taken is on disk; the rest is named", both),
+                    "207": parts.answer("The accepted items are on disk; the others are listed", both),
                     **parts.errors(*_READ),
                 },
             }
@@ -43,26 +43,26 @@ def langfuse_paths(traces: dict[str, Any]) -> dict[str, Any]:
         f"{API}/scores": {"post": _scores()},
         f"{API}/health": {
             "get": {
-                "summary": "Health, as Langfuse says it",
+                "summary": "Health, in Langfuse's form",
                 "security": [],
                 "responses": {"200": parts.answer("OK", health), **parts.errors("403", "421")},
             }
         },
         f"{API}/projects": {
-            "get": {"summary": "What the keys are for", "responses": {**relayed, "200": parts.answer("OK", project)}}
+            "get": {"summary": "The projects of the keys", "responses": {**relayed, "200": parts.answer("OK", project)}}
         },
-        f"{API}/v2/prompts": {"get": {"summary": "Prompts, asked of the Langfuse server", "responses": relayed}},
+        f"{API}/v2/prompts": {"get": {"summary": "Prompts of the Langfuse server", "responses": relayed}},
         f"{API}/v2/prompts/{{name}}": {
-            "get": {"summary": "One of them", "parameters": [name], "responses": relayed},
+            "get": {"summary": "One prompt", "parameters": [name], "responses": relayed},
         },
         f"{API}/media": {
             "post": {
-                "summary": "Where to upload media: asked of the Langfuse server; without one, nowhere",
-                "responses": {**relayed, "201": parts.answer("Known already", {"type": "object"})},
+                "summary": "Where to upload media, from the Langfuse server; without one, nowhere",
+                "responses": {**relayed, "201": parts.answer("The content exists already", {"type": "object"})},
             }
         },
         f"{API}/media/{{media_id}}": {
-            "patch": {"summary": "How an upload went", "parameters": [media_id], "responses": relayed}
+            "patch": {"summary": "Report the outcome of an upload", "parameters": [media_id], "responses": relayed}
         },
     }
 
@@ -85,8 +85,8 @@ def _scores() -> dict[str, Any]:
         "summary": "A score, or a list of them",
         "requestBody": parts.body({"application/json": {"anyOf": [one, {"type": "array"}]}}),
         "responses": {
-            "200": parts.answer("The one is on disk", {"type": "object", "properties": {"id": {"type": "string"}}}),
-            "202": parts.answer("All of a list are on disk", {"type": "object"}),
+            "200": parts.answer("The score is on disk", {"type": "object", "properties": {"id": {"type": "string"}}}),
+            "202": parts.answer("All scores of the list are on disk", {"type": "object"}),
             "207": parts.answer("Some were refused; the others are on disk", of_each),
             **parts.errors(*_READ, "422"),
         },

@@ -15,13 +15,13 @@ def incidents(incident: dict[str, Any]) -> dict[str, Any]:
     key = {"name": "fingerprint", "in": "path", "required": True, "schema": {"type": "string"}}
     one = "|".join(get_args(IncidentState))
     pattern = {"type": "string", "pattern": f"^({one})(,({one}))*$"}
-    states = parts.query("state", pattern, "only in these states, with commas between")
+    states = parts.query("state", pattern, "only in these states, comma-separated")
     body = _said_by_hand({})
     hand = {
         "parameters": [key],
         "requestBody": {"content": {"application/json": {"schema": body}}},
         "responses": {
-            "200": parts.answer("The incident from now on; the decision is in the journal", incident),
+            "200": parts.answer("The changed incident; the decision is in the journal", incident),
             **parts.errors("400", "401", "403", "404", "413", "415", "421", "422", "503"),
         },
     }
@@ -34,17 +34,15 @@ def incidents(incident: dict[str, Any]) -> dict[str, Any]:
         "/corrections": parts.paged_list(
             "What was corrected, what failed before and what followed, the most recent first", "corrections", _review()
         ),
-        "/webhook/test": {
-            "post": parts.read("A test goes to the webhook as incidents go", parts.fields(queued={}), "404", "503")
-        },
+        "/webhook/test": {"post": parts.read("Send a test post to the webhook", parts.fields(queued={}), "404", "503")},
         "/incidents": listed,
         "/incidents/{fingerprint}": {"get": parts.read("One incident in full", details, "404", parameters=[key])},
         **{
             f"/incidents/{{fingerprint}}/{action}": {"post": {"summary": summary, **hand}}
             for action, summary in (
-                ("resolve", "It is over; a failure that happens later makes it `regressed`"),
-                ("ignore", "It is counted and no more"),
-                ("reopen", "It is `ongoing` again"),
+                ("resolve", "Mark as resolved; a later failure makes it `regressed`"),
+                ("ignore", "Only count it from now on"),
+                ("reopen", "Make it `ongoing` again"),
             )
         },
     }
@@ -67,7 +65,7 @@ def learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, A
     task = parts.query("task", {**text, "minLength": 1, "maxLength": MAX_TASK}, "the task of the agent that reads")
     entry_id = {"name": "playbook_id", "in": "path", "required": True, "schema": text}
     exposure_id = {"name": "exposure_id", "in": "path", "required": True, "schema": text}
-    as_of = parts.query("as_of", {**text, "format": "date-time"}, "as they were then")
+    as_of = parts.query("as_of", {**text, "format": "date-time"}, "the entries as of that time")
     entries = parts.paged_list("What works and what does not, the most recently changed first", "playbooks", entry)
     entries["get"]["parameters"] += [as_of, task]
     entries["get"]["responses"] |= parts.errors("503")
@@ -77,9 +75,9 @@ def learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, A
         "/playbooks": entries,
         "/playbooks/import": {
             "post": parts.write(
-                "Entries of another playbook become candidates here: all of them, or none",
+                "Import entries of another playbook as candidates: all of them, or none",
                 _import(),
-                "They are in the journal",
+                "The entries are in the journal",
                 parts.fields(imported=parts.array(text), known=parts.COUNT),
             )
         },
@@ -106,7 +104,12 @@ def learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, A
         "/advice": {"get": parts.read("What to do or avoid now", advice, "422", "503", parameters=_advice_query())},
         "/advice/{exposure_id}/outcome": {
             "parameters": [exposure_id],
-            "post": parts.write("How it went", said, "It is in the journal", parts.fields(accepted={"const": True})),
+            "post": parts.write(
+                "Report the outcome of advice",
+                said,
+                "The report is in the journal",
+                parts.fields(accepted={"const": True}),
+            ),
         },
     }
 

@@ -13,17 +13,17 @@ _ERROR = {
     "required": ["error"],
 }
 _MEANINGS = {
-    "400": "not readable as what this call takes",
+    "400": "malformed",
     "401": "no token, or an unknown one",
     "403": "the token lacks the scope, or the Origin is foreign",
-    "404": "not here: not known, the cursor's op is no longer in memory, or this signal is not taken",
+    "404": "unknown; or the cursor's op is no longer in memory; or this signal is not supported",
     "409": "the event's id is known with another payload",
     "413": "too large",
-    "415": "an encoding that is not read",
+    "415": "an unsupported encoding",
     "421": "the Host is not a name of this observer",
-    "422": "readable, but a value is wrong; the text names it",
-    "502": "the server that is asked does not answer",
-    "503": "not now: overloaded, or the journal cannot be written; see Retry-After",
+    "422": "well-formed, but a value is wrong; the text names it",
+    "502": "the upstream server does not answer",
+    "503": "overloaded, or the journal cannot be written; see Retry-After",
 }
 
 
@@ -53,8 +53,8 @@ def paging(default: int) -> list[dict[str, Any]]:
     """The two parameters of paged lists."""
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": default}
     return [
-        query("limit", limit, "at most this many; fewer where they are large"),
-        query("cursor", {"type": "string"}, "`next_cursor` of the page before"),
+        query("limit", limit, "at most this many; fewer if they are large"),
+        query("cursor", {"type": "string"}, "`next_cursor` of the previous page"),
     ]
 
 

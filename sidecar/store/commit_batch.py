@@ -53,7 +53,9 @@ class CommitReceipt(Generic[R]):
             await waiter
         if batch.error is not None:
             raise JournalError(
-                "the journal did not take it", str(batch.error), "Send it again later; look at OBSERVER_DATA_DIR's disk"
+                "the journal did not accept the record",
+                str(batch.error),
+                "Send it again later; look at OBSERVER_DATA_DIR's disk",
             ) from batch.error
 
 

@@ -182,6 +182,6 @@ def _conflict(event_id: str) -> ConflictError:
     shown = event_id if len(event_id) <= _SHOWN else f"{event_id[: _SHOWN // 2]}… ({len(event_id)} characters)"
     return ConflictError(
         f"the event id {shown!r} is known with another payload",
-        "an id names one event, and that one is kept as it came first",
+        "each id names one event, and the first one with it is kept",
         "Repeat an event unchanged, or give a new one an id of its own",
     )

@@ -89,7 +89,9 @@ class InOrder(KeptBook):
         It takes effect before any op that settles later.
         """
         if self._log is None:
-            raise RetryableError("nothing is decided now", "the observer is starting or stopping", "Try again later")
+            raise RetryableError(
+                "no decision can be made now", "the observer is starting or stopping", "Try again later"
+            )
         await self._open.wait()
         encoded = msgspec.json.encode(body)
         promised = _Promised(kind, encoded)

@@ -58,7 +58,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise StartError(
             f"{path} is not there",
-            "no observer has kept anything in this folder",
+            "no observer has written to this folder",
             "Name the right one with --data-dir or OBSERVER_DATA_DIR",
         )
     return sqlite3.connect(

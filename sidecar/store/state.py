@@ -191,7 +191,7 @@ class StateStore:
 
     def _busy(self) -> RetryableError:
         return RetryableError(
-            f"{self._path} is busy", "the save before has not finished", "Look at the disk of OBSERVER_DATA_DIR"
+            f"{self._path} is busy", "the previous save has not finished", "Look at the disk of OBSERVER_DATA_DIR"
         )
 
     def _closed(self) -> RetryableError:
