@@ -159,9 +159,12 @@ async def test_a_quiet_block_waits_for_what_is_under_way_and_holds_off_the_rest(
     assert len(bench.disk.writing) == 1
 
 
-async def test_a_disk_that_hangs_costs_the_order_not_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past the bound what waits is handed on, and counted as out of order."""
-    monkeypatch.setattr(in_order, "MOST_WAITING", 10)
+@pytest.mark.parametrize(("bound", "most"), [("MOST_WAITING", 10), ("MOST_WAITING_BYTES", 2000)])
+async def test_a_disk_that_hangs_costs_the_order_not_the_memory(
+    monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    """Past either bound what waits is handed on, and counted as out of order."""
+    monkeypatch.setattr(in_order, bound, most)
     bench = Bench()
     await bench.decide("plain", "stuck")
     bench.op(*map(str, range(30)))

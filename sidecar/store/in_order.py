@@ -24,8 +24,13 @@ from sidecar.protocols import DecisionLog, OpConsumer
 log = structlog.get_logger(__name__)
 
 MOST_WAITING = 20_000  # ops; beyond it the order is given up, to bound memory
+MOST_WAITING_BYTES = 16 * 2**20  # likewise
 _AT_ONCE = 50  # items in a row, about half a millisecond
 _CATCH_UP = 3  # items handed on per arriving op, while others wait
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(ObservedOp).decode
 
 
 class Learner(Saved, OpConsumer, Protocol):
@@ -56,7 +61,8 @@ class InOrder(KeptBook):
         super().__init__(learner)
         self._learner = learner
         self._log: DecisionLog | None = None
-        self._waiting: deque[ObservedOp | _Promised] = deque()
+        self._waiting: deque[bytes | _Promised] = deque()  # ops as JSON: a quarter of what their objects take
+        self._waiting_bytes = 0
         self._promised: deque[_Promised] = deque()  # the waiting decisions that are not in the journal yet
         self._work: Iterator[None] | None = None
         self._deciding = 0
@@ -78,8 +84,10 @@ class InOrder(KeptBook):
         if not self._waiting and self._work is None:
             self._learner.consume(op)
             return
-        self._waiting.append(op)
-        if len(self._waiting) > MOST_WAITING:
+        encoded = _encode(op)
+        self._waiting.append(encoded)
+        self._waiting_bytes += len(encoded)
+        if len(self._waiting) > MOST_WAITING or self._waiting_bytes > MOST_WAITING_BYTES:
             self._give_up()
         self._hand_on(_CATCH_UP)
 
@@ -165,9 +173,10 @@ class InOrder(KeptBook):
         done = 0
         while self._waiting and self._work is None and done < most:
             item = self._waiting[0]
-            if type(item) is not _Promised:
+            if isinstance(item, bytes):
                 self._waiting.popleft()
-                self._learner.consume(item)  # type: ignore[arg-type]  # nothing else is in there
+                self._waiting_bytes -= len(item)
+                self._learner.consume(_decode(item))
             elif item.taken or item.failed:
                 self._waiting.popleft()
                 if item.taken:
