@@ -26,8 +26,8 @@ async def fill(jobs: dict[str, Job], proxy_url: str, observer_url: str) -> int:
             ask = {"endpoint": "/tools/fill_shift", "facts": job, "task": task, "given": ["role", "city", "count"]}
             advice = (await observer.call_tool("get_advice", ask)).structured_content
             better = job.copy()
-            for item in advice["advice"]:
-                better |= item["set"]
+            for item in advice["advice"]:  # a value may also be a range, or null for "leave it out"
+                better |= {name: value for name, value in item["set"].items() if isinstance(value, str | int | float)}
             answer = await gateway.post("/tools/fill_shift", json=better, headers={"X-Observer-Op-Task": task})
             done += answer.is_success and "error" not in answer.json()
         return done
