@@ -114,8 +114,9 @@ class GatewayProxy:
             agent.abort()
         self._sweeper.cancel()
         self._pool.close()
-        await asyncio.sleep(0)  # connections are lost in the loop's next turn, their ops are made in the one after
+        await asyncio.sleep(0)  # connections are lost in the loop's next turn, perhaps after this task had its own
         await asyncio.sleep(0)
+        self.recorder.record_ended()
 
     def _agent(self, parts: ExchangeParts) -> asyncio.BaseProtocol:
         if len(self.agents.connections) >= _MOST_CONNECTIONS:

@@ -34,6 +34,7 @@ _MOST_URL = 2048  # characters; twice as many are masked, so that no half of a s
 _MOST_ERROR = 8192
 _BEYOND_ERROR = 1024  # masked with it: half a secret has no shape
 _CAPTURED_BYTES = 8 * 2**20  # of all bodies under way: 64 long ones; agents that never read keep theirs for long
+_GATHER_S = 0.002  # an agent's next call need not wait for what is left of its last
 
 
 class CallRecorder:
@@ -50,6 +51,7 @@ class CallRecorder:
         self._facts = FactReader(normalizer, self._templates)
         self._url = lru_cache(maxsize=512)(self._scrubbed)  # agents call few targets, and masking one costs 15 µs
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: list[ProxiedCall] = []
         self.budget = CaptureBudget(_CAPTURED_BYTES)
         self.calls = 0
         self.failures = 0
@@ -97,13 +99,21 @@ class CallRecorder:
         call.answered(head)
 
     def ended(self, call: ProxiedCall) -> None:
-        """The last byte is written, or none will be. What remains is done when the loop has sent it."""
+        """The last byte is written, or none will be. What remains is done a little later, for several at a time."""
         call.ended = self._clock.monotonic()
+        self.calls += 1
         if self._loop is not None:
-            self._loop.call_soon(self._record, call)
+            self._ended.append(call)
+            if len(self._ended) == 1:
+                self._loop.call_later(_GATHER_S, self.record_ended)
+
+    def record_ended(self) -> None:
+        """Make ops of the calls that have ended, in that order."""
+        ended, self._ended = self._ended, []
+        for call in ended:
+            self._record(call)
 
     def _record(self, call: ProxiedCall) -> None:
-        self.calls += 1
         try:
             facts = self._read(call)
             self.failures += facts.error is not None
