@@ -151,7 +151,7 @@ async def test_an_op_that_was_not_written_is_none(tmp_path: Path) -> None:
     async with observer(tmp_path, open_file=file, OBSERVER_PROXY_PORT="0") as running:
         told = Witnesses(running)
         file.failure = OSError(errno.ENOSPC, "full")
-        with pytest.raises(AssertionError, match="did not take"):
+        with pytest.raises(AssertionError, match="did not accept"):
             await told.tool()
         file.failure = None
         await told.langfuse()
