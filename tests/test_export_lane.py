@@ -34,13 +34,13 @@ class ListSource:
         items = [request_of(name) for name in left]
         return Batch(self.done, ends[-1], items, ends, [1] * len(left), b"".join, False, self.mixed)
 
-    def settle(self, batch: Batch, behind: int) -> None:
-        self.done = batch.upto_item(behind)
+    def settle(self, batch: Batch, stop: int) -> None:
+        self.done = batch.upto_item(stop)
 
     def give_back(self, batch: Batch, first: int) -> None:
         assert self.done == batch.start or first > 0
 
-    def behind(self) -> bool:
+    def has_backlog(self) -> bool:
         return False
 
     def split(self) -> None:

@@ -27,17 +27,17 @@ class Batch:
     full: bool
     mixed: bool = False
 
-    def request(self, first: int, behind: int) -> bytes:
-        """One `ExportTraceServiceRequest` of the items *first* to *behind*, exclusive."""
-        return self.wrap(self.items[first:behind])
+    def request(self, first: int, stop: int) -> bytes:
+        """One `ExportTraceServiceRequest` of the items *first* to *stop*, exclusive."""
+        return self.wrap(self.items[first:stop])
 
-    def count(self, first: int, behind: int) -> int:
-        """The number of spans in the items *first* to *behind*, exclusive."""
-        return sum(self.spans[first:behind])
+    def count(self, first: int, stop: int) -> int:
+        """The number of spans in the items *first* to *stop*, exclusive."""
+        return sum(self.spans[first:stop])
 
-    def upto_item(self, behind: int) -> int:
-        """The log offset that is settled once all items before *behind* are."""
-        return self.upto if behind >= len(self.ends) else self.ends[behind - 1]
+    def upto_item(self, stop: int) -> int:
+        """The log offset that is settled once all items before *stop* are."""
+        return self.upto if stop >= len(self.ends) else self.ends[stop - 1]
 
 
 class Source(Protocol):
@@ -50,15 +50,15 @@ class Source(Protocol):
         """The next batch to send; None if nothing waits. Taking does not settle it."""
         ...
 
-    def settle(self, batch: Batch, behind: int) -> None:
-        """Mark the items of *batch* before *behind* as done: they are not sent again."""
+    def settle(self, batch: Batch, stop: int) -> None:
+        """Mark the items of *batch* before *stop* as done: they are not sent again."""
         ...
 
     def give_back(self, batch: Batch, first: int) -> None:
         """Return the items of *batch* from *first* on, not sent; they are taken again if the log still has them."""
         ...
 
-    def behind(self) -> bool:
+    def has_backlog(self) -> bool:
         """Whether there is a backlog besides the live (newest) range."""
         ...
 

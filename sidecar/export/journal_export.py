@@ -95,11 +95,11 @@ class JournalSource:
             pending.sending(batch.start, batch.upto)
             return batch
 
-    def settle(self, batch: Batch, behind: int) -> None:
+    def settle(self, batch: Batch, stop: int) -> None:
         """See `Source`. Saves the cursor, so that these items are not sent again even after a kill."""
         with self._lock:
             if self._pending is not None:
-                self._pending.settled(batch.upto_item(behind))
+                self._pending.settled(batch.upto_item(stop))
                 self._cursor.save(self._pending.saved())
 
     def give_back(self, batch: Batch, first: int) -> None:
@@ -108,10 +108,10 @@ class JournalSource:
             if self._pending is not None:
                 self.evicted += self._pending.given_back(batch.ends[first:])
 
-    def behind(self) -> bool:
+    def has_backlog(self) -> bool:
         """See `Source`."""
         pending = self._pending
-        return pending is not None and pending.behind
+        return pending is not None and pending.has_backlog
 
     def split(self) -> None:
         """See `Source`."""
@@ -141,17 +141,17 @@ class JournalSource:
         items: list[bytes] = []
         ends: list[int] = []
         upto, size, full, worked = start, 0, False, 0
-        for lines, (item, behind) in enumerate(self._journal.each(self._span, start), 1):
-            if behind > until:
+        for lines, (item, end) in enumerate(self._journal.each(self._span, start), 1):
+            if end > until:
                 break
             if item:
                 if items and size + len(item) > MAX_BYTES:
                     full = True
                     break
                 items.append(item)
-                ends.append(behind)
+                ends.append(end)
                 size += len(item)
-            upto = behind
+            upto = end
             if len(items) == MAX_SPANS or lines == _MOST_LINES:
                 full = upto < until
                 break
@@ -177,8 +177,8 @@ class JournalSource:
     def _count(self, piece: Range) -> int:
         """The number of spans in *piece* that would have been exported."""
         count = 0
-        for number, (is_sent, behind) in enumerate(self._journal.each(_is_sampled, piece[0]), 1):
-            if behind > piece[1]:
+        for number, (is_sent, end) in enumerate(self._journal.each(_is_sampled, piece[0]), 1):
+            if end > piece[1]:
                 break
             count += is_sent
             if not number % _BREATH_WORK:

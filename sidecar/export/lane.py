@@ -122,29 +122,29 @@ class ExportLane:
         if not batch.items:
             self._source.settle(batch, 0)
             return True
-        settled = self._settled(batch, 0, len(batch.items))
-        return settled and (batch.full or self._stopping.is_set() or self._source.behind())
+        settled = self._send(batch, 0, len(batch.items))
+        return settled and (batch.full or self._stopping.is_set() or self._source.has_backlog())
 
-    def _settled(self, batch: Batch, first: int, behind: int) -> bool:
-        """Send the items from *first* to *behind*. Returns False if they must be sent again."""
+    def _send(self, batch: Batch, first: int, stop: int) -> bool:
+        """Send the items from *first* to *stop*. Returns False if they must be sent again."""
         timeout_s = min(self._timeout_s, max(0.1, self._stop_by - time.monotonic()))
-        answer = self._sender.send(batch.request(first, behind), timeout_s)
+        answer = self._sender.send(batch.request(first, stop), timeout_s)
         self.requests += 1
         if self._abandoned:
             return False
-        many = behind - first > 1
+        many = stop - first > 1
         match answer.verdict:
             case "retry":
                 self._source.give_back(batch, first)
                 self._back_off(answer)
                 return False
             case "too_large" if many:
-                middle = (first + behind) // 2
-                return self._settled(batch, first, middle) and self._settled(batch, middle, behind)
+                middle = (first + stop) // 2
+                return self._send(batch, first, middle) and self._send(batch, middle, stop)
             case "refused" if many and batch.mixed:  # one bad request must not take the others with it
-                return all(self._settled(batch, item, item + 1) for item in range(first, behind))
-        self._count(answer, batch.count(first, behind))
-        self._source.settle(batch, behind)
+                return all(self._send(batch, item, item + 1) for item in range(first, stop))
+        self._count(answer, batch.count(first, stop))
+        self._source.settle(batch, stop)
         self._recovered()
         return True
 

@@ -52,7 +52,7 @@ class Outbox:
         self._pacing = Pacing(clock, random)
         self._restored: list[Post] = []
         self._catching_up = asyncio.Lock()
-        self._passed_over = 0
+        self._expired = 0
         self._unsaved: tuple[QueuedPost, PostOutcome] | None = None
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -79,7 +79,7 @@ class Outbox:
     def put_again(self, kind: str, entry: Mapping[str, Any], decided_at: str, url: str = "/log") -> None:
         """Queue *entry* for `catch_up`, unless it was *decided_at* so long ago that it would have been given up."""
         if decided_at < rfc3339_ms(self._clock.time_ns() - MAX_AGE_NS) or len(self._restored) >= MAX_RESTORED:
-            self._passed_over += 1
+            self._expired += 1
             return
         self._restored.append(_post(kind, entry, url))
 
@@ -92,8 +92,8 @@ class Outbox:
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Start sending. The store must be open and decisions replayed. A failing disk is retried."""
-        if self._passed_over:
-            log.warning("outbox.old_decisions_skipped", decisions=self._passed_over)
+        if self._expired:
+            log.warning("outbox.old_decisions_skipped", decisions=self._expired)
         self._stopping = False
         self._task = tasks.create_task(self._run(), name=self.name)
 

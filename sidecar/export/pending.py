@@ -33,7 +33,7 @@ class Pending:
         self._live = live
         self._ranges = _joined(ranges)
         self._floor = 0  # everything before this offset is gone
-        self._flying: Range | None = None
+        self._in_flight: Range | None = None
         self._fresh_turn = True
 
     @classmethod
@@ -71,14 +71,14 @@ class Pending:
 
     def sending(self, start: int, upto: int) -> None:
         """The batch [*start*, *upto*) is now in flight: `settled` or `given_back` reports its outcome."""
-        self._flying = (start, upto)
+        self._in_flight = (start, upto)
 
     def settled(self, upto: int) -> None:
         """The batch in flight is done up to *upto* and need not be sent again."""
-        if self._flying is None:
+        if self._in_flight is None:
             return
-        start, until = self._flying
-        self._flying = (upto, until) if upto < until else None
+        start, until = self._in_flight
+        self._in_flight = (upto, until) if upto < until else None
         if start <= self._live < upto:
             self._live = upto
         moved = [(max(begin, upto) if start <= begin else begin, end) for begin, end in self._ranges]
@@ -86,7 +86,7 @@ class Pending:
 
     def given_back(self, ends: Iterable[int]) -> int:
         """The batch's records ending at *ends* were not accepted. Returns how many of them the log has lost since."""
-        self._flying = None
+        self._in_flight = None
         return sum(end <= self._floor for end in ends)
 
     def split(self, end: int) -> None:
@@ -101,10 +101,10 @@ class Pending:
         self._ranges = [(max(start, floor), until) for start, until in self._ranges if until > floor]
         self._live = max(self._live, floor)
         self._floor = max(self._floor, floor)
-        return [left for piece in gone for left in _without(piece, self._flying)]
+        return [left for piece in gone for left in _without(piece, self._in_flight)]
 
     @property
-    def behind(self) -> bool:
+    def has_backlog(self) -> bool:
         """Whether there is a backlog."""
         return bool(self._ranges)
 
@@ -112,7 +112,7 @@ class Pending:
     def first(self) -> int:
         """The lowest offset still needed."""
         first = self._ranges[0][0] if self._ranges else self._live
-        return min(first, self._flying[0]) if self._flying is not None else first
+        return min(first, self._in_flight[0]) if self._in_flight is not None else first
 
 
 def _joined(ranges: Iterable[Range]) -> list[Range]:
@@ -131,5 +131,5 @@ def _joined(ranges: Iterable[Range]) -> list[Range]:
 def _without(piece: Range, hole: Range | None) -> list[Range]:
     if hole is None:
         return [piece]
-    before, behind = (piece[0], min(piece[1], hole[0])), (max(piece[0], hole[1]), piece[1])
-    return [part for part in (before, behind) if part[0] < part[1]]
+    before, after = (piece[0], min(piece[1], hole[0])), (max(piece[0], hole[1]), piece[1])
+    return [part for part in (before, after) if part[0] < part[1]]

@@ -135,11 +135,11 @@ class Spool:
             pending.sending(batch.start, batch.upto)
             return batch
 
-    def settle(self, batch: Batch, behind: int) -> None:
+    def settle(self, batch: Batch, stop: int) -> None:
         """See `Source`. Removes segments that are settled entirely."""
         with self._lock:
             if self._pending is not None:
-                self._pending.settled(batch.upto_item(behind))
+                self._pending.settled(batch.upto_item(stop))
                 self._drop_exported()
                 self._cursor.save(self._pending.saved())
 
@@ -151,9 +151,9 @@ class Spool:
                 self.evicted += batch.count(first, first + gone)
                 self.evicted_bytes += sum(map(len, batch.items[first : first + gone]))
 
-    def behind(self) -> bool:
+    def has_backlog(self) -> bool:
         """See `Source`."""
-        return self._pending is not None and self._pending.behind
+        return self._pending is not None and self._pending.has_backlog
 
     def split(self) -> None:
         """See `Source`."""

@@ -47,7 +47,7 @@ class Judgement(NamedTuple):
 class JudgedOp:
     """One op: its own content without scores (`own`), the id of the op that amended it last, and scores by name."""
 
-    __slots__ = ("_own", "_score_bytes", "aliases", "also", "latest_id", "parent", "scores", "span_id", "trace_id")
+    __slots__ = ("_own", "_score_bytes", "aliases", "latest_id", "parent", "scores", "span_id", "spans", "trace_id")
 
     def __init__(self, op: ObservedOp) -> None:
         self.trace_id = op.trace_id or ""
@@ -55,7 +55,7 @@ class JudgedOp:
         self.parent = op.parent_span_id
         self.latest_id = op.op_id or ""
         self.aliases = [self.latest_id]
-        self.also: list[str] = []  # keys of other spans that are the same operation
+        self.spans: list[str] = []  # keys of other spans that are the same operation
         self.scores: dict[str, Judgement] = {}
         self._score_bytes = 0
         self.tell(op)
@@ -63,7 +63,7 @@ class JudgedOp:
     @property
     def size(self) -> int:
         """Its approximate size in bytes."""
-        return _ROW_BYTES + len(self._own) + self._score_bytes + _ALIAS_BYTES * (len(self.aliases) + len(self.also))
+        return _ROW_BYTES + len(self._own) + self._score_bytes + _ALIAS_BYTES * (len(self.aliases) + len(self.spans))
 
     @property
     def own(self) -> ObservedOp:
@@ -128,7 +128,7 @@ class JudgedOps:
 
     def absorbed(self, op: ObservedOp, into: ObservedOp) -> None:
         """Record that *op* was absorbed as a report of *into*: a score of the one judges the other."""
-        self._also(op, self._by_id.get(into.op_id or "") or self._remember(into))
+        self._add_span(op, self._by_id.get(into.op_id or "") or self._remember(into))
         self._make_room()
 
     def call_of(self, op: ObservedOp) -> JudgedOp | None:
@@ -160,21 +160,21 @@ class JudgedOps:
             )
         )
 
-    def _also(self, op: ObservedOp, row: JudgedOp) -> None:
+    def _add_span(self, op: ObservedOp, row: JudgedOp) -> None:
         """Let the span of *op* refer to *row*, too."""
         key = f"{op.trace_id}{op.span_id}"
         if self._rows.get(row.trace_id + row.span_id) is not row:
             return  # the row was evicted already
         if key in self._absorbed:
-            self._stands_no_more(key, self._absorbed.pop(key))
+            self._drop_span(key, self._absorbed.pop(key))
         self._absorbed[key] = row
-        row.also.append(key)
+        row.spans.append(key)
         self._bytes += _ALIAS_BYTES
         if len(self._absorbed) > MOST_OPS:
-            self._stands_no_more(*self._absorbed.popitem(last=False))
+            self._drop_span(*self._absorbed.popitem(last=False))
 
-    def _stands_no_more(self, key: str, row: JudgedOp) -> None:
-        row.also.remove(key)
+    def _drop_span(self, key: str, row: JudgedOp) -> None:
+        row.spans.remove(key)
         self._bytes -= _ALIAS_BYTES
 
     def _if_counted(self, row: JudgedOp | None) -> JudgedOp | None:
@@ -205,7 +205,7 @@ class JudgedOps:
         row.amended_by(op.op_id or "")
         self._by_id[row.latest_id] = row
         self._bytes += row.size
-        self._also(op, row)
+        self._add_span(op, row)
         self._make_room()
 
     def _make_room(self) -> None:
@@ -216,7 +216,7 @@ class JudgedOps:
         self._bytes -= row.size
         for op_id in row.aliases:
             self._by_id.pop(op_id, None)
-        for key in row.also:
+        for key in row.spans:
             del self._absorbed[key]
         if self._by_span.get(row.span_id) is row:
             del self._by_span[row.span_id]

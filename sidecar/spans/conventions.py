@@ -72,7 +72,7 @@ class EndpointNames(Protocol):
         ...
 
 
-class _Told(NamedTuple):
+class _Content(NamedTuple):
     """What is specific to an operation: its endpoint, its input and output as text, and its features."""
 
     endpoint: str
@@ -122,13 +122,13 @@ class SpanConventions:
         if not operation:
             return None
         if convention is table.HTTP:
-            told = self._http(facts)
+            content = self._http(facts)
         elif convention is table.EVALUATION:
-            told = self._evaluation(span)
+            content = self._evaluation(span)
         else:
-            told = self._operation(span, operation, facts)
+            content = self._operation(span, operation, facts)
         extra = self._extra(convention, operation, facts, service)
-        return self._op(span, convention, facts, told, extra)
+        return self._op(span, convention, facts, content, extra)
 
     def _kind(self, span: Span, facts: Facts) -> tuple[table.Convention, str]:
         """The convention that makes *span* an operation, and the operation's name; ("" if it is none)."""
@@ -151,7 +151,7 @@ class SpanConventions:
     def _is_gateways(self, url: Any) -> bool:
         return isinstance(url, str) and _place(url) in self._gateways
 
-    def _operation(self, span: Span, operation: str, facts: Facts) -> _Told:
+    def _operation(self, span: Span, operation: str, facts: Facts) -> _Content:
         """Reads any operation but HTTP calls and evaluations; named `{operation} {subject}`, like GenAI spans."""
         text = self._cut(str(subject(span, operation, facts)), _NAME_CHARACTERS)
         given = opened(facts.get("arguments", facts.get("input")))
@@ -168,7 +168,7 @@ class SpanConventions:
         if operation in table.MODEL_OPERATIONS:
             label = f"{name}:" if asked else name
         answered = said(opened(facts.get("output")))
-        return _Told(self._names.bounded(name), f"{label} {asked}".strip(), answered, features)
+        return _Content(self._names.bounded(name), f"{label} {asked}".strip(), answered, features)
 
     def _model_features(self, model: str, facts: Facts) -> dict[str, Any]:
         given = opened(facts.get("parameters"))
@@ -180,34 +180,34 @@ class SpanConventions:
                 features[name] = value
         return features
 
-    def _http(self, facts: Facts) -> _Told:
+    def _http(self, facts: Facts) -> _Content:
         url = urlsplit(facts["url"])
         method = str(facts.get("method", ""))[:16]
         target = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
         status = facts.get("status")
-        return _Told(
+        return _Content(
             self._names.of((url.path or "/").encode()),
             f"{method} {target}".strip(),
             f"HTTP {status}" if status is not None else "",
             scalars_of(self._normalizer.query(url.query), self._cut),
         )
 
-    def _evaluation(self, span: Span) -> _Told:
+    def _evaluation(self, span: Span) -> _Content:
         first = next(iter(evaluations(span)), None)
         name = f"{table.EVALUATE} {self._cut(first.name, _NAME_CHARACTERS) if first is not None else ''}".strip()
-        return _Told(self._names.bounded(name), self._cut(span.name, _INPUT_CHARACTERS), "", {})
+        return _Content(self._names.bounded(name), self._cut(span.name, _INPUT_CHARACTERS), "", {})
 
     def _op(
-        self, span: Span, convention: table.Convention, facts: Facts, told: _Told, extra: dict[str, Any]
+        self, span: Span, convention: table.Convention, facts: Facts, content: _Content, extra: dict[str, Any]
     ) -> ObservedOp:
         ended = span.end_time_unix_nano or span.start_time_unix_nano
         taken = ended_by(self._clock.time_ns(), ended)
         result = outcome(span, facts, convention)
         error = self._cut(result.error, _ERROR_CHARACTERS) if result.error is not None else None
-        answered = f"ERROR: {error}" if error is not None else told.answered or "ok"
+        answered = f"ERROR: {error}" if error is not None else content.answered or "ok"
         texts: dict[str, Any] = {
-            "endpoint": told.endpoint,
-            "input_summary": self._cut(told.asked, _INPUT_CHARACTERS),
+            "endpoint": content.endpoint,
+            "input_summary": self._cut(content.asked, _INPUT_CHARACTERS),
             "output_summary": self._cut(answered, _OUTPUT_CHARACTERS),
         }
         if error is not None:
@@ -216,7 +216,7 @@ class SpanConventions:
             value = facts.get(name)
             if value not in (None, ""):
                 texts[name] = self._short(value if isinstance(value, str) else str(value))
-        ours, given = _ours_and_given(told.features)
+        ours, given = _ours_and_given(content.features)
         plain = self._normalizer.harmless([*texts.values(), *_texts_in(extra), *texts_of(given)])  # all texts at once
         if not plain:
             extra = self._cleaned(texts, extra)

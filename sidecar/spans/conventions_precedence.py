@@ -21,7 +21,7 @@ _SELF = ("endpoint", "input_summary", "duration_ms", "source", "amends")
 _FILLED = tuple(name for name in ObservedOp.__struct_fields__ if name not in {*_IDENTITY, *_OUTCOME, *_MAPS, *_SELF})
 
 
-def told(witnesses: Iterable[tuple[Kind, ObservedOp]], identity: ObservedOp) -> ObservedOp:
+def merged(witnesses: Iterable[tuple[Kind, ObservedOp]], identity: ObservedOp) -> ObservedOp:
     """The merged op of *witnesses*, with the ids of *identity*; within a kind the first wins. Source: `WITNESSES`."""
     ranked = [op for _, op in sorted(witnesses, key=_rank)]
     winner = ranked[0]
@@ -50,7 +50,7 @@ def _united(maps: Iterable[dict[str, Scalar] | None]) -> dict[str, Scalar] | Non
     return united or None
 
 
-def facts(op: ObservedOp) -> ObservedOp:
+def comparable(op: ObservedOp) -> ObservedOp:
     """*op* without what is specific to its witness, for comparison. A difference in `extra` alone is not news."""
     return msgspec.structs.replace(
         op, op_id=None, span_id=None, parent_span_id=None, event_id=None, amends=None, extra=None, v=None

@@ -158,7 +158,7 @@ class OneOp:
         if op is None and len(before) == 1 and not _must_be_kept(member):
             self.absorbed += 1
             return None, operation
-        said = op if op is not None else operation.told_by(member)
+        said = op if op is not None else operation.merged_for(member)
         said = msgspec.structs.replace(said, amends=" ".join(each.op_id for each in before if each.op_id) or None)
         operation.op = said
         operation.at_s = at_s

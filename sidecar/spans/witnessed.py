@@ -9,7 +9,7 @@ import msgspec
 
 from sidecar.model import ObservedOp
 from sidecar.protocols import Receipt
-from sidecar.spans.conventions_precedence import facts, told
+from sidecar.spans.conventions_precedence import comparable, merged
 from sidecar.spans.conventions_table import BESIDE, INSIDE, Kind
 
 _NONE: frozenset[Kind] = frozenset()
@@ -101,12 +101,12 @@ class Operation(msgspec.Struct, eq=False, gc=False):
     def with_member(self, member: Member) -> ObservedOp | None:
         """Add *member*. Returns the merged op with *member*'s ids; None if it adds nothing to the journalled op."""
         self.members += (member,)
-        said = self.told_by(member)
-        return said if facts(said) != facts(self.op) else None
+        said = self.merged_for(member)
+        return said if comparable(said) != comparable(self.op) else None
 
-    def told_by(self, member: Member) -> ObservedOp:
+    def merged_for(self, member: Member) -> ObservedOp:
         """The merged op of all members, with *member*'s ids."""
-        return told(((each.kind, each.op) for each in self.members), member.op)
+        return merged(((each.kind, each.op) for each in self.members), member.op)
 
 
 def _size(op: ObservedOp) -> int:

@@ -70,7 +70,7 @@ class CommitLog(Generic[R]):
         self._batch: Batch[R] = Batch(None)
         self._writing: Batch[R] | None = None
         self._stopping = False
-        self._looking = False  # the writer shall call its file even with nothing to write; see `look`
+        self._look_asked = False  # the writer shall call its file even with nothing to write; see `look`
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._thread: threading.Thread | None = None
@@ -152,7 +152,7 @@ class CommitLog(Generic[R]):
     def look(self) -> None:
         """Have the writer call its file, so that it closes a segment that is old enough. Thread-safe."""
         with self._wake:
-            self._looking = True
+            self._look_asked = True
             self._wake.notify()
 
     def _wake_writer(self) -> None:
@@ -195,13 +195,13 @@ class CommitLog(Generic[R]):
     def _next_batch(self, synced_at: float, dirty: bool) -> tuple[Batch[R], bool]:
         """Wait for records, a due sync, a look or the end. Returns the batch and whether a look was asked for."""
         with self._wake:
-            while not self._batch.lines and not self._stopping and not self._looking:
+            while not self._batch.lines and not self._stopping and not self._look_asked:
                 due = self._sync_due(synced_at, dirty)
                 if not self._wake.wait(due) and due is not None:
                     break
             batch, self._batch = self._batch, Batch[R](self._loop)
             self._writing = batch
-            looking, self._looking = self._looking, False
+            looking, self._look_asked = self._look_asked, False
             return batch, looking
 
     def _sync_due(self, synced_at: float, dirty: bool) -> float | None:

@@ -173,7 +173,7 @@ class LatestOps:
     def _replaced(self, op: ObservedOp) -> tuple[ObservedOp, ...]:
         replaced = []
         for name in dict.fromkeys((op.amends or "").split(None, MOST_AMENDED)[:MOST_AMENDED]):
-            found = self._last_word(name, op.op_id)
+            found = self._current(name, op.op_id)
             if found is None or (not _size(found[0]) and found[0].by is None):  # not remembered, or too large to be
                 self.unknown += 1
                 continue
@@ -185,7 +185,7 @@ class LatestOps:
                 self.amended += 1
         return tuple(replaced)
 
-    def _last_word(self, op_id: str, by: str | None) -> tuple[_Known, int] | None:
+    def _current(self, op_id: str, by: str | None) -> tuple[_Known, int] | None:
         """The op that currently counts for the operation of *op_id*, or that *by*, being recorded now, replaced."""
         first = found = self._known.get(op_id)
         while found is not None and found[0].by and found[0].by != by:
