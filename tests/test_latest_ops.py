@@ -64,6 +64,7 @@ def test_the_op_is_given_back_as_it_was() -> None:
     assert latest.take(an_op(op_id="b", amends="a")) == (op,)
 
 
+@pytest.mark.no_cover
 @settings(max_examples=200, deadline=None)
 @given(
     ops().map(Normalizer(Redactor()).op), st.sampled_from([b"", b'{"unsampled":true}', b'{"name":"a,\\"span\\":{"}'])
