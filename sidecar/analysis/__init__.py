@@ -1,1 +1,1 @@
-"""Why things fail and what works."""
+"""Analysis: why operations fail (incidents, diagnoses, rules) and what works (the playbook)."""

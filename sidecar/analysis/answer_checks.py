@@ -1,4 +1,4 @@
-"""Whether what a model said can be shown to people: no loop, no refusal, no nonsense. Pure, bounded."""
+"""Checks whether a model's answer can be shown to people: rejects loops, refusals and nonsense. Pure, bounded."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from typing import Final
 
 _SHINGLE = 24  # characters
-_LEAST_LENGTH = 60  # below this, a repetition may be meant
+_LEAST_LENGTH = 60  # a shorter text may repeat itself on purpose
 _TAILS = (400, 1200, 4000)  # characters from the end: a loop runs to the end of the answer
 _LEAST_DISTINCT = 0.35
-_HEAD = 200  # characters in which a refusal says that it is one
+_HEAD = 200  # characters; a refusal is recognised within them
 _LEAST_LETTERS: Final = 8
 _LEAST_SHARE: Final = 0.5  # of letters and spaces
 _MOST_WORD: Final = 80  # letters
@@ -23,7 +23,7 @@ _REFUSAL = re.compile(
 
 
 def why_unusable(text: str) -> str | None:
-    """What is wrong with *text* as an explanation, None if nothing that can be told."""
+    """The reason why *text* cannot be used as an explanation, or None if no defect is found."""
     if not text.strip():
         return "it is empty"
     if is_runaway(text):
@@ -36,7 +36,7 @@ def why_unusable(text: str) -> str | None:
 
 
 def is_runaway(text: str) -> bool:
-    """Whether *text* ends in a loop: hardly any of its 24-character windows is new. Bounded to the last 4000."""
+    """Whether *text* ends in a loop: few of its 24-character windows are distinct. Reads the last 4000 at most."""
     text = text.strip()
     return len(text) >= _LEAST_LENGTH and any(_repeats(text[-size:]) for size in _TAILS)
 
@@ -48,7 +48,7 @@ def _repeats(text: str) -> bool:
 
 
 def _is_nonsense(text: str) -> bool:
-    """Hardly any letters, of whatever script, or one endless word of them in ASCII."""
+    """Whether *text* has hardly any letters (of any script), or is ASCII with one endless word."""
     letters = sum(each.isalpha() or not each.isascii() for each in text)
     if letters < _LEAST_LETTERS or letters + text.count(" ") < _LEAST_SHARE * len(text):
         return True

@@ -1,4 +1,4 @@
-"""Leaves a service that keeps failing alone for a while."""
+"""A circuit breaker: calls to a service that keeps failing are suspended for a while."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sidecar.protocols import Clock
 
 
 class Circuit(Enum):
-    """Closed: calls go through. Open: none do. Half open: one may try."""
+    """Closed: calls pass. Open: no calls. Half open: one trial call may be made."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -16,7 +16,7 @@ class Circuit(Enum):
 
 
 class CircuitBreaker:
-    """Opens after *most_failures* in a row; lets one call try when *rest_s* seconds have passed."""
+    """Opens after *most_failures* failures in a row; half open once *rest_s* seconds have passed since then."""
 
     def __init__(self, clock: Clock, most_failures: int = 3, rest_s: float = 60.0) -> None:
         self._clock = clock
@@ -24,23 +24,23 @@ class CircuitBreaker:
         self._rest_s = rest_s
         self._failures = 0
         self._opened_at: float | None = None
-        self.opened = 0  # times
+        self.opened = 0  # how often it opened
 
     @property
     def state(self) -> Circuit:
-        """Where it stands now."""
+        """The present state."""
         if self._opened_at is None:
             return Circuit.CLOSED
         rested = self._clock.monotonic() - self._opened_at >= self._rest_s
         return Circuit.HALF_OPEN if rested else Circuit.OPEN
 
     def succeeded(self) -> None:
-        """A call went well: closed."""
+        """Record a successful call: closes the circuit."""
         self._failures = 0
         self._opened_at = None
 
     def failed(self) -> None:
-        """A call failed: opens at the bound, and again when the one that tried fails."""
+        """Record a failed call: opens the circuit at the bound, and again when a trial call fails."""
         self._failures += 1
         if self._failures >= self._most_failures:
             self._opened_at = self._clock.monotonic()

@@ -1,8 +1,8 @@
-"""What overseers correct again and again, and what followed: k of n against the rate before. No proof, and said so.
+"""Reviews overseers' corrections: which ones recur, and the success rate after each, beside the rate before it.
 
-Fed every settled op on the event loop's thread. A correction is linked to the failures of its `sig_hash` or
-`task_class` that came before it; what follows are the next operations of that kind. Three corrections alike on one task
-class raise an incident in the book: data is missing, the agent has not drifted.
+This is an observation, not proof of an effect, and the output says so. Fed every settled op on the event loop's thread.
+A correction is linked to earlier failures with its `sig_hash` or `task_class`, and counts the next operations of that
+kind. Three equal corrections of one task class raise an incident: data is missing, the agent has not drifted.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from sidecar.normalize import clean_text
 
 log = structlog.get_logger(__name__)
 
-ALIKE: Final = 3  # corrections of one task class that say the same
-FOLLOWED: Final = 20  # operations looked at after a correction
+ALIKE: Final = 3  # equal corrections of one task class that raise an incident
+FOLLOWED: Final = 20  # operations counted after a correction
 MAX_KINDS: Final = 1000  # task classes and sig_hashes
-MAX_CORRECTIONS: Final = 20  # kept of one kind, the latest
+MAX_CORRECTIONS: Final = 20  # the latest ones kept of a kind
 MAX_FAILURES: Final = 5  # spans linked to one correction
-MAX_DIFFERENT: Final = 32  # corrections told apart on one task class
+MAX_DIFFERENT: Final = 32  # different texts counted for one task class
 MESSAGE: Final = "recurring correction: likely a data gap, not drift"
 _MAX_TEXT = 200
 _CLASS: Final = "task_class:"
@@ -37,9 +37,9 @@ _HASH: Final = "sig_hash:"
 
 
 class Review(msgspec.Struct, omit_defaults=True):
-    """One correction: what it said, the failures before it, and *succeeded* of the *followed* operations after it.
+    """One correction: its text, the *failures* before it, and how many of the *followed* operations since *succeeded*.
 
-    *before* of *before_of* succeeded before it: the base rate, over all that was seen of the kind.
+    Before it, *before* of *before_of* operations of the kind succeeded: the base rate.
     """
 
     at: str
@@ -53,7 +53,7 @@ class Review(msgspec.Struct, omit_defaults=True):
 
 
 class Kind(msgspec.Struct, omit_defaults=True):
-    """One task class or sig_hash: counts, the latest failures, its corrections, and how often each was made."""
+    """One task class or sig_hash: counts, latest failures, reviews, and how often each masked text came (*alike*)."""
 
     operations: int = 0
     successes: int = 0
@@ -64,7 +64,7 @@ class Kind(msgspec.Struct, omit_defaults=True):
 
 
 class CorrectionReview(KeptBook):
-    """At most 1000 kinds; what was seen least recently goes out, counted. For the event loop's thread only.
+    """Keeps at most 1000 kinds; the least recently seen is evicted and counted. For the event loop's thread only.
 
     The kinds are `task_class:…` and `sig_hash:…`. An operation that has both counts in both.
     """
@@ -73,23 +73,23 @@ class CorrectionReview(KeptBook):
         self._book = book
         self._kinds = KeptRows("kind/", Kind, MAX_KINDS)
         super().__init__(self._kinds)
-        self.not_counted = 0  # ops that could not be taken in
+        self.not_counted = 0  # ops that raised an exception
 
     def consume(self, op: ObservedOp) -> None:
-        """Take one settled op in. O(1); an op that cannot be read is logged and counted."""
+        """Count one settled op. O(1); an op that cannot be read is logged and counted."""
         if not op.task_class and not op.sig_hash:
             return
         try:
             if op.source == CORRECTION:
-                self._corrected(op)
+                self._add_correction(op)
             else:
-                self._happened(op)
+                self._count_operation(op)
         except Exception:  # a poison op costs itself
             self.not_counted += 1
             log.exception("corrections.op_not_reviewed", failures=self.not_counted)
 
     def retract(self, op: ObservedOp) -> None:
-        """Take *op*, which a later one amends, out again. Corrections stay."""
+        """Remove *op*, which a later op amends, from the counts. Corrections stay."""
         if op.source == CORRECTION:
             return
         at = happened_at(op)
@@ -107,11 +107,11 @@ class CorrectionReview(KeptBook):
 
     @property
     def evicted(self) -> int:
-        """Kinds that had to make room."""
+        """The number of kinds evicted for room."""
         return self._kinds.evicted
 
     def reviews(self) -> list[dict[str, Any]]:
-        """What is known of each kind that was ever corrected, the most recently seen first."""
+        """All kinds that were ever corrected, as JSON objects, the most recently seen first."""
         return [_shown(key, kind) for key, kind in reversed(self._kinds.items()) if kind.corrections]
 
     def _kind(self, key: str) -> Kind:
@@ -121,7 +121,7 @@ class CorrectionReview(KeptBook):
             self._kinds.add(key, kind)
         return kind
 
-    def _happened(self, op: ObservedOp) -> None:
+    def _count_operation(self, op: ObservedOp) -> None:
         ref = None if op.success else span_ref(op)
         for key in _keys(op):
             kind = self._kind(key)
@@ -134,7 +134,7 @@ class CorrectionReview(KeptBook):
                     review.followed += 1
                     review.succeeded += op.success
 
-    def _corrected(self, op: ObservedOp) -> None:
+    def _add_correction(self, op: ObservedOp) -> None:
         text = one_line(op.correction or op.output_summary, _MAX_TEXT)
         for key in _keys(op):
             kind = self._kind(key)
@@ -152,7 +152,7 @@ class CorrectionReview(KeptBook):
                 self._count_alike(op, kind, text)
 
     def _count_alike(self, op: ObservedOp, kind: Kind, text: str) -> None:
-        """Count what the correction says, its particulars masked; the third alike and all after it are an incident."""
+        """Count the correction's masked text; from the third equal one on, count *op* in an incident."""
         masked = mask(text)
         alike = OrderedDict(kind.alike)
         alike[masked] = alike.get(masked, 0) + 1
@@ -175,7 +175,7 @@ def _keys(op: ObservedOp) -> list[str]:
 
 
 def _shown(key: str, kind: Kind) -> dict[str, Any]:
-    """A kind as JSON: `of`, `value`, what was corrected, and k of n after it beside the base rate."""
+    """A kind as JSON: `of`, `value`, its corrections, and the success rate after them beside the base rate."""
     of, _, value = key.partition(":")
     followed = sum(review.followed for review in kind.reviews)
     succeeded = sum(review.succeeded for review in kind.reviews)

@@ -1,4 +1,4 @@
-"""The loop: every so many seconds, the steps of one cycle in order, each bounded in time and guarded."""
+"""The loop that runs the steps of a cycle at a fixed interval; each step is bounded in time and cannot end the loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing a cycle does: *run*, in each *every_nth* cycle, for at most *timeout_s* seconds."""
+    """One step of a cycle: *run* is called in every *every_nth* cycle, for at most *timeout_s* seconds."""
 
     name: str
     every_nth: int
@@ -27,9 +27,9 @@ class Step:
 
 
 class CycleLoop:
-    """A `Stage` that runs *steps* every *every_s* seconds; nothing that a step does ends it.
+    """A `Stage` that runs *steps* every *every_s* seconds; no fault of a step ends the loop.
 
-    *stats* gives the counts of the `cycle.completed` line. Each cycle is a span of its own trace.
+    *stats* returns the counts for the `cycle.completed` log line. Each cycle is a span in a trace of its own.
     """
 
     name = "cycle"
@@ -51,12 +51,12 @@ class CycleLoop:
         self.cycle_failures = 0  # cycles that failed outside their steps
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin; the first cycle comes after *every_s* seconds."""
+        """Start the loop; the first cycle begins after *every_s* seconds."""
         self._stopping = False
         self._task = tasks.create_task(self._loop(), name="cycle")
 
     async def stop(self) -> None:
-        """Cut the running step short and run no further one."""
+        """Cancel the running step and run no further one."""
         self._stopping = True
         task, self._task = self._task, None
         if task is not None:
@@ -64,7 +64,7 @@ class CycleLoop:
             await asyncio.wait([task])
 
     async def run_once(self) -> None:
-        """One cycle now. Raises nothing but the cancellation of the caller."""
+        """Run one cycle now. Raises nothing but the caller's own cancellation."""
         self.cycles += 1
         started = self._clock.monotonic()
         try:
@@ -74,7 +74,7 @@ class CycleLoop:
                 await self._run_steps(span)
             if not self._stopping:
                 log.info("cycle.completed", **{"cycle": self.cycles, **self._stats()})
-        except Exception:  # what is wrong with a cycle costs that cycle
+        except Exception:  # a fault ends this cycle, not the loop
             self.cycle_failures += 1
             log.exception("cycle.failed", cycle=self.cycles, failures=self.cycle_failures)
         finally:
@@ -97,7 +97,7 @@ class CycleLoop:
         try:
             async with limit:
                 await step.run()
-        except (Exception, asyncio.CancelledError) as exc:  # a step costs itself, never the loop
+        except (Exception, asyncio.CancelledError) as exc:  # a fault ends this step, not the loop
             if isinstance(exc, asyncio.CancelledError) and self._is_cancelled():
                 raise
             if limit.expired():
@@ -110,6 +110,6 @@ class CycleLoop:
         return True
 
     def _is_cancelled(self) -> bool:
-        """Whether it is we who are cancelled, not something that the step waited for."""
+        """Whether this loop or its caller is being cancelled, rather than something that the step awaited."""
         task = asyncio.current_task()
         return self._stopping or (task is not None and task.cancelling() > 0)

@@ -1,4 +1,4 @@
-"""The failures that a diagnosis shows, and what is said of them without a model. Pure."""
+"""Selects the failures that a diagnosis shows, and words the diagnosis without a model. Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sidecar.analysis.model_questions import MAX_FAILURES
 from sidecar.analysis.rule_fit import RuleSaid
 from sidecar.model import Incident
 
-_MAX_PIECE = 600  # characters said of one incident
+_MAX_PIECE = 600  # characters per incident
 
 
 def failure_samples(incidents: Sequence[Incident]) -> list[Sample]:
-    """At most 10 failures of *incidents*, the newest of each in turn, so that none goes without; newest last."""
+    """At most 10 failure lines, newest last; the newest of each incident come first, so that each incident has one."""
     found: list[Sample] = []
     depth = max((len(incident.samples) for incident in incidents), default=0)
     for back in range(1, depth + 1):
@@ -25,7 +25,7 @@ def failure_samples(incidents: Sequence[Incident]) -> list[Sample]:
 
 
 def counted_diagnosis(incidents: Sequence[tuple[Incident, Sequence[Common], RuleSaid | None]]) -> str:
-    """Without a model: each incident's message, count and start, and what sets its failures apart."""
+    """The diagnosis without a model: each incident's message, count and start, and what sets its failures apart."""
     return "\n".join(_piece(*each)[:_MAX_PIECE] for each in incidents)
 
 

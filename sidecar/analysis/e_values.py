@@ -1,12 +1,12 @@
-"""Evidence that may be looked at after every op: betting against "these two rates are the same".
+"""E-values for "these two success rates differ" that may be checked after every op. Pure arithmetic on counts.
 
-Pure arithmetic on counts. Ops are taken in blocks; of a block it is known how many ops met a condition and how many
-succeeded, and, were the two unrelated, every way to put the successes among the ops would be as likely (Fisher's
-hypergeometric law, whatever the common rate, which may differ from block to block). A bet on some odds ratio
-multiplies, block by block, how much likelier the split is under these odds; where nothing is to be found no such
-product is expected to grow, so it passes 1/a with probability a at most, ever (Ville). Bets on several odds, and on
-several beginnings, are mixed: a mixture is a bet again (Robbins, 1970). Shares of the error allowed are handed out
-over open-ended lists: of endpoints, and of an endpoint's restarts.
+Null hypothesis: whether an op meets a condition is unrelated to its success. Ops come in blocks. Given how many ops of
+a block met the condition and how many succeeded, the null makes every assignment of successes to ops equally likely
+(Fisher's hypergeometric law), whatever the common rate, which may differ between blocks. A bet on an odds ratio
+multiplies, over the blocks, the likelihood ratio of that odds ratio to the null. Under the null the product is a test
+martingale: it ever exceeds 1/a with probability a at most (Ville). Bets on several odds ratios and on several starting
+points are mixed; a mixture is a test martingale again (Robbins, 1970). Alpha is spent over two open-ended lists:
+endpoints, and the restarts of an endpoint.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from functools import lru_cache
 from math import comb, exp, inf, lgamma, log
 from typing import Final, NamedTuple
 
-ALPHA: Final = 0.05  # of all runs in a world without rules, those that ever report one
+ALPHA: Final = 0.05  # probability that a run without any rule ever reports one
 MAX_OPS: Final = 4096
-BLOCK: Final = 32  # ops: fewer cost evidence (one part in so many), more make it wait
-_FIRST_ENDPOINT, _FIRST_SHEET = 0.7, 0.8  # shares of the error: what there is for certain gets most
+BLOCK: Final = 32  # ops: smaller blocks lose evidence (one part in so many), larger ones delay it
+_FIRST_ENDPOINT, _FIRST_SHEET = 0.7, 0.8  # shares of alpha: what certainly exists gets most
 _X_LOG_X = (0.0, *(n * log(n) for n in range(1, MAX_OPS + 1)))
-_LOG_ODDS = ((0.8, 0.25), (1.4, 0.35), (2.2, 0.25), (3.4, 0.15))  # ln of the odds ratios bet on, and their shares
+_LOG_ODDS = ((0.8, 0.25), (1.4, 0.35), (2.2, 0.25), (3.4, 0.15))  # (ln of the odds ratio bet on, its share)
 ODDS: Final = tuple(sign * size for size, _ in _LOG_ODDS for sign in (1, -1))
-_BETTER, _WORSE = 0.3, 0.7  # shares of "where it is met more succeed", and fewer: failures are what is rare
+_BETTER, _WORSE = 0.3, 0.7  # shares of "more succeed where it is met" and of "fewer": failures are the rare outcome
 _STAKES = tuple(log(share * part) for _, share in _LOG_ODDS for part in (_BETTER, _WORSE))
 
 
 class Table(NamedTuple):
-    """How many ops met a condition, and how many did not; of each, how many succeeded."""
+    """A 2×2 table: ops that met a condition, and their successes; other ops, and theirs."""
 
     n: int
     successes: int
@@ -37,12 +37,12 @@ class Table(NamedTuple):
 
 
 def complete(ops: int) -> int:
-    """How many of *ops* are in blocks that are complete. Evidence is of these alone."""
+    """The number of *ops* in complete blocks; evidence uses only these."""
     return ops - ops % BLOCK
 
 
 def likelihood_gain(n: int, successes: int, others: int, other_successes: int) -> float:
-    """Ln of how much better two rates fit than one does, at their best. No evidence by itself: it always grows."""
+    """Ln of the maximum likelihood ratio of two rates to one. Not evidence by itself: it is never negative."""
     x = _X_LOG_X
     total, all_successes = n + others, successes + other_successes
     return (
@@ -59,7 +59,7 @@ def likelihood_gain(n: int, successes: int, others: int, other_successes: int) -
 
 
 def bet(block: Table, rate: float, other_rate: float) -> float:
-    """Ln of the factor of *block* for a bet on the two rates, each strictly between 0 and 1."""
+    """Ln of the factor that *block* contributes to a bet on the two rates, each strictly between 0 and 1."""
     n, successes, others, other_successes = block
     if not n or not others:
         return 0.0
@@ -72,11 +72,11 @@ def bet(block: Table, rate: float, other_rate: float) -> float:
     )
 
 
-@lru_cache(maxsize=4096)  # of the some 12,000 shapes of a block few are met
+@lru_cache(maxsize=4096)  # a block has some 12,000 shapes, of which few occur
 def log_expected(n: int, met: int, successes: int) -> tuple[float, ...]:
-    """For each of `ODDS`, ln of what odds ** (successes among the ops that met) is expected to be if all is chance.
+    """For each of `ODDS`, ln of the expectation, under the null, of odds ** (successes among the ops that met).
 
-    Of a block of *n* ops *met* met the condition and *successes* succeeded.
+    In the block of *n* ops, *met* ops met the condition and *successes* ops succeeded.
     """
     ways = comb(n, met)
     chances = [
@@ -87,31 +87,31 @@ def log_expected(n: int, met: int, successes: int) -> tuple[float, ...]:
 
 
 def mixed(logs: Iterable[float]) -> float:
-    """Ln of what the bets on all `ODDS` hold together, from ln of the factor of each."""
+    """Ln of the mixture of the bets on all `ODDS`, from ln of each bet's factor."""
     return log_sum([stake + each for stake, each in zip(_STAKES, logs, strict=True)])
 
 
 def log_sum(logs: Sequence[float]) -> float:
-    """Ln of the sum of what *logs* are the logarithms of."""
+    """Ln of the sum of exp(each) over *logs*."""
     most = max(logs)
     return most + log(sum(exp(each - most) for each in logs))
 
 
 def log_share(number: int) -> float:
-    """The logarithm of the share of endpoint *number* (from 0). All of them sum to 1."""
-    level = (number + 1).bit_length() - 1  # 1, 2, 4, 8 … endpoints share alike
+    """Ln of alpha's share for endpoint *number* (from 0). The shares of all endpoints sum to 1."""
+    level = (number + 1).bit_length() - 1  # groups of 1, 2, 4, 8 … endpoints; equal shares within a group
     return log(_FIRST_ENDPOINT if not level else (1 - _FIRST_ENDPOINT) / (level * (level + 1))) - level * log(2)
 
 
 def log_restart_share(restart: int) -> float:
-    """The logarithm of the share of a restart (from 0); they sum to 1 over all that will ever be."""
+    """Ln of alpha's share for a restart (from 0). The shares of all restarts sum to 1."""
     return log(_FIRST_SHEET if not restart else (1 - _FIRST_SHEET) / (restart * (restart + 1)))
 
 
 def rate_interval(successes: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
-    """A time-uniform interval of a rate: at whatever n one looks, it misses with probability *alpha* at most.
+    """A confidence sequence for a rate: over all n together, it misses the rate with probability *alpha* at most.
 
-    By the Beta(1/2, 1/2) mixture of Robbins (1970): all rates that the mixture does not beat by 1/alpha.
+    Contains all rates that the Beta(1/2, 1/2) mixture of Robbins (1970) does not beat by 1/alpha.
     """
     if not n:
         return 0.0, 1.0
@@ -140,7 +140,7 @@ def _edge(fits: Callable[[float], bool], inside: float, outside: float) -> float
 
 
 def difference_interval(table: Table, alpha: float = ALPHA) -> tuple[float, float]:
-    """A time-uniform interval of the rate where the condition is met minus the rate where it is not."""
+    """A confidence sequence for the rate where the condition is met minus the rate where it is not."""
     low, high = rate_interval(table.successes, table.n, alpha / 2)
     other_low, other_high = rate_interval(table.other_successes, table.others, alpha / 2)
     return low - other_high, high - other_low

@@ -1,8 +1,8 @@
-"""Why things fail: once a cycle, the incidents that are due are diagnosed, by a model or by counting.
+"""Diagnoses incidents: once a cycle, those that are due are explained by a model or by counting.
 
-Incidents come from their book, and from that of rules what tells failures apart where no single value does. A diagnosis
-goes to the decision journal first, with a span that links to its evidence. What it does (marks in the book, by
-`marked`, and a post for the gateway's log, by `tell`) it does when it is in that journal; a replay only marks.
+Incidents come from `IncidentBook`; `RuleBook` explains failures that no single value sets apart. A diagnosis is written
+to the decision journal first, with a span that links to its evidence. Once written it takes effect: `marked` marks the
+incidents, `tell` queues a post for the gateway's log. A replay only marks.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ BY_MODEL: Final = "LLM-analyzed error patterns"
 BY_COUNTING: Final = "counted error patterns, no model"
 MAX_TEXT: Final = 4000  # characters
 MAX_POSTED: Final = 500
-MAX_ASKED_SIMPLY: Final = 3  # incidents a cycle, one question each
+MAX_ASKED_SIMPLY: Final = 3  # incidents a cycle, with one question each
 
 
 class ErrorAnalyzer:
     """Diagnoses at most 10 incidents a cycle, with one prompt; *model* None means by counting only.
 
-    Where the answer is no use, the first three incidents are asked about again, simply and each by itself.
+    If the answer is unusable, the model is asked a simpler question about each of the first three incidents.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class ErrorAnalyzer:
         self._model_name = model_name
         self._outbox = outbox
         self.diagnoses = 0
-        self.without_model = 0  # diagnoses by counting although there is a model
-        self.undecided = 0  # times the decision journal did not take a diagnosis
+        self.without_model = 0  # diagnoses by counting because the model failed
+        self.undecided = 0  # diagnoses that the decision journal did not accept
 
     async def analyze(self) -> None:
-        """One cycle's work: diagnose what is due. A journal that fails leaves it all due."""
+        """Diagnose the incidents that are due. If the journal fails, all stay due."""
         incidents = await self._due()
         if not incidents:
             return
@@ -109,7 +109,7 @@ class ErrorAnalyzer:
         )
 
     def tell(self, decision_body: bytes | msgspec.Raw) -> None:
-        """Have a diagnosis that is in the journal told to the gateway. Raises msgspec.MsgspecError."""
+        """Queue the post of a journalled diagnosis for the gateway's log. Raises msgspec.MsgspecError."""
         diagnosis = msgspec.json.decode(decision_body, type=Diagnosis)
         try:
             self._outbox.put_again(DECISION_KIND, _entry(diagnosis), diagnosis.at)
@@ -117,7 +117,7 @@ class ErrorAnalyzer:
             log.exception("diagnosis.not_told", diagnosis_id=diagnosis.diagnosis_id)
 
     async def _due(self) -> list[Incident]:
-        """Those that are due by their counts and, behind them, those that a rule now says more of; at most 10."""
+        """At most 10 incidents: first those due by their counts, then those that a newer rule explains better."""
         due = self._book.due()[:MAX_FAILURES]
         known = {each.fingerprint for each in due}
         for each in self._book.incidents():
@@ -139,14 +139,14 @@ class ErrorAnalyzer:
 
     async def _diagnose(self, incidents: Sequence[Incident]) -> Diagnosis:
         samples = failure_samples(incidents)
-        counts = {incident.fingerprint: incident.count for incident in incidents}  # they may grow while we wait
+        counts = {incident.fingerprint: incident.count for incident in incidents}  # they may grow meanwhile
         versions = {incident.fingerprint: incident.diagnosis_version + 1 for incident in incidents}
         evidence = _evidence(incidents)
         failures = sum(counts.values())
         with self._tracer.start_as_current_span(
             "observer.diagnosis", links=links_to(evidence), attributes={DIAGNOSIS_FAILURES: failures}
         ) as span:
-            said = await self._explained(incidents, samples)
+            said = await self._explain(incidents, samples)
             diagnosis = Diagnosis(
                 diagnosis_id=_diagnosis_id(counts, versions),
                 at=rfc3339_ms(self._clock.time_ns()),
@@ -165,39 +165,39 @@ class ErrorAnalyzer:
             await self._decisions.decide(DECISION_KIND, diagnosis, self._book.last_op_id)
         return diagnosis
 
-    async def _explained(self, incidents: Sequence[Incident], samples: Sequence[Sample]) -> _Said:
-        """What is said of *incidents*: by the model where its answer can be used, by counting in any case."""
+    async def _explain(self, incidents: Sequence[Incident], samples: Sequence[Sample]) -> _Explanation:
+        """The explanation of *incidents*: the model's if usable, else the one by counting."""
         together = [(each, self._book.common(each), self._rule(each)) for each in incidents]
         findings = {each.fingerprint: counted_finding(each, common, rule) for each, common, rule in together}
-        counted = _Said(STATISTICS, counted_diagnosis(together), findings)
+        counted = _Explanation(STATISTICS, counted_diagnosis(together), findings)
         if self._model is None:
             return counted
         try:
-            return await self._asked(self._model, incidents, samples, counted)
+            return await self._ask_model(self._model, incidents, samples, counted)
         except ObserverError as exc:
             log.warning("diagnosis.without_model", error=str(exc))
-        except Exception:  # a fault of the model's client costs its words, not the diagnosis
+        except Exception:  # a fault in the model's client must not prevent the diagnosis
             log.exception("diagnosis.model_failed", failures=self.without_model + 1)
         self.without_model += 1
         return counted
 
-    async def _asked(
-        self, model: TextModel, incidents: Sequence[Incident], samples: Sequence[Sample], counted: _Said
-    ) -> _Said:
-        """What *model* says, of all together or else of some simply. Raises ObserverError: nothing that is of use."""
+    async def _ask_model(
+        self, model: TextModel, incidents: Sequence[Incident], samples: Sequence[Sample], counted: _Explanation
+    ) -> _Explanation:
+        """What *model* says of all incidents together, or else of some one by one. Raises ObserverError if unusable."""
         lines = [each.line for each in samples]
         try:
             answer = await model.generate(build_prompt(lines), diagnosis_form(lines, len(incidents)))
-            return self._read(answer, incidents, samples, counted)
+            return self._read_answer(answer, incidents, samples, counted)
         except UnusableAnswerError as exc:
             log.info("diagnosis.asked_simply", why=exc.args[1])
-            found = await self._asked_simply(model, incidents, samples, counted)
+            found = await self._ask_simply(model, incidents, samples, counted)
             if not found:
                 raise
-        return self._told(incidents, {**counted.findings, **found})
+        return self._joined_findings(incidents, {**counted.findings, **found})
 
-    async def _asked_simply(
-        self, model: TextModel, incidents: Sequence[Incident], samples: Sequence[Sample], counted: _Said
+    async def _ask_simply(
+        self, model: TextModel, incidents: Sequence[Incident], samples: Sequence[Sample], counted: _Explanation
     ) -> dict[str, Finding]:
         newest = {sample.fingerprint: sample for sample in samples}
         asked = [newest[each.fingerprint] for each in incidents if each.fingerprint in newest]
@@ -208,36 +208,38 @@ class ErrorAnalyzer:
                 answer = await model.generate(simple_question(sample.line), max_tokens=SENTENCE_TOKENS)
             except UnusableAnswerError:
                 continue
-            except ModelError:  # it is too slow, or is given a rest
+            except ModelError:  # a time-out, or the circuit is open
                 break
             if finding := advised_finding(answer, sample, counted.findings[key], self._model_name):
                 found[key] = finding
         return found
 
-    def _told(self, incidents: Sequence[Incident], findings: dict[str, Finding]) -> _Said:
+    def _joined_findings(self, incidents: Sequence[Incident], findings: dict[str, Finding]) -> _Explanation:
         lines = [finding_text(each, findings[each.fingerprint]) for each in incidents]
-        return _Said(self._model_name, "\n".join(lines), findings)
+        return _Explanation(self._model_name, "\n".join(lines), findings)
 
-    def _read(self, answer: str, incidents: Sequence[Incident], samples: Sequence[Sample], counted: _Said) -> _Said:
-        """*answer* as JSON, or as prose, which is kept whole. Raises UnusableAnswerError if it is neither."""
+    def _read_answer(
+        self, answer: str, incidents: Sequence[Incident], samples: Sequence[Sample], counted: _Explanation
+    ) -> _Explanation:
+        """Read *answer* as JSON, or as prose, which is kept whole. Raises UnusableAnswerError if it is neither."""
         found = model_findings(answer, samples, counted.findings, self._model_name)
         if found:
-            return self._told(incidents, {**counted.findings, **found})
+            return self._joined_findings(incidents, {**counted.findings, **found})
         if is_json(answer):
             raise UnusableAnswerError("the model's answer is unusable", "nothing in its JSON can be used", FIX)
         if OPENING in answer:
             raise UnusableAnswerError("the model's answer is unusable", "it repeats the question", FIX)
-        return _Said(self._model_name, answer, counted.findings)
+        return _Explanation(self._model_name, answer, counted.findings)
 
 
-class _Said(NamedTuple):
+class _Explanation(NamedTuple):
     by: str
     text: str
     findings: dict[str, Finding]
 
 
 def marked(book: IncidentBook, decision_body: bytes | msgspec.Raw) -> Diagnosis:
-    """The diagnosis in *decision_body* (JSON), its incidents marked in *book*. Raises msgspec.MsgspecError."""
+    """The diagnosis in *decision_body* (JSON), after marking its incidents in *book*. Raises msgspec.MsgspecError."""
     diagnosis = msgspec.json.decode(decision_body, type=Diagnosis)
     for fingerprint, count in diagnosis.incidents.items():
         finding, version = diagnosis.findings.get(fingerprint), diagnosis.versions.get(fingerprint, 1)
@@ -251,7 +253,7 @@ def _evidence(incidents: Sequence[Incident]) -> list[SpanRef]:
 
 
 def _diagnosis_id(counts: dict[str, int], versions: dict[str, int]) -> str:
-    """The same wherever the same is told; what a rule has it told anew, of as many failures, has an id of its own."""
+    """An id derived from content: equal counts and versions give the same id, so a renewed diagnosis gets a new one."""
     content = msgspec.json.encode([counts, versions], order="sorted")
     return "dg-" + hashlib.sha256(content).hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""When an op happened, for comparing and counting: its own time, but never later than it was taken. Pure."""
+"""Event times for comparing and counting: an op's own timestamp, but never later than its arrival. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from sidecar.clock import rfc3339_ms
 from sidecar.model import ObservedOp
 
 _UUID7 = "7"
-_SKEW_MS = 1000  # a clock this much ahead is none that is wrong
+_SKEW_MS = 1000  # tolerated clock skew
 
 
 def happened_at(op: ObservedOp) -> str:
-    """The end of *op*, RFC 3339; where its sender's clock was ahead of ours, when it was taken.
+    """The end of *op*, RFC 3339; if the sender's clock is ahead of ours, the time of arrival.
 
-    A failure that claims to be of next year would otherwise keep its incident from ever being resolved.
+    A failure dated next year would otherwise keep its incident from ever being resolved.
     """
     taken = taken_ms(op)
     if taken is None:
@@ -24,7 +24,7 @@ def happened_at(op: ObservedOp) -> str:
 
 
 def taken_ms(op: ObservedOp) -> int | None:
-    """When *op* was taken, ms since the Unix epoch, from its id (UUID version 7); None where the id is another."""
+    """When *op* arrived, ms since the Unix epoch, read from its id (UUID version 7); None for any other id."""
     op_id = op.op_id or ""
     if len(op_id) != 36 or op_id[14] != _UUID7:
         return None
@@ -35,7 +35,7 @@ def taken_ms(op: ObservedOp) -> int | None:
 
 
 def is_earlier(one: str, other: str) -> bool:
-    """Whether the instant *one* is before *other*; texts that are no times are compared as texts."""
+    """Whether the time *one* is before *other*; texts that are not times are compared as texts."""
     if len(one) == len(other) and one.endswith("Z") and other.endswith("Z"):
         return one < other
     try:
@@ -45,7 +45,7 @@ def is_earlier(one: str, other: str) -> bool:
 
 
 def seconds(timestamp: str) -> float | None:
-    """*timestamp* as seconds since the Unix epoch; None if it is no time."""
+    """*timestamp* as seconds since the Unix epoch; None if it is not a time."""
     try:
         return _instant(timestamp).timestamp()
     except (ValueError, OverflowError):

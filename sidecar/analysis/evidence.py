@@ -1,4 +1,4 @@
-"""Evidence: the spans that an incident, a diagnosis or a playbook entry rests on, and links to them."""
+"""Evidence: the spans that support an incident, a diagnosis or a playbook entry, and span links to them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sidecar.model import ObservedOp, SpanRef
 from sidecar.normalize import clean_text
 from sidecar.spans.op_span import link_to
 
-MAX_LINKS: Final = 100  # the provider keeps 128 of a span
+MAX_LINKS: Final = 100  # the provider keeps at most 128 links per span
 
 
 def span_ref(op: ObservedOp) -> SpanRef | None:
-    """The span that *op* is, where its ids have the length of W3C Trace Context's."""
+    """The ids of *op*'s span; None unless they have the length of W3C Trace Context ids."""
     trace_id, span_id = op.trace_id, op.span_id
     if trace_id is None or span_id is None or len(trace_id) != 32 or len(span_id) != 16:
         return None
@@ -23,7 +23,7 @@ def span_ref(op: ObservedOp) -> SpanRef | None:
 
 
 def links_to(refs: Iterable[SpanRef]) -> list[Link]:
-    """Links to *refs*, each once, at most `MAX_LINKS`; what is no span id is left out."""
+    """Links to *refs* without duplicates, at most `MAX_LINKS`; invalid ids are skipped."""
     links: list[Link] = []
     for ref in dict.fromkeys(refs):
         if len(links) == MAX_LINKS:

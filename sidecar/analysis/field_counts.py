@@ -1,4 +1,4 @@
-"""Which values the fields of ops had, counted within bounds, and which of them set failures apart from successes."""
+"""Bounded counts of the values in ops' fields, and which values set failures apart from successes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ MAX_VALUES: Final = 16  # of one field
 MAX_PAIRS: Final = 128  # of all fields together
 MAX_LENGTH: Final = 60  # characters of a field's name, and of a value
 
-_MIN_FAILURES, _MIN_SUCCESSES = 3, 5  # below these, what they share says little
+_MIN_FAILURES, _MIN_SUCCESSES = 3, 5  # with fewer ops, shared values mean little
 _COMMON, _RARE = 0.9, 0.1
 _MAX_COMMON = 5
 _field_values = attrgetter(*COUNTED)
 
 
 class FieldCounts(msgspec.Struct, omit_defaults=True):
-    """How many of *seen* ops had which value in which field.
+    """For each field, how many of *seen* ops had each value.
 
-    Values met after the bounds are reached are counted together, by field, in *beyond*. A value that is kept has
-    been counted from its first op on, so its count is exact; of counts that were absorbed it is the least.
+    Once a bound is reached, further values are counted together per field in *beyond*. A kept value was counted from
+    its first op on, so its count is exact; after `absorb` it is a lower bound.
     """
 
     seen: int = 0
@@ -37,7 +37,7 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
     pairs: int = 0
 
     def add(self, op: ObservedOp) -> None:
-        """Count *op*. O(its fields); runs for every op, so a value that is known takes the shortest way."""
+        """Count *op*. O(its fields); runs for every op, so known values take the shortest path."""
         self.seen += 1
         values, beyond = self.values, self.beyond
         for field, text in zip(COUNTED, _field_values(op), strict=True):
@@ -47,7 +47,7 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
                     self._count(field, text)
                 elif text in known:
                     known[text] += 1
-                elif field in beyond and len(text) <= MAX_LENGTH and text.isascii():  # full, and none of the kept
+                elif field in beyond and len(text) <= MAX_LENGTH and text.isascii():  # full; not a kept value
                     beyond[field] += 1
                 else:
                     self._count(field, text)
@@ -66,7 +66,7 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
                 self._count(field, text)
 
     def absorb(self, other: FieldCounts) -> None:
-        """Count all that *other* counted; a value for which there is no room is counted in *beyond*."""
+        """Add all counts of *other*; values that find no room are counted in *beyond*."""
         self.seen += other.seen
         for field, values in other.values.items():
             for text, count in values.items():
@@ -75,7 +75,7 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
             self.beyond[field] = self.beyond.get(field, 0) + count
 
     def remove(self, op: ObservedOp) -> None:
-        """Count *op*, which was added, no more. Its values keep their places, so that all counts stay exact."""
+        """Subtract *op*, which was added before. Its values keep their slots, so that all counts stay exact."""
         self.seen -= 1
         for field, text in zip(COUNTED, _field_values(op), strict=True):
             if text:
@@ -85,7 +85,7 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
             self._uncount(field, value if isinstance(value, str) else word(value))
 
     def at_most(self, field: str, value: str) -> int:
-        """How many ops had *value* in *field*; where that was not kept, how many could have had it."""
+        """The number of ops with *value* in *field*; if the value is not kept, an upper bound."""
         known = self.values.get(field)
         if known is None:
             return 0 if len(self.values) < MAX_FIELDS else self.seen
@@ -117,12 +117,12 @@ class FieldCounts(msgspec.Struct, omit_defaults=True):
 
 @lru_cache(maxsize=8192)
 def _shared(text: str) -> str:
-    """*text*, as the one object that all counts of late hold: two thousand rows hold much the same names and values."""
+    """*text* as one shared object: the counts of two thousand rows hold largely the same names and values."""
     return text
 
 
 class Common(NamedTuple):
-    """A value that nearly all failures had and hardly any success."""
+    """A value that nearly all failures had and hardly any success had."""
 
     field: str
     value: str
@@ -131,9 +131,9 @@ class Common(NamedTuple):
 
 
 def common_to_failures(failures: FieldCounts, successes: FieldCounts) -> list[Common]:
-    """What at least 90 % of *failures* and at most 10 % of *successes* had, the clearest first, at most 5.
+    """The values that at least 90 % of *failures* and at most 10 % of *successes* had, the clearest first, at most 5.
 
-    Nothing is said of fewer than 3 failures or 5 successes, nor where bounds left it open.
+    Empty for fewer than 3 failures or 5 successes. If a bound hid a value's count, its upper bound is compared.
     """
     if failures.seen < _MIN_FAILURES or successes.seen < _MIN_SUCCESSES:
         return []

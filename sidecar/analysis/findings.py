@@ -1,7 +1,7 @@
-"""What is said of each incident: by counting, always, and by a model where its answer can be used. Pure.
+"""Builds the finding of each incident: always by counting, and from a model's answer where that is usable. Pure.
 
-A model's answer is data from outside: of it only short lines of text are kept, for people. Whatever it says, each
-incident has a finding; what the model left out or got wrong is filled from the counts.
+A model's answer is untrusted data: only short lines of text are kept, for people to read. Every incident has a finding;
+fields that the model omitted or got wrong are filled from the counts.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ STATISTICS: Final = "statistics"
 MAX_FIELD: Final = 300  # characters
 _NOTHING: Final = "nothing sets these apart yet"
 _OTHERS_ONLY: Final = "tells other failures apart, not these"
-_MAX_FOUND = 50  # objects looked at in one answer
+_MAX_FOUND = 50  # objects read from one answer
 _MAX_STARTS = 100
-_MAX_READ = 16_384  # characters of an answer: several times what a model was allowed
+_MAX_READ = 16_384  # characters read of an answer: several times what the model was allowed
 _LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？]")
 _DECODER = json.JSONDecoder()
 
 
 class Sample(NamedTuple):
-    """One failure's line, and the fingerprint of the incident it is of."""
+    """The line of one failure, and the fingerprint of its incident."""
 
     fingerprint: str
     line: str
 
 
 def counted_finding(incident: Incident, common: Sequence[Common], said: RuleSaid | None = None) -> Finding:
-    """What the counts alone say of *incident*, whose failures have *common* and the successes have not.
+    """The finding by counts alone, where *common* values set the failures of *incident* apart from the successes.
 
-    Where they have nothing in common, what *said*, a rule of the endpoint, says.
+    If there are none, it uses *said*, which comes from a rule of the endpoint.
     """
     message, endpoint = one_line(incident.message, 120), one_line(incident.endpoint, 80)
     shared = " and ".join(f"{one_line(each.field, 60)}={one_line(each.value, 60)}" for each in common[:2])
@@ -73,26 +73,26 @@ def counted_finding(incident: Incident, common: Sequence[Common], said: RuleSaid
 
 
 def sees_nothing(finding: Finding) -> bool:
-    """Whether *finding* says that nothing is known to set the failures apart."""
+    """Whether *finding* states that nothing is known to set the failures apart."""
     return finding.when.endswith((_NOTHING, _OTHERS_ONLY))
 
 
 def is_outdated(finding: Finding, said: RuleSaid) -> bool:
-    """Whether *finding* sees nothing where *said*, of a rule that came later, does."""
+    """Whether *finding* names no difference although *said*, from a newer rule, does."""
     return finding.when.endswith(_NOTHING) or (said.fits and finding.when.endswith(_OTHERS_ONLY))
 
 
 def known_mark(incident: Incident) -> Mark:
-    """The diagnosis of an incident that is no failure: what it is says why, and no model is asked."""
+    """The diagnosis of an incident that is not a failure: its kind explains it, so no model is asked."""
     finding = counted_finding(incident, ())
     text = finding_text(incident, finding)
     return Mark(incident.count, 1, incident.last_seen, "", STATISTICS, text, finding)
 
 
 def model_findings(text: str, samples: Sequence[Sample], counted: Mapping[str, Finding], by: str) -> dict[str, Finding]:
-    """The findings in the answer *text*, by fingerprint, each field that is unusable taken from *counted*.
+    """The findings in the answer *text*, by fingerprint; unusable fields are taken from *counted*.
 
-    Empty where nothing can be used. Also reads what stands between other words, in part, or was cut short.
+    Empty if nothing is usable. Also reads JSON that is incomplete, truncated or surrounded by other words.
     """
     found: dict[str, Finding] = {}
     for number, said in enumerate(_objects(text)):
@@ -107,7 +107,7 @@ def model_findings(text: str, samples: Sequence[Sample], counted: Mapping[str, F
 
 
 def advised_finding(answer: str, sample: Sample, counted: Finding, by: str) -> Finding | None:
-    """*counted* with the first sentence of *answer* as what to do; None if that is no use."""
+    """*counted* with the first sentence of *answer* as its adjustment; None if that sentence is unusable."""
     said = _first_sentence(_LIST_MARK.sub("", one_line(answer.strip().split("\n", 1)[0], MAX_FIELD)))
     if is_json(said) or said.endswith(":") or not _usable(said) or not _advises(said, sample.fingerprint, [sample]):
         return None
@@ -115,7 +115,7 @@ def advised_finding(answer: str, sample: Sample, counted: Finding, by: str) -> F
 
 
 def is_json(answer: str) -> bool:
-    """Whether *answer* is JSON or was to be: no words for people."""
+    """Whether *answer* is, or was meant to be, JSON rather than text for people."""
     return answer.lstrip("`json \n\t").startswith(("{", "["))
 
 
@@ -130,7 +130,7 @@ def _finding(by: str, **fields: str) -> Finding:
 
 
 def _subject(said: Mapping[str, Any], number: int, samples: Sequence[Sample]) -> str | None:
-    """Whom the object is about: the line that it names, or the one at its own place."""
+    """The fingerprint that the object is about: of the line that it names, else of the line at its own position."""
     line = said.get("failure")
     if isinstance(line, bool) or not isinstance(line, int) or not 1 <= line <= len(samples):
         line = number + 1
@@ -138,7 +138,7 @@ def _subject(said: Mapping[str, Any], number: int, samples: Sequence[Sample]) ->
 
 
 def _fields(said: Mapping[str, Any]) -> dict[str, str]:
-    """The fields of *said*, empty where they are no use or say what one before them says."""
+    """The fields of *said*, empty if unusable or equal to an earlier field."""
     found: dict[str, str] = {}
     for name in FIELDS:
         text = _usable(said.get(name))
@@ -154,7 +154,7 @@ def _usable(value: Any) -> str:
 
 
 def _advises(text: str, fingerprint: str, samples: Sequence[Sample]) -> bool:
-    """Whether *text* says more than the failure does, in more than one word (of a script that has them)."""
+    """Whether *text* adds something to the failure's own line, in more than one word (if its script has words)."""
     if text.isascii() and len(text.split()) < 2:
         return False
     return not any(repeats(text, each.line) for each in samples if each.fingerprint == fingerprint)
@@ -166,7 +166,7 @@ def _first_sentence(text: str) -> str:
 
 
 def _objects(text: str) -> Iterator[Mapping[str, Any]]:
-    """The innermost JSON objects with a `cause` in *text*, in order, whatever stands around them or is missing."""
+    """The JSON objects with a `cause` in *text*, in order, whatever surrounds them and even if truncated."""
     text = text[:_MAX_READ]
     at, found, starts = text.find("{"), 0, 0
     while at >= 0 and found < _MAX_FOUND and starts < _MAX_STARTS:
@@ -183,7 +183,7 @@ def _objects(text: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _read(text: str, at: int) -> tuple[Any, int]:
-    """The JSON value that begins at *at*, and its end; (None, 0) if there is none. It may be cut short."""
+    """The JSON value that begins at *at*, and its end; (None, 0) if there is none. A truncated object is completed."""
     for missing in ("", '"}', "}"):
         try:
             return _DECODER.raw_decode(text + missing, at)

@@ -1,9 +1,9 @@
-"""What makes two failures the same: endpoint, error code and the message without its particulars.
+"""Fingerprints: two failures are the same if endpoint, error code and masked message are equal.
 
 `fingerprint` is pure. Its masks follow Sentry's order (email, URL, host, IP, traceparent, UUID, hash, date, duration,
-hex, number), then ids such as `HAT030` and quoted strings. `VERSION` changes whenever a mask does: fingerprints of
-two versions never meet. `Fingerprints` goes on where the masks end, with a template tree that learns which words vary;
-a template's fingerprint is that of its first message, so an incident keeps its own.
+hex, number), then ids such as `HAT030` and quoted strings. `VERSION` changes with every change of a mask, so that
+fingerprints of two versions are never equal. `Fingerprints` adds a template tree, which learns the words that vary.
+A template has the fingerprint of its first message, so an existing incident keeps its own.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _TLD = (
     "com|net|org|io|dev|app|cloud|edu|gov|info|biz|ai|co|uk|de|eu|us|ca|au|fr|ch|nl|jp|local|internal|localdomain|lan|corp"
     "|svc|example|test|invalid"
 )
-# Quoted names that tell causes apart: of a schema, and of a missing key.
+# Quoted names after these words are kept, as they tell causes apart: schema objects, a missing key.
 _SCHEMA = "column|relation|constraint|table|index|sequence|schema|KeyError:"
-_POD = "[bcdfghjklmnpqrstvwxz2456789]"  # Kubernetes leaves vowels out of the names it makes up
+_POD = "[bcdfghjklmnpqrstvwxz2456789]"  # Kubernetes uses no vowels in generated names
 
 _EMAIL = r"[\w.+-]{1,64}+@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"
 _HOST = rf"(?:[A-Za-z0-9-]{{1,63}}+\.){{1,8}}(?:{_TLD})\b(?::\d+)?"
@@ -49,13 +49,13 @@ _QUOTED = (
     r"''(?!')|\"\"(?!\")"
     r"|\"[^\"\s]{1,200}+(?:\ [^\"\s]{1,200}+){0,2}\"(?!\w)|'[^'\s]{1,200}+(?:\ [^'\s]{1,200}+){0,2}'(?!\w)"
 )
-_HEXES: Final = (  # a letter or a digit first
+_HEXES: Final = (  # may begin with a letter or a digit
     ("traceparent", r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\b"),
     ("uuid", r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b"),
     ("hash", r"(?:[0-9a-fA-F]{64}|[0-9a-fA-F]{40}|[0-9a-fA-F]{32})\b"),
 )
 _HEX = r"(?=[a-fA-F]*+\d)(?=\d*+[a-fA-F])[0-9a-fA-F]{8,}+\b"
-# mia_li_3668; JIRA-123; 12A; HAT030 and NO6JO3; ch_3NqLk2eZv: letters with digits, as no word of a language has them
+# mia_li_3668; JIRA-123; 12A; HAT030, NO6JO3; ch_3NqLk2eZv: letters mixed with digits as in no natural word
 _ID = (
     r"\d{1,4}[A-Z]\b|[A-Za-z]\w{0,80}?_\d+\b"
     rf"|[a-z][a-z0-9.-]{{0,60}}?-(?:{_POD}{{8,10}}-{_POD}{{5}}|(?=[a-z]*\d){_POD}{{5}})\b"
@@ -63,11 +63,11 @@ _ID = (
     r"|[A-Z]{2,}+-\d+\b|(?=[A-Z]*+\d[A-Z]*+\d)(?=\d*+[A-Z]\d*+[A-Z])[A-Z0-9]{4,}+\b"
     r"|(?=[A-Za-z_-]*+\d[A-Za-z_-]*+\d[A-Za-z_-]*+\d)(?=[\d_-]*+[A-Za-z])[\w-]{8,}+"
 )
-# A word of letters alone, which nearly all are, is passed over at once, but for those that begin one of the shapes.
+# Words of letters alone, which most are, are skipped at once, except those that can begin one of the shapes.
 _BEGINNERS = rf"(?:{_MONTH}\ \d|status|HTTP|localhost|{_SCHEMA})"
 _WORD = rf"(?!(?!{_BEGINNERS})[A-Za-z]++(?:(?![\w@.:+-])|[.:](?=\s|$)))"
 
-# By the character that a word begins with; shapes begin there too, which keeps a pass linear. The first that fits wins.
+# Keyed by a word's first character; shapes only begin at words, so a pass is linear. The first match wins.
 _SHAPES: Mapping[str, Sequence[tuple[str, str]]] = {
     rf"(?=[A-Za-z_]){_WORD}": (
         ("kept", r"(?:status(?:[ _]?code)?|HTTP(?:/[\d.]{1,3})?)[ :=]{1,3}[1-5]\d\d\b"),
@@ -110,7 +110,7 @@ _SHAPES: Mapping[str, Sequence[tuple[str, str]]] = {
 
 
 def _compiled() -> re.Pattern[str]:
-    """All shapes in one; a group's name is its mask and a number."""
+    """One pattern of all shapes; a group is named by its mask and a number."""
     number = count()
     branches = [
         begins + "(?:" + "|".join(f"(?P<{name}{next(number)}>{shape})" for name, shape in shapes) + ")"
@@ -121,12 +121,12 @@ def _compiled() -> re.Pattern[str]:
 
 _MASKS = _compiled()
 _MASKABLE = re.compile(rf"[\d@\"'/:]|\.(?:{_TLD})\b|localhost")
-_ANY_MASK = re.compile(r"<[a-z]+>")  # which kind of particular it was tells no causes apart
+_ANY_MASK = re.compile(r"<[a-z]+>")  # the kind of the masked value does not tell causes apart
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def fingerprint(op: ObservedOp) -> tuple[str, str]:
-    """(id, masked message) of the failure *op*. The id is `v<version>-` and 16 hex digits; it depends on nothing else.
+    """(id, masked message) of the failure *op*. The id is `v<version>-` and 16 hex digits, a pure function of *op*.
 
     Only the first `MAX_MESSAGE` characters of the message and `MAX_ENDPOINT` of the endpoint count.
     """
@@ -135,15 +135,15 @@ def fingerprint(op: ObservedOp) -> tuple[str, str]:
 
 
 def kind_fingerprint(endpoint: str, kind: str) -> str:
-    """The id of what is no failure and has no message: an incident of this *kind* at *endpoint*."""
+    """The id of an incident of this *kind* at *endpoint*, for incidents without an error message."""
     return _id(kind, endpoint[:MAX_ENDPOINT])
 
 
 class Fingerprints:
-    """Fingerprints by masks and templates. Remembers the last messages as they came: most failures are repetitions.
+    """Fingerprints by masks and templates. Caches recent raw messages, since most failures are repetitions.
 
-    `tree` keeps the state, and is saved like the books of this room; `tree.take_renamed` tells which ids given out
-    before are another's now. For one thread.
+    `tree` holds the state and is saved like the books of this room; `tree.take_renamed` returns the ids that were
+    replaced by others. For one thread.
     """
 
     def __init__(self, tree: TemplateTree) -> None:
@@ -152,7 +152,7 @@ class Fingerprints:
         self._version = tree.version
 
     def find(self, op: ObservedOp) -> tuple[str, str]:
-        """(id, template) of the failure *op*, whose varying words the tree learns by it."""
+        """(id, template) of the failure *op*; the tree learns varying words from its message."""
         message = op.error or op.output_summary
         known = self._known.get((op.endpoint, op.error_type, message))
         if known is not None:
@@ -167,7 +167,7 @@ class Fingerprints:
         return found
 
 
-@lru_cache(maxsize=1024)  # the same failure comes again and again: that is why there are incidents
+@lru_cache(maxsize=1024)  # failures repeat
 def _fingerprint(endpoint: str, error_type: str, message: str) -> tuple[str, str]:
     masked = mask(message)
     return _id(endpoint, error_type, _ANY_MASK.sub("<>", masked)), masked
@@ -179,16 +179,16 @@ def _id(*parts: str) -> str:
 
 
 def mask(message: str) -> str:
-    """*message* with its particulars replaced by `<num>`, `<date>`, `<id>` …; masking twice changes nothing."""
+    """*message* with its particulars replaced by `<num>`, `<date>`, `<id>` …; idempotent."""
     text = " ".join(one_line(message, MAX_MESSAGE).split())
     if not _MASKABLE.search(text):
         return text
     return _settled(_MASKS.sub(_masked, text)[:MAX_MESSAGE].strip())
 
 
-@lru_cache(maxsize=4096)  # once masked, messages are mostly alike
+@lru_cache(maxsize=4096)  # masked messages are mostly equal
 def _settled(text: str) -> str:
-    """*text*, masked once, masked until nothing changes: a mask can lay bare another, and the cut can end one early."""
+    """*text*, masked once, masked until nothing changes: a mask can expose another, and truncation can shorten one."""
     for _ in range(_MAX_PASSES):
         masked = _MASKS.sub(_masked, text)[:MAX_MESSAGE].strip()
         if masked == text:

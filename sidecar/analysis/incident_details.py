@@ -12,7 +12,7 @@ from sidecar.clock import rfc3339_ms
 
 
 def incident_details(book: IncidentBook, fingerprint: str) -> dict[str, Any] | None:
-    """All that *book* has of it: beside its fields `history`, `timeline`, `common` and `trace_ids`. None if nothing."""
+    """The incident's fields with `history`, `timeline`, `common` and `trace_ids`; None if *book* does not have it."""
     row = book.row(fingerprint)
     if row is None:
         return None
@@ -29,7 +29,7 @@ def incident_details(book: IncidentBook, fingerprint: str) -> dict[str, Any] | N
 
 
 def _timeline(timeline: Timeline) -> list[dict[str, Any]]:
-    """Failures by minute, hour and day: `{"width_s", "from", "counts"}`, the last count being of the last failure."""
+    """Failures by minute, hour and day: `{"width_s", "from", "counts"}`; the last count has the latest failure."""
     return [
         {"width_s": width, "from": rfc3339_ms(_start(buckets) * width * 10**9), "counts": buckets.counts}
         for width, buckets in timeline.levels()

@@ -1,4 +1,4 @@
-"""One incident as it is kept: counting a failure, taking over another incident, and the state that follows. Pure."""
+"""The stored row of one incident: counting failures, absorbing another incident, and deriving the state. Pure."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     judged_from: str | None = None
 
     def is_overtaken(self, history: Iterable[Step]) -> bool:
-        """Whether a person decided, in *history*, between what this was judged from and this.
+        """Whether, in *history*, a person decided after the decision that this was judged from, and no later than this.
 
-        More of a history never makes it hold again: it comes to the same in whatever order decisions are met.
+        A longer history never makes it valid again, so the order in which decisions arrive does not matter.
         """
         seen = self.judged_from
         return seen is not None and any(each.judged_from is None and seen < each.at <= self.at for each in history)
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """That an incident was diagnosed at *count* failures. Of two marks the higher one holds."""
+    """A diagnosis of an incident at *count* failures. Of two marks the one with the higher rank holds."""
 
     count: int
     version: int
@@ -63,14 +63,14 @@ class Mark(msgspec.Struct, frozen=True):
 
     @property
     def rank(self) -> tuple[int, int, str, str]:
-        """What orders marks, so that they come to the same in whatever order they are applied."""
+        """The order of marks: the result does not depend on the order in which they are applied."""
         return self.count, self.version, self.at, self.diagnosis_id
 
 
 class IncidentRow(msgspec.Struct, omit_defaults=True):
-    """An incident as it is kept and saved: with its failures' field values, its timeline and what was decided on it.
+    """An incident as stored: with its failures' field values, its timeline and its decisions.
 
-    *taken_ms* is when the last failure was taken, ms since the Unix epoch; 0 where no id told.
+    *taken_ms* is when the last failure arrived, ms since the Unix epoch; 0 if no op id contains a time.
     """
 
     incident: Incident
@@ -98,7 +98,7 @@ def new_row(op: ObservedOp, fingerprint: str, message: str, kind: IncidentKind) 
 
 
 def count_op(row: IncidentRow, op: ObservedOp, line: str) -> None:
-    """Count one more *op*, said by *line* in words. O(its fields)."""
+    """Count one more *op*; *line* describes it for people. O(its fields)."""
     incident, at = row.incident, happened_at(op)
     incident.count += 1
     for counts, field in _COUNTED:
@@ -115,12 +115,12 @@ def count_op(row: IncidentRow, op: ObservedOp, line: str) -> None:
 
 
 def uncount_op(row: IncidentRow, op: ObservedOp, line: str) -> None:
-    """Count *op*, which was counted with *line*, no more. When failures were first and last seen stays."""
+    """Subtract *op*, which was counted with *line*. First and last seen stay."""
     incident = row.incident
     incident.count -= 1
     for counts, field in _COUNTED:
         _uncount(getattr(incident, counts), getattr(op, field) or ("mcp" if field == "source" else None))
-    if line in incident.samples and (len(incident.samples) > 1 or not incident.count):  # others may have said the same
+    if line in incident.samples and (len(incident.samples) > 1 or not incident.count):  # others may share it
         incident.samples.remove(line)
     ref = span_ref(op)
     if ref is not None and ref in incident.evidence:
@@ -136,15 +136,15 @@ def failure_line(op: ObservedOp) -> str:
 
 
 def line_of(op: ObservedOp, what: str) -> str:
-    """The same line with *what* in the error's place."""
+    """The line of `failure_line` with *what* in place of the error."""
     line = f"[{one_line(op.endpoint, 80)}] {one_line(op.input_summary, 100)}: "
     return line + one_line(what, MAX_LINE - len(line))
 
 
 def decide(row: IncidentRow, step: Step) -> None:
-    """Let a decision take effect; of several the latest holds, and of those of one moment the last written.
+    """Apply a decision: the latest one holds, and of two at the same time the one written last.
 
-    Those that are overtaken are none.
+    Overtaken decisions have no effect.
     """
     if step not in row.history:
         history = sorted([*row.history, step], key=lambda each: each.at)
@@ -158,7 +158,7 @@ def step_of(change: IncidentChange, at: str) -> Step:
 
 
 def restate(row: IncidentRow) -> None:
-    """The incident's state from its last decision and its last failure: event times are compared, not arrivals."""
+    """Derive the state from the last decision and the last failure. Event times are compared, not arrival times."""
     if not row.history:
         return
     last, incident = row.history[-1], row.incident
@@ -168,7 +168,7 @@ def restate(row: IncidentRow) -> None:
 
 
 def apply_mark(incident: Incident, mark: Mark) -> None:
-    """Say that the incident was diagnosed, unless a later diagnosis is known."""
+    """Record a diagnosis, unless a later one is recorded."""
     if mark.rank > mark_of(incident).rank:
         incident.diagnosed_count, incident.diagnosis_version = mark.count, mark.version
         incident.diagnosed_at, incident.diagnosis_id = mark.at, mark.diagnosis_id
@@ -176,7 +176,7 @@ def apply_mark(incident: Incident, mark: Mark) -> None:
 
 
 def mark_of(incident: Incident) -> Mark:
-    """Its last diagnosis as a mark; one of 0 failures where there is none."""
+    """The last diagnosis as a mark; a mark at 0 failures if there is none."""
     return Mark(
         incident.diagnosed_count,
         incident.diagnosis_version,
@@ -189,7 +189,7 @@ def mark_of(incident: Incident) -> Mark:
 
 
 def absorb(row: IncidentRow, other: IncidentRow) -> None:
-    """Take over all that *other* has: counts, evidence, history, diagnosis. Its failures are of this incident now."""
+    """Merge *other* into *row*: counts, evidence, history, diagnosis. Its failures now belong to this incident."""
     mine, theirs = row.incident, other.incident
     mine.evidence = _joined_evidence(mine, theirs)
     mine.count += theirs.count
@@ -253,7 +253,7 @@ def _uncount(counts: dict[str, int], value: str | None) -> None:
 
 
 def _add_evidence(incident: Incident, at: str, ref: SpanRef | None) -> None:
-    """First and last by event time; between them those that were last at 1, 2, 4, 8 … failures."""
+    """Add *ref*: keeps the first and last span by event time, and those that were last at 1, 2, 4, 8 … failures."""
     is_first = is_earlier(at, incident.first_seen)
     is_last = not is_earlier(at, incident.last_seen)
     if is_first:

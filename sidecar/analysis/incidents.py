@@ -1,7 +1,7 @@
-"""Failures gathered into incidents by fingerprint, with what their endpoint's successes looked like.
+"""Groups failures into incidents by fingerprint, and counts the field values of each endpoint's successes.
 
-Fed every settled op on the event loop's thread; read by the life cycle, the error analyzer and the reading doors. What
-one incident keeps is in `incident_rows`, when a success is far too slow in `slow_successes`.
+Fed every settled op on the event loop's thread; read by the life cycle, the error analyzer and the reading doors.
+`incident_rows` defines what one incident stores; `slow_successes` decides when a success is too slow.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ log = structlog.get_logger(__name__)
 CORRECTION: Final = "overseer_correction"
 MAX_INCIDENTS: Final = 1000
 MAX_ENDPOINTS: Final = 1000
-_MAX_JOINED = 8192  # fingerprints that lead to another's incident
+_MAX_JOINED = 8192  # entries of `_joined`
 _SILENT = frozenset({"resolved", "ignored"})
 
 
 class EndpointRow(msgspec.Struct):
-    """The field values of one endpoint's successes, and how long they took."""
+    """The field values of one endpoint's successes, and their latency."""
 
     last_seen: str
     successes: FieldCounts
@@ -43,9 +43,9 @@ class EndpointRow(msgspec.Struct):
 
 
 class IncidentBook(KeptBook):
-    """At most 1000 incidents and 1000 endpoints; what was seen least recently goes out, counted.
+    """Keeps at most 1000 incidents and 1000 endpoints; the least recently seen is evicted and counted.
 
-    Corrections are neither success nor failure. All methods belong to the event loop's thread.
+    Corrections count neither as success nor as failure. All methods belong to the event loop's thread.
     """
 
     def __init__(self) -> None:
@@ -54,36 +54,36 @@ class IncidentBook(KeptBook):
         self._fingerprints = Fingerprints(TemplateTree())
         super().__init__(self._incidents, self._endpoints, self._fingerprints.tree)
         self._version = self._fingerprints.tree.version
-        self._joined: dict[str, str] = {}  # fingerprints of old → of the incident that has their failures now
+        self._joined: dict[str, str] = {}  # joined fingerprint → the incident that now has its failures
         self._waiting: OrderedDict[str, list[Mark | Step]] = OrderedDict()  # for incidents not (yet) here
         self.last_op_id: str | None = None
-        self.not_counted = 0  # ops that could not be taken in
+        self.not_counted = 0  # ops that raised an exception
 
     def consume(self, op: ObservedOp) -> None:
-        """Take one settled op in. O(its fields); an op that cannot be read is logged and counted."""
+        """Count one settled op. O(its fields); an op that cannot be read is logged and counted."""
         try:
             if op.op_id is not None:
                 self.last_op_id = op.op_id
             if op.source == CORRECTION:
                 return
             if op.success:
-                self._succeeded(op)
+                self._count_success(op)
             else:
-                self._failed(op)
+                self._count_failure(op)
         except Exception:  # a poison op costs itself
             self.not_counted += 1
             log.exception("incidents.op_not_counted", failures=self.not_counted)
 
     def retract(self, op: ObservedOp) -> None:
-        """Take *op* back, which was taken in: a later one amends it.
+        """Remove *op* from the counts: a later op amends it.
 
-        An incident of which nothing is left is not shown, but known with its diagnosis should one come back.
+        An incident with no failures left is hidden, but keeps its diagnosis in case one returns.
         """
         try:
             if op.source == CORRECTION:
                 return
             if op.success:
-                self._succeeded_not(op)
+                self._uncount_success(op)
             else:
                 self._uncount(self._fingerprint(op)[0], op, failure_line(op))
         except Exception:  # a poison op costs itself
@@ -91,13 +91,13 @@ class IncidentBook(KeptBook):
             log.exception("incidents.op_not_retracted", failures=self.not_counted)
 
     def raise_(self, op: ObservedOp, fingerprint: str, message: str, kind: IncidentKind, line: str) -> None:
-        """Count *op*, said by *line*, in the incident with this *fingerprint*, a new one if there is none."""
+        """Count *op*, described by *line*, in the incident with this *fingerprint*; creates the incident if needed."""
         row = self._incidents.touch(fingerprint)
         if row is None:
             row = incident_rows.new_row(op, fingerprint, message, kind)
             self._incidents.add(fingerprint, row)
             self._apply_waiting(fingerprint)
-        row.incident.message = message  # a template may have become more general
+        row.incident.message = message  # the template may have become more general
         incident_rows.count_op(row, op, line)
         if kind != "failure" and not row.incident.diagnosed_count:
             incident_rows.apply_mark(row.incident, known_mark(row.incident))
@@ -107,43 +107,43 @@ class IncidentBook(KeptBook):
 
     @property
     def evicted(self) -> int:
-        """Incidents and endpoints that had to make room."""
+        """The number of incidents and endpoints evicted for room."""
         return self._incidents.evicted + self._endpoints.evicted
 
     @property
     def templates_evicted(self) -> int:
-        """Templates and nodes of them that had to make room: their messages are incidents of their own again."""
+        """Templates and tree nodes evicted for room: their messages form incidents of their own again."""
         return self._fingerprints.tree.evicted + self._fingerprints.tree.forgotten
 
     @property
     def by_state(self) -> Counter[IncidentState]:
-        """How many incidents are in which state."""
+        """The number of incidents in each state."""
         return Counter(row.incident.state for row in self.rows())
 
     def row(self, fingerprint: str) -> IncidentRow | None:
-        """What is kept of the incident with this fingerprint, or of the one that has its failures now."""
+        """The row of the incident with this fingerprint, or of the incident that it was joined to."""
         return self._incidents.get(self._joined.get(fingerprint, fingerprint))
 
     def get(self, fingerprint: str) -> Incident | None:
-        """The incident with this fingerprint, or the one that has its failures now."""
+        """The incident with this fingerprint, or the one that it was joined to; None if it has no failures."""
         row = self.row(fingerprint)
         return row.incident if row is not None and row.incident.count else None
 
     def incidents(self) -> list[Incident]:
-        """All of them, the most recent first."""
+        """All incidents, the most recent first."""
         return [row.incident for row in reversed(self.rows())]
 
     def rows(self) -> list[IncidentRow]:
-        """All that is kept of them, the least recent first; not of those whose failures turned out to be none."""
+        """All rows, the least recent first, without those whose failures were all amended away."""
         return [row for row in self._incidents.rows() if row.incident.count]
 
     def due(self) -> list[Incident]:
-        """Those never diagnosed, doubled since, or come back since; those with most new failures first."""
+        """Incidents never diagnosed, doubled since, or regressed since; those with most new failures first."""
         due = [row.incident for row in self.rows() if _is_due(row.incident)]
         return sorted(due, key=lambda each: (each.diagnosed_count - each.count, each.fingerprint))
 
     def common(self, incident: Incident) -> list[Common]:
-        """What its failures have in common and the successes of its endpoint have not."""
+        """The values that the incident's failures have in common, unlike the successes of its endpoint."""
         row = self._incidents.get(incident.fingerprint)
         endpoint = self._endpoints.get(incident.endpoint)
         if row is None or endpoint is None:
@@ -151,16 +151,16 @@ class IncidentBook(KeptBook):
         return common_to_failures(row.counts, endpoint.successes)
 
     def last_success(self, endpoint: str) -> str | None:
-        """When *endpoint* last succeeded."""
+        """The time of *endpoint*'s last success."""
         row = self._endpoints.get(endpoint)
         return row.last_seen if row is not None else None
 
     def mark(self, fingerprint: str, mark: Mark) -> None:
-        """Say that the incident was diagnosed. The mark of an incident that is not here waits for it."""
+        """Record a diagnosis. If the incident is not here, the mark waits for it."""
         self._apply(fingerprint, mark)
 
     def decide(self, fingerprint: str, step: Step) -> None:
-        """Let a decision on the incident's state take effect. One on an incident that is not here waits for it."""
+        """Apply a decision on the incident's state. If the incident is not here, the decision waits for it."""
         self._apply(fingerprint, step)
 
     def holds(self, fingerprint: str, step: Step) -> bool:
@@ -169,7 +169,7 @@ class IncidentBook(KeptBook):
         return row is None or step in row.history
 
     def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore what `take_dirty` gave, in whatever order."""
+        """Restore the rows that `take_dirty` returned, in any order."""
         for key in self._incidents.load(rows):
             row = self._incidents.get(key)
             if row is not None:
@@ -178,7 +178,7 @@ class IncidentBook(KeptBook):
         self._endpoints.load(rows)
         self._fingerprints.tree.load(rows)
 
-    def _succeeded(self, op: ObservedOp) -> None:
+    def _count_success(self, op: ObservedOp) -> None:
         key = clean_text(op.endpoint[:MAX_ENDPOINT])
         row = self._endpoints.touch(key)
         if row is None:
@@ -190,30 +190,30 @@ class IncidentBook(KeptBook):
         if row.latency.is_slow(op.duration_ms):
             self.raise_(op, kind_fingerprint(op.endpoint, "slow"), SLOW_MESSAGE, "slow", slow_line(op, row.latency))
 
-    def _succeeded_not(self, op: ObservedOp) -> None:
+    def _uncount_success(self, op: ObservedOp) -> None:
         key = clean_text(op.endpoint[:MAX_ENDPOINT])
         row = self._endpoints.get(key)
-        if row is None or not row.successes.seen:  # one that was evicted meanwhile counts others
+        if row is None or not row.successes.seen:  # the row that counted *op* was evicted
             return
         row.successes.remove(op)
         row.latency.take_back(op.duration_ms)
         self._endpoints.changed(key)
         slow, line = self.get(fingerprint := kind_fingerprint(op.endpoint, "slow")), slow_line(op, row.latency)
-        if slow is not None and line in slow.samples:  # else it was counted before it was news, or long ago
+        if slow is not None and line in slow.samples:  # else it was not counted as slow, or long ago
             self._uncount(fingerprint, op, line)
 
     def _uncount(self, fingerprint: str, op: ObservedOp, line: str) -> None:
         row = self._incidents.get(fingerprint)
-        if row is not None and row.incident.count:  # one that was evicted meanwhile counts others
+        if row is not None and row.incident.count:  # otherwise the row that counted *op* was evicted
             incident_rows.uncount_op(row, op, line)
             self._incidents.changed(fingerprint)
 
-    def _failed(self, op: ObservedOp) -> None:
+    def _count_failure(self, op: ObservedOp) -> None:
         fingerprint, message = self._fingerprint(op)
         self.raise_(op, fingerprint, message, "failure", failure_line(op))
 
     def _fingerprint(self, op: ObservedOp) -> tuple[str, str]:
-        """(id, template) of the failure *op*; incidents that a template shows to be one are joined."""
+        """(id, template) of the failure *op*; incidents that a new template covers are joined."""
         found = self._fingerprints.find(op)
         if self._fingerprints.tree.version != self._version:
             self._version = self._fingerprints.tree.version
@@ -222,7 +222,7 @@ class IncidentBook(KeptBook):
         return found
 
     def _join(self, old: str, new: str) -> None:
-        """The failures of *old* are those of *new* from now on: counts, evidence, history and all."""
+        """Move everything of *old* (counts, evidence, history, waiting decisions) to *new*."""
         other, row = self._incidents.remove(old), self._incidents.get(new)
         waiting = self._waiting.pop(old, [])
         aliases = [old, *(other.incident.aliases if other is not None else ())]
@@ -266,7 +266,7 @@ def _take(row: IncidentRow, what: Mark | Step) -> None:
 
 
 def is_explained(incident: Incident) -> bool:
-    """Whether it gets diagnoses: of those that are no failures, it is known what they are."""
+    """Whether the incident gets diagnoses: only failures that are neither resolved nor ignored do."""
     return incident.state not in _SILENT and incident.kind == "failure"
 
 

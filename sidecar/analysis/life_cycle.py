@@ -1,17 +1,17 @@
-"""What becomes of incidents: announced, escalating, subsided, gone quiet, come back; and what people decide on them.
+"""The life cycle of incidents: changes of state by fixed criteria, and by people.
 
-Once a cycle each incident is looked at. What changes is a decision in the journal first, and takes effect when it is
-there (`IncidentBook.decide`), live as in a replay, unless a person has decided since the look: the journal is slow at
-times, and people go first. The criteria are pure functions:
+Each incident is checked once a cycle. A change is written to the decision journal first and takes effect once it is
+there (`IncidentBook.decide`), live and in a replay, unless a person has decided since the check: a write can be slow,
+and people have priority. The criteria are pure functions:
 
-- `new` until a day old, then `ongoing`; `regressed` likewise, counted from when that was decided.
+- `new` until a day old, then `ongoing`; `regressed` likewise, counted from that decision.
 - `escalating`: the last 5 minutes against the 55 before, or the last hours against the day before, by an exact test of
   two Poisson rates (given their sum the later count is binomial): at least 10 failures, at least twice the rate, p at
-  most one in a million. A steady incident looked at every 30 s is called escalating once in some 200 days at most. It
+  most one in a million. A steady incident checked every 30 s is called escalating once in some 200 days at most. It
   has subsided when neither comparison gives p below 5 %.
 - `resolved` when quiet for 20 times its mean gap (an hour at least, a week at most), while its endpoint went on
-  succeeding; after two weeks anyway.
-- `regressed` when a failure *happened* after the resolution: event times are compared, and late events change nothing.
+  succeeding; after two weeks in any case.
+- `regressed` when a failure *happened* after the resolution: event times are compared, so late events change nothing.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ YOUNG_S: Final = 86_400.0
 LEAST_QUIET_S, MOST_QUIET_S, ANYWAY_S = 3600.0, 7 * 86_400.0, 14 * 86_400.0
 QUIET_GAPS: Final = 20
 LEAST_FAILURES, LEAST_RATIO, MOST_P, SUBSIDED_P = 10, 2.0, 1e-6, 0.05
-MAX_CHANGES: Final = 100  # a cycle; the others are next
+MAX_CHANGES: Final = 100  # per cycle; the rest follow in the next
 _WINDOWS: Final = ((MINUTE, 5, 60), (HOUR, 2, 24))  # bucket's width in s, recent buckets, buckets in all
 _ROWS_A_TURN = 50
 _TRACES = 3
 
 
 class LifeCycle:
-    """Decides on incidents: what follows from the criteria in `look`, what a person wants in `by_hand`."""
+    """Decides on incidents' states: `look` by the criteria, `by_hand` for people."""
 
     def __init__(self, book: IncidentBook, decisions: DecisionLog, clock: Clock) -> None:
         self._book = book
@@ -55,11 +55,11 @@ class LifeCycle:
         self._clock = clock
         self._last_ms = 0
         self.changes = 0
-        self.overtaken = 0  # of ours, by a person's
-        self.undecided = 0  # times the decision journal did not take them
+        self.overtaken = 0  # changes of ours that a person's decision voided
+        self.undecided = 0  # cycles whose changes the decision journal did not accept
 
     async def look(self) -> None:
-        """One cycle's work. A journal that fails leaves it to the next."""
+        """Check all incidents once. If the journal fails, the next cycle tries again."""
         now_s = self._clock.time_ns() / 1e9
         changes: list[IncidentChange] = []
         for number, row in enumerate(self._book.rows(), 1):
@@ -79,7 +79,7 @@ class LifeCycle:
             log.warning("incidents.not_decided", error=str(exc), changes=len(changes))
 
     async def by_hand(self, fingerprint: str, state: IncidentState, by: str, note: str | None) -> Incident | None:
-        """Decide *state* for a person; the incident as it then is, None if there is none. Raises JournalError."""
+        """Record a person's decision on *state*. Returns the changed incident, None if unknown. Raises JournalError."""
         row = self._book.row(fingerprint)
         if row is None:
             return None
@@ -104,16 +104,16 @@ class LifeCycle:
             )
 
     def _moment(self) -> str:
-        """Now, and later than at the last decision: what was decided after what can be told from their times."""
+        """The present time, but later than that of the last decision, so that times give the order of decisions."""
         self._last_ms = max(self._clock.time_ns() // 1_000_000, self._last_ms + 1)
         return rfc3339_ms(self._last_ms * 1_000_000)
 
 
 def next_state(row: IncidentRow, now_s: float, last_success: str | None) -> IncidentState | None:
-    """What the incident is to become at *now_s* (seconds since the epoch); None: what it is."""
+    """The state to change to at *now_s* (seconds since the epoch); None if the incident stays as it is."""
     state = row.incident.state
     decided = row.history[-1].state if row.history else None
-    if decided is None or decided != state:  # never told, or come back since it was resolved
+    if decided is None or decided != state:  # never decided, or regressed since it was resolved
         return state
     if state in ("ignored", "resolved"):
         return None
@@ -129,7 +129,7 @@ def next_state(row: IncidentRow, now_s: float, last_success: str | None) -> Inci
 
 
 def is_quiet(row: IncidentRow, now_s: float, last_success: str | None) -> bool:
-    """Whether silence says that it is over: long for its own rate, while its endpoint was called and did not fail."""
+    """Whether the silence is long for the incident's own rate, while its endpoint succeeded since; or very long."""
     incident = row.incident
     first_s, last_s = seconds(incident.first_seen), seconds(incident.last_seen)
     if first_s is None or last_s is None:
@@ -143,7 +143,7 @@ def is_quiet(row: IncidentRow, now_s: float, last_success: str | None) -> bool:
 
 
 def rise(row: IncidentRow, now_s: float) -> float:
-    """The least p of the comparisons; 1 where there is too little to compare."""
+    """The least p-value of the comparisons; 1 if there is too little to compare."""
     first_s = seconds(row.incident.first_seen)
     if first_s is None:
         return 1.0
@@ -154,7 +154,7 @@ def rise(row: IncidentRow, now_s: float) -> float:
 def _rise(buckets: Buckets, window: tuple[int, int, int], first_s: float, now_s: float) -> float:
     width, recent, kept = window
     now = int(now_s // width)
-    since = max(now - kept + 1, int(first_s // width))  # what came before its first failure is no history
+    since = max(now - kept + 1, int(first_s // width))  # time before the first failure does not count
     split = now - recent
     late_s = now_s - (split + 1) * width
     early_s = (split + 1 - since) * float(width)
@@ -185,7 +185,7 @@ def binomial_tail(successes: int, trials: int, chance: float) -> float:
 
 
 def decided(book: IncidentBook, decision_body: bytes | msgspec.Raw) -> IncidentChanges:
-    """The changes in *decision_body* (JSON), which have taken effect in *book*. Raises msgspec.MsgspecError."""
+    """The changes in *decision_body* (JSON), after applying them to *book*. Raises msgspec.MsgspecError."""
     decision = msgspec.json.decode(decision_body, type=IncidentChanges)
     for change in decision.changes:
         book.decide(change.fingerprint, step_of(change, decision.at))

@@ -1,6 +1,6 @@
-"""The local model behind `POST {LAKEHOUSE_URL}/ai/generate`: asked one prompt at a time, never trusted to answer.
+"""The local model at `POST {LAKEHOUSE_URL}/ai/generate`, called one prompt at a time; failures are expected.
 
-`ModelCalls` is what every way of asking a model shares; the other one is in `chat_model`.
+`ModelCalls` is what all models share; `chat_model` has the other one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Answer(NamedTuple):
-    """What a server said to one request."""
+    """A server's response to one request."""
 
     status: int
     body: bytes
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 class ModelCalls:
     """Calls of one model server over *client*: one in flight, each within *timeout_s*, none after 3 failures for 60 s.
 
-    *mask* takes credentials out of what the model says: it may repeat what it has seen elsewhere.
+    *mask* removes credentials from the model's answers: it may repeat what it has seen elsewhere.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ModelCalls:
         self.seconds = 0.0
 
     async def run(self, asking: Callable[[], Awaitable[T]]) -> T:
-        """What *asking* gives. Raises ModelError: what it raises, a time-out, a call in flight, an open circuit."""
+        """The result of *asking*. Raises ModelError: from *asking*, a time-out, a call in flight, an open circuit."""
         if self._busy:
             raise ModelError("the model was not asked", "a call is in flight already", FIX)
         if self.circuit.state is Circuit.OPEN:
@@ -69,13 +69,13 @@ class ModelCalls:
             result = await self._in_time(asking)
             answered = True
             return result
-        finally:  # a call that is cancelled has failed too
+        finally:  # a cancelled call counts as failed
             self._busy = False
             self.seconds += self._clock.monotonic() - started
             self._count(answered)
 
     async def post(self, url: str, payload: _Payload) -> Answer:
-        """What the server at *url* says to *payload*, whatever its status. Raises ModelError."""
+        """The response of the server at *url* to *payload*, whatever its status. Raises ModelError."""
         # identity: a small compressed answer must not become a large one after the bound was checked
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         content = msgspec.json.encode(payload)
@@ -88,11 +88,11 @@ class ModelCalls:
             raise ModelError("the model gave no answer", f"{type(exc).__name__} {exc}".strip(), FIX) from exc
 
     def cleaned(self, text: str) -> str:
-        """*text* as it may be kept: without credentials and control characters."""
+        """*text* without credentials and control characters."""
         return _CONTROL.sub(" ", self._mask(clean_text(text.strip())))
 
     def told(self, error: Any) -> ModelError:
-        """What the server says is wrong."""
+        """A ModelError with the *error* that the server reported."""
         return ModelError("the model gave no answer", f"it says: {self._mask(str(error))[:200]}", FIX)
 
     async def _in_time(self, asking: Callable[[], Awaitable[T]]) -> T:
@@ -117,10 +117,10 @@ class ModelCalls:
 
 
 class LakehouseModel:
-    """A `TextModel` that answers in prose, whatever form is asked for.
+    """A `TextModel` that answers in prose, whatever form is requested.
 
-    Raises ModelError for whatever is no usable answer: HTTP status, `error`, no text, a runaway loop, a refusal, and
-    for what `ModelCalls` refuses.
+    Raises ModelError if there is no usable answer: HTTP status, `error`, no text, a runaway loop, a refusal, or a call
+    that `ModelCalls` refuses.
     """
 
     def __init__(self, calls: ModelCalls, url: str, model_name: str) -> None:

@@ -1,8 +1,8 @@
-"""The playbook: every entry with all its versions, and what was decided on it.
+"""The playbook: every entry with all its versions and the decisions on it.
 
-Follows from decisions alone: versions (`playbook`) come from the consolidator, from rules and from people's imports,
-changes of state (`playbook_change`) from people and from the numbers. Read by the doors, the advisor and the
-consolidator. What an entry once was can be seen as of any moment.
+Derived from decisions alone: versions (`playbook`) come from the consolidator, from rules and from people's imports;
+state changes (`playbook_change`) come from people and from the measured effect. Read by the doors, the advisor and the
+consolidator. The state of an entry can be shown as of any time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sidecar.kept_rows import KeptBook, KeptRows
 from sidecar.model_learning import EntryChange, EntryRow, EntryState, PlaybookEntry
 
 MAX_ENTRIES: Final = 1000
-MAX_VERSIONS: Final = 40  # of an entry; `EntryRow.spare` says which goes
+MAX_VERSIONS: Final = 40  # per entry; `EntryRow.spare` chooses the one to evict
 MAX_CHANGES: Final = 100
 
 _LEADS_TO: Final[Mapping[str, EntryState]] = {
@@ -29,19 +29,19 @@ _LEADS_TO: Final[Mapping[str, EntryState]] = {
 
 
 class PlaybookBook(KeptBook):
-    """At most 1000 entries; the least recently changed goes out, counted. All methods belong to one thread."""
+    """Keeps at most 1000 entries; the least recently changed is evicted and counted. All methods are for one thread."""
 
     def __init__(self) -> None:
         self._rows = KeptRows("entry/", EntryRow, MAX_ENTRIES)
         super().__init__(self._rows)
         self._by_endpoint: dict[str, list[EntryRow]] | None = None
-        self.overtaken = 0  # changes judged from what had been decided otherwise meanwhile
+        self.overtaken = 0  # changes voided by an earlier decision
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def keep(self, entry: PlaybookEntry) -> None:
-        """Take *entry* over, unless this version or a later one is here; what a person brought is a later one then."""
+        """Add *entry*, unless this version or a later one is here. An imported entry becomes a later version."""
         row = self._rows.touch(entry.playbook_id)
         if row is not None and entry.author == "import" and row.latest.author != "import":
             entry = replace(entry, version=max(entry.version, row.latest.version + 1))
@@ -55,9 +55,9 @@ class PlaybookBook(KeptBook):
                 row.forgotten += 1
 
     def change(self, change: EntryChange) -> bool:
-        """Let *change* take effect; whether it does.
+        """Apply *change*; returns whether it took effect.
 
-        One of an entry that is not here has none, nor has one that was judged from what no longer holds.
+        It has no effect if its entry is not here, or if another decision came after the one it was judged from.
         """
         row = self._rows.get(change.playbook_id)
         if row is None:
@@ -87,7 +87,7 @@ class PlaybookBook(KeptBook):
         return self._rows.rows()[::-1]
 
     def at(self, endpoint: str) -> list[EntryRow]:
-        """The entries for *endpoint*, in an order that does not change by itself."""
+        """The entries for *endpoint*, in a stable order (by id)."""
         if self._by_endpoint is None:
             self._by_endpoint = {}
             for row in self._rows.rows():
@@ -97,23 +97,23 @@ class PlaybookBook(KeptBook):
         return self._by_endpoint.get(endpoint, [])
 
     def as_of(self, at: str) -> list[EntryRow]:
-        """What `rows` would have given at the moment *at* (RFC 3339 UTC with milliseconds)."""
+        """The result of `rows` at the time *at* (RFC 3339 UTC with milliseconds)."""
         then = [row for each in self.rows() if (row := row_as_of(each, at)) is not None]
         return sorted(then, key=lambda row: (_last_touched(row), row.latest.playbook_id), reverse=True)
 
     @property
     def evicted(self) -> int:
-        """Entries that had to make room."""
+        """The number of entries evicted for room."""
         return self._rows.evicted
 
     def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore what `take_dirty` gave, in whatever order."""
+        """Restore the rows that `take_dirty` returned, in any order."""
         super().load(rows)
         self._by_endpoint = None
 
 
 def row_as_of(row: EntryRow, at: str) -> EntryRow | None:
-    """*row* as it was at the moment *at*; None if it was not there yet."""
+    """*row* as it was at the time *at*; None if it did not exist yet."""
     versions = [entry for entry in row.versions if entry.at <= at]
     if not versions:
         return None
@@ -129,7 +129,7 @@ def _apply(row: EntryRow, change: EntryChange) -> None:
     if change.action == "approve":
         row.approved = change.version
     elif change.action == "restore" and change.by == "person" and row.approved:
-        row.state = "active"  # what people approve and restore needs no trial
+        row.state = "active"  # an entry that people approved and restored needs no trial
     row.changes.append(change)
 
 

@@ -1,8 +1,8 @@
-"""What works: endpoints that keep succeeding become playbook entries, a new version whenever they have doubled.
+"""Turns endpoints that keep succeeding into playbook entries, with a new version whenever the successes have doubled.
 
-Successes come from their book, and what was written already from the playbook, which says which successes are no news
-any more. An entry goes to the decision journal first, with a span that links to its evidence.
-When it is there, `apply` puts it into the book and has it posted to the gateway's log, as in a replay.
+Reads successes from `SuccessBook`, and from the playbook which of them are already recorded. An entry is written to the
+decision journal first, with a span that links to its evidence. Once written it is put into the playbook, live and in a
+replay, and `tell` queues a post for the gateway's log.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MAX_WRITTEN: Final = 100  # entries of one call
 
 
 class PlaybookConsolidator:
-    """Writes at most 100 entries a call, one version for each doubling of an endpoint's successes."""
+    """Writes at most 100 entries per call, one version for each doubling of an endpoint's successes."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class PlaybookConsolidator:
             await self._write_all(due[:MAX_WRITTEN])
 
     def tell(self, decision_body: bytes | msgspec.Raw) -> None:
-        """Have an entry that is in the journal told to the gateway. Raises msgspec.MsgspecError."""
+        """Queue the post of a journalled entry for the gateway's log. Raises msgspec.MsgspecError."""
         entry = msgspec.json.decode(decision_body, type=PlaybookEntry)
         if entry.author != "successes":
             return
@@ -80,7 +80,7 @@ class PlaybookConsolidator:
             try:
                 await self._write(row)
                 self.written += 1
-            except ObserverError as exc:  # the journal: it will not take the others either
+            except ObserverError as exc:  # the journal failed: it would not accept the others either
                 self.failed += 1
                 log.warning("playbook.not_written", error=str(exc), endpoint=row.endpoint)
                 return
@@ -121,13 +121,13 @@ class PlaybookConsolidator:
 
 
 def playbook_id(kind: str, endpoint: str, *conditions: str) -> str:
-    """The id of the entry of this *kind* for this scope: the same wherever and whenever it is written."""
+    """The id of the entry of this *kind* for this scope, derived from these alone."""
     content = msgspec.json.encode([kind, endpoint, *conditions])
     return "pb-" + hashlib.sha256(content).hexdigest()[:12]
 
 
 def _pattern(row: EndpointSuccesses) -> str:
-    """What the last inputs were, as far as they say anything beside the endpoint."""
+    """A text of the last inputs that say more than the endpoint's name."""
     told = [each for each in row.inputs if each.strip() not in ("", row.endpoint, NOTHING_SAID)]
     pattern = "; ".join(one_line(each, MAX_INPUT) for each in told)
     return PATTERN + pattern[:MAX_PATTERN] if pattern else NO_PATTERN

@@ -1,9 +1,9 @@
-"""Where a rule's cut of a number really lies: its numbers on either side of the cut, looked at once the rule leads.
+"""Where a rule's numeric cut really lies: estimated from the numbers beside the cut point, once the rule leads.
 
-Pure. A sheet tells numbers apart by cut points that were chosen before anything was known, so a rule's cut is off by
-up to a part of them. From the moment that a rule with a cut leads or stands, a `Border` keeps the numbers met in the
-parts on either side, and the cut is told where the outcomes beside it say, at a number that was met. What was tested
-is the cut point; the place told is an estimate, and moves only for a better one.
+Pure. A sheet bins numbers by cut points chosen before any outcome is known, so a rule's cut may be off by up to one
+bin. From the moment a rule with a cut leads or stands, a `Border` stores the numbers that fall into the bins on either
+side, and the cut is reported at the observed number that best separates the outcomes. The hypothesis tested is the cut
+point; the reported place is an estimate, and moves only if another place fits clearly better.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from sidecar.analysis.rule_search import Snapshot, table
 from sidecar.call_fields import FEATURE, FIELD_SET
 from sidecar.model import ObservedOp
 
-MAX_BORDERS: Final = 8  # of one endpoint
-_MOST_POINTS = 128  # numbers kept of one border in a sheet
+MAX_BORDERS: Final = 8  # per endpoint
+_MOST_POINTS = 128  # numbers stored per border and sheet
 _LEAST_POINTS = 8
-_BETTER = 3.0  # ln of the likelihood that another place must have beyond the one told: two odd outcomes or more
-_MOST_MOVES = 8  # of a border in one sheet
+_BETTER = 3.0  # ln of the likelihood ratio over the reported place that a move needs: two odd outcomes or more
+_MOST_MOVES = 8  # per border and sheet
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """Conditions that cut *field* at *cut* are told with the cut at *told*."""
+    """Conditions with a cut of *field* at *cut* are reported with the cut at *told*."""
 
     field: str
     cut: float
@@ -37,10 +37,10 @@ class Moved(msgspec.Struct, frozen=True):
 
 
 class Border(msgspec.Struct, omit_defaults=True):
-    """The *cut* of *field*, told at *told*. Numbers above *low* and at most *high*, the cut points beside it, are kept.
+    """The *cut* of *field*, reported at *told*. Stores numbers above *low* and at most *high*, the adjacent cut points.
 
-    *points* are these: which op of the sheet, and its number. The place told is *certain* where either end fits much
-    worse than it does.
+    *points* holds (index of the op in the sheet, its number). The reported place is *certain* if it fits much better
+    than either end.
     """
 
     field: str
@@ -53,7 +53,7 @@ class Border(msgspec.Struct, omit_defaults=True):
     points: list[tuple[int, float]] = []
 
     def take(self, op: ObservedOp, at: int) -> None:
-        """Keep the number of *op*, the sheet's op *at*, if it lies beside the cut and there is room."""
+        """Store the number of *op*, which has index *at* in the sheet, if it lies beside the cut and there is room."""
         if len(self.points) >= _MOST_POINTS:
             return
         number = _number_in(op, self.field)
@@ -64,7 +64,7 @@ class Border(msgspec.Struct, omit_defaults=True):
 
 
 class _Edge(NamedTuple):
-    """A cut within a conjunction, and the other conditions of that."""
+    """A cut within a conjunction, and the conjunction's other conditions."""
 
     field: str
     cut: float
@@ -72,12 +72,12 @@ class _Edge(NamedTuple):
 
 
 def told(conditions: Iterable[Condition], moved: Sequence[Moved]) -> Together:
-    """*conditions* with their cuts where they are told."""
+    """*conditions* with their cuts at the reported places."""
     return tuple(_told(each, moved) for each in conditions)
 
 
 def moved(borders: Iterable[Border], together: Together) -> tuple[Moved, ...]:
-    """Of the cuts of *together*, those that are told elsewhere."""
+    """The cuts of *together* that are reported elsewhere than at their cut points."""
     cuts = {(edge.field, edge.cut) for edge in _edges(together)}
     return tuple(
         Moved(each.field, each.cut, each.told)
@@ -87,7 +87,7 @@ def moved(borders: Iterable[Border], together: Together) -> tuple[Moved, ...]:
 
 
 def borders_of(known: Sequence[Border], world: Snapshot, wanted: Iterable[Together], most: int) -> list[Border]:
-    """A border for each cut of the *wanted* conjunctions, the first of them up to *most*; those *known* go on."""
+    """A border for each cut of the *wanted* conjunctions, at most *most* in their order; *known* borders are reused."""
     before = {(each.field, each.cut): each for each in known}
     found: dict[tuple[str, float], Border] = {}
     for edge in (edge for together in wanted for edge in _edges(together)):
@@ -102,7 +102,7 @@ def borders_of(known: Sequence[Border], world: Snapshot, wanted: Iterable[Togeth
 
 
 def borders_kept(borders: Iterable[Border], standing: Iterable[Together]) -> list[Border]:
-    """Those of rules that a new sheet takes over. It counts its ops from 0; what is told stays."""
+    """The borders of rules that a new sheet takes over. Their points start anew; the reported places stay."""
     cuts = {(edge.field, edge.cut) for together in standing for edge in _edges(together)}
     kept = [each for each in borders if (each.field, each.cut) in cuts]
     for each in kept:
@@ -111,7 +111,7 @@ def borders_kept(borders: Iterable[Border], standing: Iterable[Together]) -> lis
 
 
 def place(borders: Iterable[Border], world: Snapshot, standing: Iterable[Together]) -> Iterator[None]:
-    """Let each border be told where the outcomes of its first conjunction among *standing* say; one at each step."""
+    """Move each border to where the outcomes of its first conjunction in *standing* fit best; one border per step."""
     edges: dict[tuple[str, float], _Edge] = {}
     for edge in (edge for together in standing for edge in _edges(together)):
         edges.setdefault((edge.field, edge.cut), edge)
@@ -122,16 +122,16 @@ def place(borders: Iterable[Border], world: Snapshot, standing: Iterable[Togethe
 
 
 def same_border(borders: Sequence[Border], one: Together, other: Together) -> bool:
-    """Whether the two differ in cuts alone that lie side by side, where those of *one* are told for certain."""
+    """Whether the two differ only in cuts at adjacent cut points, where the places reported for *one* are certain."""
     if one == other or len(one) != len(other):
         return False
     return all(mine == theirs or _is_neighbour(borders, mine, theirs) for mine, theirs in zip(one, other, strict=True))
 
 
 def beside_cuts(world: Snapshot, borders: Sequence[Border], together: Together) -> Iterator[int]:
-    """For each cut of *together*, the ops whose number lies so near that they may be on the other side of it.
+    """For each cut of *together*, the ops whose numbers may lie on the other side of the true cut.
 
-    They are in the parts on either side, or, where the cut is told for certain, between the cut and where it is told.
+    These are in the bins on either side or, if the reported place is certain, between it and the cut point.
     """
     known = {(each.field, each.cut): each for each in borders if each.certain}
     for edge in _edges(together):
@@ -160,7 +160,7 @@ def _place(border: Border, world: Snapshot, edge: _Edge) -> None:
 def _gains(
     border: Border, world: Snapshot, edge: _Edge, points: Sequence[tuple[float, bool]]
 ) -> Iterator[tuple[float, float]]:
-    """For each place the cut can be told at, how well the rates below and above it fit, from the lowest place on."""
+    """For each place where the cut may be reported, lowest first: how well separate rates below and above it fit."""
     rest = world.of(edge.rest) or 0
     below = table(world, _between(world, border.field, None, border.low) if border.low is not None else 0, rest)
     above = table(world, _between(world, border.field, border.high, None) if border.high is not None else 0, rest)
@@ -177,7 +177,7 @@ def _gains(
 
 
 def _points(border: Border, world: Snapshot, rest: int) -> list[tuple[float, bool]]:
-    """(number, success) of the ops within *rest* that were looked at, in the order of their numbers."""
+    """(number, success) of the stored ops within *rest*, ordered by number."""
     return sorted((number, bool(world.succeeded >> at & 1)) for at, number in border.points if rest >> at & 1)
 
 
@@ -202,14 +202,14 @@ def _cuts(world: Snapshot, field: str) -> list[float]:
 
 
 def _beside(world: Snapshot, field: str, cut: float) -> tuple[float | None, float | None]:
-    """The cut points below and above *cut*; None beyond the last ones."""
+    """The neighbouring cut points of *cut*; None where there is none."""
     cuts = _cuts(world, field)
     lower, higher = [each for each in cuts if each < cut], [each for each in cuts if each > cut]
     return lower[-1] if lower else None, higher[0] if higher else None
 
 
 def _between(world: Snapshot, field: str, low: float | None, high: float | None) -> int:
-    """The ops whose number is above the cut point *low* and at most the cut point *high*."""
+    """The ops with numbers above the cut point *low* and at most the cut point *high*."""
     found = world.every
     if low is not None:
         found &= world.bits.get(Condition(field, "number", low=low), 0)
@@ -219,7 +219,7 @@ def _between(world: Snapshot, field: str, low: float | None, high: float | None)
 
 
 def _is_neighbour(borders: Sequence[Border], mine: Condition, theirs: Condition) -> bool:
-    """Whether *theirs* has its one cut at a cut point beside that of *mine*, which is told for certain."""
+    """Whether *theirs* has one cut at a cut point next to that of *mine*, whose reported place is certain."""
     if mine.field != theirs.field or mine.kind != "number" or theirs.kind != "number":
         return False
     if (mine.low is None) != (theirs.low is None) or (mine.high is None) != (theirs.high is None):
@@ -245,7 +245,7 @@ def _told(condition: Condition, moved: Sequence[Moved]) -> Condition:
 
 
 def _number_in(op: ObservedOp, field: str) -> float | None:
-    """The number that *op* has in what a sheet calls *field*."""
+    """The number of *op* in the field that a sheet names *field*; None if it has none."""
     if field in FIELD_SET:
         value = getattr(op, field)
     else:

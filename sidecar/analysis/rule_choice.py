@@ -1,8 +1,8 @@
-"""From what fits best to what is a rule: each rule has to tell what those before it leave untold.
+"""Turns best-fitting conjunctions into rules: each rule must explain what the rules before it leave unexplained.
 
-Pure. All conjunctions have a share of the error allowed and a bet; what they hold together is the evidence that there
-is a rule at all. Where that is enough, what each holds of it says how likely it is the one: conditions on the same
-fields stand together, for cut points that lie side by side are one rule.
+Pure. Every conjunction has a share of alpha and a bet. The mixture of all bets is the evidence that any rule exists.
+If that suffices, a conjunction's part of the mixture says how likely it is the rule. The parts of conjunctions over the
+same fields are added up, because neighbouring cut points stand for the same rule.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from sidecar.analysis.rule_evidence import Evidence
 from sidecar.analysis.rule_prior import Prior
 from sidecar.analysis.rule_search import Candidate, Snapshot, candidates, is_supported, name
 
-MAX_RULES: Final = 8  # of one endpoint
-ENOUGH: Final = -log(ALPHA)  # ln of what all bets on a further rule have to hold, beside one that is proven
-_WEIGHED = 64  # of the best-fitting candidates
+MAX_RULES: Final = 8  # per endpoint
+ENOUGH: Final = -log(ALPHA)  # ln of the mixed e-value that a further rule needs, once one rule is proven
+_WEIGHED = 64  # best-fitting candidates whose evidence is computed
 _REMEMBERED = 12
 _MUCH_WORSE = 5.0  # ln
-_STEP = 4  # of these in a step: some 0.5 ms
+_STEP = 4  # candidates per step
 
 
 class Weighed(NamedTuple):
-    """A conjunction, ln of its e-value, and the same with its share of the error; whether its ops succeed more."""
+    """A conjunction, ln of its e-value with (*weighted*) and without its share, its ops; whether these succeed more."""
 
     weighted: float
     together: Together
@@ -37,7 +37,7 @@ class Weighed(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The most likely rule, if any; ln of what all bets hold together; the best-fitting conjunctions."""
+    """The most likely rule, if any; ln of the mixed e-value of all bets; the conjunctions with most evidence."""
 
     best: Weighed | None
     log_all: float
@@ -45,9 +45,9 @@ class Choice(NamedTuple):
 
 
 class Ground(NamedTuple):
-    """What rules are sought in: ops, the conditions tried, shares of the error; a search is among the ops *within*.
+    """The input of a search: ops, candidate conditions, shares of alpha; candidates are fitted on the ops *within*.
 
-    *borders* tell where the cuts of the rules that stand really lie.
+    *borders* has the reported places of the cuts of standing rules.
     """
 
     world: Snapshot
@@ -57,10 +57,10 @@ class Ground(NamedTuple):
     borders: Sequence[Border]
 
     def explained(self, known: Iterable[Together]) -> list[int]:
-        """The ops of each of *known*, as far as they are counted here, and those beside its cuts.
+        """Sets of ops explained by the *known* rules: the ops of each rule, and one set of ops near any of their cuts.
 
-        A cut is off by up to the parts beside it: what is not as the rule says there tells of the cut, not of a rule.
-        All such ops are one set: each set more takes evidence from what is sought.
+        A cut may be off by up to the bins beside it: outcomes there that contradict a rule are evidence on its cut, not
+        on another rule. All such ops form one set, because each further set costs the search evidence.
         """
         counted = [together for together in known if self.world.of(together) is not None]
         doubtful = 0
@@ -79,7 +79,7 @@ def choose(
     if search:
         fitting = yield from candidates(world, ground.conditions, prior, explained, ground.within)
     cut = {_cut_fields(together) for together in known} - {None}
-    # Of what is known no rule is made again; a second cut beside the first tells where, not what.
+    # A known rule is not chosen again, nor a second cut of its fields: that would refine where, not add what.
     left = [each for each in fitting if each.together not in known and _cut_fields(each.together) not in cut]
     kept = [each for each in remembered if each not in known and _cut_fields(each) not in cut]
     weighed = yield from _weighed(world, _merged(world, left[:_WEIGHED], kept), prior, explained)
@@ -91,7 +91,7 @@ def choose(
 
 
 def needed(ground: Ground, chosen: Sequence[Weighed], known: Sequence[Together]) -> list[Weighed]:
-    """Of *chosen*, those that tell something beside the others: the first one may be a part of what came after."""
+    """Those of *chosen* that explain something beside the others: a later rule may make the first one redundant."""
     left = list(chosen)
     for each in chosen[:-1]:
         others = [*known, *(one.together for one in left if one is not each)]
@@ -102,7 +102,7 @@ def needed(ground: Ground, chosen: Sequence[Weighed], known: Sequence[Together])
 
 
 def _merged(world: Snapshot, fitting: Iterable[Candidate], remembered: Iterable[Together]) -> list[Candidate]:
-    """Both, each conjunction once, those remembered first."""
+    """Both without duplicates, the supported ones of *remembered* first."""
     found = {each: Candidate(inf, each, bits) for each in remembered if (bits := world.of(each)) is not None}
     found = {together: each for together, each in found.items() if is_supported(world, each.bits)}
     return [*found.values(), *(each for each in fitting if each.together not in found)]
@@ -111,7 +111,7 @@ def _merged(world: Snapshot, fitting: Iterable[Candidate], remembered: Iterable[
 def _weighed(
     world: Snapshot, found: Iterable[Candidate], prior: Prior, explained: Sequence[int]
 ) -> Generator[None, None, list[Weighed]]:
-    """Each with its evidence; those that fit much worse than the best is worth are left out."""
+    """The candidates with their evidence; stops at those whose fit is much worse than the best evidence so far."""
     evidence, weighed, most = Evidence(world, explained), list[Weighed](), -inf
     yield
     for number, each in enumerate(found):
@@ -127,10 +127,10 @@ def _weighed(
 
 
 def _likeliest(weighed: Sequence[Weighed]) -> Weighed:
-    """The best of the fields that hold most together.
+    """The best conjunction of the set of fields with most evidence.
 
-    Where either of two conditions makes calls fail, what meets neither succeeds: that one conjunction tells as much
-    as the two rules do, but not what fails. So it comes last.
+    If either of two conditions makes calls fail, the calls that meet neither succeed. That one conjunction is as much
+    evidence as the two rules, but does not name what fails, so it is chosen last.
     """
     by_fields: dict[frozenset[str], list[Weighed]] = {}
     for each in weighed:
@@ -145,7 +145,7 @@ def _order(each: Weighed) -> tuple[float, int, str]:
 
 
 def _cut_fields(together: Together) -> frozenset[str] | None:
-    """The fields of a rule that cuts a number; None for others."""
+    """The fields of a rule with a numeric cut; None for other rules."""
     if all(each.kind != "number" for each in together):
         return None
     return frozenset(each.field for each in together)

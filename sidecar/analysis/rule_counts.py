@@ -1,7 +1,8 @@
-"""Which op had which value in which field, one bit an op: what conjunctions of conditions are counted from.
+"""Bitmaps of which ops had which value in which field, from which conjunctions of conditions are counted.
 
-A `Sheet` holds up to 4096 ops of one endpoint; each value of each field has a column of bits. Numbers fall between
-cut points, learned from the first of them without regard to success. Fed by the rule book, read by the rule search.
+A `Sheet` holds up to 4096 ops of one endpoint; each value of each field is a column with one bit per op. Numbers are
+binned by cut points, chosen from the first numbers regardless of outcomes. Fed by the rule book, read by the rule
+search.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from sidecar.normalize import clean_text
 from sidecar.packed import NUMBER_BYTES, SPAN_BYTES, add_number, add_span, numbers
 
 _field_values = attrgetter(*FIELDS)
-MAX_FIELDS: Final = 73  # 64 features and the fields above
-MAX_VALUES: Final = 24  # of one field
-MAX_COLUMNS: Final = 512  # of one endpoint
+MAX_FIELDS: Final = 73  # 64 features and `FIELDS`
+MAX_VALUES: Final = 24  # per field
+MAX_COLUMNS: Final = 512  # per endpoint
 MAX_LENGTH: Final = 60  # characters of a field's name, and of a value
 _TO_LEARN = 64  # numbers before their cut points are chosen
-_FEW = 10  # different numbers that are each told apart
-_ROOM = 16  # bytes a column grows by
-_REFS_BYTES = 32 * SPAN_BYTES  # spans remembered
-_IDS = 1024  # ids of ops remembered, for those that later ones amend
-_PARTS = 10  # else: as many parts with the same number of ops
+_FEW = 10  # up to so many different numbers get a bin each
+_ROOM = 16  # bytes by which a column grows
+_REFS_BYTES = 32 * SPAN_BYTES  # spans kept
+_IDS = 1024  # ids of the last ops kept, so that later ops can amend them
+_PARTS = 10  # otherwise: number of bins, with about equal numbers of ops
 
 
 class Condition(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A field is *value*, or missing, or a number above *low* and at most *high* (either may be open)."""
+    """A field equals *value*, or is missing, or is a number above *low* and at most *high* (either may be open)."""
 
     field: str
     kind: Literal["is", "missing", "number"]
@@ -60,10 +61,10 @@ Together = tuple[Condition, ...]
 
 
 class Column(msgspec.Struct, omit_defaults=True):
-    """One field: the ops of each text it had, those of values beyond the bounds, and its numbers.
+    """One field: ops by text value, ops with values beyond the bounds, and numbers.
 
-    The first numbers are kept as they are (*early*, `sidecar.packed`); the cut points come from them, and from then on
-    *parts*, one more than *cuts*, tell which ops' numbers fell where.
+    The first numbers are stored as they are (*early*, `sidecar.packed`). Once the *cuts* are chosen from them, numbers
+    are binned into *parts*, one more than there are cuts, each a bitmap of ops.
     """
 
     values: dict[str, bytearray] = {}
@@ -73,7 +74,7 @@ class Column(msgspec.Struct, omit_defaults=True):
     parts: list[bytearray] = []
 
     def learn(self) -> None:
-        """Choose the cut points, and put the first numbers between them; where all are alike, there are none."""
+        """Choose the cut points and bin the first numbers; if all numbers are equal, there are no cut points."""
         self.cuts = _cut_points([number for _, number in numbers(self.early)])
         if not self.cuts:
             return
@@ -84,23 +85,23 @@ class Column(msgspec.Struct, omit_defaults=True):
 
 
 class Sheet(msgspec.Struct, omit_defaults=True):
-    """Up to 4096 ops of one endpoint, in the order they came. Bit *i* of a column tells of the *i*-th op."""
+    """Up to 4096 ops of one endpoint in order of arrival. Bit *i* of a column belongs to the *i*-th op."""
 
     ops: int = 0
     succeeded: bytearray = msgspec.field(default_factory=bytearray)
     fields: dict[str, Column] = {}
     columns: int = 0
-    tasks: bytearray = msgspec.field(default_factory=bytearray)  # four bytes an op: a checksum of its task's name
-    ids: bytearray = msgspec.field(default_factory=bytearray)  # of the last ops: the same of its id
+    tasks: bytearray = msgspec.field(default_factory=bytearray)  # four bytes per op: a checksum of its task's name
+    ids: bytearray = msgspec.field(default_factory=bytearray)  # of the last ops: checksums of their ids
     refs: bytearray = msgspec.field(default_factory=bytearray)  # spans of the last ops, see `sidecar.packed`
 
     @property
     def is_full(self) -> bool:
-        """Whether it takes no more ops."""
+        """Whether the sheet has no room for more ops."""
         return self.ops >= MAX_OPS
 
     def add(self, op: ObservedOp, most_columns: int) -> None:
-        """Count *op*. O(its fields); runs for every op, so a value that is known takes the shortest way."""
+        """Count *op*. O(its fields); runs for every op, so known values take the shortest path."""
         at, byte, bit = self.ops, self.ops >> 3, 1 << (self.ops & 7)
         if op.success:
             set_bit(self.succeeded, at)
@@ -117,7 +118,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
             self._add_features(op.features, at, most_columns)
 
     def amend(self, op: ObservedOp) -> bool:
-        """Let those of the last ops that *op* amends have its outcome, and its id; whether there are any."""
+        """Give the recent ops that *op* amends its outcome and id; returns whether there are any."""
         found = [at for op_id in (op.amends or "").split() if (at := self._place_of(op_id)) is not None]
         first = self.ops - len(self.ids) // 4
         for at in found:
@@ -134,7 +135,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
         return at // 4 if at >= 0 else None
 
     def _remember(self, op: ObservedOp, at: int) -> None:
-        """Whose op it was: its task's, else its trace's, else nobody else's."""
+        """Store checksums of task and id, and the span. Without a task the trace counts as one, else the op itself."""
         task, trace_id, span_id = op.task, op.trace_id, op.span_id
         name = task or trace_id or str(at)
         self.tasks += _checksum(name)
@@ -153,7 +154,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
                 column = fields[name if name not in FIELD_SET else feature_name(name)]
                 if value.__class__ is str:
                     known = column.values.get(value)
-                    if known is None:  # ids are new all the time: no exception for them
+                    if known is None:  # often new, as for ids, so without an exception
                         self._count(feature_name(name), value, at, most_columns)
                     else:
                         known[byte] |= bit
@@ -161,7 +162,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
                     column.values["true" if value else "false"][byte] |= bit
                 else:
                     column.parts[bisect_left(column.cuts, value)][byte] |= bit
-            except (KeyError, IndexError):  # new here, or longer than before
+            except (KeyError, IndexError):  # a new value, or its column is too short
                 self._count(feature_name(name), value, at, most_columns)
 
     def _count(self, name: str, value: Scalar, at: int, most_columns: int) -> None:
@@ -185,7 +186,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
     def _count_number(self, column: Column, number: float, at: int, most_columns: int) -> None:
         if column.cuts:
             set_bit(column.parts[bisect_left(column.cuts, number)], at)
-        elif (early := len(column.early) // NUMBER_BYTES) >= _TO_LEARN:  # all alike so far, or no room for cut points
+        elif (early := len(column.early) // NUMBER_BYTES) >= _TO_LEARN:  # all equal so far, or no room for cut points
             set_bit(column.beyond, at)
         else:
             add_number(column.early, at, number)
@@ -194,7 +195,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
                 self.columns += len(column.parts)
 
     def begin(self, conditions: Iterable[Condition]) -> Sheet:
-        """An empty sheet that can count *conditions*: it has their values and their cut points."""
+        """An empty sheet with the values and cut points that counting *conditions* requires."""
         fresh = Sheet()
         for condition in conditions:
             column = fresh.fields.setdefault(condition.field, Column())
@@ -241,7 +242,7 @@ def _checksum(name: str) -> bytes:
 
 
 def set_bit(bits: bytearray, at: int) -> None:
-    """Set bit *at* of *bits*, which grow as needed."""
+    """Set bit *at* of *bits*, which grows as needed."""
     byte = at >> 3
     if byte >= len(bits):
         bits.extend(bytes(byte + _ROOM - len(bits)))

@@ -1,7 +1,7 @@
-"""A rule as a playbook entry: where it holds, what to set, and the words for it.
+"""Converts a rule into a playbook entry: conditions, what to set, and the text.
 
-Pure. The words come from templates over names and values, quoted as JSON; whether those are harmless by their form
-(`plain`) decides whether an agent may be told before a person has read them.
+Pure. Texts come from templates over names and values, quoted as JSON. Only if names and values are harmless by their
+form (`plain`) may an agent be told before a person has read them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sidecar.plain_words import is_plain
 
 
 def rule_entry_id(rule: Rule) -> str:
-    """The id of the entry that *rule* makes: its kind and scope."""
+    """The id of *rule*'s entry, derived from its kind and scope."""
     return _entry_id(_kind(rule), rule.endpoint, rule.conditions)
 
 
 def entry_ids(endpoint: str, conditions: Iterable[Condition]) -> tuple[str, str]:
-    """The ids of the entries that rules with these *conditions* make, in either direction."""
+    """The entry ids of rules with these *conditions*, in both directions."""
     together = tuple(conditions)
     return _entry_id("do", endpoint, together), _entry_id("avoid", endpoint, together)
 
@@ -33,7 +33,7 @@ def entry_ids(endpoint: str, conditions: Iterable[Condition]) -> tuple[str, str]
 def rule_entry(
     rule: Rule, finding: Finding, at: str, before: PlaybookEntry | None, came_from: list[str]
 ) -> PlaybookEntry:
-    """The version of *rule*'s entry that comes after *before*."""
+    """The next version of *rule*'s entry, after *before*."""
     kind = _kind(rule)
     given, changed = _avoided(rule, finding) if kind == "avoid" else _to_do(rule, finding)
     is_harmless = all(each in finding.seen and _is_plain(each) for each in (*rule.conditions, *changed))
@@ -62,13 +62,13 @@ def rule_entry(
 
 
 def is_told_otherwise(entry: PlaybookEntry, rule: Rule) -> bool:
-    """Whether *entry* of *rule* has a cut elsewhere than the rule tells it now."""
+    """Whether a cut in *entry* differs from the place that *rule* reports now."""
     said = entry.when if entry.kind == "avoid" else entry.when | entry.set
     return said != terms(rule.told)
 
 
 def terms(conditions: Iterable[Condition]) -> dict[str, Term]:
-    """*conditions* as field → what it is, or is to be."""
+    """*conditions* as a mapping from field to what it is, or is to be set to."""
     found: dict[str, Term] = {}
     for each in conditions:
         name = each.field
@@ -84,7 +84,7 @@ def terms(conditions: Iterable[Condition]) -> dict[str, Term]:
 
 
 def words(when: Mapping[str, Term]) -> str:
-    """`state="NV", amount above 10 and at most 37.5, city left out`."""
+    """The text of *when*, such as `state="NV", amount above 10 and at most 37.5, city left out`."""
     return ", ".join(_word(name, term) for name, term in when.items())
 
 
@@ -97,7 +97,7 @@ def _entry_id(kind: EntryKind, endpoint: str, conditions: Iterable[Condition]) -
 
 
 def _avoided(rule: Rule, finding: Finding) -> tuple[list[Condition], list[Condition]]:
-    """All conditions, and the one thing to change: rather what agents vary, and in the rule's own order."""
+    """All conditions, and the one to change: preferably of a field that agents vary, else the rule's first."""
     choices = sorted(
         (each.field not in finding.varied, number, finding.instead[each])
         for number, each in enumerate(rule.conditions)
@@ -107,7 +107,7 @@ def _avoided(rule: Rule, finding: Finding) -> tuple[list[Condition], list[Condit
 
 
 def _to_do(rule: Rule, finding: Finding) -> tuple[list[Condition], list[Condition]]:
-    """What is given, and what to set: what agents vary is theirs to choose; where they vary nothing, any feature is."""
+    """What is given, and what to set: the features that agents vary; if they vary none, all features."""
     settable = [each for each in rule.conditions if is_settable(each.field)]
     varied = [each for each in settable if each.field in finding.varied]
     to_set = varied or settable

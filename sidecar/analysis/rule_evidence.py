@@ -1,9 +1,9 @@
-"""How much the ops of a sheet speak for a conjunction: a bet on it from the first block on, settled block by block.
+"""The evidence of a sheet's ops for a conjunction: bets that are settled block by block.
 
-Pure. Computed anew from the bits of a snapshot whenever it is asked for, so there is nothing to keep: the same ops
-give the same evidence, whenever one looks. Bets begin at the sheet's first op, and, with smaller stakes, at later
-ones: what begins to make a difference late would else have all the time before against it. Where other rules are
-known the ops that these leave alike are blocks by themselves.
+Pure. Recomputed from the bits of a snapshot on each call, so no state is kept: the same ops give the same evidence,
+whenever it is computed. Bets start at the sheet's first op and, with smaller stakes, at later ones; otherwise an effect
+that starts late would have all the time before against it. If other rules are known, each set of ops that they do not
+distinguish forms blocks of its own.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Final
 from sidecar.analysis.e_values import BLOCK, MAX_OPS, ODDS, log_expected, log_sum, mixed
 from sidecar.analysis.rule_search import Snapshot, cells
 
-SEGMENT: Final = 512  # ops between two beginnings
+SEGMENT: Final = 512  # ops between the starts of two bets
 _BLOCKS = SEGMENT // BLOCK
-_FROM_THE_FIRST = 0.8  # of a stake
+_FROM_THE_FIRST = 0.8  # share of the bet that starts at the first op
 _BEGINNINGS = (
     log(_FROM_THE_FIRST),
     *[log((1 - _FROM_THE_FIRST) / (MAX_OPS // SEGMENT - 1))] * (MAX_OPS // SEGMENT - 1),
@@ -28,7 +28,7 @@ _BEGINNINGS = (
 
 
 class Evidence:
-    """Of the ops of *world*, where *known* sets of ops are explained by other rules."""
+    """Evidence from the ops of *world*, given that *known* sets of ops are explained by other rules."""
 
     def __init__(self, world: Snapshot, known: Sequence[int]) -> None:
         self._blocks = world.ops // BLOCK
@@ -38,18 +38,18 @@ class Evidence:
         ]
 
     def log_e(self, bits: int) -> float:
-        """Ln of the e-value of "ops that meet a conjunction succeed at another rate", *bits* being those that do."""
+        """Ln of the e-value of "the ops that meet a conjunction succeed at another rate"; *bits* are these ops."""
         sums = [0.0] * len(ODDS)
         held: list[float] = []
         for gains in reversed(list(self._gains(bits))):
             sums = list(map(add, sums, gains))
             held.append(mixed(sums))
         held.reverse()
-        held += repeat(0.0, len(_BEGINNINGS) - len(held))  # stakes of bets that have not begun
+        held += repeat(0.0, len(_BEGINNINGS) - len(held))  # stakes of bets that have not started
         return log_sum(list(map(add, _BEGINNINGS, held)))
 
     def is_better(self, bits: int) -> bool:
-        """Whether more of *bits* succeed than of the ops beside them."""
+        """Whether more of *bits* succeed than expected from the ops in the same cells."""
         more = 0.0
         for cell, n, good in self._cells:
             met = bits & cell
@@ -57,7 +57,7 @@ class Evidence:
         return more > 0
 
     def _gains(self, bits: int) -> Iterator[list[float]]:
-        """For each segment, ln of the factors of the bets on all odds."""
+        """For each segment, ln of the factors of the bets on all odds ratios."""
         successes = self._counts(bits & self._good)
         met = [self._counts(bits & cell) for cell, _, _ in self._cells]
         for start in range(0, self._blocks, _BLOCKS):
@@ -73,6 +73,6 @@ class Evidence:
             yield [odds * good - each for odds, each in zip(ODDS, lost, strict=False)]
 
     def _counts(self, bits: int) -> list[int]:
-        """How many of *bits* are in each block."""
+        """The number of *bits* in each block."""
         words = unpack(f"<{self._blocks}I", bits.to_bytes(self._blocks * BLOCK // 8, "little"))
         return [word.bit_count() for word in words]

@@ -1,6 +1,6 @@
-"""What else the ops of an endpoint say of a rule: what to do instead, what agents vary, whose ops they were.
+"""Details of a rule for its playbook entry: alternatives, which fields agents vary, and in how many tasks it was seen.
 
-Pure. From a sheet of ops; read by whoever makes playbook entries of rules.
+Pure. Computed from a sheet of ops.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from sidecar.packed import numbers, spans
 SEEN_IN_TASKS: Final = 3
 """In so many tasks (or traces, where there is no task) a value must have been met to count as seen."""
 
-_LEAST_CALLS = 8  # with a value, for it to be recommended
-_ASKS_LESS = 0.1  # so much better another place has to be than the other side of a cut, which is the nearest
-_LEAST_TASKS = 10  # of several calls each, for a field that none of them changed to count as given
+_LEAST_CALLS = 8  # required for a value to be recommended
+_ASKS_LESS = 0.1  # the margin by which an alternative must beat the other side of a cut, the nearest change
+_LEAST_TASKS = 10  # tasks of several calls required to call a field given, if none of them changed it
 _MOST_EVIDENCE = 12
 
 
 class Finding(NamedTuple):
-    """Of one rule: the *instead* of each condition that has one, the fields that agents *vary*, what was *seen*.
+    """For one rule: an alternative (*instead*) per condition, the fields that agents *varied*, the conditions *seen*.
 
-    *instead* has the best alternative to a condition, other things being as the rule says. *seen* are the conditions,
-    among these and the rule's own, that were met in enough tasks.
+    *instead* has the best alternative to a condition with the rule's other conditions unchanged. *seen* are those
+    conditions, of the alternatives and the rule, that occurred in enough tasks.
     """
 
     instead: dict[Condition, Condition]
@@ -39,7 +39,7 @@ class Finding(NamedTuple):
 
 
 def finding(sheet: Sheet, rule: Rule) -> Finding:
-    """All of it. O(ops × values of the fields in question)."""
+    """The finding for *rule*. O(ops × values of the fields in question)."""
     world = snapshot(sheet, sheet.ops)
     instead = {}
     for condition in rule.conditions:
@@ -52,12 +52,12 @@ def finding(sheet: Sheet, rule: Rule) -> Finding:
 
 
 def is_settable(field: str) -> bool:
-    """Whether an agent may choose what *field* is: features are inputs of the call, other fields describe the job."""
+    """Whether an agent may choose the value of *field*: features are a call's inputs, other fields describe the job."""
     return field not in FIELD_SET
 
 
 def _instead(sheet: Sheet, world: Snapshot, rule: Rule, condition: Condition) -> Condition | None:
-    """The alternative to *condition* with the best rate, as far as it can be trusted, if better than the rule's."""
+    """The alternative to *condition* with the best conservative rate, if that is better than the rule's."""
     column = sheet.fields.get(condition.field)
     bits = world.bits.get(condition)
     rest = world.of(each for each in rule.conditions if each is not condition)
@@ -78,13 +78,13 @@ def _instead(sheet: Sheet, world: Snapshot, rule: Rule, condition: Condition) ->
 
 
 def _is_other_side(condition: Condition, other: Condition) -> bool:
-    """Whether both have one and the same cut: agents that do otherwise than the one do as the other says."""
+    """Whether both have the same cut, so that *other* is what results from not meeting *condition*."""
     is_cut = condition.kind == "number" and (condition.low is None or condition.high is None)
     return is_cut and (other.low, other.high) == (condition.high, condition.low)
 
 
 def _least_rate(successes: int, calls: int) -> float:
-    """A rate that the true one is not far below: one standard error under the smoothed one."""
+    """A conservative estimate of the rate: the smoothed rate minus one standard error."""
     rate = (successes + 1) / (calls + 2)
     return rate - sqrt(rate * (1 - rate) / (calls + 2))
 
@@ -99,7 +99,7 @@ def _is_seen(sheet: Sheet, bits: int) -> bool:
 
 
 def _is_varied(sheet: Sheet, field: str) -> bool:
-    """Whether the field changed within a task, or there were too few tasks of several calls to tell."""
+    """Whether the field changed within a task, or too few tasks have several calls to tell."""
     column = sheet.fields.get(field)
     if column is None:
         return True

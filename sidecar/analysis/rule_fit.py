@@ -1,7 +1,7 @@
-"""Whether a rule of an endpoint tells the failures of one incident apart: where no single value does, a rule may. Pure.
+"""Whether a rule of an endpoint explains the failures of one incident, where no single value does. Pure.
 
-Rules are about all calls of an endpoint, incidents about one message. What an incident's failures had in each field is
-counted within bounds: the values that were kept stand for all.
+Rules cover all calls of an endpoint, incidents only one message. The field values of an incident's failures are counted
+within bounds; the values that were kept stand for all.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from sidecar.analysis.fingerprint import one_line
 from sidecar.analysis.rule_counts import Condition
 from sidecar.analysis.rule_standing import Rule
 
-_LEAST = 3  # failures, below which what they share says little
+_LEAST = 3  # failures; with fewer, shared values mean little
 _MAX_WORDS = 120  # characters of a rule's conditions
 
 
 class RuleSaid(NamedTuple):
-    """A *rule* of an incident's endpoint, and whether it *fits*: tells these failures, not only others there."""
+    """A *rule* of an incident's endpoint, and whether it *fits* the incident's failures, not only others there."""
 
     rule: Rule
     fits: bool
 
     @property
     def where(self) -> str:
-        """Where calls fail: `with age_days>33`, `without certified=true`."""
+        """The conditions under which calls fail: `with age_days>33`, `without certified=true`."""
         words = " and ".join(one_line(each.text(), 60) for each in self.rule.told)[:_MAX_WORDS]
         return f"with {words}" if self._fails_with else f"without {words}"
 
     @property
     def way_out(self) -> str:
-        """What to do: `without age_days>33`, `with certified=true`."""
+        """The opposite of `where`: `without age_days>33`, `with certified=true`."""
         turned = "without" if self._fails_with else "with"
         return f"{turned} {self.where.split(' ', 1)[1]}"
 
     @property
     def rates(self) -> str:
-        """`0 % of 464 calls succeed, 89 % of 511 others`, those that fail first."""
+        """`0 % of 464 calls succeed, 89 % of 511 others`; the failing side comes first."""
         rule = self.rule
         ours, others = (rule.rate, rule.n), (rule.other_rate, rule.others)
         (rate, calls), (other_rate, other_calls) = (ours, others) if self._fails_with else (others, ours)
@@ -51,7 +51,7 @@ class RuleSaid(NamedTuple):
 
 
 def said_of(failures: FieldCounts, rules: Sequence[Rule]) -> RuleSaid | None:
-    """Of *rules*, the best proven first, the first that fits *failures*; else the first; None if there is none."""
+    """The first of *rules* (the best proven first) that fits *failures*, else the first; None if there are none."""
     for rule in rules:
         if _fits(failures, rule):
             return RuleSaid(rule, fits=True)
@@ -59,7 +59,7 @@ def said_of(failures: FieldCounts, rules: Sequence[Rule]) -> RuleSaid | None:
 
 
 def _fits(failures: FieldCounts, rule: Rule) -> bool:
-    """Whether *failures* are far more often where calls fail by the rule than calls are there at all."""
+    """Whether the failing side of the rule has a far larger share of *failures* than of all calls."""
     shares = [share for each in rule.told if (share := _share(failures, each)) is not None]
     calls = rule.n + rule.others
     if len(shares) < len(rule.conditions) or not calls or failures.seen < _LEAST:
@@ -67,11 +67,11 @@ def _fits(failures: FieldCounts, rule: Rule) -> bool:
     share, usual = min(shares), rule.n / calls
     if rule.rate > rule.other_rate:
         share, usual = 1 - share, 1 - usual
-    return share > 0 and share >= (1 + usual) / 2  # at least half way from what is usual to all of them
+    return share > 0 and share >= (1 + usual) / 2  # at least half way from the usual share to 1
 
 
 def _share(failures: FieldCounts, condition: Condition) -> float | None:
-    """Which part of *failures* meets *condition*, as far as their values were kept; None where too few were."""
+    """The share of *failures* that meet *condition*, among those whose values were kept; None if these are too few."""
     known = failures.values.get(condition.field)
     if known is None:
         if len(failures.values) >= MAX_FIELDS or failures.beyond.get(condition.field):

@@ -1,7 +1,7 @@
-"""Keeps the playbook in step with the rules: what holds has an entry, what no longer holds is retired.
+"""Keeps the playbook in step with the rules: a rule that holds has an entry, the entry of one that fell is retired.
 
-Pure. Reads both books once a cycle and proposes; the pipeline decides, and what was decided changes the playbook.
-Entries that a person or the numbers retired stay so, whatever their rule does.
+Pure. Reads both books once a cycle and proposes changes; the pipeline decides on them, and the decisions change the
+playbook. Entries that a person or the measured effect retired stay retired, whatever their rule does.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from sidecar.model_learning import EntryChange, PlaybookEntry
 
 log = structlog.get_logger(__name__)
 
-MISSING_CYCLES: Final = 3  # a rule may be passed over once where another tells nearly the same
+MISSING_CYCLES: Final = 3  # a rule may be missed once if another explains nearly the same
 _MATERIAL_RATE = 0.15
 MOST_A_CYCLE: Final = 100
 
 
 class RuleFollower:
-    """Proposes at most 100 new versions and changes a cycle."""
+    """Proposes at most 100 new versions and changes per cycle."""
 
     def __init__(self, rules: RuleBook, playbook: PlaybookBook) -> None:
         self._rules = rules
         self._playbook = playbook
         self._missing: dict[str, int] = {}
-        self.failures = 0  # rules that no entry could be made of
+        self.failures = 0  # rules for which building an entry raised an exception
 
     def proposals(self, at: str) -> Iterator[PlaybookEntry | EntryChange | None]:
-        """What is to be decided at the moment *at*. To be taken one by one, each decided before the next.
+        """The proposals at the time *at*. The caller decides on each before it takes the next.
 
-        None where another rule was looked at, and others may run.
+        Yields None after each rule, so that other tasks may run.
         """
         rules = self._rules.report().rules
         standing = {rule_entry_id(rule) for rule in rules}
@@ -53,7 +53,7 @@ class RuleFollower:
             yield change
 
     def _gone(self, standing: set[str], at: str) -> Iterator[tuple[PlaybookEntry, EntryChange]]:
-        """Entries whose rule holds no longer, and their retirement."""
+        """Entries whose rule no longer holds, with their retirement."""
         fallen = {each for endpoint, together in self._rules.fallen() for each in entry_ids(endpoint, together)}
         missing: dict[str, int] = {}
         for row in self._playbook.rows():
@@ -84,7 +84,7 @@ class RuleFollower:
 
 
 def _is_due(entry: PlaybookEntry, rule: Rule) -> bool:
-    """Whether so much more is known that it should be told anew."""
+    """Whether the rule has changed or gathered enough ops to warrant a new version."""
     moved = max(abs(rule.rate - (entry.rate or 0.0)), abs(rule.other_rate - (entry.other_rate or 0.0)))
     if entry.author == "rule" and is_told_otherwise(entry, rule):
         return True
@@ -92,7 +92,7 @@ def _is_due(entry: PlaybookEntry, rule: Rule) -> bool:
 
 
 def _came_from(rule: Rule, gone: Sequence[tuple[PlaybookEntry, EntryChange]]) -> list[str]:
-    """Entries that fade as *rule* comes, and say more or less than it does: it splits them, or merges them."""
+    """Retiring entries whose conditions include, or are included in, those of *rule*: it splits or merges them."""
     own = {each.text() for each in rule.conditions}
     found = []
     for entry, _ in gone:

@@ -1,9 +1,9 @@
-"""What share of the error allowed each conjunction has, before anything is known of successes and failures.
+"""Each conjunction's share of alpha, fixed before any outcome is known.
 
-Pure. Shares must not depend on outcomes, nor change later: they are made of which fields and values the first ops of
-a sheet had. Fields share alike, whatever number of values they have, and so do the values of a field; what comes
-later shares a reserve. A conjunction's share is the product of its conditions', in a part for each size. Conjunctions
-that were named before the sheet began (its *suspects*) share a part by themselves.
+Pure. Shares must not depend on outcomes, nor change later: they depend on the fields and values of the sheet's first
+ops. All fields have equal shares, however many values they have, and so have the values of a field; values that come
+later share a reserve. A conjunction's share is the product of its conditions' shares, within a part for each size.
+Conjunctions named before the sheet began (its *suspects*) share an additional part.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from sidecar.analysis.e_values import BLOCK, log_sum
 from sidecar.analysis.rule_counts import Condition, Together
 
 MAX_CONDITIONS: Final = 2048
-_SIZES = (0.45, 0.30, 0.25)  # of conjunctions of one, two and three conditions
-_ORDERS = (1, 2, 6)  # in which a conjunction of so many can be named
-_LATER = 0.1  # of what there is for conditions, for those that the first block did not have
-_INTERVALS = 0.2  # of a number's share, for intervals; the rest is for what lies above or below a cut
-_NUMBERS = 4  # values that the numbers of a field count as
+_SIZES = (0.45, 0.30, 0.25)  # alpha for conjunctions of one, two and three conditions
+_ORDERS = (1, 2, 6)  # orders in which so many conditions can be named
+_LATER = 0.1  # reserve for conditions that the first block did not have
+_INTERVALS = 0.2  # of a numeric field's share, for intervals; the rest is for one-sided cuts
+_NUMBERS = 4  # the numbers of a field count as so many values
 _SUSPECTS = 0.3
 
 
 class Prior:
-    """The shares of one sheet. *bits* are those of its conditions, as far as they are known now."""
+    """The shares of one sheet. *bits* maps its conditions, as far as known now, to their ops."""
 
     def __init__(self, bits: Mapping[Condition, int], suspects: Sequence[Together]) -> None:
         self._logs = _condition_shares(bits)
@@ -35,22 +35,22 @@ class Prior:
         self._suspects = {each: log(_SUSPECTS / len(suspects)) for each in suspects}
 
     def of(self, condition: Condition) -> float:
-        """Ln of the share of *condition* among all; a conjunction's is the sum of these and its size's."""
+        """Ln of the share of *condition*; a conjunction's is the sum of these and of its size's."""
         return self._logs.get(condition, self._later)
 
     def of_size(self, size: int) -> float:
-        """Ln of what all conjunctions of *size* conditions share, with the orders that each can be named in."""
+        """Ln of the share of all conjunctions of *size* conditions, times the orders in which each can be named."""
         return self._sizes[size - 1]
 
     def of_all(self, together: Together) -> float:
-        """Ln of the share of a conjunction."""
+        """Ln of the share of the conjunction *together*."""
         share = self._sizes[len(together) - 1] + sum(map(self.of, together))
         suspected = self._suspects.get(together)
         return share if suspected is None else log_sum((share, suspected))
 
 
 def _condition_shares(bits: Mapping[Condition, int]) -> dict[Condition, float]:
-    """Ln of the share of each condition that the first block knew of; the sum of all shares is at most one."""
+    """Ln of the share of each condition known in the first block; the shares sum to at most one."""
     first = (1 << BLOCK) - 1
     by_field: dict[str, list[Condition]] = {}
     for condition in bits:

@@ -1,8 +1,8 @@
-"""Which conditions set success apart from failure: the search over one endpoint's sheet.
+"""The search for conditions that separate success from failure, over one endpoint's sheet.
 
-Pure; a snapshot of a sheet goes in, the best-fitting conjunctions come out; what they are worth as evidence is another
-question (`rule_evidence`). The search runs in steps (it is a generator), so that its caller can let others run in
-between. Where rules are known, it looks for what fits among the ops that these leave alike.
+Pure: takes a snapshot of a sheet, returns the best-fitting conjunctions. `rule_evidence` computes their evidence. The
+search is a generator of short steps, so that its caller can let other tasks run in between. If rules are known, it
+looks for what fits within the sets of ops that they do not distinguish.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from sidecar.analysis.e_values import Table, likelihood_gain
 from sidecar.analysis.rule_counts import Condition, Sheet, Together, conditions_of
 from sidecar.analysis.rule_prior import MAX_CONDITIONS, Prior
 
-MIN_SUPPORT: Final = 8  # ops, on either side
-_MOST_PARTNERS = 160  # conditions of which every pair is looked at
-_GOOD = 32  # conditions that always are among them
+MIN_SUPPORT: Final = 8  # ops, both for those that meet a conjunction and for those that do not
+_MOST_PARTNERS = 160  # conditions of which every pair is tried
+_GOOD = 32  # best single conditions that keep all their cut points
 _REFINED_IN_A_STEP = 8
-_REFINED = 24  # conjunctions whose cut points are tried in all places
-_BEAM = 32  # pairs that are tried with every third condition
-_KEPT = 128  # candidates of a size
-_MOST_CELLS = 4  # of ops that known rules leave alike; the smallest of more are taken for one
-_LEAST = -6.0  # ln of share and gain: what fits worse holds next to nothing
-_STEP = 250  # tables in a step: some 0.3 ms
+_REFINED = 24  # conjunctions for which all other cut points are tried
+_BEAM = 32  # pairs that are extended by a third condition
+_KEPT = 128  # candidates per size
+_MOST_CELLS = 4  # sets of ops that known rules do not distinguish; the smallest are merged
+_LEAST = -6.0  # ln of share times gain: worse candidates carry hardly any evidence
+_STEP = 250  # tables per step
 
 
 class Snapshot(NamedTuple):
-    """The complete blocks of a sheet: bits of *ops* ops; the conditions in the order that they are reported in."""
+    """The complete blocks of a sheet, *ops* ops: which ops *succeeded*, and which met each condition, as bit sets."""
 
     ops: int
     succeeded: int
@@ -36,11 +36,11 @@ class Snapshot(NamedTuple):
 
     @property
     def every(self) -> int:
-        """All ops."""
+        """The bits of all ops."""
         return (1 << self.ops) - 1
 
     def of(self, together: Iterable[Condition]) -> int | None:
-        """The ops that meet all of *together*; None where one of them is not counted here."""
+        """The ops that meet all of *together*; None if one of them is not counted here."""
         found = self.every
         for condition in together:
             bits = self.bits.get(condition)
@@ -51,7 +51,7 @@ class Snapshot(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A conjunction, the ops that met it, and how well it fits: likelihood gain and ln of its share of the error."""
+    """A conjunction, the ops that met it, and its score: likelihood gain plus ln of its share of alpha."""
 
     score: float
     together: Together
@@ -59,7 +59,7 @@ class Candidate(NamedTuple):
 
 
 def snapshot(sheet: Sheet, ops: int) -> Snapshot:
-    """The conditions of the first *ops* ops of *sheet*, each once, whatever names it goes by."""
+    """The outcomes and conditions of the first *ops* ops of *sheet*."""
     mask = (1 << ops) - 1
     bits = {
         condition: found
@@ -70,7 +70,7 @@ def snapshot(sheet: Sheet, ops: int) -> Snapshot:
 
 
 def usable(world: Snapshot) -> list[Condition]:
-    """The conditions with support on both sides, each set of ops once, at most `MAX_CONDITIONS`."""
+    """The conditions with support on both sides, without those that the same ops meet, at most `MAX_CONDITIONS`."""
     seen: set[int] = set()
     found = []
     for condition, bits in world.bits.items():
@@ -81,12 +81,12 @@ def usable(world: Snapshot) -> list[Condition]:
 
 
 def is_supported(world: Snapshot, bits: int) -> bool:
-    """Whether there are enough ops on both sides."""
+    """Whether enough ops meet the conjunction, and enough do not."""
     return MIN_SUPPORT <= bits.bit_count() <= world.ops - MIN_SUPPORT
 
 
 def table(world: Snapshot, bits: int, within: int | None = None) -> Table:
-    """The two rates of *bits* and of the others, among the ops *within*."""
+    """The 2×2 table of *bits* against the other ops, among the ops *within*."""
     others = (world.every if within is None else within) & ~bits
     met = bits if within is None else bits & within
     return Table(
@@ -98,7 +98,7 @@ def table(world: Snapshot, bits: int, within: int | None = None) -> Table:
 
 
 def cells(every: int, known: Sequence[int]) -> list[int]:
-    """The ops that *known* rules leave alike, set by set."""
+    """Splits the ops *every* into the sets that *known* rules do not distinguish."""
     found = [every]
     for bits in known:
         found = [part for cell in found for part in (cell & bits, cell & ~bits) if part]
@@ -106,14 +106,14 @@ def cells(every: int, known: Sequence[int]) -> list[int]:
 
 
 def gain_beyond(world: Snapshot, bits: int, explained: Sequence[int]) -> float:
-    """Likelihood gain of *bits* over what *explained* tell: summed over all ops that look alike."""
+    """The likelihood gain of *bits* beyond what *explained* sets explain: summed over the cells."""
     return sum(likelihood_gain(*table(world, bits, cell)) for cell in cells(world.every, explained))
 
 
 def candidates(
     world: Snapshot, conditions: Sequence[Condition], prior: Prior, explained: Sequence[int], within: int
 ) -> Generator[None, None, list[Candidate]]:
-    """Of up to three *conditions*, what fits best among the ops *within*, beside what *explained* tell; best first."""
+    """Conjunctions of up to three *conditions* that fit best on the ops *within*, beyond *explained*; best first."""
     search = _Search(world, cells(within, explained))
     singles = [_partner(world, prior, each) for each in conditions]
     yield
@@ -140,7 +140,7 @@ def _partner(world: Snapshot, prior: Prior, condition: Condition) -> _Partner:
 
 
 def _partners(singles: Sequence[_Partner], ones: Sequence[Candidate]) -> list[_Partner]:
-    """What conjunctions are made of at first: of numbers every other cut point will do, unless one fits well itself."""
+    """The conditions used in conjunctions at first: every other cut point, and those that fit well alone."""
     good = {one.together for one in ones[:_GOOD]}
     cuts: dict[str, dict[float, int]] = {}
     found = []
@@ -161,7 +161,7 @@ def _partners(singles: Sequence[_Partner], ones: Sequence[Candidate]) -> list[_P
 
 
 def _to_refine(world: Snapshot, prior: Prior, best: Sequence[Candidate]) -> Iterator[tuple[_Base, Condition]]:
-    """The best conjunctions that cut a number, without the cut, and the cut: another one may fit better."""
+    """The best conjunctions with a cut, each without it, and the cut: another cut point may fit better."""
     for each in best[:_REFINED]:
         for cut in each.together:
             if cut.kind == "number" and len(each.together) > 1:
@@ -170,7 +170,7 @@ def _to_refine(world: Snapshot, prior: Prior, best: Sequence[Candidate]) -> Iter
 
 
 class _Partner(NamedTuple):
-    """A condition, the ops that meet it and how many they are, and ln of its share."""
+    """A condition, the ops that meet it, their number, and ln of its share."""
 
     condition: Condition
     bits: int
@@ -179,7 +179,7 @@ class _Partner(NamedTuple):
 
 
 class _Base(NamedTuple):
-    """A conjunction that is to be extended."""
+    """A conjunction to be extended."""
 
     together: Together
     bits: int
@@ -187,7 +187,7 @@ class _Base(NamedTuple):
 
 
 class _Search:
-    """Of one world, within the cells that known rules leave."""
+    """A search in one world, within the cells that known rules leave."""
 
     def __init__(self, world: Snapshot, among: Sequence[int]) -> None:
         self._world = world
@@ -200,7 +200,7 @@ class _Search:
     def extended(
         self, bases: Sequence[_Base], partners: Sequence[_Partner], share: float
     ) -> Generator[None, None, list[Candidate]]:
-        """Each of *bases* with each partner that comes after it (or, unless it is single, with every one)."""
+        """Extends each of *bases* by each partner; single conditions only by later ones, so that no pair repeats."""
         least = _LEAST
         found: list[Candidate] = []
         steps = 0
@@ -218,9 +218,9 @@ class _Search:
         return nlargest(_KEPT, found, key=_score)
 
     def _fitting(self, base: _Base, partners: Sequence[_Partner], weight: float, least: float) -> Iterator[Candidate]:
-        """*base* with each of *partners*, where that fits better than *least*. A search spends its time here.
+        """*base* with each of *partners* that fits better than *least*. The search's hot spot.
 
-        Pearson's statistic comes first: it is never less than the gain, as chi-square is never less than divergence.
+        Pearson's statistic is checked first: it bounds the gain from above, as chi-square bounds the divergence.
         """
         own, most = base.bits.bit_count() if base.together else -1, self._world.ops - MIN_SUPPORT
         parts = [_part(cell, base.bits, self._world.succeeded) for cell in self._cells]
@@ -242,9 +242,9 @@ class _Search:
 
 
 class _Part(NamedTuple):
-    """Of a cell: the ops that meet a base, those that succeeded, and all its ops; how many of these succeeded.
+    """For one cell: the ops that meet a base, those of them that succeeded, the cell's size and its successes.
 
-    *scale* makes Pearson's statistic of squares.
+    *scale* turns a squared spread into Pearson's statistic.
     """
 
     bits: int
@@ -260,7 +260,7 @@ def _part(cell: tuple[int, int, int], bits: int, succeeded: int) -> _Part:
 
 
 def _gain(parts: Sequence[_Part], more: int) -> float:
-    """The likelihood gain of the ops of a base that are in *more*, summed over *parts*."""
+    """The likelihood gain of a base's ops that are in *more*, summed over *parts*."""
     gain = 0.0
     for bits, good_bits, ops, good, _ in parts:
         n, successes = (bits & more).bit_count(), (good_bits & more).bit_count()
@@ -269,7 +269,7 @@ def _gain(parts: Sequence[_Part], more: int) -> float:
 
 
 def ordered(together: Together) -> Together:
-    """Its conditions in the order of their fields: a conjunction is one thing however it came about."""
+    """The conditions ordered by field, so that equal conjunctions compare equal."""
     return tuple(sorted(together, key=_place)) if len(together) > 1 else together
 
 
@@ -282,7 +282,7 @@ def _score(candidate: Candidate) -> float:
 
 
 def _distinct(best: Sequence[Candidate]) -> list[Candidate]:
-    """Each set of ops once: under the name that comes first."""
+    """The candidates without those whose ops an earlier one has already."""
     seen: set[int] = set()
     kept = []
     for candidate in best:
@@ -297,5 +297,5 @@ def _order(candidate: Candidate) -> tuple[float, int]:
 
 
 def name(together: Together) -> str:
-    """All of its conditions, in their order."""
+    """The text of all its conditions, in their order."""
     return " ".join(each.text() for each in together)

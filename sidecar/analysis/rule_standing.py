@@ -1,6 +1,6 @@
-"""The rules of one endpoint over time: found in a sheet of ops, held against the ops that follow, dropped or kept.
+"""The rules of one endpoint over time: found in a sheet of ops, checked against later ops, kept or dropped.
 
-Pure. The rule book calls these for an endpoint that has new ops; the search and its evidence are in `rule_search`.
+Pure. The rule book calls these functions for an endpoint with new ops; `rule_search` and `rule_evidence` do the search.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from sidecar.analysis.rule_evidence import SEGMENT
 from sidecar.analysis.rule_prior import Prior
 from sidecar.analysis.rule_search import Snapshot, gain_beyond, snapshot, table, usable
 
-_LOOK_AGAIN, _LOOK_LATE = 1 / 24, 1 / 8  # as many new ops, as a part of those there were, for a look at what leads
+_LOOK_AGAIN, _LOOK_LATE = 1 / 24, 1 / 8  # new ops that make a look due, relative to the last look
 _SEARCH_AGAIN, _SEARCH_SOON, _SEARCH_LATE = (
     1 / 5,
     1 / 12,
     1 / 3,
-)  # and for a search: where something shows, and where rules stand
-_CHECK_AGAIN = 16  # new ops, for rules to be held against them
+)  # the same for a search: by default, with evidence, with rules
+_CHECK_AGAIN = 16  # new ops that make a check of the rules due
 _CONTRADICTED = 5.0
-_DOUBT = 0.25  # by so much a rule's difference is taken to be smaller than it looked when it was found
+_DOUBT = 0.25  # shrinks a rule's difference, which selection makes look larger than it is
 _EXPLAINED_AWAY, _WOULD_SHOW = 3.0, 6.0
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """At *endpoint*, ops that meet all *conditions* succeed at another rate than the others do.
+    """At *endpoint*, ops that meet all *conditions* succeed at another rate than the other ops do.
 
-    *n* ops met them, *successes* of these succeeded; *others* did not. *low* and *high* bound the difference of the
-    two rates, whenever one looks. *log_e* is ln of the e-value that made it a rule; *since* the time of its first
-    report, *seen* that of the last op counted. *moved* are the cuts that are told elsewhere than where they were
-    tested: counts, rates and evidence are of the *conditions*.
+    *n* ops met them, of which *successes* succeeded; *others* did not. *low* and *high* are a confidence sequence for
+    the difference of the two rates. *log_e* is ln of the e-value that made it a rule; *since* is the time of its first
+    report, *seen* that of the last op counted. *moved* are the cuts reported elsewhere than at the tested cut point:
+    counts, rates and evidence belong to the *conditions*.
     """
 
     endpoint: str
@@ -53,25 +53,25 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def told(self) -> Together:
-        """The conditions as they are told: with cuts where the numbers beside them say."""
+        """The conditions as reported, with estimated cuts."""
         return self.as_told(self.conditions)
 
     def as_told(self, conditions: Iterable[Condition]) -> Together:
-        """*conditions* with the rule's cuts where they are told."""
+        """*conditions* with the rule's cuts at their reported places."""
         return told(conditions, self.moved)
 
     @property
     def rate(self) -> float:
-        """Of the ops that met the conditions."""
+        """The success rate of the ops that met the conditions."""
         return self.successes / self.n if self.n else 0.0
 
     @property
     def other_rate(self) -> float:
-        """Of the ops that did not."""
+        """The success rate of the ops that did not."""
         return self.other_successes / self.others if self.others else 0.0
 
     def text(self) -> str:
-        """`WHEN state=NV, certified=true succeeds 97 % (n=120), without it 11 % (n=45)`."""
+        """The rule as text: `WHEN state=NV, certified=true succeeds 97 % (n=120), without it 11 % (n=45)`."""
         when = ", ".join(condition.text() for condition in self.told)
         return (
             f"WHEN {when} succeeds {100 * self.rate:.0f} % (n={self.n}), "
@@ -80,7 +80,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Standing(msgspec.Struct):
-    """A rule, what was counted for it in earlier sheets, and how far the ops since speak against it."""
+    """A rule, its counts *before* the present sheet, and the evidence *against* it since."""
 
     rule: Rule
     before: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -88,7 +88,7 @@ class Standing(msgspec.Struct):
 
 
 class EndpointRules(msgspec.Struct, omit_defaults=True):
-    """One endpoint: its sheet, and its rules. *earlier* rules were found in an earlier sheet."""
+    """One endpoint's sheet and rules. The *earlier* rules were found in an earlier sheet."""
 
     endpoint: str
     number: int
@@ -98,22 +98,22 @@ class EndpointRules(msgspec.Struct, omit_defaults=True):
     looked: int = 0  # ops of the sheet at the last look
     searched: int = 0  # ops of the sheet at the last search
     searches: int = 0
-    checked: int = 0  # ops of the sheet that the rules were last held against
-    learned: int = 0  # ops of the sheet when it was last come by
-    held: float = 0.0  # ln of what all bets of this sheet hold together, as of the last look
-    most: float = 0.0  # and of the most that they ever held
-    suspects: list[Together] = []  # conjunctions that were named before the sheet began
-    leading: list[Together] = []  # those that hold most, as of the last search
+    checked: int = 0  # ops of the sheet at the last check of the rules
+    learned: int = 0  # ops of the sheet at the last `RuleBook.learn`
+    held: float = 0.0  # ln of this sheet's mixed e-value at the last look, 0 at least
+    most: float = 0.0  # ln of the largest mixed e-value of this sheet so far
+    suspects: list[Together] = []  # conjunctions named before the sheet began
+    leading: list[Together] = []  # conjunctions with most evidence at the last look
     earlier: list[Standing] = []
     found: list[Standing] = []
-    fallen: list[tuple[Condition, ...]] = []  # conjunctions that once made a rule and were contradicted, the last ones
-    borders: list[Border] = []  # of the rules that cut a number, and of what leads
+    fallen: list[tuple[Condition, ...]] = []  # conditions of the last rules that were contradicted
+    borders: list[Border] = []  # of rules with a numeric cut, and of the leading conjunction
 
 
 def begin_anew(row: EndpointRules, dropped: Sequence[Together] = ()) -> None:
-    """A new sheet, which takes its own share of the error allowed; what holds is taken along with its counts.
+    """Start a new sheet with its own share of alpha; standing rules are taken over with their counts.
 
-    The conjunctions *dropped* just now are suspects: where a rule stopped holding, its reverse may hold.
+    The conjunctions *dropped* just now become suspects: where a rule stopped holding, its reverse may hold.
     """
     row.earlier = [*row.earlier, *row.found][:MAX_RULES]
     for each in row.earlier:
@@ -129,7 +129,7 @@ def begin_anew(row: EndpointRules, dropped: Sequence[Together] = ()) -> None:
 
 
 def drop_contradicted(row: EndpointRules) -> int:
-    """Bring the rules up to date; drop those that the ops since the last time speak against. How many those are."""
+    """Update the rules' counts; drop those that the ops since the last check contradict. Returns their number."""
     ops = row.sheet.ops
     if not (row.earlier or row.found) or (ops - row.checked < _CHECK_AGAIN and not row.sheet.is_full):
         return 0
@@ -143,7 +143,7 @@ def drop_contradicted(row: EndpointRules) -> int:
 
 
 def is_due(row: EndpointRules) -> bool:
-    """Whether there are enough new ops to look again. Evidence holds whenever one looks: this only saves work."""
+    """Whether there are enough new ops to look again. Evidence is valid at any time: this only saves work."""
     ops = complete(row.sheet.ops)
     part = _LOOK_LATE if row.found else _LOOK_AGAIN
     return ops - row.looked >= max(BLOCK, row.looked * part) or _is_search_due(row, ops)
@@ -155,9 +155,9 @@ def _is_search_due(row: EndpointRules, ops: int) -> bool:
 
 
 def find(row: EndpointRules, world: Snapshot, log_alpha: float, most_borders: int) -> Generator[None, None, None]:
-    """Put the rules that the ops up to *world* prove in *row*, beside earlier rules.
+    """Store in *row* the rules that the ops up to *world* prove, beside the earlier rules.
 
-    Earlier rules that it explains away go.
+    Earlier rules that the new ones explain away are removed.
     """
     search = _is_search_due(row, world.ops)
     row.looked = world.ops
@@ -165,7 +165,7 @@ def find(row: EndpointRules, world: Snapshot, log_alpha: float, most_borders: in
     prior = Prior(world.bits, row.suspects)
     ground = Ground(world, usable(world), prior, _within(row, world), row.borders)
     chosen = yield from _chosen(row, ground, log_alpha, search=search)
-    if chosen and not row.found and not search:  # what leads is proven; something else may fit better by now
+    if chosen and not row.found and not search:  # the leading conjunction is proven; another may fit better by now
         search = True
         chosen = yield from _chosen(row, ground, log_alpha, search=True)
     if search:
@@ -177,13 +177,13 @@ def find(row: EndpointRules, world: Snapshot, log_alpha: float, most_borders: in
 
 
 def _with_borders(row: EndpointRules) -> list[Together]:
-    """Whose cuts are looked at more closely: rules, and what is about to be one."""
+    """The conjunctions whose cuts are estimated: the rules, and the leading conjunction if it has evidence."""
     about_to = row.leading[:1] if row.held > 0 else []
     return [*(each.rule.conditions for each in (*row.earlier, *row.found)), *about_to]
 
 
 def _within(row: EndpointRules, world: Snapshot) -> int:
-    """The ops to search: all of them or, every other time, the later part; what begins late is lost among all."""
+    """The ops to search: all, or in every other search only the later half, where a late effect is easier to see."""
     late = world.ops // 2 // SEGMENT * SEGMENT if row.searches % 2 else 0
     return world.every >> late << late
 
@@ -191,12 +191,12 @@ def _within(row: EndpointRules, world: Snapshot) -> int:
 def _chosen(
     row: EndpointRules, ground: Ground, log_alpha: float, *, search: bool
 ) -> Generator[None, None, list[Weighed]]:
-    """The rules of the sheet, each beside those before it; none as long as all bets do not prove that there is one."""
+    """The rules of the sheet, each given those before it; empty until the mixed e-value proves that there is one."""
     known = [each.rule.conditions for each in row.earlier]
     remembered = [*row.leading, *row.suspects, *(each.rule.conditions for each in row.found)]
     choice = yield from choose(ground, known, remembered, search=search)
     row.leading, row.held, row.most = choice.leading, max(choice.log_all, 0.0), max(row.most, choice.log_all)
-    is_proven = row.most >= -log_alpha and choice.log_all >= 0  # once, and not refuted since
+    is_proven = row.most >= -log_alpha and choice.log_all >= 0  # proven once, and not refuted since
     chosen: list[Weighed] = []
     while is_proven and choice.best is not None and len(known) + len(chosen) < MAX_RULES:
         chosen.append(_as_it_stands(row, ground.world, choice.best))
@@ -207,7 +207,7 @@ def _chosen(
 
 
 def _as_it_stands(row: EndpointRules, world: Snapshot, best: Weighed) -> Weighed:
-    """*best*, or the rule that has its cut at the next cut point, where that is told for certain: they are one."""
+    """*best*, or the found rule with a certain border at the neighbouring cut point: they are the same rule."""
     for each in row.found:
         together, bits = each.rule.conditions, world.of(each.rule.conditions)
         if bits is not None and same_border(row.borders, together, best.together):
@@ -240,7 +240,7 @@ def _rule(row: EndpointRules, together: tuple[Condition, ...], counted: Table, l
 
 
 def _holds(each: Standing, world: Snapshot, row: EndpointRules) -> bool:
-    """Bring *each* up to date with the ops since the last look; False if they speak against it."""
+    """Update *each* with the ops since the last check; False if they contradict it."""
     bits = world.of(each.rule.conditions)
     if bits is None:
         return True
@@ -254,14 +254,14 @@ def _holds(each: Standing, world: Snapshot, row: EndpointRules) -> bool:
 
 
 def _rates(rule: Rule) -> tuple[float, float]:
-    """The rule's two rates, drawn together a little: those of a rule that was just found look too far apart."""
+    """The rule's two rates, shrunk towards each other: selection makes those of a new rule look too far apart."""
     rate, other = (rule.successes + 0.5) / (rule.n + 1), (rule.other_successes + 0.5) / (rule.others + 1)
     middle = (rate + other) / 2
     return middle + (1 - _DOUBT) * (rate - middle), middle + (1 - _DOUBT) * (other - middle)
 
 
 def _explained_away(each: Standing, row: EndpointRules, world: Snapshot) -> bool:
-    """Whether this sheet would show the rule, but for those found in it, which show it better."""
+    """Whether this sheet would show the rule by itself, but not beside the rules found in it."""
     bits = world.of(each.rule.conditions)
     if bits is None or not row.found or gain_beyond(world, bits, []) < _WOULD_SHOW:
         return False
@@ -271,5 +271,5 @@ def _explained_away(each: Standing, row: EndpointRules, world: Snapshot) -> bool
 
 
 def drop_unseen(row: EndpointRules, world: Snapshot) -> None:
-    """A rule whose conditions a whole sheet of ops never met says nothing about the world as it is."""
+    """Drop earlier rules whose conditions no op of a whole sheet met: they no longer describe the calls made."""
     row.earlier = [each for each in row.earlier if world.of(each.rule.conditions) != 0]

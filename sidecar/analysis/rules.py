@@ -1,16 +1,16 @@
-"""Rules: which conditions set an endpoint's successes apart from its failures, as far as the evidence goes.
+"""Rules: conditions that separate an endpoint's successes from its failures, as far as the evidence goes.
 
-Wiring: the pipeline hands every settled op to `consume` (O(its fields)), and once a cycle runs `learn()` to its end,
-in slices (`for _ in book.learn(): await asyncio.sleep(0)`); then `rules(endpoint)` and `report()` say what holds.
+Wiring: the pipeline passes every settled op to `consume` (O(its fields)), and once a cycle runs `learn()` to its end,
+in slices (`for _ in book.learn(): await asyncio.sleep(0)`); then `rules(endpoint)` and `report()` return what holds.
 State is a function of the order of `consume` and `learn` calls alone: a replay that repeats the cycles where their
 marks are reaches the same rules. Saved and restored like the other books: `load`, `prepare`, `take_dirty`,
-`put_back`. Ops of agents that were shown advice are left out (`shown`; by default, those with an exposure id), and
-so are corrections. An op that amends one of the last ops of its endpoint changes the outcome of that one.
+`put_back`. Ops of agents that were shown advice are excluded (`shown`; by default, those with an exposure id), and
+so are corrections. An op that amends one of the last ops of its endpoint changes that op's outcome.
 
-In a world without rules, one run in twenty at most, however long, ever reports one: each conjunction of conditions has
-its share of the error (`rule_prior`), as has every endpoint and every restart, and its evidence holds whenever one
-looks (`rule_evidence`). A rule is dropped when the ops since it was found fit "no difference" e⁵ times better than the
-rule; the endpoint's counts then begin anew, as they do when a sheet of 4096 ops is full.
+In a world without rules, at most one run in twenty, however long, ever reports one: alpha is spent over conjunctions
+(`rule_prior`), endpoints and restarts, and the evidence is valid at any time (`rule_evidence`). A rule is dropped when
+the ops since it was found fit "no difference" e⁵ times better than the rule; the endpoint's counts then start anew, as
+they do when a sheet of 4096 ops is full.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from sidecar.normalize import clean_text
 log_book = structlog.get_logger(__name__)
 
 MAX_ENDPOINTS: Final = 1000
-ALL_COLUMNS: Final = 24_000  # of all endpoints: some 20 MiB; past it an endpoint has `_FEW_COLUMNS`
+ALL_COLUMNS: Final = 24_000  # for all endpoints: some 20 MiB; beyond it an endpoint gets `_FEW_COLUMNS`
 _FEW_COLUMNS = 32
-_ALL_BORDERS = 500  # of all endpoints: some 8 MiB; past it an endpoint has one
+_ALL_BORDERS = 500  # for all endpoints: some 8 MiB; beyond it an endpoint gets one
 
 
 class Numbering(msgspec.Struct):
-    """How many endpoints there ever were: each has its own share of the error allowed."""
+    """The number of endpoints there ever were: each has its own share of alpha."""
 
     next: int = 0
 
 
 class RuleReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All rules, the best proven first, and what the book has taken in."""
+    """All rules, the best proven first, and the book's counters."""
 
     rules: list[Rule]
     endpoints: int
@@ -60,7 +60,7 @@ class RuleReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuleBook(KeptBook):
-    """At most 1000 endpoints; the least recent goes out, counted. All methods belong to one thread."""
+    """Keeps at most 1000 endpoints; the least recent is evicted and counted. All methods belong to one thread."""
 
     def __init__(self, alpha: float = ALPHA) -> None:
         self._rows = KeptRows("rules/", EndpointRules, MAX_ENDPOINTS)
@@ -71,13 +71,13 @@ class RuleBook(KeptBook):
         self._borders = 0
         self.last_op_id: str | None = None
         self.ops = 0
-        self.left_out = 0  # ops of advised agents, corrections, and amendments of what is not remembered
-        self.skipped = 0  # ops that came while their endpoint's sheet was full and not yet looked at
-        self.not_counted = 0  # ops that could not be taken in
+        self.left_out = 0  # ops of advised agents, corrections, and amendments of ops no longer kept
+        self.skipped = 0  # ops that arrived while their endpoint's sheet was full
+        self.not_counted = 0  # ops or endpoints that raised an exception
         self.dropped = 0  # rules that stopped holding
 
     def consume(self, op: ObservedOp, shown: bool | None = None) -> None:
-        """Take one settled op in. O(its fields). *shown*: whether its agent had been shown advice."""
+        """Count one settled op. O(its fields). *shown*: whether its agent had been shown advice."""
         try:
             if op.op_id is not None:
                 self.last_op_id = op.op_id
@@ -103,13 +103,13 @@ class RuleBook(KeptBook):
             log_book.exception("rules.op_not_counted", failures=self.not_counted)
 
     def rules(self, endpoint: str) -> list[Rule]:
-        """What holds at *endpoint* as of the last `learn`, the best proven first."""
+        """The rules of *endpoint* as of the last `learn`, the best proven first."""
         row = self._rows.get(clean_text(endpoint[:MAX_ENDPOINT]))
         standing = [*row.earlier, *row.found] if row is not None else []
         return sorted((each.rule for each in standing), key=_by_evidence)
 
     def report(self) -> RuleReport:
-        """Everything that holds, and the counters."""
+        """All rules and counters."""
         rules = [each.rule for row in self._rows.rows() for each in (*row.earlier, *row.found)]
         return RuleReport(
             rules=sorted(rules, key=_by_evidence),
@@ -121,23 +121,23 @@ class RuleBook(KeptBook):
         )
 
     def finding(self, rule: Rule) -> Finding:
-        """What the ops of the endpoint say of *rule* besides its counts."""
+        """Details of *rule* from the ops of its endpoint."""
         row = self._rows.get(rule.endpoint)
         return finding(row.sheet if row is not None else Sheet(), rule)
 
     def fallen(self) -> Iterator[tuple[str, tuple[Condition, ...]]]:
-        """Endpoint and conditions of rules that were contradicted lately."""
+        """(endpoint, conditions) of recently contradicted rules."""
         for row in self._rows.rows():
             for together in row.fallen:
                 yield row.endpoint, together
 
     def learn(self) -> Iterator[None]:
-        """Look at every endpoint with enough new ops, a little at each step. Once a cycle, to its end."""
+        """Look at every endpoint with enough new ops, a little per step. To be run once a cycle, to its end."""
         rows = self._rows.rows()
         self._columns = sum(row.sheet.columns for row in rows)
         self._borders = sum(len(row.borders) for row in rows)
         for row in rows:
-            if row.sheet.ops == row.learned:  # nothing new: looking again would find nothing else
+            if row.sheet.ops == row.learned:  # no new ops: the result would be the same
                 continue
             row.learned = row.sheet.ops
             try:
@@ -149,13 +149,13 @@ class RuleBook(KeptBook):
             yield
 
     def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore what `take_dirty` gave, in whatever order."""
+        """Restore the rows that `take_dirty` returned, in any order."""
         super().load(rows)
         self._columns = sum(row.sheet.columns for row in self._rows.rows())
 
     @property
     def evicted(self) -> int:
-        """Endpoints that had to make room."""
+        """The number of endpoints evicted for room."""
         return self._rows.evicted
 
     def _row(self, op: ObservedOp) -> EndpointRules:

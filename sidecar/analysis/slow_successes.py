@@ -1,11 +1,12 @@
-"""Successes that took far longer than their endpoint's usually do, told from noise. Bounded state, deterministic.
+"""Detects successes that took far longer than their endpoint's usually do. Bounded state, deterministic.
 
-Durations are counted in a histogram of logarithmic buckets (a fifth wide each). A success is slow when it took longer
-than three times the 99th percentile of those before, and than 100 ms. It is news when at least 8 of the last 100
-successes were slow. By the bound's very definition one in a hundred takes longer at most, whatever the distribution, if
-nothing has changed and calls are independent: 8 of 100 then come together by chance less than once in a million calls.
+Durations are counted in a histogram of logarithmic buckets (a fifth wide each). A success is slow if it took longer
+than three times the 99th percentile of those before, and than 100 ms. It is reported if at least 8 of the last 100
+successes were slow. By definition of the percentile, at most one in a hundred exceeds the bound, whatever the
+distribution, if nothing has changed and calls are independent: 8 of 100 then happen by chance less than once in a
+million calls.
 
-The bound moves on in blocks of up to 1000 successes: what stays slow for long is the new normal, and said once.
+The bound is updated in blocks of up to 1000 successes: a lasting slowdown is the new normal, and reported once.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from sidecar.analysis.incident_rows import line_of
 from sidecar.model import ObservedOp
 
 SLOW_MESSAGE: Final = "succeeds, but takes far longer than it usually does"
-FLOOR_MS: Final = 100.0  # what is faster is never slow
+FLOOR_MS: Final = 100.0  # faster calls are never slow
 WINDOW: Final = 100  # successes
-LEAST_SLOW: Final = 8  # of them
+LEAST_SLOW: Final = 8  # slow ones of these
 FIRST_BLOCK: Final = 200
 MOST_BLOCK: Final = 1000
 _QUANTILE, _TIMES = 0.99, 3.0
-_A_DOUBLING: Final = 4  # buckets
+_A_DOUBLING: Final = 4  # buckets per doubling
 _MIN_BUCKET, _MAX_BUCKET = 0, 160  # 1 ms to some thirty years
 _WINDOW_BITS: Final = (1 << WINDOW) - 1
 
 
 class Latency(msgspec.Struct, omit_defaults=True):
-    """How long one endpoint's successes took: *counts* by bucket of all blocks before, *block* of the one under way.
+    """One endpoint's latency: *counts* by bucket of all earlier blocks, *block* the counts of the current one.
 
-    *bound_ms* is 0 until there is one; *recent* has a bit for each of the last 100 successes, 1 where it was slow.
+    *bound_ms* is 0 until there is one; *recent* has a bit for each of the last 100 successes, 1 if it was slow.
     """
 
     counts: dict[int, int] = {}
@@ -44,18 +45,18 @@ class Latency(msgspec.Struct, omit_defaults=True):
     recent: int = 0
 
     def is_slow(self, duration_ms: float) -> bool:
-        """Count one success; whether it is slow, as several of late were. O(1), but at the end of a block."""
+        """Count one success; returns whether it and several recent ones were slow. O(1), except at a block's end."""
         bucket = _bucket(duration_ms)
         self.block[bucket] = self.block.get(bucket, 0) + 1
         self.in_block += 1
         slow = 0 < self.bound_ms < duration_ms
         self.recent = (self.recent << 1 | slow) & _WINDOW_BITS
-        if self.in_block >= FIRST_BLOCK and self.in_block >= self._block_size():  # the first, as the second is slow
+        if self.in_block >= FIRST_BLOCK and self.in_block >= self._block_size():  # cheap test first
             self._close_block()
         return slow and self.recent.bit_count() >= LEAST_SLOW
 
     def take_back(self, duration_ms: float) -> None:
-        """Count one success less, which was counted; of those of late the last that was as slow, or as fast."""
+        """Subtract one success; if it was slow, the latest slow one is taken out of *recent*."""
         bucket = _bucket(duration_ms)
         if self.block.get(bucket, 0) > 0:
             self.block[bucket] -= 1
@@ -67,7 +68,7 @@ class Latency(msgspec.Struct, omit_defaults=True):
         return min(MOST_BLOCK, max(FIRST_BLOCK, sum(self.counts.values())) if self.bound_ms else FIRST_BLOCK)
 
     def _close_block(self) -> None:
-        """The block joins those before, which count half from then on: an endpoint may change."""
+        """Add the block to the earlier ones, whose counts are halved: an endpoint may change."""
         merged = {bucket: count // 2 for bucket, count in self.counts.items() if count > 1}
         for bucket, count in self.block.items():
             merged[bucket] = merged.get(bucket, 0) + count
@@ -76,7 +77,7 @@ class Latency(msgspec.Struct, omit_defaults=True):
 
 
 def slow_line(op: ObservedOp, latency: Latency) -> str:
-    """What is said of one slow success: `[endpoint] input_summary: took … ms, more than … ms`."""
+    """The line of one slow success: `[endpoint] input_summary: took … ms, where more than … ms is far out`."""
     return line_of(op, f"took {op.duration_ms:.0f} ms, where more than {latency.bound_ms:.0f} ms is far out")
 
 
@@ -87,13 +88,13 @@ def _bucket(duration_ms: float) -> int:
 
 
 def _bound_ms(counts: Mapping[int, int]) -> float:
-    """The bound that follows from *counts*, in ms."""
+    """The bound, in ms, from *counts*."""
     tail = _quantile(counts, _QUANTILE * sum(counts.values()))
     return max(FLOOR_MS, _TIMES * math.exp2((tail + 1) / _A_DOUBLING))
 
 
 def _quantile(counts: Mapping[int, int], rank: float) -> int:
-    """The bucket (of *counts* in order) below or in which *rank* of them lie."""
+    """The first bucket of *counts* at which the cumulative count reaches *rank*."""
     seen = 0
     for bucket, count in counts.items():
         seen += count

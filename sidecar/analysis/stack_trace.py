@@ -1,4 +1,4 @@
-"""What a stack trace says: the error itself and where it was raised, without the way there. Pure, bounded.
+"""Reduces a stack trace to the error and where it was raised. Pure, bounded.
 
 Python prints the error last, Node.js and the JVM first; the frames between vary with the caller, not with the cause.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_MOST: Final = 20_000  # characters looked at, from the beginning and from the end
+_MOST: Final = 20_000  # characters read, from the start or from the end
 _PYTHON: Final = "Traceback (most recent call last):"
 _PYTHON_FRAME = re.compile(r'^  File "[^"\n]*", line \d+, in (\S+)', re.MULTILINE)
 _FRAME = re.compile(r"^\s+at (?:async )?(?:new )?([\w$.<>]+)?[^\n]*", re.MULTILINE)
@@ -16,7 +16,7 @@ _GO: Final = "\ngoroutine "
 
 
 def without_frames(text: str) -> str:
-    """*text* as it is, or of a stack trace the error and `(in function)`."""
+    """*text* unchanged, or for a stack trace the error and `(in function)`."""
     if "\n" not in text:
         return text
     if _PYTHON in text:
@@ -40,7 +40,7 @@ def _python(text: str) -> str:
 
 
 def _first_line_first(text: str) -> str:
-    """What stands before the first frame, and that frame's function."""
+    """The text before the first frame, and that frame's function."""
     frame = _FRAME.search(text)
     if frame is None or frame.start() == 0:
         return text

@@ -20,13 +20,13 @@ from sidecar.normalize import clean_text
 log = structlog.get_logger(__name__)
 
 MAX_ENDPOINTS: Final = 1000
-KEPT: Final = 3  # last inputs and spans of an endpoint
+KEPT: Final = 3  # last inputs and spans kept per endpoint
 MAX_INPUT: Final = 200  # characters
 _MAX_DURATION_MS = 1e12  # some thirty years: sums stay finite, whatever a sender claims
 
 
 class EndpointSuccesses(msgspec.Struct, omit_defaults=True):
-    """One endpoint's successes, corrections not among them. Durations in ms."""
+    """One endpoint's successes, without corrections. Durations in ms."""
 
     endpoint: str
     last_seen: str
@@ -37,21 +37,21 @@ class EndpointSuccesses(msgspec.Struct, omit_defaults=True):
 
     @property
     def avg_duration_ms(self) -> float:
-        """Over all successes; 0 where there are none."""
+        """The mean over all successes; 0 if there are none."""
         return self.duration_sum_ms / self.successes if self.successes else 0.0
 
 
 class SuccessBook(KeptBook):
-    """At most 1000 endpoints; the least recent goes out, counted. For the event loop's thread only."""
+    """Keeps at most 1000 endpoints; the least recent is evicted and counted. For the event loop's thread only."""
 
     def __init__(self) -> None:
         self._rows = KeptRows("success/", EndpointSuccesses, MAX_ENDPOINTS)
         super().__init__(self._rows)
         self.last_op_id: str | None = None
-        self.not_counted = 0  # ops that could not be taken in
+        self.not_counted = 0  # ops that raised an exception
 
     def consume(self, op: ObservedOp) -> None:
-        """Take one settled op in. O(1); an op that cannot be read is logged and counted."""
+        """Count one settled op. O(1); an op that cannot be read is logged and counted."""
         try:
             if op.op_id is not None:
                 self.last_op_id = op.op_id
@@ -62,7 +62,7 @@ class SuccessBook(KeptBook):
             log.exception("successes.op_not_counted", failures=self.not_counted)
 
     def retract(self, op: ObservedOp) -> None:
-        """Take *op* back, which was taken in: a later one amends it."""
+        """Remove *op* from the counts: a later op amends it."""
         try:
             if op.success and op.source != CORRECTION:
                 self._uncount(op)
@@ -72,17 +72,17 @@ class SuccessBook(KeptBook):
 
     @property
     def evicted(self) -> int:
-        """Endpoints that had to make room."""
+        """The number of endpoints evicted for room."""
         return self._rows.evicted
 
     def endpoints(self) -> list[EndpointSuccesses]:
-        """Those with successes, the least recent first."""
+        """The endpoints with successes, the least recent first."""
         return [row for row in self._rows.rows() if row.successes]
 
     def _uncount(self, op: ObservedOp) -> None:
         key = clean_text(op.endpoint[:MAX_ENDPOINT])
         row = self._rows.get(key)
-        if row is None or not row.successes:  # one that was evicted meanwhile counts others
+        if row is None or not row.successes:  # the row that counted *op* was evicted
             return
         row.successes -= 1
         row.duration_sum_ms = max(0.0, row.duration_sum_ms - min(op.duration_ms, _MAX_DURATION_MS))

@@ -1,16 +1,16 @@
-"""What masks leave: words that differ from message to message though the cause is one, such as names of people.
+"""Learns which words vary between messages of one cause, such as names of people, where no mask applies.
 
-Fed each masked failure message; gives its template. A small online tree in the manner of Drain (He et al., "Drain:
+Fed each masked failure message; returns its template. A small online tree in the manner of Drain (He et al., "Drain:
 an online log parsing approach with fixed depth tree", 2017): endpoint, error code, number of words and first word
 lead to a node with at most 64 templates, compared word by word. Unlike Drain it does not merge at first sight, which
-would make one incident of "shard 3 is slow" and "shard 3 is down": one or two places become `<word>` only after so
-many messages differ there and nowhere else: four where all the words there look like names, eight otherwise.
+would make one incident of "shard 3 is slow" and "shard 3 is down". One or two positions become `<word>` only after
+enough messages differ there and nowhere else: four if all the words there look like names, eight otherwise.
 
-A template has the id of its first message, for ever: an incident keeps its fingerprint while the tree learns. The
-ids of other messages that a template takes in are in `renamed`, with the one they now go by, until the caller takes
-them (`take_renamed`) to join their incidents. The same messages in the same order give the same ids. Another order
-can choose another first message, and can leave messages that came before the merge in two nodes; never does it put
-together what differs in more than two places, or in more than a third of its words.
+A template keeps the id of its first message: an incident keeps its fingerprint while the tree learns. When a template
+absorbs other messages, `take_renamed` returns their ids with the id that replaces them, so that the caller can join
+their incidents. The same messages in the same order give the same ids. Another order can select another first message,
+and can leave messages from before the merge in two nodes; it never merges messages that differ in more than two
+positions, or in more than a third of their words.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ import msgspec
 from sidecar.kept_rows import KeptBook, KeptRows
 
 MAX_NODES: Final = 1000
-MAX_TEMPLATES: Final = 64  # of one node
+MAX_TEMPLATES: Final = 64  # per node
 MAX_RENAMED: Final = 4096
 WORD: Final = "<word>"
 _MAX_WORDS = 60  # longer messages are their own templates
 _MAX_PLACES = 2
-_WORDS_A_PLACE = 3  # so many words must a message have for each place that varies
-_NAMES, _ANY = 4, 8  # different words, before their place is one that varies
-_MAX_NAME = 60  # characters; what is longer is no word
+_WORDS_A_PLACE = 3  # words that a message needs for each varying position
+_NAMES, _ANY = 4, 8  # different words at a position before it varies
+_MAX_NAME = 60  # characters; anything longer counts as a name
 _NAME = re.compile(r"[\"'(\[]?(?:[A-Z][a-z]*(?:['-][A-Z]?[a-z]+)*|\w*[./_@#\\-][\w./_@#\\-]*)[\"')\].,:;!]*")
 _CODE = re.compile(r"[A-Z_]+[\"')\].,:;!]*")
 
 
 class Template(msgspec.Struct, omit_defaults=True):
-    """The words of its first message, `<word>` where they vary.
+    """The words of its first message, with `<word>` where they vary.
 
-    *template_id* is the id of this message, *number* its place among those that its node ever had.
+    *template_id* is the id of that message, *number* counts the templates made in its node.
     """
 
     template_id: str
@@ -50,17 +50,17 @@ class Template(msgspec.Struct, omit_defaults=True):
 
 
 class Node(msgspec.Struct, omit_defaults=True):
-    """Templates of one endpoint, error code, number of words and first word; the first made first."""
+    """Templates of one endpoint, error code, number of words and first word, oldest first."""
 
     templates: list[Template] = []
     made: int = 0
 
 
 class TemplateTree(KeptBook):
-    """At most 1000 nodes of 64 templates; those that have learned nothing for longest make room.
+    """At most 1000 nodes of 64 templates; the nodes that have learned nothing for longest are evicted.
 
-    Within a node it is the oldest template, those that vary last. The messages of what went are templates of their
-    own again. A message that is known changes nothing, so a caller may remember what it got while `version` stays.
+    Within a node the oldest template is evicted, those that vary last. Messages of an evicted template get templates of
+    their own again. A known message changes nothing, so a caller may cache results while `version` stays the same.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class TemplateTree(KeptBook):
         super().__init__(self._nodes)
         self._renamed: dict[str, str] = {}
         self.merges = 0
-        self.forgotten = 0  # templates that had to make room within their node
+        self.forgotten = 0  # templates evicted within their node
 
     def find(self, endpoint: str, error_type: str, masked: str, message_id: str) -> tuple[str, str]:
         """(id, template) of a *masked* message whose own id is *message_id*. O(words × templates of its node)."""
@@ -88,24 +88,24 @@ class TemplateTree(KeptBook):
 
     @property
     def version(self) -> int:
-        """Changes whenever a message that was here before might be answered otherwise."""
+        """Changes whenever the result for an earlier message might have changed."""
         return self.merges + self.forgotten + self._nodes.evicted
 
     def take_renamed(self) -> dict[str, str]:
-        """Ids that were given out, each with the one its messages go by from now on, since the last call.
+        """The ids replaced since the last call, each with its replacement.
 
-        They are not saved: take them with every `find` that changed `version`, before the next save.
+        They are not saved: take them after every `find` that changed `version`, before the next save.
         """
         renamed, self._renamed = self._renamed, {}
         return renamed
 
     @property
     def evicted(self) -> int:
-        """Nodes that had to make room."""
+        """The number of nodes evicted for room."""
         return self._nodes.evicted
 
     def _merged(self, node: Node, words: list[str]) -> Template | None:
-        """The template that *words* and those like them are from now on, if there are enough of them."""
+        """The template that covers *words* and similar messages from now on, if there are enough of them."""
         like, places = _like(node.templates, words)
         if not like:
             return None
@@ -153,7 +153,7 @@ def _matching(templates: list[Template], words: list[str]) -> Template | None:
 
 
 def _like(templates: list[Template], words: list[str]) -> tuple[list[Template], set[int]]:
-    """Enough *templates* that differ from *words* in the same places, and these places; otherwise none."""
+    """*templates* that differ from *words* in the same positions, and these positions; empty if there are too few."""
     most = min(_MAX_PLACES, len(words) // _WORDS_A_PLACE)
     near = [
         (template, places)
@@ -169,7 +169,7 @@ def _like(templates: list[Template], words: list[str]) -> tuple[list[Template], 
 
 
 def _places(template: list[str], words: list[str]) -> frozenset[int]:
-    """Where they differ; of a template that varies, where it does as well."""
+    """The positions where they differ, including those where the template varies."""
     return frozenset(at for at, (a, b) in enumerate(zip(template, words, strict=True)) if a != b)
 
 

@@ -1,6 +1,6 @@
-"""How many failures an incident had in each of the last minutes, hours and days, by the time at which they happened.
+"""Counts of an incident's failures in the last minutes, hours and days, by event time.
 
-The counts do not depend on the order in which failures arrive: a bucket that is kept holds all of its failures.
+The counts do not depend on the order in which failures arrive: a bucket that is kept has all of its failures.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from typing import Final
 import msgspec
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
-KEPT: Final = {MINUTE: 60, HOUR: 24, DAY: 30}  # buckets of each width
+KEPT: Final = {MINUTE: 60, HOUR: 24, DAY: 30}  # number of buckets per width
 
 
 class Buckets(msgspec.Struct, omit_defaults=True):
-    """Counts of consecutive stretches of time, the latest last; *last* is the latest one's number since the epoch."""
+    """Counts of consecutive periods, the latest last; *last* is the index of the latest one since the epoch."""
 
     last: int = 0
     counts: list[int] = []
 
     def add(self, number: int, most: int, count: int = 1) -> None:
-        """Count *count* in bucket *number*; what is *most* buckets behind the latest is not kept."""
+        """Add *count* to bucket *number*; buckets *most* or more behind the latest are not kept."""
         counts = self.counts
         if not counts:
             self.last, self.counts = number, [count]
@@ -37,7 +37,7 @@ class Buckets(msgspec.Struct, omit_defaults=True):
             counts[:0] = [count] + [0] * (-ahead - len(counts))
 
     def remove(self, number: int) -> None:
-        """Count one less in bucket *number*, if it is kept."""
+        """Subtract one from bucket *number*, if it is kept."""
         behind = self.last - number
         if 0 <= behind < len(self.counts) and self.counts[-behind - 1] > 0:
             self.counts[-behind - 1] -= 1
@@ -66,12 +66,12 @@ class Timeline(msgspec.Struct):
         self.days.add(second // DAY, KEPT[DAY])
 
     def remove(self, second: int) -> None:
-        """Count the failure at *second* no more."""
+        """Subtract the failure at *second*."""
         for width, buckets in self.levels():
             buckets.remove(second // width)
 
     def absorb(self, other: Timeline) -> None:
-        """Count all that *other* counted."""
+        """Add all counts of *other*."""
         for (width, mine), (_, theirs) in zip(self.levels(), other.levels(), strict=True):
             start = theirs.last - len(theirs.counts) + 1
             for number, count in reversed(list(enumerate(theirs.counts, start))):

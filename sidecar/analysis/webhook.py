@@ -1,6 +1,6 @@
-"""Tells a webhook of incidents that are new, escalating or have come back, through an outbox: until it is taken.
+"""Notifies a webhook of incidents that are new, escalating or regressed, through an outbox that retries until accepted.
 
-What is told follows from the decision alone: a crash between decision and post tells it again, under the same key.
+The post is a function of the decision alone: after a crash between decision and post it is sent with the same key.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _OURS: Final = frozenset({"by", "judged_from"})
 
 
 class Webhook:
-    """Queues one post for each change that is worth telling, and that *holds* now that it is decided."""
+    """Queues one post for each change worth a notification that still *holds* after the decision."""
 
     def __init__(self, outbox: PostSink, holds: Callable[[str, Step], bool]) -> None:
         self._outbox = outbox
         self._holds = holds
 
     def tell(self, decision_body: bytes | msgspec.Raw) -> None:
-        """Have the changes that are in the journal told. Raises msgspec.MsgspecError."""
+        """Queue posts for the changes of a journalled decision. Raises msgspec.MsgspecError."""
         decision = msgspec.json.decode(decision_body, type=IncidentChanges)
         for change in decision.changes:
             if change.state not in TOLD or not self._holds(change.fingerprint, step_of(change, decision.at)):
@@ -45,13 +45,13 @@ class Webhook:
                 log.exception("webhook.not_told", fingerprint=change.fingerprint)
 
     async def test(self, at: str) -> None:
-        """Queue a post that says it is a test. Raises RetryableError."""
+        """Queue a test post. Raises RetryableError."""
         text = "Test of the Lakehouse Observer's webhook: no incident"
         await self._outbox.put(KIND, {"event": "test", "at": at, "text": text}, TO)
 
 
 def entry_of(change: IncidentChange, at: str) -> dict[str, Any]:
-    """What the webhook is told: `event`, `at`, `text` (one line, as chat tools show it) and `incident`."""
+    """The body of the post: `event`, `at`, `text` (one line, as chat tools show it) and `incident`."""
     times = "failure" if change.count == 1 else "failures"
     if change.kind == "slow":
         times = "slow calls"
