@@ -1,1 +1,1 @@
-"""Advice: what agents are told before their next attempt, and whether it helped."""
+"""Advice: what agents are told before their next attempt, and whether it helps."""

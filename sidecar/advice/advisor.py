@@ -1,7 +1,7 @@
-"""Advice for agents: asked by the doors, offered, decided, and only then told.
+"""Answers requests for advice: an offer is made, its exposure is journalled, and only then is it told.
 
-Every door goes through here. What cannot be written down in time is not told: without its coins in the journal nobody
-could say later whether advice helped.
+All doors use this module. Advice whose exposure cannot be journalled in time is not given: without the random
+assignments in the journal its effect could not be measured later.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sidecar.protocols import Clock, DecisionLog
 EXPOSURE: Final = "exposure"
 OUTCOME: Final = "outcome"
 INFORMED: Final = "informed"
-MAX_PENDING: Final = 1000  # decisions on their way into the journal
+MAX_PENDING: Final = 1000  # decisions being written to the journal
 
 
 class Advisor:
-    """*within_s* is how long the journal may take before no advice is given."""
+    """Gives advice; if the journal takes longer than *within_s* seconds, there is no advice."""
 
     def __init__(
         self, offers: Offers, book: ExposureBook, decisions: DecisionLog, clock: Clock, *, within_s: float
@@ -36,11 +36,11 @@ class Advisor:
         self._within_s = within_s
         self._pending: set[asyncio.Task[None]] = set()
         self.asked = 0
-        self.told = 0  # items
-        self.undecided = 0  # times the journal did not take it in time
+        self.told = 0  # advice items told
+        self.undecided = 0  # decisions that the journal did not accept in time
 
     async def advise(self, query: AdviceQuery, within_s: float | None = None) -> Advice:
-        """What to do or avoid. Raises RetryableError where the journal does not take the exposure in time."""
+        """The advice for *query*. Raises RetryableError if its exposure cannot be journalled in time."""
         self.asked += 1
         offer = self._offers.offer(query, self._clock.time_ns(), f"ex-{new_id()}")
         if offer.exposure is not None:
@@ -49,7 +49,7 @@ class Advisor:
         return offer.advice
 
     async def report(self, exposure_id: str, *, success: bool) -> None:
-        """An agent says how it went. Raises NotKnownError, RetryableError."""
+        """Record an agent's report of an outcome. Raises NotKnownError, RetryableError."""
         if not self._book.knows(exposure_id):
             raise NotKnownError(
                 f"exposure {exposure_id[:80]!r} is not known",
@@ -60,11 +60,11 @@ class Advisor:
         await self._decide(OUTCOME, ReportedOutcome(exposure_id=exposure_id, at=at, success=success))
 
     async def inform(self, task: str) -> None:
-        """A task reads the playbook by itself, from now on. Raises RetryableError."""
+        """Record that *task* reads the playbook by itself from now on. Raises RetryableError."""
         await self._decide(INFORMED, InformedTask(task=task, at=rfc3339_ms(self._clock.time_ns())))
 
     async def idle(self) -> None:
-        """Return once nothing is on its way into the journal."""
+        """Return once no decision is being written."""
         while self._pending:
             await asyncio.wait(self._pending)
 
@@ -73,7 +73,7 @@ class Advisor:
             self.undecided += 1
             raise OverloadedError("no advice now", "too many decisions wait for the journal", "Ask again later")
         writing = asyncio.create_task(self._decisions.decide(kind, body, None))
-        self._pending.add(writing)  # whoever asked may leave: what is being written takes effect all the same
+        self._pending.add(writing)  # kept here: the decision takes effect even if the caller leaves
         writing.add_done_callback(self._done)
         done, _ = await asyncio.wait([writing], timeout=self._within_s if within_s is None else within_s)
         if not done:
@@ -88,4 +88,4 @@ class Advisor:
     def _done(self, writing: asyncio.Task[None]) -> None:
         self._pending.discard(writing)
         if not writing.cancelled():
-            writing.exception()  # whoever waited was told; nobody else needs to be
+            writing.exception()  # mark the exception as retrieved: the caller was told

@@ -1,4 +1,4 @@
-"""What is kept of a task's coins: one for each entry that it was eligible for, and one for all of them together.
+"""The random assignments ("coins") of a task: one for each entry it was eligible for, and one for all together.
 
 Pure. Written by the exposure book.
 """
@@ -13,14 +13,14 @@ import msgspec
 
 from sidecar.model_learning import Assignment, Exposure
 
-TOGETHER: Final = "all:"  # before an endpoint, in an entry's place: whether the task was shown anything there
+TOGETHER: Final = "all:"  # prefix of an endpoint, in place of an entry's id: whether the task was shown anything there
 
 
 class Coin(msgspec.Struct, omit_defaults=True):
-    """How a unit's coin fell for one entry. *outcome*: None while it is open; *by* tells who said it.
+    """A unit's random assignment for one entry. *outcome* is None while it is open; *by* is the source of the outcome.
 
-    *by* is `op` (a call, *op_id*; *latest* amended it), `agent` (a report) or `none` (nobody, in time). *epoch* is the
-    entry's trial that it belongs to.
+    *by* is `op` (a call, *op_id*; *latest* amended it), `agent` (a report) or `none` (no outcome in time). *epoch* is
+    the number of the entry's trial that it belongs to.
     """
 
     endpoint: str
@@ -40,7 +40,7 @@ class Coin(msgspec.Struct, omit_defaults=True):
 class Unit(msgspec.Struct, omit_defaults=True):
     """A task, or an exposure without one: its coins by entry, its latest exposures, whether it read the playbook.
 
-    *endpoint* is that of each exposure, in their order.
+    *exposures* are (exposure id, endpoint), oldest first.
     """
 
     key: str
@@ -50,7 +50,7 @@ class Unit(msgspec.Struct, omit_defaults=True):
 
 
 def coin_of(exposure: Exposure, each: Assignment, epoch: int) -> Coin:
-    """How *each* fell in *exposure*."""
+    """The coin for the assignment *each* in *exposure*."""
     return Coin(
         endpoint=exposure.endpoint,
         exposure_id=exposure.exposure_id,
@@ -66,7 +66,7 @@ def coin_of(exposure: Exposure, each: Assignment, epoch: int) -> Coin:
 def as_one(endpoint: str, assignments: Sequence[Assignment]) -> Assignment:
     """All *assignments* of a task's first exposure at *endpoint* as one: anything shown, or nothing.
 
-    The coins are independent, so that is as random as each of them, with a probability that is known.
+    The coins are independent, so this is a random assignment as well, with a known propensity.
     """
     return Assignment(
         playbook_id=TOGETHER + endpoint,

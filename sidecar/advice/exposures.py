@@ -1,12 +1,12 @@
-"""Exposures and what came of them: whose coins fell how, and whether the first call after that succeeded.
+"""Exposures and outcomes: how each unit was assigned, and whether its first call afterwards succeeded.
 
-Follows from ops and decisions in their order. The unit is the task (or, where it has no name, the exposure): a task
-has one coin for an entry, and one outcome, that of its first call at the entry's endpoint afterwards, in time. Counted
-as assigned, whatever the agent did with the advice. An outcome that an agent reported is counted apart, until a call
-of its own takes its place; an op that amends such a call changes what was counted.
+Derived from ops and decisions in their order. The unit of assignment is the task (or, if it has no name, the exposure).
+A task has one coin per entry, and one outcome: that of its first call at the entry's endpoint afterwards, in time.
+Outcomes are counted as assigned (intention to treat), whatever the agent did with the advice. An outcome reported by an
+agent is counted separately until a call of its own replaces it; an op that amends such a call changes the counts.
 
-A task with several entries has the same outcome for each of them. So what all advice does is counted apart, by task, in
-a tally for each endpoint: by whether its first exposure there showed anything.
+A task with several entries has the same outcome for each of them. So the joint effect of all advice is counted per task
+in a tally of its own for each endpoint: by whether the task's first exposure there showed anything.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ log = structlog.get_logger(__name__)
 
 MAX_UNITS: Final = 5000
 MAX_TALLIES: Final = 1000
-MAX_COINS: Final = 64  # of a unit
-MAX_EXPOSURES: Final = 16  # of a unit, whose ids are still known
+MAX_COINS: Final = 64  # per unit
+MAX_EXPOSURES: Final = 16  # per unit; the ids of earlier ones are forgotten
 _OVERDUE_A_STEP = 200
 
 
 class ExposureBook(KeptBook):
-    """At most 5000 units and 1000 tallies; the least recent goes out, its open coins as missing. For one thread."""
+    """Keeps at most 5000 units and 1000 tallies; evicts the least recent, its open coins as missing. For one thread."""
 
     def __init__(self) -> None:
         self._units = KeptRows("unit/", Unit, MAX_UNITS)
@@ -44,24 +44,24 @@ class ExposureBook(KeptBook):
         self._calls: dict[str, str] = {}  # op id of an outcome → unit
         self._open: OrderedDict[tuple[str, str], str] = OrderedDict()  # (unit, entry) → until, by time
         self._open_together: OrderedDict[tuple[str, str], str] = OrderedDict()
-        self.not_counted = 0  # ops that could not be taken in
-        self.unknown_reports = 0  # reports on exposures that are not, or no longer, known
+        self.not_counted = 0  # ops that raised an exception
+        self.unknown_reports = 0  # reports on unknown or forgotten exposures
 
     def __len__(self) -> int:
         return len(self._units)
 
     @property
     def open(self) -> int:
-        """Coins whose outcome is awaited."""
+        """The number of coins whose outcome is awaited."""
         return len(self._open)
 
     @property
     def evicted(self) -> int:
-        """Units and tallies that had to make room."""
+        """The number of units and tallies evicted for room."""
         return self._units.evicted + self._tallies.evicted + self._together.evicted
 
     def consume(self, op: ObservedOp) -> bool:
-        """Take one settled op in; whether its agent had been shown advice on this endpoint. O(the unit's coins)."""
+        """Count one settled op; returns whether its agent was shown advice on this endpoint. O(the unit's coins)."""
         try:
             return self._consume(op)
         except Exception:  # a poison op costs itself
@@ -70,9 +70,10 @@ class ExposureBook(KeptBook):
             return op.exposure_id is not None
 
     def expose(self, exposure: Exposure, outdated: Collection[str] = ()) -> None:
-        """An exposure is in the journal: its coins are known, those of entries that had none are open.
+        """Apply a journalled exposure: opens a coin for each entry for which the unit has none.
 
-        *outdated* are entries that were another treatment when it was offered: it is no part of their trial of now.
+        *outdated* are entries that have become another treatment since the offer: such a coin counts for the earlier
+        trial.
         """
         unit = self._touched(exposure.task or exposure.exposure_id)
         unit.exposures.append((exposure.exposure_id, exposure.endpoint))
@@ -84,7 +85,7 @@ class ExposureBook(KeptBook):
                 self._assign(unit, exposure, each, outdated=each.playbook_id in outdated)
 
     def report(self, reported: ReportedOutcome) -> None:
-        """An agent's word on an exposure is in the journal."""
+        """Apply a journalled report of an agent on an exposure."""
         key, endpoint = self._exposures.get(reported.exposure_id, ("", ""))
         unit = self._units.touch(key)
         if unit is None:
@@ -95,7 +96,7 @@ class ExposureBook(KeptBook):
                 self._settle(unit, entry_id, coin, reported.success, by="agent")
 
     def inform(self, informed: InformedTask) -> None:
-        """A task read the playbook by itself."""
+        """Apply a journalled statement that a task read the playbook by itself."""
         unit = self._touched(informed.task)
         if not unit.informed:
             unit.informed = True
@@ -103,7 +104,7 @@ class ExposureBook(KeptBook):
                 self._trial(entry_id, coin).informed[coin.shown] += 1
 
     def close_overdue(self, now: str) -> Iterator[None]:
-        """Count the coins as missing whose time is over at *now* (RFC 3339); a little at each step."""
+        """Count the coins without an outcome at *now* (RFC 3339) as missing; a little at each step."""
         for number, (key, entry_id) in enumerate(self._overdue(now), 1):
             unit = self._units.get(key)
             if unit is None:
@@ -115,7 +116,7 @@ class ExposureBook(KeptBook):
                 yield
 
     def _overdue(self, now: str) -> Iterator[tuple[str, str]]:
-        """Who is awaited in vain, one by one; each is to be settled before the next."""
+        """The (unit, entry) pairs whose time is over, one by one; the caller settles each before it takes the next."""
         for awaited in (self._open, self._open_together):
             while awaited:
                 who, until = next(iter(awaited.items()))
@@ -133,26 +134,26 @@ class ExposureBook(KeptBook):
         return exposure_id in self._exposures
 
     def tally(self, entry_id: str) -> Tally | None:
-        """What is known of an entry."""
+        """The tally of an entry."""
         return self._tallies.get(entry_id)
 
     def tallies(self) -> list[Tally]:
-        """All of them."""
+        """The tallies of all entries."""
         return self._tallies.rows()
 
     def together(self) -> list[Tally]:
-        """What all entries together did, one tally an endpoint: each task counts once there."""
+        """The joint effect of all entries, one tally per endpoint: each task counts once there."""
         return self._together.rows()
 
     def begin_anew(self, entry_id: str) -> None:
-        """The entry is another treatment from now on, or gets another trial: what was measured is kept apart."""
+        """Start another trial of the entry, or of the other treatment that it became; earlier counts are kept apart."""
         tally = self._tallies.get(entry_id)
         if tally is not None:
             tally.begin_anew()
             self._tallies.changed(entry_id)
 
     def load(self, rows: Mapping[str, bytes]) -> None:
-        """Restore what `take_dirty` gave, in whatever order."""
+        """Restore the rows that `take_dirty` returned, in any order."""
         super().load(rows)
         found: list[tuple[str, str, str]] = []
         for unit in self._units.rows():
@@ -176,7 +177,7 @@ class ExposureBook(KeptBook):
             if coin.endpoint != op.endpoint:
                 continue
             if coin.during is not None and op.span_id == coin.during:
-                continue  # it was under way when its agent was told
+                continue  # this call was under way when its agent was told
             shown = shown or coin.shown
             is_after = named is not None or op.timestamp >= coin.at
             if coin.by in ("", "agent") and is_after and op.timestamp <= coin.until:
@@ -185,7 +186,7 @@ class ExposureBook(KeptBook):
         return shown
 
     def _amend(self, op: ObservedOp) -> bool:
-        """Count what *op* says of an outcome, if it amends one; whether it does."""
+        """Correct the outcomes that *op* amends; returns whether there are any."""
         amended = False
         for op_id in (op.amends or "").split(" "):
             unit = self._units.touch(self._calls.get(op_id, ""))

@@ -1,7 +1,7 @@
-"""Whether an entry has something to say to a call, and what.
+"""Decides whether an entry applies to a call, and which part of it to tell.
 
-Pure. An entry's `when` must be met by what is known of the call; what it says is the part of its `set` that the call
-does not have yet.
+Pure. An entry applies if what is known of the call meets its `when`; the part to tell is what its `set` adds to the
+call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sidecar.model_learning import AdviceQuery, EntryRow, PlaybookEntry, Range, 
 
 
 class Fit(NamedTuple):
-    """An entry that has something to say: the version to tell, and what of its `set` is to be told."""
+    """An entry that applies: the version to tell, and the part of its `set` to tell."""
 
     row: EntryRow
     entry: PlaybookEntry
@@ -22,7 +22,7 @@ class Fit(NamedTuple):
 
 
 def fit(row: EntryRow, query: AdviceQuery) -> Fit | None:
-    """What *row* has to say to *query*; None where it has nothing, or nobody may be told."""
+    """How *row* applies to *query*; None if it does not apply, adds nothing, or may not be told."""
     entry = row.told
     if entry is None or row.state == "retired" or entry.endpoint != query.endpoint:
         return None
@@ -38,7 +38,7 @@ def fit(row: EntryRow, query: AdviceQuery) -> Fit | None:
 
 
 def lacking(row: EntryRow, query: AdviceQuery) -> list[str]:
-    """What *row* hinges on and *query* does not say, by name; nothing where what it says rules the entry out."""
+    """The names of facts that *row* depends on and *query* lacks; empty if the known facts rule the entry out."""
     entry = row.told
     if entry is None or row.state == "retired" or entry.endpoint != query.endpoint:
         return []
@@ -47,7 +47,7 @@ def lacking(row: EntryRow, query: AdviceQuery) -> list[str]:
 
 
 def is_met(term: Term, fact: Scalar | None) -> bool:
-    """Whether a field that is *fact* (None: it is not there) is as *term* says. `"true"` and true are one."""
+    """Whether the value *fact* (None: absent) satisfies *term*. `"true"` and true are the same."""
     if term is None or fact is None:
         return term is fact
     if not isinstance(term, Range):

@@ -1,7 +1,7 @@
-"""What a call is offered: the entries that fit, in order of what they are worth, and a coin for each.
+"""Builds the offer for a call: the entries that apply, the most valuable first, each with a random assignment.
 
-Pure but for the dice, which are handed in. An offer becomes an exposure once it is in the decision journal; nothing of
-it may be told before. A task keeps the coin that it has for an entry, also while that coin is being written.
+Pure except for the random source, which is injected. An offer becomes an exposure once it is in the decision journal;
+no part of it may be told before. A task keeps its assignment for an entry, even while that is still being written.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from sidecar.advice.uplift import estimate, total
 from sidecar.clock import rfc3339_ms
 from sidecar.model_learning import Advice, AdviceItem, AdviceQuery, Assignment, EntryRow, Exposure
 
-MAX_DRAWN: Final = 5000  # tasks whose coins are remembered beside the book
-MAX_NAMES: Final = 16  # of facts that were not said
+MAX_DRAWN: Final = 5000  # tasks whose coins are kept besides those in the book
+MAX_NAMES: Final = 16  # of missing facts
 MAX_TEXT: Final = 500  # characters of an item
-_TRUST_AT = 20  # tasks of the smaller arm that weigh as much as what the rule itself says
-_UNMEASURED = 0.05  # effect of an entry that nothing is known of
-_PER_CONDITION = 0.1  # by so much more specific entries go first
+_TRUST_AT = 20  # tasks of the smaller group at which the measured effect weighs as much as the rule's own rates
+_UNMEASURED = 0.05  # assumed effect of an unmeasured entry
+_PER_CONDITION = 0.1  # bonus per condition: more specific entries go first
 
 
 class EntrySource(Protocol):
-    """Where entries come from. Real one: `analysis.playbook_book`."""
+    """The source of entries. Implementation: `analysis.playbook_book`."""
 
     def at(self, endpoint: str) -> Sequence[EntryRow]:
         """The entries for *endpoint*."""
@@ -34,7 +34,7 @@ class EntrySource(Protocol):
 
 
 class Offer(NamedTuple):
-    """What is to be decided (None: nothing fits), and what is to be told once it is."""
+    """The exposure to be decided (None if no entry applies), and the advice to be told once it is."""
 
     exposure: Exposure | None
     advice: Advice
@@ -46,7 +46,7 @@ class _Coin(NamedTuple):
 
 
 class Offers:
-    """*holdout* is the share of tasks that active entries are withheld from; *draw* gives numbers from 0 to 1."""
+    """Makes offers. *holdout* is the share of tasks from which active entries are withheld; *draw* returns 0 to 1."""
 
     def __init__(
         self, entries: EntrySource, book: ExposureBook, *, holdout: float, window_s: float, draw: Callable[[], float]
@@ -59,7 +59,7 @@ class Offers:
         self._drawn: OrderedDict[str, dict[str, _Coin]] = OrderedDict()
 
     def offer(self, query: AdviceQuery, now_ns: int, exposure_id: str) -> Offer:
-        """What *query* is offered at *now_ns* (ns since the Unix epoch)."""
+        """The offer for *query* at *now_ns* (ns since the Unix epoch)."""
         rows = self._entries.at(query.endpoint)
         found = [each for row in rows if (each := fit(row, query)) is not None]
         depends_on = sorted({name for row in rows for name in lacking(row, query)})[:MAX_NAMES]
@@ -90,12 +90,12 @@ class Offers:
         return Offer(exposure, Advice(exposure_id=exposure_id, advice=shown, depends_on=depends_on))
 
     def effect(self, entry_id: str) -> float | None:
-        """The uplift of an entry as measured so far."""
+        """The measured uplift of an entry so far; None if unknown."""
         tally = self._book.tally(entry_id)
         return estimate(tally.now.strata) if tally is not None else None
 
     def _carried(self, query: AdviceQuery, found: Sequence[Fit], exposure_id: str) -> list[Fit]:
-        """As many of *found* as are asked for and the door has room for, should all coins fall for them."""
+        """As many of *found* as the query's limit allows and the door has room for, as if all of them were shown."""
         kept: list[Fit] = []
         items: list[AdviceItem] = []
         for each in found:
@@ -126,7 +126,7 @@ class Offers:
         return coin
 
     def _worth(self, each: Fit) -> float:
-        """Fit times effect: what the rule says, and, as tasks come in, what was measured."""
+        """Expected effect (the rule's rates, later the measured effect) times a bonus for more conditions."""
         entry = each.entry
         said = _UNMEASURED
         if entry.rate is not None and entry.other_rate is not None:

@@ -1,6 +1,6 @@
-"""Which entries rise and which go, by the numbers: proposed once a cycle, decided by the pipeline.
+"""Proposes which entries to promote, retire or try again by their measured effect; the pipeline decides once a cycle.
 
-Pure. Agents' own reports cannot promote an entry, but they can end it.
+Pure. Agents' own reports cannot promote an entry, but they can retire it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from sidecar.model_learning import EntryChange, EntryRow
 
 
 class Standings:
-    """Looks at entries whose tallies have grown since the last time."""
+    """Checks the entries whose tallies have grown since the last time."""
 
     def __init__(self, book: ExposureBook) -> None:
         self._book = book
         self._looked: dict[str, tuple[int, str]] = {}
 
     def proposals(self, rows: Iterable[EntryRow], at: str) -> Iterator[EntryChange | None]:
-        """The changes that are due at the moment *at*; None where another entry was looked at, and others may run."""
+        """The changes due at the time *at*; None for a checked entry without a change, so that other tasks may run."""
         looked: dict[str, tuple[int, str]] = {}
         for row in rows:
             entry = row.latest
@@ -35,7 +35,7 @@ class Standings:
             looked[entry.playbook_id] = (size, row.state)
             if looked[entry.playbook_id] == self._looked.get(entry.playbook_id):
                 continue
-            # Most entries are nowhere near: one test tells, and only then the ends of the interval are looked for.
+            # Most intervals are far from excluding zero: one test shows it without a search for their ends.
             change = None
             if any(excludes(strata, 0.0, STANDING_ALPHA) for strata in (trial.strata, with_reports)):
                 change = _due(row, uplift(trial.strata, STANDING_ALPHA), uplift(with_reports, STANDING_ALPHA), at)
@@ -53,14 +53,14 @@ def _due(row: EntryRow, seen: Uplift, said: Uplift, at: str) -> EntryChange | No
 
 
 def _slumped(row: EntryRow, trial: Trial, at: str) -> EntryChange | None:
-    """An active entry whose shown tasks lately do no better than withheld ones did gets another trial."""
+    """Another trial for an active entry whose shown tasks recently do no better than withheld ones did."""
     if row.state != "active" or trial.slump < SLUMP:
         return None
     return row.due("retry", at, "numbers", "tasks that are shown it do no better any more: tried again")
 
 
 def _why(measured: Uplift) -> str:
-    """`uplift -21 points (-38 to -4), 96 shown, 104 withheld`."""
+    """The reason as text: `uplift -21 points (-38 to -4), 96 shown, 104 withheld`."""
     points = [round(100 * each) for each in (measured.estimate, measured.low, measured.high) if each is not None]
     middle, low, high = points
     return (

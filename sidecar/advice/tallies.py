@@ -1,4 +1,4 @@
-"""What came of an entry's coins, in numbers: one tally an entry, by whether it was shown and how likely that was.
+"""Outcome counts per entry, by group (shown or withheld) and propensity.
 
 Pure. Written by the exposure book; read by the doors, the ranking and the standing.
 """
@@ -13,11 +13,11 @@ import msgspec
 from sidecar.advice.standing import MIN_TASKS
 from sidecar.advice.uplift import Arm, Stratum, total
 
-MAX_STRATA: Final = 16  # three coins of two kinds make nine
+MAX_STRATA: Final = 16  # three coins of two propensities combine to nine
 
 
 class PerArm(msgspec.Struct):
-    """A count for each arm."""
+    """A count for each group."""
 
     shown: int = 0
     withheld: int = 0
@@ -33,11 +33,11 @@ class PerArm(msgspec.Struct):
 
 
 class Trial(msgspec.Struct, omit_defaults=True):
-    """What came of the coins of one treatment. *strata* count calls that were seen, *reported* what agents said.
+    """Outcome counts of one treatment. *strata* count calls that were observed, *reported* those reported by agents.
 
-    *slump* tells how far the latest shown tasks speak for "no better than those withheld" (ln; a CUSUM, Page 1954).
-    *assigned* counts tasks whose coin fell, *missing* those of which no outcome came in time, *informed* those that
-    read the playbook by themselves. What is assigned and neither counted, reported nor missing is open.
+    *slump* is the evidence of the latest shown tasks for "no better than those withheld" (ln; a CUSUM, Page 1954).
+    *assigned* counts the tasks with a coin, *missing* those without an outcome in time, *informed* those that read the
+    playbook by themselves. A task that is assigned but neither counted, reported nor missing is open.
     """
 
     strata: list[Stratum] = []
@@ -48,21 +48,21 @@ class Trial(msgspec.Struct, omit_defaults=True):
     slump: float = 0.0
 
     def count(self, propensity: float, shown: bool, *, success: bool, reported: bool) -> None:
-        """One more outcome."""
+        """Add one outcome."""
         if shown and not reported:
             self._look_for_a_slump(success=success)
         _add(self.reported if reported else self.strata, propensity, shown, 1, int(success))
 
     def withdraw_report(self, propensity: float, shown: bool, *, success: bool) -> None:
-        """What an agent reported is now known better."""
+        """Remove a reported outcome, which an observed one replaces."""
         _add(self.reported, propensity, shown, -1, -int(success))
 
     def amend(self, propensity: float, shown: bool, *, success: bool) -> None:
-        """An outcome that was counted turned out to be a *success*, or not to be one."""
+        """Correct a counted outcome: it now is a *success*, or no longer one."""
         _add(self.strata, propensity, shown, 0, 1 if success else -1)
 
     def absorb(self, other: Trial) -> None:
-        """Take over all that *other* counted."""
+        """Add all counts of *other*."""
         merge(self.strata, other.strata)
         merge(self.reported, other.reported)
         for mine, theirs in (
@@ -84,7 +84,7 @@ class Trial(msgspec.Struct, omit_defaults=True):
 
     @property
     def all_strata(self) -> list[Stratum]:
-        """With what agents reported."""
+        """The strata of observed and reported outcomes together."""
         merged: list[Stratum] = []
         merge(merged, self.strata)
         merge(merged, self.reported)
@@ -92,9 +92,9 @@ class Trial(msgspec.Struct, omit_defaults=True):
 
 
 class Tally(msgspec.Struct, omit_defaults=True):
-    """One entry's: the trial that goes on *now*, the *epoch*-th (from 0), and all *past* ones together.
+    """The counts of one entry: the current trial *now*, number *epoch* (from 0), and all *past* ones together.
 
-    A coin belongs to the trial in which it fell, however late its outcome comes.
+    A coin belongs to the trial in which it was drawn, however late its outcome comes.
     """
 
     playbook_id: str
@@ -103,11 +103,11 @@ class Tally(msgspec.Struct, omit_defaults=True):
     epoch: int = 0
 
     def trial(self, epoch: int) -> Trial:
-        """Where the coins of *epoch* are counted."""
+        """The trial that counts the coins of *epoch*."""
         return self.now if epoch == self.epoch else self.past
 
     def begin_anew(self) -> None:
-        """Measure from here; what was measured is kept apart."""
+        """Start a new trial; the counts so far are added to *past*."""
         self.past.absorb(self.now)
         self.now = Trial()
         self.epoch += 1
@@ -118,7 +118,7 @@ def _smoothed(arm: Arm) -> float:
 
 
 def merge(into: list[Stratum], strata: list[Stratum]) -> None:
-    """Add the counts of *strata* to those *into* which they go."""
+    """Add the counts of *strata* to *into*."""
     for each in strata:
         _add(into, each.propensity, True, each.shown.tasks, each.shown.successes)
         _add(into, each.propensity, False, each.withheld.tasks, each.withheld.successes)
@@ -127,7 +127,7 @@ def merge(into: list[Stratum], strata: list[Stratum]) -> None:
 def _add(strata: list[Stratum], propensity: float, shown: bool, tasks: int, successes: int) -> None:
     found = next((each for each in strata if each.propensity == propensity), None)
     if found is None:
-        if len(strata) >= MAX_STRATA:  # the hold-out was set anew again and again: the nearest will do
+        if len(strata) >= MAX_STRATA:  # the holdout was changed many times: use the nearest propensity
             found = min(strata, key=lambda each: abs(each.propensity - propensity))
         else:
             found = Stratum(propensity, Arm(), Arm())

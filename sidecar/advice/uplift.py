@@ -1,17 +1,17 @@
-"""Uplift: by how much tasks that were shown an entry succeed more often than those it was withheld from at random.
+"""Uplift: the success rate of tasks that were shown an entry minus that of tasks from which it was randomly withheld.
 
-Pure arithmetic on counts. Fed with what the exposures of an entry came to, stratum by stratum: a stratum is all tasks
-whose coin had the same probability, so within one the two arms are alike but for the advice, and a probability that
-changes over time biases nothing. Strata are weighed as Cochran (1954) and Mantel and Haenszel do.
+Pure arithmetic on counts. A stratum holds all tasks with the same propensity: within it the two groups differ only by
+the advice, so a propensity that changes over time causes no bias. Strata are weighted as by Cochran (1954) and by
+Mantel and Haenszel.
 
-The interval may be looked at after every task. It is an asymptotic confidence sequence (Waudby-Smith, Arbour, Sinha,
+The interval may be read after every task. It is an asymptotic confidence sequence (Waudby-Smith, Arbour, Sinha,
 Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic confidence sequences", Annals of Statistics
 2024): all differences whose statistic stays below Robbins' normal-mixture boundary (1970). The statistic of a stratum
-is the signed root of the likelihood ratio under that difference (its other rate is the likeliest one, from the cubic
-of Miettinen and Nurminen, "Comparative analysis of two rates", 1985): unlike a Wald or score statistic it keeps its
-tails where one arm is small and nearly all outcomes are alike. The boundary grows without limit towards the first
-task, which is the guard while there are few. That it covers as often as it says is not proven for finite samples, but
-measured: `make bench-learning`.
+is the signed root of the likelihood ratio under that difference (with the maximum-likelihood rate of the withheld
+group, from the cubic of Miettinen and Nurminen, "Comparative analysis of two rates", 1985). Unlike a Wald or score
+statistic it keeps its tails if one group is small and nearly all outcomes are equal. The boundary grows without limit
+towards the first task, which protects against few tasks. Its coverage is not proven for finite samples, but measured:
+`make bench-learning`.
 """
 
 from __future__ import annotations
@@ -24,22 +24,20 @@ import msgspec
 
 from sidecar.model_learning import Avoided
 
-_MOST_CERTAIN_AT: Final = (
-    20.0  # in tasks (harmonic: 40 an arm); the boundary is closest to a fixed sample's some way on
-)
-_SPENT: Final = 0.8  # of the error allowed; the rest is for what an asymptotic boundary leaves out
-_STEPS = 20  # of the search for an end: to one millionth
+_MOST_CERTAIN_AT: Final = 20.0  # in tasks (harmonic: 40 per group); the boundary is tightest some way beyond
+_SPENT: Final = 0.8  # share of alpha used; the rest allows for the asymptotic approximation
+_STEPS = 20  # bisection steps for an end: to one millionth
 
 
 class Arm(msgspec.Struct):
-    """Tasks of one arm that have an outcome, and how many of them succeeded."""
+    """The tasks of one group that have an outcome, and how many of them succeeded."""
 
     tasks: int = 0
     successes: int = 0
 
 
 class Stratum(msgspec.Struct):
-    """Tasks to whom the entry was shown with the same *propensity* (0 to 1), as their coin fell."""
+    """Tasks with the same *propensity* (0 to 1) of being shown the entry, by group."""
 
     propensity: float
     shown: Arm = msgspec.field(default_factory=Arm)
@@ -47,7 +45,7 @@ class Stratum(msgspec.Struct):
 
 
 class Uplift(msgspec.Struct, frozen=True):
-    """The difference of the success rates (−1 to 1), its interval, and all tasks counted; None: an arm is empty."""
+    """The difference of the success rates (−1 to 1), its interval, and all tasks counted; None if a group is empty."""
 
     estimate: float | None
     low: float | None
@@ -57,7 +55,7 @@ class Uplift(msgspec.Struct, frozen=True):
 
 
 def uplift(strata: Sequence[Stratum], alpha: float = 0.05) -> Uplift:
-    """The uplift over all *strata*; whenever one looks, its interval misses with probability *alpha* at most."""
+    """The uplift over all *strata*; over all times together, its interval misses with probability *alpha* at most."""
     shown, withheld = total(each.shown for each in strata), total(each.withheld for each in strata)
     used = _used(strata)
     if not used:
@@ -71,7 +69,7 @@ def uplift(strata: Sequence[Stratum], alpha: float = 0.05) -> Uplift:
 
 
 def estimate(strata: Sequence[Stratum]) -> float | None:
-    """The uplift's middle alone, without the search for its ends: O(strata)."""
+    """The point estimate of `uplift` alone, without the search for its interval: O(strata)."""
     used = _used(strata)
     if not used:
         return None
@@ -79,16 +77,16 @@ def estimate(strata: Sequence[Stratum]) -> float | None:
 
 
 def excludes(strata: Sequence[Stratum], difference: float, alpha: float = 0.05) -> bool:
-    """Whether *difference* lies outside the interval that `uplift` gives: the same test, without the search."""
+    """Whether *difference* lies outside the interval of `uplift`: the same test, without the search."""
     used = _used(strata)
     return bool(used) and abs(_statistic(used, difference)) > _boundary(sum(_weight(*each) for each in used), alpha)
 
 
 def failures_avoided(parts: Iterable[tuple[Sequence[Stratum], Uplift]]) -> Avoided | None:
-    """Failures that shown tasks would have had more: uplift times tasks, over *parts* that share no task.
+    """The number of failures that advice avoided: uplift times shown tasks, over *parts* that share no task.
 
-    Only tasks with others to be compared to count. The parts are independent: the sum's interval recovers their
-    variances from theirs (Zou and Donner, 2008: "MOVER"). None before any part is known.
+    Only tasks in strata with both groups count. The parts are independent: the variance of the sum is recovered from
+    their intervals (Zou and Donner, 2008: "MOVER"). None if no part is known.
     """
     value = below = above = 0.0
     is_known = False
@@ -103,11 +101,11 @@ def failures_avoided(parts: Iterable[tuple[Sequence[Stratum], Uplift]]) -> Avoid
     return Avoided(value=value, low=value - sqrt(below), high=value + sqrt(above)) if is_known else None
 
 
-_Counts = tuple[int, int, int, int]  # shown and their successes, withheld and theirs
+_Counts = tuple[int, int, int, int]  # (shown tasks, their successes, withheld tasks, their successes)
 
 
 def total(arms: Iterable[Arm]) -> Arm:
-    """All *arms* as one."""
+    """The sum of all *arms*."""
     found = Arm()
     for arm in arms:
         found.tasks += arm.tasks
@@ -116,7 +114,7 @@ def total(arms: Iterable[Arm]) -> Arm:
 
 
 def _used(strata: Sequence[Stratum]) -> list[_Counts]:
-    """The strata that compare anything."""
+    """The counts of the strata that have tasks in both groups."""
     return [
         (each.shown.tasks, each.shown.successes, each.withheld.tasks, each.withheld.successes)
         for each in strata
@@ -133,12 +131,12 @@ def _difference(n: int, successes: int, others: int, other_successes: int) -> fl
 
 
 def _boundary(weights: float, alpha: float) -> float:
-    """What the statistic may reach, to either side: Robbins' normal mixture, in units of its standard deviation."""
+    """The bound on the statistic, on both sides: Robbins' normal mixture, in units of its standard deviation."""
     return sqrt((1 + _MOST_CERTAIN_AT / weights) * (log(1 + weights / _MOST_CERTAIN_AT) - 2 * log(_SPENT * alpha)))
 
 
 def _statistic(used: Sequence[_Counts], difference: float) -> float:
-    """How far the counts lie above (below: negative) "the rates differ by *difference*", in standard deviations."""
+    """The evidence of the counts against "the rates differ by *difference*", in standard deviations; signed."""
     weights = off = 0.0
     for counts in used:
         weight = _weight(*counts)
@@ -156,7 +154,7 @@ def _signed_root(counts: _Counts, difference: float) -> float:
 
 
 def _loss(n: int, successes: int, rate: float) -> float:
-    """Ln of how much better the arm's own rate fits it than *rate* does."""
+    """Ln of the likelihood ratio of the group's own rate to *rate*."""
     failures = n - successes
     loss = 0.0
     if successes:
@@ -167,7 +165,7 @@ def _loss(n: int, successes: int, rate: float) -> float:
 
 
 def _other_rate(counts: _Counts, difference: float) -> float:
-    """The likeliest rate of those withheld, if the rates differ by *difference*: a root of a cubic, by angles."""
+    """The likeliest rate of the withheld group if the rates differ by *difference*: a root of a cubic, by angles."""
     n, successes, others, other_successes = counts
     total, all_successes = n + others, successes + other_successes
     b = ((n + 2 * others) * difference - total - all_successes) / (3 * total)
@@ -183,7 +181,7 @@ def _other_rate(counts: _Counts, difference: float) -> float:
 
 
 def _inside(used: Sequence[_Counts], most: float, estimate: float) -> float:
-    """A difference that is not excluded: the *estimate*, but where the strata contradict each other."""
+    """A difference that is not excluded: the *estimate*, except where the strata contradict each other."""
     below, above, found = -1.0, 1.0, estimate
     for _ in range(2 * _STEPS):
         statistic = _statistic(used, found)
@@ -195,7 +193,7 @@ def _inside(used: Sequence[_Counts], most: float, estimate: float) -> float:
 
 
 def _edge(used: Sequence[_Counts], most: float, inside: float, outside: float) -> float:
-    """Where the statistic passes *most* between *inside*, where it stays below it, and *outside*."""
+    """Where the statistic crosses *most*, between *inside* (where it is below it) and *outside*."""
     if abs(_statistic(used, outside)) <= most:
         return outside
     for _ in range(_STEPS):

@@ -1,1 +1,1 @@
-"""The status page: one look at a running observer, in a browser."""
+"""The status page, which shows a running observer in a browser."""

@@ -1,6 +1,6 @@
-"""`GET /`: a page that shows a running observer, live. It holds no data itself: its script asks the reading doors.
+"""`GET /`: a page that shows a running observer, live. It contains no data: its script asks the reading doors.
 
-Nothing is loaded from elsewhere, and the browser is told to run this style and this script only, by their hashes.
+It loads nothing from elsewhere, and its policy lets the browser run only this style and script, identified by hashes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PAGE: Final = Path(__file__).with_name("status.html")
 
 
 class StatusPage:
-    """Open to whoever reaches the door: what it shows needs a token with the scope `read` where one is needed."""
+    """The page is open to anyone who reaches the door; the data behind it may require a token with the scope `read`."""
 
     scope = None
 
@@ -28,7 +28,7 @@ class StatusPage:
         self._policy = _policy(text)
 
     async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """The page."""
+        """Respond with the page."""
         resp.content_type = "text/html; charset=utf-8"
         resp.data = self._body
         resp.cache_control = ["no-cache"]
@@ -38,7 +38,7 @@ class StatusPage:
 
 
 def _policy(page: str) -> str:
-    """Of style and script what stands on the page; positions set by the script are no style elements."""
+    """The Content-Security-Policy: only the page's own style and script; positions set by the script work too."""
     return (
         f"default-src 'none'; connect-src 'self'; script-src '{_hash_of('script', page)}'; "
         f"style-src '{_hash_of('style', page)}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
