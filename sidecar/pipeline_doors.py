@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sidecar.analysis.incident_details import incident_details
 from sidecar.analysis.playbook_consolidator import playbook_id
 from sidecar.model_learning import EntryAction
-from sidecar.pipeline_incidents import incident_routes
 from sidecar.pipeline_metrics import losses
 from sidecar.receivers.advice_resource import MAX_OUTCOME_BYTES, AdviceResource, OutcomeResource
 from sidecar.receivers.bodies import BodyReader
@@ -15,6 +16,15 @@ from sidecar.receivers.hand_body import MAX_BODY_BYTES
 from sidecar.receivers.health_resource import HealthResource, LivezResource, ReadyzResource
 from sidecar.receivers.http_app import create_app
 from sidecar.receivers.http_receiver import HttpReceiver, tls_context
+from sidecar.receivers.incident_resources import (
+    ACTIONS,
+    CorrectionsResource,
+    IncidentHandResource,
+    IncidentResource,
+    IncidentsResource,
+    IncidentsView,
+    WebhookTestResource,
+)
 from sidecar.receivers.openapi import openapi
 from sidecar.receivers.playbook_import import MAX_IMPORT_BYTES, ImportResource
 from sidecar.receivers.playbook_resource import (
@@ -76,12 +86,29 @@ def http_routes(observer: Observer) -> dict[str, object]:
         "/stats": StatsResource(observer.ring, lambda: _more_stats(observer)),
         "/ops": OpsResource(observer.ring),
         "/ops/stream": OpsStreamResource(observer.feed),
-        **incident_routes(observer),
+        **_incident_routes(observer),
         **_learning_routes(observer),
         "/metrics": TextResource(observer.metrics.content_type, observer.metrics.render, "read"),
         "/openapi.json": TextResource("application/json", lambda: description, None),
         **observer.otlp.routes,
         **observer.langfuse.routes,
+    }
+
+
+def _incident_routes(observer: Observer) -> dict[str, object]:
+    book = observer.books.incidents
+    view = IncidentsView(book.incidents, partial(incident_details, book))
+    bodies = BodyReader(observer.budget, max_bytes=MAX_BODY_BYTES)
+    hand, clean = observer.life_cycle.by_hand, observer.normalizer.text
+    return {
+        "/corrections": CorrectionsResource(observer.books.corrections.reviews),
+        "/webhook/test": WebhookTestResource(observer.webhook.test),
+        "/incidents": IncidentsResource(view),
+        "/incidents/{fingerprint}": IncidentResource(view),
+        **{
+            f"/incidents/{{fingerprint}}/{action}": IncidentHandResource(action, hand, bodies, clean)
+            for action in ACTIONS
+        },
     }
 
 

@@ -1,16 +1,14 @@
-"""The doors of incidents, and the webhook for them. Part of the pipeline, separate only for length."""
+"""Builds the webhook that is told of incidents, and the model that is asked about them. Part of the pipeline."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx
 
 from sidecar.analysis.chat_model import ChatModel
-from sidecar.analysis.incident_details import incident_details
 from sidecar.analysis.life_cycle import DECISION_KIND
 from sidecar.analysis.llm import LakehouseModel, ModelCalls
 from sidecar.analysis.webhook import TO, Webhook
@@ -18,23 +16,11 @@ from sidecar.clock import rfc3339_ms
 from sidecar.export.outbox import Outbox
 from sidecar.gateway.gateway_log import HttpWebhook
 from sidecar.protocols import Clock, Stage
-from sidecar.receivers.bodies import BodyReader
-from sidecar.receivers.hand_body import MAX_BODY_BYTES
-from sidecar.receivers.incident_resources import (
-    ACTIONS,
-    CorrectionsResource,
-    IncidentHandResource,
-    IncidentResource,
-    IncidentsResource,
-    IncidentsView,
-    WebhookTestResource,
-)
 from sidecar.settings import Settings
 from sidecar.store.outbox_table import OutboxTable
 from sidecar.store.state import StateStore
 
 if TYPE_CHECKING:
-    from sidecar.pipeline import Observer
     from sidecar.pipeline_books import Books
 
 
@@ -82,21 +68,3 @@ def local_model(
     kind = ChatModel if settings.model_api == "openai" else LakehouseModel
     calls = ModelCalls(client, settings.model_timeout, clock, mask=mask)
     return kind(calls, settings.lakehouse_url, settings.model)
-
-
-def incident_routes(observer: Observer) -> dict[str, object]:
-    """Path → resource."""
-    book = observer.books.incidents
-    view = IncidentsView(book.incidents, partial(incident_details, book))
-    bodies = BodyReader(observer.budget, max_bytes=MAX_BODY_BYTES)
-    hand, clean = observer.life_cycle.by_hand, observer.normalizer.text
-    return {
-        "/corrections": CorrectionsResource(observer.books.corrections.reviews),
-        "/webhook/test": WebhookTestResource(observer.webhook.test),
-        "/incidents": IncidentsResource(view),
-        "/incidents/{fingerprint}": IncidentResource(view),
-        **{
-            f"/incidents/{{fingerprint}}/{action}": IncidentHandResource(action, hand, bodies, clean)
-            for action in ACTIONS
-        },
-    }

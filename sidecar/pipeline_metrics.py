@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, get_args
 
 from sidecar import pipeline_langfuse, pipeline_learning_metrics, pipeline_otlp, pipeline_proxy
 from sidecar.model import IncidentState
+from sidecar.pipeline_store import SOURCES
 from sidecar.process_usage import cpu_seconds, resident_bytes
-
-SOURCES = ("mcp", "scenario", "langfuse", "overseer_correction", "otlp")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -13,7 +13,6 @@ from typing import Any
 from sidecar.analysis.incidents import CORRECTION
 from sidecar.pipeline_books import Books
 from sidecar.pipeline_journals import Journals
-from sidecar.pipeline_metrics import SOURCES
 from sidecar.protocols import Clock
 from sidecar.receivers.corrections_tailer import CorrectionsTailer
 from sidecar.settings import Settings
@@ -24,6 +23,9 @@ from sidecar.store.op_counts import OpCounts
 from sidecar.store.retention import Retention
 from sidecar.store.ring import OpRing
 from sidecar.store.state import StateStore
+
+SOURCES = ("mcp", "scenario", "langfuse", "overseer_correction", "otlp")
+"""Those of ours: what senders call theirs is counted together."""
 
 
 class Store:
