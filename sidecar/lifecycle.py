@@ -27,7 +27,7 @@ async def serve(
     begun: list[Stage] = []
     try:
         tasks = await loops.open()
-        for stage in reversed(stages):  # downstream first: no one speaks before its listener is up
+        for stage in reversed(stages):  # downstream first: nobody sends before its receiver is up
             begun.append(stage)
             await loops.unless_failed(stage.start(tasks))
         ready(True)

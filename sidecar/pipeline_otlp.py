@@ -121,7 +121,7 @@ class GrpcDoor:
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Bind and listen. Raises StartError."""
         from sidecar.receivers.grpc_receiver import GrpcReceiver  # noqa: PLC0415 - see above
-        from sidecar.receivers.observer_service import Memory, ObserverService  # noqa: PLC0415 - likewise
+        from sidecar.receivers.observer_service import Memory, ObserverService  # noqa: PLC0415 - as above
 
         observer, settings = self._observer, self._settings
         memory = Memory(observer.books.incidents.incidents, observer.learning.views)

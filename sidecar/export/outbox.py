@@ -52,7 +52,7 @@ class Outbox:
         self._pacing = Pacing(clock, random)
         self._restored: list[Post] = []
         self._catching_up = asyncio.Lock()
-        self._expired = 0
+        self._skipped = 0
         self._unsaved: tuple[QueuedPost, PostOutcome] | None = None
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -77,9 +77,9 @@ class Outbox:
         await self._keep([_post(kind, entry, url)])
 
     def put_again(self, kind: str, entry: Mapping[str, Any], decided_at: str, url: str = "/log") -> None:
-        """Queue *entry* for `catch_up`, unless it was *decided_at* so long ago that it would have been given up."""
+        """Queue *entry* for `catch_up`. Skipped if *decided_at* is over `MAX_AGE_NS` ago, or if the queue is full."""
         if decided_at < rfc3339_ms(self._clock.time_ns() - MAX_AGE_NS) or len(self._restored) >= MAX_RESTORED:
-            self._expired += 1
+            self._skipped += 1
             return
         self._restored.append(_post(kind, entry, url))
 
@@ -92,8 +92,8 @@ class Outbox:
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Start sending. The store must be open and decisions replayed. A failing disk is retried."""
-        if self._expired:
-            log.warning("outbox.old_decisions_skipped", decisions=self._expired)
+        if self._skipped:
+            log.warning("outbox.old_decisions_skipped", decisions=self._skipped)
         self._stopping = False
         self._task = tasks.create_task(self._run(), name=self.name)
 

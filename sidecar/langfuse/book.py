@@ -73,7 +73,7 @@ class LangfuseBook(KeptBook):
         self.open_bytes = 0
         self._coming = [0, 0, 0]  # counts being written: observations, their bytes, scores
 
-    # --- what decisions do ---------------------------------------------------------------------------------------
+    # --- decision handlers ---------------------------------------------------------------------------------------
 
     def apply_told(self, body: bytes) -> None:
         """Apply a `langfuse_told` decision."""
@@ -119,7 +119,7 @@ class LangfuseBook(KeptBook):
             self._open.add(key, row)
         self.open_bytes += _size(row.fragment)
 
-    # --- what the desk asks --------------------------------------------------------------------------------------
+    # --- queries of the desk -------------------------------------------------------------------------------------
 
     @contextmanager
     def room(self, told: LangfuseTold) -> Iterator[None]:

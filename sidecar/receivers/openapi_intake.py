@@ -49,7 +49,7 @@ def events() -> dict[str, Any]:
 
 def otlp() -> dict[str, Any]:
     """`POST /v1/traces`."""
-    request = {"type": "object", "description": "An `ExportTraceServiceRequest`; as `application/x-protobuf` likewise"}
+    request = {"type": "object", "description": "An `ExportTraceServiceRequest`; or as `application/x-protobuf`"}
     partial = {"type": "object", "description": "How many spans were rejected, and why the first was"}
     answer = {"type": "object", "properties": {"partialSuccess": partial}}
     return {

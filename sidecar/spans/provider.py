@@ -90,9 +90,9 @@ def our_resource(service_name: str, env: Mapping[str, str]) -> Resource:
         "service.instance.id": instance,
         **{key: value for key, value in k8s.items() if value},
     }
-    defaults = Resource.create({}).attributes  # telemetry.sdk.*, and a random instance id and name that ours go over
+    defaults = Resource.create({}).attributes  # telemetry.sdk.*, random instance id, name: ours override them
     said = dict(OTELResourceDetector().detect().attributes)  # OTEL_RESOURCE_ATTRIBUTES
-    if service_name != DEFAULT_SERVICE_NAME:  # named by a setting, which may have come by a flag
+    if service_name != DEFAULT_SERVICE_NAME:  # set explicitly, possibly by a flag: it wins
         said.pop("service.name", None)
     return Resource({**defaults, **ours, **said})
 

@@ -72,7 +72,7 @@ class Forgetting:
             self._aside(aside_path(self._data_dir / name))
         self._journal(_OPS, self._op)
 
-    # --- what is theirs ------------------------------------------------------------------------------------------
+    # --- find what is theirs -------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         """Collect from ops, rows and decisions the texts that only they used."""
@@ -105,7 +105,7 @@ class Forgetting:
                     for key, body in connection.execute(SELECT[table]):
                         yield table, key, bytes(body)
 
-    # --- state files ---------------------------------------------------------------------------------------------
+    # --- clean state files ---------------------------------------------------------------------------------------
 
     def _remove_damaged(self) -> None:
         """Remove damaged state files: they are rebuilt from the journals, and nobody can tell what they contain."""
@@ -163,7 +163,7 @@ class Forgetting:
         clean = self._rows.post(said)
         return body if clean == said else msgspec.json.encode(clean)
 
-    # --- journals ------------------------------------------------------------------------------------------------
+    # --- clean journals ------------------------------------------------------------------------------------------
 
     def _journal(self, name: str, cleaned: Callable[[bytes], bytes]) -> None:
         """Clean all segments of the journal whose active file is *name*."""

@@ -113,7 +113,7 @@ class CleanedRows:
             return self._person.masked(key)
         return key if key == self._person.staffer_id else self._person.masked_id(key)
 
-    # --- what a row tells ----------------------------------------------------------------------------------------
+    # --- first pass: collect -------------------------------------------------------------------------------------
 
     def _look_at_fragment(self, row: Row) -> None:
         fragment = row.get("fragment", row)
@@ -139,7 +139,7 @@ class CleanedRows:
             self._endpoints.add(endpoint)
             self._person.candidates |= suspects(counts, most)
 
-    # --- what goes -----------------------------------------------------------------------------------------------
+    # --- second pass: clean --------------------------------------------------------------------------------------
 
     def _clean_row(self, table: str, key: str, row: Row) -> bool:
         """Remove what is theirs from the row. Returns False if the whole row must go."""

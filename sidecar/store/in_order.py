@@ -24,7 +24,7 @@ from sidecar.protocols import DecisionLog, OpConsumer
 log = structlog.get_logger(__name__)
 
 MOST_WAITING = 20_000  # ops; beyond it the order is given up, to bound memory
-MOST_WAITING_BYTES = 16 * 2**20  # likewise
+MOST_WAITING_BYTES = 16 * 2**20  # the same bound in bytes
 _AT_ONCE = 50  # items in a row, about half a millisecond
 _CATCH_UP = 3  # items handed on per arriving op, while others wait
 
