@@ -1,1 +1,1 @@
-"""What the command line's words do, one module each; they start the pipeline or talk to a running observer."""
+"""The subcommands of the command line, one module each; they start the pipeline or call a running observer."""

@@ -1,4 +1,4 @@
-"""Where a door is reached that listens somewhere: for commands that ask the doors of this machine. Pure."""
+"""The address at which a door of this machine is reached, given the address on which it listens. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _ANYWHERE: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noq
 
 
 def place(host: str, port: int | str) -> str:
-    """`HOST:PORT` for an address: one that means all of this machine is reached on loopback, IPv6 has brackets."""
+    """`HOST:PORT` at which the door is reached. A wildcard address becomes loopback; IPv6 is put in brackets."""
     bare = host.strip().removeprefix("[").removesuffix("]")
     reached = _ANYWHERE.get(bare, bare)
     return f"[{reached}]:{port}" if ":" in reached else f"{reached}:{port}"

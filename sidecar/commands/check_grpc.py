@@ -1,4 +1,4 @@
-"""`observer doctor`'s look at the gRPC port: free, or held by an observer, which its health service tells."""
+"""`observer doctor`'s check of the gRPC port: free, or held by an observer, as its health service shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PATIENCE_S = 2.0
 
 
 async def grpc_port(host: str, number: int, free: Finding) -> Finding:
-    """*free* is what binding said; where it failed, whoever holds the port is asked whether it is an observer."""
+    """The finding for the port. *free* is the result of binding; if that failed, the port's holder is probed."""
     if number < 0:
         return Finding(_CHECK, "ok", "no gRPC door, as set")
     if free.status == "ok":

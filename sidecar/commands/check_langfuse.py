@@ -1,4 +1,4 @@
-"""The checks of `observer doctor` for Langfuse servers: whether they answer, and know the keys."""
+"""The checks of `observer doctor` for Langfuse servers: whether they answer and accept the keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNKNOWN_KEYS = (401, 403)
 
 
 def langfuse(settings: Settings) -> list[Awaitable[Finding]]:
-    """A check for each server that is set."""
+    """One check for each configured server."""
     servers = {
         "forward": (
             settings.langfuse_forward_url,
@@ -28,7 +28,7 @@ def langfuse(settings: Settings) -> list[Awaitable[Finding]]:
 
 
 async def server(what: str, url: str, keys: list[str]) -> Finding:
-    """Whether the server at *url* answers with these *keys*. What is sent waits for it, so that it only warns."""
+    """Whether the server at *url* answers and accepts the *keys*. No answer is only a warning: data waits for it."""
     check, prefix = f"langfuse {what}", f"LANGFUSE_{what.upper()}"
     try:
         async with httpx.AsyncClient(timeout=ASK_S, auth=(keys[0], keys[1])) as client:

@@ -1,4 +1,4 @@
-"""The check of `observer doctor` for the gateway proxy: its port, who may come in, and what it leads to."""
+"""The check of `observer doctor` for the gateway proxy: its port, and whom it exposes the gateway to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PROBE_S = 2.0
 
 
 async def proxy_port(settings: Settings) -> Finding:
-    """Whether the proxy's port is free, or held by a proxy of ours, which answers the probe without a call."""
+    """Whether the proxy's port is free, or held by an observer's proxy, which answers the probe without a call."""
     host, number = settings.proxy_host, settings.proxy_port
     if number < 0:
         return Finding(_CHECK, "ok", "no gateway proxy: OBSERVER_PROXY_PORT is -1")

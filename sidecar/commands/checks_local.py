@@ -1,4 +1,4 @@
-"""The checks of `observer doctor` that ask no one else: access, corrections file, data folder, clock."""
+"""The checks of `observer doctor` that need no other service: access, corrections file, data folder, clock."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _LATEST_NS = 4_102_444_800 * 10**9  # 2100-01-01
 
 
 def access(settings: Settings, env: Mapping[str, str]) -> Finding:
-    """Who may come in; token file and TLS files are read as `run` reads them. Raises SettingsError as it would."""
+    """Who may call the doors. Reads token file and TLS files as `run` does. Raises SettingsError as it would."""
     try:
         quiet = msgspec.structs.replace(settings, otlp_endpoint="", otlp_traces_endpoint="")
-        Observer(quiet, env=env).metrics.shutdown()  # builds everything, opens nothing
+        Observer(quiet, env=env).metrics.shutdown()  # builds everything but opens nothing
     except StartError as exc:
         return Finding("access", "fail", f"{exc.args[0]}: {exc.args[1]}", exc.args[2])
     if settings.token or settings.token_file:
@@ -46,7 +46,7 @@ def access(settings: Settings, env: Mapping[str, str]) -> Finding:
 
 
 def corrections(settings: Settings) -> Finding:
-    """Whether overseer corrections can be read; a file that is not there yet is no fault."""
+    """Whether overseer corrections can be read; a missing file is no error."""
     path = Path(settings.overseer_corrections_path)
     try:
         with path.open("rb") as file:
@@ -61,7 +61,7 @@ def corrections(settings: Settings) -> Finding:
 
 
 def data_folder(settings: Settings) -> Finding:
-    """Whether the journal has a place: writable, with space, and whose it is now."""
+    """Whether the data folder is writable and has space, and which observer uses it now."""
     folder = Path(settings.data_dir)
     there = _nearest_there(folder)
     fix = "Make it writable, or name another with OBSERVER_DATA_DIR"
@@ -84,7 +84,7 @@ def data_folder(settings: Settings) -> Finding:
 
 
 def clock(skew_s: float | None) -> Finding:
-    """Whether the clock can be right; *skew_s* is our time less the gateway's, if it told."""
+    """Whether the clock is plausible; *skew_s* is our time minus the gateway's, None if unknown."""
     now = time.time_ns()
     fix = "Set the clock (NTP): timestamps order the operations and bound the retention"
     if not _EARLIEST_NS < now < _LATEST_NS:
@@ -102,7 +102,7 @@ def _nearest_there(path: Path) -> Path:
 
 
 def _write_a_little(folder: Path) -> None:
-    """Access bits do not tell of a full disk or a read-only mount: only a write does."""
+    """Write to *folder*: permissions do not show a full disk or a read-only mount."""
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(b"probe\n")
         probe.flush()
@@ -110,7 +110,7 @@ def _write_a_little(folder: Path) -> None:
 
 
 def _holder(lock: Path) -> str:
-    """Who holds the folder's lock, or "" for no one (or where the lock is not ours to look at)."""
+    """The holder of the folder's lock; "" if there is none, or if the lock file cannot be read."""
     try:
         with lock.open("rb") as file:
             try:

@@ -1,4 +1,4 @@
-"""The checks of `observer doctor` that ask others: gateway, model, collector, and whoever holds our ports."""
+"""The checks of `observer doctor` that call other services: gateway, model, collector, and the holders of our ports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sidecar.commands.tls import pinned
 from sidecar.redaction import Redactor
 from sidecar.settings import Settings
 
-ASK_S = LIMIT_S - 0.5  # so that a check can still say whom it asked
+ASK_S = LIMIT_S - 0.5  # less than the limit, so that a check can still name the service it called
 _EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _MOST_BYTES = 64 * 1024
 _LIVEZ_S = 2.0
@@ -32,7 +32,7 @@ _COLLECTOR_FIX = "Start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT an
 
 
 async def gateway(settings: Settings, client: httpx.AsyncClient) -> tuple[Finding, float | None]:
-    """Whether the gateway answers `GET /health`, and our clock less its own in seconds, if it told."""
+    """Whether the gateway answers `GET /health`, and our clock minus its clock in seconds, None if unknown."""
     url = settings.gateway_url.rstrip("/") + "/health"
     started = time.monotonic()
     try:
@@ -50,7 +50,7 @@ async def gateway(settings: Settings, client: httpx.AsyncClient) -> tuple[Findin
 
 
 async def model(settings: Settings, client: httpx.AsyncClient) -> Finding:
-    """Whether the model answers one word; without it diagnoses are made by counting, so it only warns."""
+    """Whether the model answers a short question. Without a model, diagnoses are made by counting: only a warning."""
     url, asked = _question(settings)
     fix = "Look at LAKEHOUSE_URL and OBSERVER_MODEL; without a model, diagnoses are made by counting"
     try:
@@ -67,7 +67,7 @@ async def model(settings: Settings, client: httpx.AsyncClient) -> Finding:
 
 
 def _question(settings: Settings) -> tuple[str, dict[str, Any]]:
-    """Whom to ask, and what, as `run` would."""
+    """The URL and request body for the model, in the form that `run` uses."""
     base, bounds = settings.lakehouse_url.rstrip("/"), {"max_tokens": 5, "temperature": 0.0}
     if settings.model_api == "openai":
         messages = [{"role": "user", "content": "Say ok."}]
@@ -80,7 +80,7 @@ def _question(settings: Settings) -> tuple[str, dict[str, Any]]:
 
 
 async def collector(settings: Settings, env: Mapping[str, str]) -> Finding:
-    """Whether the collector takes an export of no spans, sent the way `run` sends its own."""
+    """Whether the collector accepts an export without spans, sent as `run` sends its own."""
     endpoint = settings.export_endpoint
     if not endpoint:
         off = settings.sdk_disabled or settings.traces_exporter == "none"
@@ -97,7 +97,7 @@ async def collector(settings: Settings, env: Mapping[str, str]) -> Finding:
 
 
 async def port(name: str, host: str, number: int, tls_cert: str) -> Finding:
-    """Whether *number* is free on *host*, or taken by an observer. *tls_cert* is its certificate, or ""."""
+    """Whether *number* is free on *host*, or held by an observer. *tls_cert* is the observer's certificate, or ""."""
     check = f"{name} port"
     if number == 0:
         return Finding(check, "ok", f"any free port of {host}")
@@ -118,7 +118,7 @@ def _bind(host: str, number: int) -> None:
     with socket.socket(family, kind, proto) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        sock.listen()  # binding alone succeeds beside a listener on another address of ours
+        sock.listen()  # binding alone succeeds beside a listener on another local address
 
 
 async def _is_observer(host: str, number: int, tls_cert: str) -> bool:
@@ -154,7 +154,7 @@ async def _collector_grpc(endpoint: str, env: Mapping[str, str]) -> Finding:
 
 
 def _rpcwhy(exc: grpc.aio.AioRpcError) -> str:
-    """The code and what goes with it; of a failed connection, whose details are a trail, the end of it."""
+    """The status code and its details; for a failed connection only the last of the details, which form a chain."""
     details = visible(exc.details() or "")
     if exc.code() is grpc.StatusCode.UNAVAILABLE:
         details = details.rsplit(": ", 1)[-1].rstrip("]")
@@ -210,7 +210,7 @@ def _tls(url: str, env: Mapping[str, str]) -> ssl.SSLContext | bool:
 
 
 async def _head(response: httpx.Response) -> bytes:
-    """The beginning of the body, as far as it is of use."""
+    """The start of the body, limited in size."""
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk
@@ -220,7 +220,7 @@ async def _head(response: httpx.Response) -> bytes:
 
 
 def _text(body: bytes) -> str:
-    """What the model said, whichever way it was asked; "" if that is no text."""
+    """The model's answer, in either response format; "" if there is no text."""
     try:
         answer = msgspec.json.decode(body, type=dict[str, Any])
         text = answer["choices"][0]["message"]["content"] if "choices" in answer else answer.get("text")
@@ -237,12 +237,12 @@ def _skew(date: str | None) -> float | None:
 
 
 def shown(url: str) -> str:
-    """*url* as it may be printed: without credentials."""
+    """*url* for printing, without credentials."""
     return visible(Redactor().text(url))
 
 
 def why(exc: BaseException) -> str:
-    """The system's own words where they are under *exc*: `Connection refused` says more than `attempts failed`."""
+    """The reason for *exc*: the system's own words if there are any, such as `Connection refused`."""
     if isinstance(exc, httpx.TimeoutException):
         return f"no answer within {ASK_S:g} s"
     words = str(exc)

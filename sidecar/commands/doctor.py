@@ -1,8 +1,8 @@
-"""`observer doctor`: checks everything an observer needs, all at once, and says what to do.
+"""`observer doctor`: checks everything that an observer needs, concurrently, and says what to fix.
 
-Each check takes at most 5 seconds. Fit for a pipeline before a deployment, and for a look from inside a running pod:
-exit status 0 when nothing failed, 1 when something did, 64 when the settings are wrong. Not for an init container of
-the gateway's own pod: it would wait for a gateway that starts after it.
+Each check takes at most 5 seconds. Suitable for a pipeline before a deployment, and inside a running pod: exit status
+0 if nothing failed, 1 if something did, 64 if the settings are wrong. Not for an init container of the gateway's own
+pod: it would wait for a gateway that starts after it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Report(msgspec.Struct):
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    """Check, print, and give the exit status."""
+    """Run the checks, print them, and return the exit status."""
     flags = settings_flags(args)
     status = 0
     try:
@@ -66,7 +66,7 @@ def _settings(env: Mapping[str, str], flags: Mapping[str, str]) -> Finding:
 
 
 async def _check(settings: Settings, env: Mapping[str, str], *, offline: bool) -> Sequence[Finding]:
-    """All findings, in the order in which one would look. Raises SettingsError."""
+    """All findings, in the order of a reader's interest. Raises SettingsError."""
     access = bounded("access", in_thread(lambda: checks_local.access(settings, env)))
     folders = [
         bounded("corrections", in_thread(lambda: checks_local.corrections(settings))),
@@ -74,7 +74,7 @@ async def _check(settings: Settings, env: Mapping[str, str], *, offline: bool) -
     ]
     if offline:
         return [*await asyncio.gather(access, *folders), checks_local.clock(None)]
-    # The same as the pipeline's: no proxy between us and those beside us.
+    # As in the pipeline: no HTTP proxy between us and services beside us.
     async with httpx.AsyncClient(timeout=checks_remote.ASK_S, trust_env=False) as client:
         skews: list[float | None] = [None]
 
@@ -118,7 +118,7 @@ def _worst(report: _Report) -> str:
 
 
 def _print_finding(terminal: Terminal, finding: Finding) -> None:
-    """One line, or on a terminal as many as it takes, with what to do on a line of its own."""
+    """One line, or on a terminal as many as needed, with the fix on lines of its own."""
     mark = terminal.paint(finding.status.ljust(4), _COLOURS[finding.status])
     width = terminal.width
     if width is None:

@@ -1,4 +1,4 @@
-"""What a check of `observer doctor` found, and how long a check may take."""
+"""The result of a check of `observer doctor`, and the time limit of checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of the report. *fix* says what to do, where there is something."""
+    """One line of the report. *fix* says what to do, "" if nothing."""
 
     check: str
     status: Status
@@ -24,16 +24,16 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 async def bounded(check: str, finding: Awaitable[Finding], late: Status = "fail", limit_s: float = LIMIT_S) -> Finding:
-    """*finding*, or after *limit_s* seconds one that says so, with the status *late*."""
+    """The result of *finding*; after *limit_s* seconds a finding that says so, with the status *late*."""
     try:
         async with asyncio.timeout(limit_s):
             return await finding
     except TimeoutError:
-        return Finding(check, late, f"no answer within {limit_s:g} s", "What it asks hangs: look there")
+        return Finding(check, late, f"no answer within {limit_s:g} s", "The service it called hangs: look there")
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """*work* on a thread that a hung disk or mount may keep: the program ends all the same."""
+    """Run *work* on a daemon thread, so that a hung disk or mount cannot keep the program from exiting."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -50,7 +50,7 @@ async def in_thread(work: Callable[[], T]) -> T:
         failure: Exception | None = None
         try:
             result = work()
-        except Exception as exc:  # noqa: BLE001 - handed to whoever awaits
+        except Exception as exc:  # noqa: BLE001 - passed on to the caller
             failure = exc
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, failure)

@@ -1,4 +1,4 @@
-"""One command-line flag for each setting, made from the settings' own definitions."""
+"""A command-line flag for each setting, derived from the settings' own definitions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTING_GROUPS = {
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Give *parser* a flag for every setting; a flag wins over its environment variable."""
+    """Add a flag for every setting to *parser*; a flag overrides its environment variable."""
     hints = get_type_hints(Settings)
     group: Any = parser
     for field, variable, meaning, default in describe():

@@ -1,4 +1,4 @@
-"""`observer forget --staffer ID`: what one person did is removed from the folder, and all that follows from it."""
+"""`observer forget --staffer ID`: removes one person's operations from the folder, and all that follows from them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sidecar.store.forgetting import Forgetting
 
 UNKNOWN: Final = 3
 """Exit status where nothing was known of the person: a slip of the pen, or all of it was removed before."""
-_SPOOLS = {"spool": False, "langfuse-spool": True}  # whether a record says where it goes
-_NOT_OURS = "not touched: the corrections file, the gateway's log, what the collector and Langfuse have got, and logs"
+_SPOOLS = {"spool": False, "langfuse-spool": True}  # whether a record contains its destination
+_NOT_OURS = "not touched: the corrections file, the gateway's log, what the collector and Langfuse received, and logs"
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    """Forget, replay, say what was removed, and give 0, or `UNKNOWN` where nothing was known of the person.
+    """Forget, replay, and report what was removed. Returns 0, or `UNKNOWN` if there was no record of the person.
 
-    Raises StartError where the folder is not there or in use.
+    Raises StartError if the folder does not exist or is in use.
     """
     logs.configure_if_unset("text", "info")
     if not args.staffer:

@@ -1,4 +1,4 @@
-"""`observer incidents list | show | resolve | ignore | reopen | test-webhook`: a running observer's incidents."""
+"""`observer incidents list | show | resolve | ignore | reopen | test-webhook`: the incidents of a running observer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAGE = {"limit": "1000"}
 
 
 class _Incident(msgspec.Struct):
-    """What is shown of an incident; fields that another observer does not have stay empty."""
+    """The fields listed of an incident; *state* may be missing in another version's answer."""
 
     fingerprint: str
     endpoint: str
@@ -32,7 +32,7 @@ class _Incident(msgspec.Struct):
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    """Print and give 0. Raises AskError, SettingsError, ObserverError for an incident that is not there."""
+    """Run the action and return 0. Raises AskError, SettingsError, ObserverError for an unknown incident."""
     needs_one = args.action in (*_HANDS, "show")
     if needs_one and not args.fingerprint:
         raise SettingsError(
@@ -65,7 +65,7 @@ def _test_webhook(client: ObserverClient) -> None:
     except NotThereError as exc:
         raise ObserverError(
             "no webhook is set",
-            f"the observer at {client.url} tells incidents to nobody",
+            f"the observer at {client.url} notifies nobody of incidents",
             "Set OBSERVER_WEBHOOK_URL there",
         ) from exc
 
@@ -103,9 +103,9 @@ def _all(client: ObserverClient, query: Mapping[str, str]) -> list[_Incident]:
 
 
 def _found(client: ObserverClient, wanted: str) -> str:
-    """The fingerprint that is or begins with *wanted*, with its version (`v2-`) or without.
+    """The fingerprint that equals or begins with *wanted*, with its version (`v2-`) or without.
 
-    Raises ObserverError unless it is one.
+    Raises ObserverError if there are several.
     """
     known = [row.fingerprint for row in _all(client, _PAGE)]
     found = (
@@ -114,10 +114,10 @@ def _found(client: ObserverClient, wanted: str) -> str:
         else []
     )
     if wanted in known or not found:
-        return wanted  # perhaps one that it had before: the observer knows
+        return wanted  # perhaps a former fingerprint, which the observer resolves
     if len(found) > 1:
         raise ObserverError(
-            f"{wanted!r} begins {len(found)} fingerprints", "one incident must be named", "Give more of it"
+            f"{len(found)} fingerprints begin with {wanted!r}", "it must name one incident", "Give more of it"
         )
     return found[0]
 

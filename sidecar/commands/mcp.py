@@ -1,4 +1,4 @@
-"""`observer mcp`: an MCP server beside a running observer, over stdio or, on loopback, streamable HTTP."""
+"""`observer mcp`: an MCP server for a running observer, over stdio or, on loopback, streamable HTTP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HOST = "127.0.0.1"
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    """Serve until the client leaves (stdio) or until told to stop (HTTP). Raises StartError, AskError."""
+    """Serve until the client disconnects (stdio) or until stopped (HTTP). Raises StartError, AskError."""
     module = _mcp_server()
     with observer_client(args.url, args.token, env) as observer:
         server = module.mcp_server(observer, our_version())

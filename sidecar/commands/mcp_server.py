@@ -1,8 +1,8 @@
-"""The MCP server that `observer mcp` runs: advice, outcomes, incidents and playbook entries, from an observer's doors.
+"""The MCP server of `observer mcp`: advice, outcomes, incidents and playbook entries, from an observer's HTTP doors.
 
-A process of its own: the SDK is heavy, and stays out of the observer. Agents see what they may be told: of the playbook
-the approved and the plain, once they say whose task reads it; of incidents names and numbers. What failed calls said
-(messages) was written by whoever made them fail, and is for people, unless it is one plain word.
+It is a process of its own, because the SDK is too heavy for the observer. Agents see only what they may be told: of the
+playbook approved and plain entries, and only with the reader's task; of incidents names and numbers. Error messages are
+for people, because whoever made a call fail may have written them; a single plain word is allowed.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from sidecar.plain_words import is_plain
 
 _INSTRUCTIONS = """\
 Before you call a tool of the gateway, ask get_advice with its endpoint and the arguments you are about to send; do what
-`set` says where you are free to. Afterwards, if your calls do not pass through the observer, say how it went with
+`set` says where you are free to. Afterwards, if your calls do not pass through the observer, report the outcome with
 report_outcome and the exposure_id. A playbook entry is read as playbook://{id}?task={your task}: name the task, or the
-exposure_id, of your get_advice. What failed calls said is for people: give them an incident's fingerprint."""
-_ASKED = frozenset({"endpoint", "task", "limit", "given"})  # parameters of the door that a fact must not be taken for
+exposure_id, of your get_advice. Error messages are for people only: give them an incident's fingerprint."""
+_ASKED = frozenset({"endpoint", "task", "limit", "given"})  # the door's own parameters: facts so named get a prefix
 _OPEN = "new,ongoing,escalating,regressed"
 _TOLD_OF_INCIDENT = ("fingerprint", "state", "kind", "count", "first_seen", "last_seen")
 _NAMES_OF_INCIDENT = ("endpoint", "error_type")
 _NAME = re.compile(r"[\w.:/{}+@*-]{1,80}( [\w.:/{}+@*-]{1,80})?", re.ASCII)  # `execute_tool find_workers`, `/fill/{id}`
-_BY_TASK = ResourceSecurity(exempt_params={"task"})  # it is no path, whatever it looks like
+_BY_TASK = ResourceSecurity(exempt_params={"task"})  # not a path, whatever it looks like
 _TOLD_OF_ENTRY = ("playbook_id", "version", "kind", "state", "endpoint", "text", "when", "set", "measured")
 
 Fact = str | bool | int | float
 
 
 def mcp_server(observer: ObserverClient, version: str) -> MCPServer:
-    """A server with all tools and resources, over *observer*'s HTTP doors."""
+    """A server with all tools and resources, backed by *observer*'s HTTP doors."""
     doors = _Doors(observer)
     server: MCPServer = MCPServer("observer", version=version, instructions=_INSTRUCTIONS, log_level="WARNING")
     server.tool()(doors.get_advice)
@@ -51,7 +51,7 @@ def mcp_server(observer: ObserverClient, version: str) -> MCPServer:
 
 
 class _Doors:
-    """One method a tool. The client is a blocking one: each call has a thread of its own."""
+    """One method per tool. The client blocks, so each call runs on a thread of its own."""
 
     def __init__(self, observer: ObserverClient) -> None:
         self._observer = observer
@@ -67,8 +67,8 @@ class _Doors:
         params = {_fact_name(name): word(value) for name, value in (facts or {}).items()}
         params |= {"endpoint": endpoint} | ({"task": task} if task else {})
         params |= {"given": ",".join(given)} if given else {}
-        advice = await self._asked("/advice", params)
-        for item in advice["advice"]:  # all that can be set are arguments: they are told by their own names
+        advice = await self._read_or_tool_error("/advice", params)
+        for item in advice["advice"]:  # only arguments can be set: use their own names
             item["set"] = {name.removeprefix(FEATURE): term for name, term in item["set"].items()}
         if "depends_on" in advice:
             advice["depends_on"] = [name.removeprefix(FEATURE) for name in advice["depends_on"]]
@@ -86,8 +86,8 @@ class _Doors:
 
     async def list_incidents(self, limit: int = 10, state: str = _OPEN) -> list[dict[str, Any]]:
         """Kinds of failures, the most recent first; *state* picks, several with commas."""
-        found = await self._asked("/incidents", {"limit": str(limit), "state": state})
-        return [_told_of_incident(each) for each in found["incidents"]]
+        found = await self._read_or_tool_error("/incidents", {"limit": str(limit), "state": state})
+        return [_agent_view(each) for each in found["incidents"]]
 
     async def playbook(self, id: str, task: str = "") -> str:  # noqa: A002 - the name in the resource's template
         """A playbook entry that agents may be told: plain, or approved by a person. *task* is the reader's."""
@@ -107,7 +107,7 @@ class _Doors:
         whole = {"state": found["state"], "when": {}, "set": {}, **told, "measured": found.get("measured")}
         return msgspec.json.encode({name: whole[name] for name in _TOLD_OF_ENTRY}).decode()
 
-    async def _asked(self, path: str, params: dict[str, str]) -> dict[str, Any]:
+    async def _read_or_tool_error(self, path: str, params: dict[str, str]) -> dict[str, Any]:
         try:
             return await self._read(path, params)
         except AskError as exc:
@@ -119,8 +119,8 @@ class _Doors:
         return found
 
 
-def _told_of_incident(incident: dict[str, Any]) -> dict[str, Any]:
-    """What agents may know of *incident*: nothing in it is a sentence that somebody else wrote."""
+def _agent_view(incident: dict[str, Any]) -> dict[str, Any]:
+    """The part of *incident* that agents may know: no sentence in it was written by somebody else."""
     told = {name: incident[name] for name in _TOLD_OF_INCIDENT if name in incident}
     told |= {name: incident[name] for name in _NAMES_OF_INCIDENT if _NAME.fullmatch(incident.get(name) or "")}
     message = incident.get("message", "")

@@ -1,4 +1,4 @@
-"""Asks a running observer over HTTP, for the commands that read from one."""
+"""An HTTP client of a running observer, for the commands that read from one."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from sidecar.errors import StartError
 
 T = TypeVar("T")
 _TIMEOUT_S = 10.0
-_QUIET_S = 30.0  # the live stream says something every 10 s
-_MOST_READINGS = 3  # of a list that changes while it is read
+_QUIET_S = 30.0  # the live stream sends something every 10 s
+_MOST_READINGS = 3  # attempts to read a list that changes meanwhile
 
 
 class AskError(StartError):
-    """A running observer could not be asked, or refused."""
+    """A running observer could not be reached, or refused the request."""
 
 
 class NotThereError(AskError):
-    """What was asked for is not known to it."""
+    """The observer does not know the requested item."""
 
 
 class AwayError(AskError):
-    """It does not answer now; it may later."""
+    """The observer does not answer now; a later attempt may succeed."""
 
 
 class _ChangedError(Exception):
-    """A list is no longer the one whose first pages were read."""
+    """A list changed after its first pages were read."""
 
 
 class ObserverClient:
-    """One observer at *url*; a context manager. Every method raises AskError, AwayError where another try may help."""
+    """A client of the observer at *url*; a context manager. Methods raise AskError: AwayError if a retry may help."""
 
     def __init__(self, url: str, token: str, tls: ssl.SSLContext | None = None) -> None:
         self.url = url
@@ -59,16 +59,16 @@ class ObserverClient:
         self._client.close()
 
     def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
-        """The body of a successful answer."""
+        """The body of a successful response."""
         with self._explained():
             response = self._client.get(path, params=params)
             self._check(response)
             return response.content
 
     def listed(self, path: str, name: str, kind: type[T], params: Mapping[str, str] | None = None) -> list[T]:
-        """All items of a list that comes in pages, however many: of *kind*, and called *name* in a page.
+        """All items of a paged list, decoded as *kind*; *name* is the list's member in a page.
 
-        Where the item went meanwhile behind which a page begins, the list is read again, a few times.
+        If the item at which a page begins has gone meanwhile, the list is read again, a few times.
         """
         for _ in range(_MOST_READINGS):
             try:
@@ -78,7 +78,7 @@ class ObserverClient:
         raise AwayError(f"the list at {self.url}{path} cannot be read", "it changes too fast", "Try again later")
 
     def post(self, path: str, body: bytes | Mapping[str, str | int], scope: str = "admin") -> bytes:
-        """The body of a successful answer to *body*, JSON already or to be made so; it takes a token with *scope*."""
+        """The body of a successful response to *body* (JSON, or to be encoded); needs a token with *scope*."""
         content = body if isinstance(body, bytes) else msgspec.json.encode(body)
         with self._explained():
             response = self._client.post(path, content=content, headers={"Content-Type": "application/json"})
@@ -87,7 +87,7 @@ class ObserverClient:
 
     @contextmanager
     def stream(self, path: str, params: Mapping[str, str]) -> Iterator[Iterator[bytes]]:
-        """Chunks of an endless answer, as they arrive."""
+        """The chunks of an endless response, as they arrive."""
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
         timeout = httpx.Timeout(_TIMEOUT_S, read=_QUIET_S)
         with (
@@ -123,7 +123,7 @@ class ObserverClient:
                 return
             cursor: str = self.decoded(bytes(page["next_cursor"]), str)
             if cursor in cursors:
-                raise self._stranger("the pages of its list go round in a circle")
+                raise self._stranger("the pages of its list form a cycle")
             cursors.append(cursor)
 
     def _items(self, page: Mapping[str, msgspec.Raw], name: str, kind: type[T]) -> list[T]:
@@ -169,7 +169,7 @@ class ObserverClient:
 
 
 def observer_client(url: str | None, token: str | None, env: Mapping[str, str]) -> ObserverClient:
-    """A client for *url*, or for the observer that *env* describes: so the commands work inside its container."""
+    """A client for *url*, or for the observer that *env* describes, so that commands work inside its container."""
     chosen = (url if url is None or "://" in url else f"http://{url}") or _own_url(env)
     try:
         parts = urlsplit(chosen)
@@ -188,13 +188,13 @@ def _own_url(env: Mapping[str, str]) -> str:
 
 
 def _tls(env: Mapping[str, str], *, is_own: bool) -> ssl.SSLContext:
-    """Trust in our own certificate where the environment names one and the address is our own; else the system's."""
+    """Trusts our own certificate if the environment names one and the address is our own; otherwise the system's."""
     certificate = env.get("OBSERVER_TLS_CERT", "")
     if not (is_own and certificate):
         return ssl.create_default_context()
     try:
         return pinned(certificate)
-    except OSError as exc:  # ssl.SSLError is one
+    except OSError as exc:  # includes ssl.SSLError
         raise AskError(
             f"{certificate} cannot be read", str(exc), "Name a PEM certificate in OBSERVER_TLS_CERT"
         ) from exc
@@ -205,7 +205,7 @@ def _not_an_address(url: str) -> AskError:
 
 
 def _said(response: httpx.Response) -> str:
-    """The answer's own `error`, or its status in words."""
+    """The response's own `error`, or its status in words."""
     return _error_of(response) or response.reason_phrase or "it does not say why"
 
 

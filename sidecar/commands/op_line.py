@@ -1,4 +1,4 @@
-"""One operation as one line that a person can read."""
+"""Formats one operation as one line for people."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SLOW_MS = 1000
 
 
 def op_line(op: ObservedOp, terminal: Terminal, zone: tzinfo | None = None) -> str:
-    """Local time (or *zone*'s), mark, endpoint, duration, what was asked → what came of it, source.
+    """Local time (or *zone*'s), mark, endpoint, duration, input → outcome, source.
 
-    Cut to the terminal's width; whole, with the date, where there is no terminal.
+    Cut to the terminal's width; without a terminal complete, with the date.
     """
     width = terminal.width
     when = _when(op.timestamp, zone, with_date=width is None)
@@ -52,7 +52,7 @@ def _outcome(op: ObservedOp) -> str:
 
 
 def _shared(asked: str, outcome: str, room: int) -> tuple[str, str]:
-    """Both texts within *room* columns: the outcome gets what it needs, up to three fifths of it."""
+    """Both texts cut to *room* columns: the outcome gets what it needs, up to three fifths of them."""
     room -= 3
     needs = cell_len(outcome)
     asked = fitted(asked, max(room - needs, room * 2 // 5))

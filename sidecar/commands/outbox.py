@@ -1,4 +1,4 @@
-"""`observer outbox list | retry | drop`: the posts in `state.db`, beside an observer that may be running."""
+"""`observer outbox list | retry | drop`: the posts in `state.db`, also while an observer is running."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DONE = {"retry": "due now", "drop": "dropped"}
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    """Print and give 0. Raises StartError where there is no outbox, ObserverError for a post that is not there."""
+    """Run the action and return 0. Raises StartError if there is no outbox, ObserverError for an unknown post."""
     if args.action != "list" and not args.id and not args.all:
         raise SettingsError(
             "no post was named", f"`observer outbox {args.action}` changes them", "Give --id N, or --all"
@@ -51,12 +51,12 @@ def _require(wanted: Sequence[int] | None, rows: Sequence[Mapping[str, Any]]) ->
     missing = sorted(set(wanted or ()) - {row["number"] for row in rows})
     if missing:
         raise ObserverError(
-            f"there is no post {missing[0]}", "it was taken or dropped, or never was", "See `observer outbox list`"
+            f"there is no post {missing[0]}", "it was delivered or dropped, or never was", "See `observer outbox list`"
         )
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row as JSON tells it; times are RFC 3339, *due* null for now."""
+    """The row for JSON output; times are RFC 3339, *due* is null if due now."""
     return {
         "id": row["number"],
         "state": row["state"],

@@ -1,4 +1,4 @@
-"""`observer playbook list | show | approve | retire | restore | export | import`: a person's hand on the memory."""
+"""`observer playbook list | show | approve | retire | restore | export | import`: people's access to the playbook."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DONE = {"approve": "approved", "retire": "retired", "restore": "restored"}
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    """Do what was asked and give 0. Raises AskError, SettingsError, ObserverError."""
+    """Run the action and return 0. Raises AskError, SettingsError, ObserverError."""
     _check(args)
     terminal = Terminal(sys.stdout, env)
     with observer_client(args.url, args.token, env) as client:

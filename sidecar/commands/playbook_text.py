@@ -1,4 +1,4 @@
-"""The playbook in words: lines for a terminal, and Markdown. What it says was written by senders: nothing is markup."""
+"""The playbook as text: terminal lines and Markdown. Its contents came from senders: nothing is used as markup."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _HEAD = ("id", "state", "kind", "calls", "effect", "endpoint", "text")
 
 
 def summary_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each entry, under a heading."""
+    """One line per entry, below a heading."""
     if not entries:
-        return ["nothing is known yet"]
+        return ["the playbook has no entries yet"]
     rows = [_HEAD, *(_row(entry) for entry in entries)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
     return [
@@ -27,7 +27,7 @@ def summary_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def told_lines(entry: Mapping[str, Any]) -> Iterable[str]:
-    """All that is known of one entry."""
+    """The lines of one entry in full."""
     yield f"{_text(entry, 'playbook_id')} v{entry.get('version')} {_text(entry, 'kind')}, {_text(entry, 'state')}"
     yield f"  at      {_text(entry, 'endpoint')}"
     yield f"  says    {_text(entry, 'text')}"
@@ -38,7 +38,7 @@ def told_lines(entry: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _history(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(when, what) of versions and decisions, the oldest first; of one moment the version first."""
+    """(when, what) of versions and decisions, oldest first; versions before decisions of the same time."""
     versions = [
         (_text(each, "at"), f"v{each.get('version')}: {_text(each, 'text')}") for each in entry.get("versions", [])
     ]
@@ -54,7 +54,7 @@ def _history(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def markdown(entries: Iterable[Mapping[str, Any]]) -> str:
-    """A document with a section for each entry."""
+    """A document with a section per entry."""
     lines = ["# Playbook", ""]
     for entry in entries:
         lines += [

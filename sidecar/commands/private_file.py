@@ -1,4 +1,4 @@
-"""Files that commands write for people: what is in them came from operations, so only their owner may read them."""
+"""Writes files that only their owner may read, since their contents come from operations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write *data*, with mode 0600 if the file is new; one that is there keeps its mode. Raises OSError."""
+    """Write *data*. A new file gets mode 0600; an existing one keeps its mode. Raises OSError."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
         file.write(data)

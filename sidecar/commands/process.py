@@ -1,4 +1,4 @@
-"""What the process sees to before it serves: what it loads, how many files it may open, how its memory is given out."""
+"""Prepares the process before it serves: what it imports, how many files it may open, how its memory is managed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ARENA_MAX: Final = (-8, 1)
 
 
 def load_without_terminal_parts() -> None:
-    """Import structlog and httpx as where rich and pygments are not installed: for colours and a command of its own.
+    """Import structlog and httpx as if rich and pygments (for colours and httpx's own command) were not installed.
 
-    That is 6 MiB. To be called before anything else imports them; what came first stays as it is.
+    Saves 6 MiB. To be called before anything else imports them; modules already imported stay as they are.
     """
     hidden = [name for name in ("rich", "pygments") if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: how imports learn that it is not there
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None marks a module as missing
     try:
         for library in ("structlog", "httpx"):
             importlib.import_module(library)
@@ -32,7 +32,7 @@ def load_without_terminal_parts() -> None:
 
 
 def raise_file_limit() -> None:
-    """Let the process open as many files (sockets are files) as it may, up to 65536: the soft limit is often 1024."""
+    """Raise the soft limit of open files (sockets included), often 1024, to the hard limit or 65536 at most."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -40,11 +40,11 @@ def raise_file_limit() -> None:
 
 
 def keep_memory_small() -> None:
-    """Have glibc share one heap among the threads and give large blocks back; where there is no glibc, nothing.
+    """Make glibc use one heap for all threads and return large blocks to the system; without glibc, do nothing.
 
-    By default each thread has a heap of its own, and what was freed once raises the size from which blocks are given
-    back: resident memory then creeps up for hours. Our threads hold the interpreter's lock nearly always, so they
-    do not get in each other's way. Variables such as `MALLOC_ARENA_MAX` are read before and are overruled.
+    By default each thread has a heap of its own, and each freed block raises the size from which blocks are returned:
+    resident memory then creeps up for hours. Our threads hold the interpreter's lock nearly always, so they hardly
+    compete for the heap. Variables such as `MALLOC_ARENA_MAX` were read before this and are overruled.
     """
     mallopt = _glibc("mallopt")
     if mallopt is not None:
@@ -53,7 +53,7 @@ def keep_memory_small() -> None:
 
 
 def give_back_memory() -> None:
-    """Give free pages back that lie between used ones (malloc_trim(3)): a few ms, without the interpreter's lock."""
+    """Return free pages between used ones to the system (malloc_trim(3)): a few ms, without the interpreter's lock."""
     trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal: how far, how many records at which rate, and how long still."""
+"""A progress bar on a terminal: the share done, the number of records and their rate, and the time left."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ProgressBar:
         self._bar.stop()
 
     def show(self, done: int, total: int, records: int) -> None:
-        """*done* of *total* bytes are read, which were *records* records."""
+        """Show that *done* of *total* bytes were read, with *records* records."""
         rate = records / max(time.monotonic() - self._started, 0.001)
         self._bar.update(self._task, completed=done, total=max(total, 1), records=records, rate=rate)
         self._bar.refresh()

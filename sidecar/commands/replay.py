@@ -1,4 +1,4 @@
-"""`observer replay`: everything that is derived, made again from what the journals say; nobody is asked or told."""
+"""`observer replay`: rebuilds all derived state from the journals; asks no model and notifies nobody."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _PLAIN_S: Final = 3.0
 
 
 class Progress(Protocol):
-    """Shows how far it is."""
+    """Shows the progress."""
 
     def show(self, done: int, total: int, records: int) -> None:
-        """*done* of *total* bytes are read, which were *records* records."""
+        """Show that *done* of *total* bytes were read, with *records* records."""
         ...
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    """Replay and give 0. Raises StartError where the folder is not there or in use; OSError."""
+    """Replay and return 0. Raises StartError if the folder does not exist or is in use; OSError."""
     logs.configure_if_unset("text", "info")
     data_dir = data_folder(args.data_dir, env)
     lock = FolderLock(data_dir)
@@ -47,19 +47,19 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
 
 
 def data_folder(given: str | None, env: Mapping[str, str]) -> Path:
-    """The observer's folder, from the flag, the environment or the default. Raises StartError if it is not there."""
+    """The observer's folder, from the flag, the environment or the default. Raises StartError if it does not exist."""
     data_dir = Path(given or env.get("OBSERVER_DATA_DIR") or Settings().data_dir)
     if not data_dir.is_dir():
         raise StartError(
             f"{data_dir} is not there",
-            "no observer has kept anything in this folder",
+            "no observer has written to this folder",
             "Name the right one with --data-dir or OBSERVER_DATA_DIR",
         )
     return data_dir
 
 
 def replayed(data_dir: Path, terminal: Terminal) -> None:
-    """Replay the folder, whose lock is held, and say so. Raises StartError, RetryableError, OSError."""
+    """Replay the folder, whose lock is held, and print a summary. Raises StartError, RetryableError, OSError."""
     started = time.monotonic()
     whole = WholeReplay(data_dir)
     try:
@@ -84,14 +84,14 @@ def replayed(data_dir: Path, terminal: Terminal) -> None:
 
 
 class ProgressLines:
-    """A line every few seconds, for files and pipes."""
+    """Prints a line every few seconds, for files and pipes."""
 
     def __init__(self, terminal: Terminal, started: float) -> None:
         self._terminal = terminal
         self._started = started
 
     def show(self, done: int, total: int, records: int) -> None:
-        """Print where it is; the end is told by the summary."""
+        """Print the progress; the end is left to the summary."""
         if done >= total:
             return
         passed = max(time.monotonic() - self._started, 0.001)

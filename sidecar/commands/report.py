@@ -1,4 +1,4 @@
-"""`observer report`: what was learnt and whether it helped, as tables here and, with --html, as one file with plots."""
+"""`observer report`: what was learnt and whether it helped, as tables and, with --html, as one file with charts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sidecar.errors import StartError
 from sidecar.measured_words import effect_words, is_known
 from sidecar.model_learning import PlaybookView
 
-_COLUMNS = 100  # where the output is no terminal
+_COLUMNS = 100  # if the output is not a terminal
 _MOST = 12
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    """Print, write the file if one is named, and give 0. Raises AskError, StartError."""
+    """Print the report, write the file if one is named, and return 0. Raises AskError, StartError."""
     with observer_client(args.url, args.token, env) as client:
         data = gather(client, datetime.now(UTC))
     terminal = Terminal(sys.stdout, env)

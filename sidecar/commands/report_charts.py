@@ -1,6 +1,6 @@
 """The charts of the HTML report, as inline SVG: columns of failures over time, and intervals of uplift. Pure.
 
-Colours are classes, so that the page's style sheet decides them for light and for dark. All text is escaped.
+Colours are classes, so that the page's style sheet defines them for light and dark. All text is escaped.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ WIDTH: Final = 860
 _LEFT, _RIGHT = 44, 12
 _TOP, _PLOT, _FOOT = 10, 190, 26
 _ROW: Final = 34
-_WIDEST = 60.0  # column
-_LABELS = 400  # of the intervals' chart, to the left of its plot
+_WIDEST = 60.0  # widest column
+_LABELS = 400  # width of the labels to the left of the intervals
 _LABEL_CHARACTERS = 58
 _COLOURS = 6
 
 
 def columns(times: Times) -> str:
-    """Stacked columns, one colour a series."""
+    """Stacked columns, one colour per series."""
     totals = [sum(each.counts[at] for each in times.series) for at in range(len(times.series[0].counts))]
     top = _round_up(max(totals, default=1))
     step = min(_WIDEST, (WIDTH - _LEFT - _RIGHT) / max(len(totals), 1))
@@ -60,7 +60,7 @@ def _time_labels(times: Times, count: int, step: float) -> Iterator[str]:
 
 
 def intervals(rows: Sequence[tuple[str, str, Estimate]]) -> str:
-    """One line an entry: its (label, class), a dot at the estimate (−1 to 1) and its interval around it."""
+    """One row per entry: its (label, class), a dot at the estimate (−1 to 1), and its interval."""
     most = max((abs(end) for _, _, each in rows for end in (each.low, each.high) if end is not None), default=1.0)
     reach = min(1.0, max(0.2, ceil(5 * most) / 5))
     middle, half = (_LABELS + WIDTH - 70) / 2, (WIDTH - 70 - _LABELS) / 2
@@ -94,13 +94,13 @@ def _svg(height: float, title: str, parts: Sequence[str]) -> str:
 
 
 def _points(share: float) -> str:
-    """`+62`, `−5`, `0`."""
+    """*share* in points: `+62`, `−5`, `0`."""
     number = round(100 * share)
     return f"{number:+d}".replace("-", "−") if number else "0"
 
 
 def _round_up(count: int) -> int:
-    """The next of 2, 4, 6, 8, 10, 20, 40 …: its half is whole."""
+    """The next of 2, 4, 6, 8, 10, 20, 40 …, so that half of it is whole."""
     size = 1
     while True:
         for factor in (2, 4, 6, 8, 10):
@@ -110,7 +110,7 @@ def _round_up(count: int) -> int:
 
 
 def _clock(second: int, short: int = 0) -> str:
-    """UTC; *short*: only what a column of so many seconds needs."""
+    """The time in UTC; *short*: only as precise as columns of so many seconds need."""
     at = datetime.fromtimestamp(second, UTC)
     if not short:
         return at.strftime("%Y-%m-%d %H:%M UTC")

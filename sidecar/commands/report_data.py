@@ -1,4 +1,4 @@
-"""What a report is made of: read from a running observer's doors, and worked out. Pure but for the reading."""
+"""The data of a report: read from a running observer's doors, then computed. Pure except for the reading."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from sidecar.commands.observer_client import NotThereError, ObserverClient
 from sidecar.model_learning import Avoided, Measured, PlaybookView
 
-MOST_INCIDENTS: Final = 40  # whose times are read
+MOST_INCIDENTS: Final = 40  # incidents whose timelines are read
 _SERIES = 5  # incidents with a colour of their own
 _MOST_COLUMNS = 48
 _OPEN_STATES = frozenset({"new", "ongoing", "escalating", "regressed"})
@@ -40,7 +40,7 @@ class _Buckets(msgspec.Struct, rename={"start": "from"}):
 
 
 class Incident(msgspec.Struct, kw_only=True):
-    """An incident as the report tells it."""
+    """An incident as the report shows it."""
 
     fingerprint: str
     endpoint: str
@@ -53,12 +53,12 @@ class Incident(msgspec.Struct, kw_only=True):
 
     @property
     def is_open(self) -> bool:
-        """Whether it still happens, as far as is known."""
+        """Whether the incident counts as still happening."""
         return self.state in _OPEN_STATES
 
 
 class Estimate(NamedTuple):
-    """A number and the interval that it is in; *value* None: not known yet."""
+    """A number and its interval; *value* is None if not known yet."""
 
     value: float | None
     low: float | None = None
@@ -66,14 +66,14 @@ class Estimate(NamedTuple):
 
 
 class Series(NamedTuple):
-    """Failures of one incident (or of all others), column by column."""
+    """Failures of one incident (or of all others) per column."""
 
     name: str
     counts: list[int]
 
 
 class Times(NamedTuple):
-    """Columns of *width_s* seconds, the first from *start* (s since the Unix epoch) on."""
+    """Columns of *width_s* seconds; the first begins at *start* (s since the Unix epoch)."""
 
     start: int
     width_s: int
@@ -81,7 +81,7 @@ class Times(NamedTuple):
 
 
 class ReportData(NamedTuple):
-    """All that is told, by both forms of the report."""
+    """The contents of both forms of the report."""
 
     url: str
     at: str
@@ -99,9 +99,9 @@ class ReportData(NamedTuple):
 
 
 def avoided(measured: Measured | None) -> Estimate:
-    """Failures that *measured*'s shown tasks would have had more without this advice; negative: it made some.
+    """The failures that *measured*'s advice spared its shown tasks; negative: that it caused.
 
-    Of one entry: several that were told to one task share its outcome, and their numbers do not add up.
+    For one entry: entries told to the same task share its outcome, so their numbers do not add up.
     """
     if measured is None or measured.effect is None or measured.low is None or measured.high is None:
         return Estimate(None)
@@ -114,7 +114,7 @@ def _estimate(found: Avoided | None) -> Estimate:
 
 
 def gather(client: ObserverClient, now: datetime) -> ReportData:
-    """Read everything. Raises AskError."""
+    """Read all data. Raises AskError."""
     stats: _Stats = client.decoded(client.get("/stats"), _Stats)
     entries = client.listed("/playbooks", "playbooks", PlaybookView)
     incidents = client.listed("/incidents", "incidents", Incident)
@@ -141,7 +141,7 @@ def gather(client: ObserverClient, now: datetime) -> ReportData:
 def _detailed(client: ObserverClient, incident: Incident) -> Incident:
     try:
         found: Incident = client.decoded(client.get(f"/incidents/{incident.fingerprint}"), Incident)
-    except NotThereError:  # it had to make room meanwhile
+    except NotThereError:  # it was evicted meanwhile
         return incident
     return found
 
@@ -152,7 +152,7 @@ def _by_uplift(entry: PlaybookView) -> tuple[bool, float, str]:
 
 
 def times(incidents: Sequence[Incident]) -> Times | None:
-    """Failures over time, in columns as narrow as show all of them; None where there are none."""
+    """Failures over time, in the narrowest columns that show all of them; None if there are none."""
     for level in range(3):
         spans = [(each, each.timeline[level]) for each in incidents if len(each.timeline) > level]
         if not spans:

@@ -92,8 +92,8 @@ def _arms(overall: Measured | None) -> str:
         return _section("Shown against withheld", "No advice was both shown and withheld yet.", "")
     rows = [_arm_row("shown something", overall.shown), _arm_row("all withheld at random", overall.withheld)]
     said = (
-        f"How much more often tasks succeed that were shown advice than those that all of it was withheld from at "
-        f"random: {effect_words(overall)} (95 %, at whatever time one looks)."
+        f"Success rate of tasks that were shown advice, minus that of tasks from which all advice was withheld at "
+        f"random: {effect_words(overall)} (95 % interval, valid at any time)."
     )
     heads = ("arm", "tasks", "succeeded", "no outcome in time", "only reported", "read it themselves")
     return _section("Shown against withheld", said, _table(heads, rows))
@@ -175,7 +175,7 @@ def _section(title: str, said: str, body: str) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """*words*: so many columns are text, the others numbers."""
+    """A table whose first *words* columns are text, the others numbers."""
     head = "".join(f"<th{'' if at < words else _NUMBER}>{escape(name)}</th>" for at, name in enumerate(heads))
     body = "".join(f"<tr>{''.join(_cell(at, text, words) for at, text in enumerate(row))}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -187,5 +187,5 @@ _NUMBER = ' class="n"'
 def _cell(at: int, text: str, words: int) -> str:
     if at == 1 and words > 1:
         return f'<td><span class="state">{escape(text)}</span></td>'
-    told = escape(text[:300]).replace("/", "/<wbr>") if at == 2 and words > 1 else escape(text[:300])  # an endpoint
+    told = escape(text[:300]).replace("/", "/<wbr>") if at == 2 and words > 1 else escape(text[:300])  # endpoints
     return f'<td class="{"w" if at < words else "n"}">{told}</td>'

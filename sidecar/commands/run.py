@@ -1,4 +1,4 @@
-"""`observer run`: settings, log, signals, then the pipeline until it is told to stop."""
+"""`observer run`: reads settings, sets up logs and signals, and runs the pipeline until it is told to stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GIVE_BACK_EVERY_S = 15.0
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    """Watch until SIGTERM or SIGINT, then drain and give 0. Raises SettingsError, StartError."""
+    """Run until SIGTERM or SIGINT, drain, and return 0. Raises SettingsError, StartError."""
     settings = Settings.from_env(env, settings_flags(args))
     logs.configure(settings.log_format, settings.log_level)
     raise_file_limit()
@@ -58,7 +58,7 @@ async def _watch(settings: Settings, env: Mapping[str, str]) -> None:
 
 async def _announce(observer: Observer, ready: asyncio.Event) -> None:
     await ready.wait()
-    # What is there now stays: the collector need not look at it again and again while requests come and go.
+    # These objects stay for good: the garbage collector need not scan them again while requests come and go.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
@@ -70,12 +70,12 @@ async def _announce(observer: Observer, ready: asyncio.Event) -> None:
 async def _give_back() -> None:
     while True:
         await asyncio.sleep(_GIVE_BACK_EVERY_S)
-        gc.collect(1)  # httpx's answers refer to themselves: a few hundred objects now take 1 ms, 10,000 later take ten
+        gc.collect(1)  # httpx responses are cycles: a few hundred objects now take 1 ms, 10,000 later take ten
         await asyncio.to_thread(give_back_memory)
 
 
 def _obey_signals(stopping: asyncio.Event) -> None:
-    """SIGTERM and the first SIGINT drain; a second SIGINT leaves at once: what was acknowledged is in the journal."""
+    """SIGTERM and the first SIGINT drain; a second SIGINT exits at once, as all acknowledged ops are in the journal."""
 
     def stop(number: signal.Signals) -> None:
         if stopping.is_set() and number is signal.SIGINT:

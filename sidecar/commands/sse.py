@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 
 class Event(NamedTuple):
-    """One event; *name* is `message` where the stream names none."""
+    """One event; *name* is `message` if the stream gives none."""
 
     name: str
     data: bytes
 
 
 class EventParser:
-    """Takes bytes as they arrive, gives the events that they complete.
+    """Parses bytes as they arrive into events.
 
-    Lines end at LF or CR LF only: an op's text may hold U+2028 or U+0085, which `splitlines` would split at.
+    Lines end at LF or CR LF only: an op's text may contain U+2028 or U+0085, at which `splitlines` would split.
     """
 
     def __init__(self) -> None:

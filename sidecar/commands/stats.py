@@ -1,4 +1,4 @@
-"""`observer stats`: `/stats` of a running observer, as a table on a terminal and as plain lines elsewhere."""
+"""`observer stats`: `/stats` of a running observer, as a table on a terminal and as plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Rules(msgspec.Struct):
 
 
 class _Advice(msgspec.Struct):
-    """*measured*: both arms, and the effect between `low` and `high`."""
+    """*measured* has both groups, and the effect between `low` and `high`."""
 
     asked: int = 0
     told: int = 0
@@ -34,7 +34,7 @@ class _Advice(msgspec.Struct):
 
 
 class _Stats(msgspec.Struct):
-    """The answer; fields that an older or newer observer does not have stay empty."""
+    """The response; fields that an older or newer observer does not have stay empty."""
 
     total: int
     successes: int
@@ -63,7 +63,7 @@ class _Row(NamedTuple):
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    """Print and give 0. Raises AskError."""
+    """Print the statistics and return 0. Raises AskError."""
     with observer_client(args.url, args.token, env) as client:
         body = client.get("/stats")
         stats: _Stats = client.decoded(body, _Stats)
@@ -119,7 +119,7 @@ def _sections(stats: _Stats) -> list[tuple[str, list[_Row]]]:
 
 
 def _advice(advice: _Advice) -> list[_Row]:
-    """How many were told, and whether it helped."""
+    """How often advice was given, and whether it helped."""
     rows = [_Row("advice asked, since start", f"{advice.asked:,}"), _Row("  items told", f"{advice.told:,}")]
     measured = advice.measured
     if measured is None:
@@ -148,7 +148,7 @@ def _print_plain(terminal: Terminal, url: str, stats: _Stats) -> None:
 
 
 def _print_tables(terminal: Terminal, url: str, stats: _Stats) -> None:
-    from rich.console import Console, Group  # noqa: PLC0415 - slow to import, needed on a terminal only
+    from rich.console import Console, Group  # noqa: PLC0415 - slow to import, only needed on a terminal
     from rich.panel import Panel  # noqa: PLC0415 - as above
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above

@@ -1,4 +1,4 @@
-"""`observer tail`: the last operations, then each new one as it settles, over restarts of the observer."""
+"""`observer tail`: prints the last operations, then each new one as it settles, across restarts of the observer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Missed(msgspec.Struct):
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
-    """Follow until Ctrl-C or until the reader leaves; both give 0. Raises AskError if no observer answers at first."""
+    """Follow until Ctrl-C or until the reader leaves; both return 0. Raises AskError if no observer answers first."""
     filters = {"success": "false"} if args.failures else {}
     filters |= {name: value for name in ("source", "endpoint") if (value := getattr(args, name)) is not None}
     out, notes = Terminal(sys.stdout, env), Terminal(sys.stderr, env)
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
 
 
 class Tail:
-    """Prints ops that fit *filters* to *out*, once each, and what happens to the connection to *notes*."""
+    """Prints ops that match *filters* to *out*, once each, and changes of the connection to *notes*."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Tail:
         self._pause_s = 0.0
 
     def follow(self, recent: int) -> None:
-        """Print the last *recent* ops and go on for ever. Raises AskError, BrokenPipeError, KeyboardInterrupt."""
+        """Print the last *recent* ops, then follow without end. Raises AskError, BrokenPipeError, KeyboardInterrupt."""
         while True:
             try:
                 for event in self._session(recent):
@@ -85,7 +85,7 @@ class Tail:
             self._pause(self._pause_s)
 
     def _session(self, recent: int) -> Iterator[Event]:
-        """Events of one connection. The stream is open before the past is read: nothing falls between."""
+        """The events of one connection. It opens the stream before it reads the past, so that nothing is missed."""
         parser = EventParser()
         with self._client.stream("/ops/stream", self._filters) as chunks:
             if self._connected_before:
@@ -97,15 +97,15 @@ class Tail:
             self._out.flush()
             for chunk in chunks:
                 yield from parser.feed(chunk)
-                self._out.flush()  # also when the chunk was a sign of life only: the reader may have left
+                self._out.flush()  # also after a mere keep-alive: the reader may have left
 
     def _begin(self, recent: int) -> None:
-        newest_first = self._page(max(recent, 1)).ops  # one at least: it marks where the past ends
+        newest_first = self._page(max(recent, 1)).ops  # at least one: it marks where the past ends
         for number, raw in reversed(list(enumerate(newest_first))):
             self._print(raw, silent=number >= recent)
 
     def _catch_up(self) -> None:
-        """Print what came while we were away: everything newer than the newest op that was seen."""
+        """Print what arrived during a disconnection: everything newer than the newest op seen."""
         missed: list[msgspec.Raw] = []
         cursor = ""
         for _ in range(_MOST_PAGES):
@@ -113,7 +113,7 @@ class Tail:
                 page = self._page(_PAGE, cursor)
             except AwayError:
                 raise
-            except AskError:  # the cursor's op has left the ring: nothing older is there
+            except AskError:  # the cursor's op has left the ring, so nothing older is there either
                 break
             for raw in page.ops:
                 if self._op(raw).op_id in self._seen:
@@ -159,7 +159,7 @@ class Tail:
 
 
 class _Seen:
-    """The last ids, oldest out first."""
+    """The last ids; the oldest are evicted."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()

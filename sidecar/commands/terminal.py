@@ -1,4 +1,4 @@
-"""How text reaches a person: no control characters, no wider than the terminal, colours only where they are wanted."""
+"""Output for people: no control characters, no lines wider than the terminal, colours only if wanted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FALLBACK_WIDTH = 80
 
 
 class Terminal:
-    """An output stream: `width` is its columns, or None if it is no terminal (a file, a pipe)."""
+    """An output stream; `width` is its number of columns, or None if it is not a terminal (a file, a pipe)."""
 
     def __init__(self, out: TextIO, env: Mapping[str, str]) -> None:
         self.out = out
@@ -29,7 +29,7 @@ class Terminal:
 
     @property
     def width(self) -> int | None:
-        """Columns now: a window may be resized."""
+        """The number of columns now, as a window may be resized."""
         if not self._is_terminal:
             return None
         with contextlib.suppress(OSError):
@@ -37,7 +37,7 @@ class Terminal:
         return _FALLBACK_WIDTH
 
     def paint(self, text: str, colour: str) -> str:
-        """*text* in *colour* (a key of the table above), or as it is where colours are not wanted."""
+        """*text* in *colour* (a key of `_CODES`), or unchanged if colours are not wanted."""
         return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if self.colours and text else text
 
     def write(self, line: str) -> None:
@@ -45,7 +45,7 @@ class Terminal:
         self.out.write(line + "\n")
 
     def flush(self) -> None:
-        """Hand on what was written. Raises BrokenPipeError if the reader has left, even when nothing was written."""
+        """Flush the output. Raises BrokenPipeError if the reader has left, even if nothing was written."""
         self.out.flush()
         if _reader_has_left(self.out):
             raise BrokenPipeError
@@ -61,17 +61,17 @@ def _reader_has_left(out: TextIO) -> bool:
 
 
 def visible(text: str) -> str:
-    """*text* on one line, with whatever could steer a terminal (escapes, line ends, text direction) written out."""
+    """*text* on one line; whatever could control a terminal (escapes, line ends, text direction) is escaped."""
     return text if text.isprintable() else "".join(c if c.isprintable() else _named(c) for c in text)
 
 
 def visible_json(text: str) -> str:
-    """JSON *text* with the same characters as JSON escapes: the value stays the same."""
+    """JSON *text* with the same characters as JSON escapes, so that its value is unchanged."""
     return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def fitted(text: str, columns: int) -> str:
-    """*text* cut to *columns*, wide characters counted as two; what was cut shows as `…`."""
+    """*text* cut to *columns*, where wide characters count as two; a cut is marked by `…`."""
     if cell_len(text) <= columns:
         return text
     return set_cell_size(text, columns - 1).rstrip() + "…" if columns > 0 else ""

@@ -1,4 +1,4 @@
-"""Trust in the observer's own certificate, for the commands that ask it over TLS."""
+"""Trust in the observer's own certificate, for commands that call it over TLS."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ssl
 
 
 def pinned(certificate: str) -> ssl.SSLContext:
-    """Trust in that one PEM *certificate*, whatever names it holds: it is reached by an address. Raises OSError."""
+    """A context that trusts only the PEM *certificate*, whatever its names: we connect by address. Raises OSError."""
     context = ssl.create_default_context(cafile=certificate)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
