@@ -1,8 +1,8 @@
 """An agent that asks before it calls: `python examples/agent.py PROXY_URL OBSERVER_URL`, as `make demo` prints them.
 
-It has thirty shifts to fill, and would text the workers: in the demo's gateway few of those notices arrive. First it
-fills them as it likes, then it asks the observer what to do. The calls go through the observer's proxy and name their
-task, so that the observer sees what became of its advice. Needs the extra `mcp`: `pip install '.[mcp]'`.
+It has thirty shifts to fill, and would notify the workers by text message, which the demo's gateway mostly loses. It
+fills them without asking, then again with the observer's advice. The calls go through the observer's proxy and name
+their task, so that the observer can measure its advice. Needs the extra `mcp`: `pip install '.[mcp]'`.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ async def fill(jobs: dict[str, Job], proxy_url: str, observer_url: str) -> int:
 
 
 async def fill_unasked(jobs: dict[str, Job], proxy_url: str) -> int:
-    """The same jobs, without a question."""
+    """How many of the same jobs succeed without asking."""
     async with httpx.AsyncClient(base_url=proxy_url, timeout=30.0) as gateway:
         answers = [await gateway.post("/tools/fill_shift", json=job) for job in jobs.values()]
     return sum(answer.is_success and "error" not in answer.json() for answer in answers)

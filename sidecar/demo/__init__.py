@@ -1,1 +1,1 @@
-"""A small staffing gateway with agents, to see the observer at work."""
+"""A small staffing gateway with agents, to show the observer at work."""

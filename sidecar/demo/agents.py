@@ -1,7 +1,7 @@
-"""The demo's agents: they fill shifts through the observer, try again naively, and post how it went to its HTTP door.
+"""The demo's agents: they fill shifts through the observer, retry naively, and post the outcomes to its HTTP door.
 
-Calls go through `ObservedGateway.observed`; outcomes to `POST /event` and `/events`. What an agent does next is
-drawn from seeded dice; what comes of it is the gateway's doing.
+Calls go through `ObservedGateway.observed`; outcomes to `POST /event` and `/events`. A seeded random source decides
+what an agent does next; the gateway decides what comes of it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CALLS_A_JOB: Final = 2  # the second is the naive retry
 _PAUSE_S: Final = (0.15, 0.65)
 _BATCH: Final = 5
 _FILL: Final = "/tools/fill_shift"
-_CHOSEN: Final = ("channel", "certified")  # of a call: what an agent may choose; the rest is the job
+_CHOSEN: Final = ("channel", "certified")  # arguments that an agent may choose; the others describe the job
 
 
 class Caller(Protocol):
@@ -45,13 +45,13 @@ class EventDoor(Protocol):
         ...
 
     async def advice(self, params: dict[str, str]) -> dict[str, Any]:
-        """`GET /advice`; nothing where the observer cannot say."""
+        """`GET /advice`; empty if the observer cannot answer."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """People that an agent has to find."""
+    """A request to find workers."""
 
     task: str
     staffer_id: str
@@ -65,11 +65,11 @@ class Job:
 
     @property
     def sig_hash(self) -> str:
-        """The same for jobs alike in role and place, whoever does them."""
+        """A hash that jobs of the same role and place share, whoever does them."""
         return hashlib.sha256(f"{self.role}|{self.city}|{self.state}".encode()).hexdigest()[:16]
 
     def body(self) -> dict[str, Any]:
-        """What the gateway's tools are sent."""
+        """The request body for the gateway's tools."""
         return {
             "role": self.role,
             "city": self.city,
@@ -80,7 +80,7 @@ class Job:
         }
 
     def fields(self) -> dict[str, Any]:
-        """What the op of each call says beside that."""
+        """The fields of each call's op that are not in the body."""
         return {
             "task": self.task,
             "staffer_id": self.staffer_id,
@@ -96,7 +96,7 @@ class Job:
 class Agent:
     """Does one job after the other until *stopping* is set.
 
-    *on_failure* hears of every call that failed. With *pools_events* outcomes are posted five at a time.
+    *on_failure* is called for every failed call. With *pools_events* outcomes are posted five at a time.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Agent:
         self.jobs = 0
 
     async def run(self) -> None:
-        """Work, with pauses."""
+        """Do jobs, with pauses."""
         while not self._stopping.is_set():
             await self.work(self._next_job())
             await self._pause()
@@ -129,7 +129,7 @@ class Agent:
             await self._door.post_batch(self._pool)
 
     async def work(self, job: Job) -> None:
-        """Look around, fill, retry, perhaps rescue, and tell the observer."""
+        """Do one job: look up, fill, retry, perhaps rescue, and report the outcome to the observer."""
         dice = self._dice
         if dice.random() < 0.12:
             await self._plan(job)
@@ -149,7 +149,7 @@ class Agent:
         await self._tell(job, op, rescued)
 
     async def _advised(self, job: Job) -> tuple[Job, str | None]:
-        """*job* as the observer advises to fill it, where that is the agent's to choose, and the exposure."""
+        """*job* changed as the observer advises, as far as an agent may choose, and the exposure's id."""
         facts = {
             name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in job.body().items()
         }
@@ -171,7 +171,7 @@ class Agent:
         return op
 
     async def _tell(self, job: Job, op: ObservedOp, rescued: ObservedOp | None) -> None:
-        """The outcome, as a child of the call that it is the outcome of."""
+        """Post the outcome, as a child of the call that led to it."""
         last = rescued or op
         event: dict[str, Any] = {
             **job.fields(),
@@ -195,7 +195,7 @@ class Agent:
             await self._door.post_batch(pool)
 
     async def _plan(self, job: Job) -> None:
-        """A model call that Langfuse would have told of."""
+        """Post a model call, as Langfuse would report it."""
         tokens = self._dice.randrange(400, 9000)
         event: dict[str, Any] = {
             "source": "langfuse",

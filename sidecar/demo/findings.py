@@ -1,4 +1,4 @@
-"""What the diagnoses found, incident by incident: read from `/incidents`, in the order in which it changed. Pure."""
+"""The findings of the diagnoses by incident, read from `/incidents`, ordered by their last change. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DASH: Final = " — "
 
 
 class Finding(NamedTuple):
-    """What a diagnosis says of one incident; *why* is its explanation, *by* who gave it."""
+    """The diagnosis of one incident; *why* is the explanation, *by* its author."""
 
     fingerprint: str
     endpoint: str
@@ -31,18 +31,18 @@ class Finding(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing was found yet that sets these failures apart."""
+        """Whether nothing is known yet that sets these failures apart."""
         return self.why.startswith("nothing")
 
 
 class Findings:
-    """The latest finding of each incident. One whose numbers alone have changed keeps its place."""
+    """The latest finding of each incident. A finding keeps its place if only its numbers change."""
 
     def __init__(self) -> None:
         self._latest: dict[str, Finding] = {}
 
     def take(self, incidents: Sequence[Incident]) -> None:
-        """Note what is new since the last call."""
+        """Store what changed since the last call."""
         for incident in incidents:
             finding, last = _finding(incident), self._latest.get(incident.fingerprint)
             if finding is None or finding == last:
@@ -52,7 +52,7 @@ class Findings:
             self._latest[incident.fingerprint] = finding
 
     def newest_first(self) -> list[Finding]:
-        """Those that explain something come before those that do not yet."""
+        """The findings, newest first; those that explain nothing yet come last."""
         newest = list(reversed(self._latest.values()))
         return sorted(newest, key=lambda finding: finding.is_open)
 
@@ -72,7 +72,7 @@ def _finding(incident: Incident) -> Finding | None:
 
 
 def _folded(why: str) -> str:
-    """*why* with the same numbers of several fields said once: `they share city=Boise, state=ID (4 failures, …)`."""
+    """*why* with fields of equal numbers grouped: `they share city=Boise, state=ID (4 failures, …)`."""
     if not why.startswith(_APART):
         return why
     fields: dict[tuple[str, str], dict[str, None]] = {}
@@ -83,7 +83,7 @@ def _folded(why: str) -> str:
 
 
 def _piece(incident: Incident) -> str:
-    """The line on *incident* in a diagnosis of several; a model's words are not divided so, and are given whole."""
+    """The line about *incident* in a diagnosis of several; a model's text has no such lines and is returned whole."""
     text = incident.diagnosis or ""
     for line in text.splitlines():
         if line.startswith(f"[{incident.endpoint[:80]}]") and f": {incident.message[:300]}" in line:

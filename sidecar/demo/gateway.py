@@ -1,7 +1,7 @@
 """A small staffing gateway, as a process of its own: `python -m sidecar.demo.gateway --host 127.0.0.1 --port 0`.
 
-Agents call its tools; it answers from SQLite, and refuses by `staffing_rules`. The observer posts to its `/log`.
-It says which port it listens on, as a line of JSON on standard output, once it can be called.
+Agents call its tools; it answers from SQLite, and refuses calls by `staffing_rules`. The observer posts to its `/log`.
+Once it accepts calls, it prints its port as a line of JSON on standard output.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _GRACE_S = 1
 
 
 class Tools:
-    """What the gateway can do: each method answers one call, or refuses it."""
+    """The gateway's tools: each method answers one call, or refuses it."""
 
     def __init__(self, db: StaffingDb, dice: Random) -> None:
         self._db = db
         self.dice = dice
 
     def fill_shift(self, call: StaffingCall) -> Answer:
-        """Put workers on a shift."""
+        """Assign workers to a shift."""
         refused = self._refusal(call, certificate_refusal, channel_refusal)
         if refused is not None:
             return refused
@@ -62,7 +62,7 @@ class Tools:
         return {"shift_id": shift_id, "filled": len(workers), "workers": workers}
 
     def search_workers(self, call: StaffingCall) -> Answer:
-        """Who could come."""
+        """List the available workers."""
         refused = self._refusal(call)
         if refused is not None:
             return refused
@@ -70,7 +70,7 @@ class Tools:
         return {"rows": rows, "row_count": len(rows)}
 
     def ask(self, call: StaffingCall) -> Answer:
-        """A question in words; this one does not mind closed offices."""
+        """Answer a question in words; this tool also works for closed offices."""
         refused = role_refusal(call, self.dice)
         if refused is not None:
             return refused
@@ -78,7 +78,7 @@ class Tools:
         return {"answer": f"There are {number} workers with the role {call.role} in {call.city}, {call.state}."}
 
     def match(self, call: StaffingCall) -> Answer:
-        """The best of those who could come."""
+        """The best of the available workers."""
         refused = self._refusal(call, certificate_refusal)
         if refused is not None:
             return refused
@@ -95,14 +95,14 @@ class Tools:
 
 
 class ToolResource:
-    """`POST /tools/…`: one tool, at the pace of the city's shard."""
+    """`POST /tools/…`: one tool, with the latency of the city's shard."""
 
     def __init__(self, answer: Callable[[StaffingCall], Answer], dice: Random) -> None:
         self._answer = answer
         self._dice = dice
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """The tool's answer, or `{"error": …}`."""
+        """Respond with the tool's answer, or `{"error": …}`."""
         call = msgspec.json.decode(await _body(req), type=StaffingCall)
         wait_s, gives_up = pace(call, self._dice)
         await asyncio.sleep(wait_s)
@@ -114,18 +114,18 @@ class ToolResource:
 
 
 class LogResource:
-    """`POST /log` keeps what the observer has to say, once per `Idempotency-Key`; `GET /log` lists it."""
+    """`POST /log` stores the observer's posts, once per `Idempotency-Key`; `GET /log` lists them."""
 
     def __init__(self, db: StaffingDb) -> None:
         self._db = db
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """`{"logged": false}` if that key was here before."""
+        """Store an entry; `{"logged": false}` if its key was here before."""
         entry = msgspec.json.decode(await _body(req), type=dict[str, Any])
         resp.media = {"logged": self._db.keep(req.get_header("Idempotency-Key"), entry)}
 
     async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Oldest first."""
+        """List the entries, oldest first."""
         resp.media = {"entries": self._db.log_entries()}
 
 
@@ -133,7 +133,7 @@ class HealthResource:
     """`GET /health`."""
 
     async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """As long as it answers, it is well."""
+        """Respond that the gateway is well."""
         resp.media = {"status": "ok", "service": "staffing-gateway"}
 
 
@@ -170,7 +170,7 @@ def _say_error(_req: falcon.asgi.Request, resp: falcon.asgi.Response, exc: falco
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens once it does."""
+    """A server that prints its address once it listens."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -203,7 +203,7 @@ async def serve(host: str, port: int, seed: int, db_path: str, *, until_eof: boo
 
 
 async def _stop_at_eof(server: uvicorn.Server) -> None:
-    """Whoever started us holds the other end: when it is gone, killed or not, we go too."""
+    """Stop when standard input ends: the parent holds its other end, so we end with it, even if it is killed."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -213,7 +213,7 @@ async def _stop_at_eof(server: uvicorn.Server) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m sidecar.demo.gateway", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=3700, help="port; 0 picks a free one")

@@ -1,4 +1,4 @@
-"""Starts the demo's gateway as a process of its own, and ends it whatever happens."""
+"""Runs the demo's gateway as a process of its own, and ends it in any case."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _STOP_S: Final = 3.0
 
 @asynccontextmanager
 async def gateway_process(seed: int, log_path: Path) -> AsyncIterator[str]:
-    """The address of a running gateway, for the length of the block. Its own messages go to *log_path*.
+    """Yields the address of a running gateway, which ends with the block. Its own messages go to *log_path*.
 
-    It is in a session of its own, so that Ctrl-C reaches only us, and goes when the pipe to its standard input
-    closes, so that it does not outlive us even if we are killed. Raises StartError.
+    It has a session of its own, so that Ctrl-C reaches only us. It exits when the pipe to its standard input closes, so
+    that it does not outlive us even if we are killed. Raises StartError.
     """
     with log_path.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(

@@ -1,6 +1,6 @@
-"""What advice came to, entry by entry: how tasks that were told fared, and those that a coin withheld it from. Pure.
+"""The effect of advice by entry: success rates of tasks that were shown it, and of those it was withheld from. Pure.
 
-Everything is read from `/playbooks`, look by look; the two lines are drawn from what was added between two looks.
+All data comes from `/playbooks`, polled repeatedly; the points of a line are differences between two polls.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from sidecar.measured_words import effect_words
 from sidecar.model_learning import ArmResult, PlaybookView
 
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
-_STEP_S: Final = 4.0  # between two points of a line
+_STEP_S: Final = 4.0  # seconds between two points of a line
 _MOST_POINTS: Final = 40
 
 
 class Point(NamedTuple):
-    """What an arm had come to at a moment."""
+    """The counts of a group at one time."""
 
     tasks: int
     successes: int
 
 
 class Line(NamedTuple):
-    """One arm: what it came to in all, and the rate of success of each stretch of time (None: no task)."""
+    """One group: its total counts, and its success rate per interval (None: no task)."""
 
     arm: ArmResult
     rates: list[float | None]
 
     @property
     def rate(self) -> float | None:
-        """Of all its tasks."""
+        """The success rate over all tasks."""
         return self.arm.successes / self.arm.tasks if self.arm.tasks else None
 
     def drawn(self, columns: int) -> str:
-        """`▂▁▂▃▂ ▁`: the last *columns* stretches, low where tasks fail."""
+        """The last *columns* intervals as a line of blocks, `▂▁▂▃▂ ▁`, low where tasks fail."""
         blocks = [" " if rate is None else _BLOCKS[round(rate * (len(_BLOCKS) - 1))] for rate in self.rates]
         return "".join(blocks[-columns:])
 
 
 class Lesson(NamedTuple):
-    """An entry that was told to some and withheld from others."""
+    """An entry that was shown to some tasks and withheld from others."""
 
     entry: PlaybookView
     shown: Line
@@ -50,12 +50,12 @@ class Lesson(NamedTuple):
 
     @property
     def uplift(self) -> str:
-        """`+74 points (+51 to +90), 40 shown, 38 withheld`; what is not known yet is said to be so."""
+        """`+74 points (+51 to +90), 40 shown, 38 withheld`; or a statement that it is not known yet."""
         return effect_words(self.entry.measured)
 
 
 class Lessons:
-    """Remembers each entry's arms over the run."""
+    """The history of each entry's groups over the run."""
 
     def __init__(self) -> None:
         self._points: dict[str, list[tuple[Point, Point]]] = {}
@@ -63,7 +63,7 @@ class Lessons:
         self._next_s = 0.0
 
     def take(self, entries: Sequence[PlaybookView], elapsed_s: float) -> None:
-        """Note how the entries stand after *elapsed_s* seconds; a point is added every few."""
+        """Store the entries' counts after *elapsed_s* seconds; a point is added every few seconds."""
         self._entries = {entry.playbook_id: entry for entry in entries if entry.author == "rule"}
         if elapsed_s < self._next_s:
             return
@@ -76,18 +76,18 @@ class Lessons:
 
     @property
     def entries(self) -> list[PlaybookView]:
-        """The entries that are made of rules, the most recently changed first."""
+        """The entries made from rules, the most recently changed first."""
         return list(self._entries.values())
 
     def best(self) -> Lesson | None:
-        """The entry that something can be done by, with the most tasks and uplift; None before there is one."""
+        """The entry that agents can act on with the largest product of tasks and effect; None if there is none yet."""
         told = [each for each in self._entries.values() if each.set and each.measured is not None]
         if not told:
             return None
         entry = max(told, key=_weight)
         points = [*self._points.get(entry.playbook_id, [])]
         measured = entry.measured
-        if measured is None:  # told has none such
+        if measured is None:  # cannot happen: see `told`
             return None
         shown = Line(measured.shown, _rates([one for one, _ in points]))
         return Lesson(entry, shown, Line(measured.withheld, _rates([other for _, other in points])))

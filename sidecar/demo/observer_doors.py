@@ -1,4 +1,4 @@
-"""The observer as the demo meets it from outside: events in, ops, stats, incidents and playbooks out, all over HTTP."""
+"""The demo's HTTP client of the observer: posts events, reads ops, stats, incidents and playbooks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Missed(msgspec.Struct):
 
 @dataclass
 class Seen:
-    """What the demo has seen of the observer so far. Counts are since the demo began."""
+    """The demo's view of the observer so far. Counts start with the demo."""
 
     ops: int = 0
     failures: int = 0
@@ -57,7 +57,7 @@ class Seen:
     before: dict[str, int] = field(default_factory=dict)
 
     def begin(self) -> None:
-        """What the incidents count so far, from an earlier run in the same folder, is not this run's."""
+        """Store the incidents' present counts, which come from an earlier run in the same folder."""
         self.before = {incident.fingerprint: incident.count for incident in self.incidents}
 
     def add(self, op: ObservedOp) -> None:
@@ -78,16 +78,16 @@ class ObserverDoors:
         self.not_taken = 0
 
     async def post(self, event: dict[str, Any]) -> None:
-        """`POST /event`; what the observer does not take is counted and logged."""
+        """`POST /event`; refused events are counted and logged."""
         await self._post("/event", msgspec.json.encode(event))
 
     async def post_batch(self, events: list[dict[str, Any]]) -> None:
-        """`POST /events`, one event a line."""
+        """`POST /events`, one event per line."""
         content = b"\n".join(msgspec.json.encode(event) for event in events)
         await self._post("/events", content)
 
     async def advice(self, params: dict[str, str]) -> dict[str, Any]:
-        """`GET /advice`; where the observer cannot say, there is none, and the agent goes on."""
+        """`GET /advice`; empty if the observer cannot answer, so that the agent goes on."""
         try:
             response = await self._client.get("/advice", params=params)
             response.raise_for_status()
@@ -98,7 +98,7 @@ class ObserverDoors:
         return answer
 
     async def follow(self, connected: asyncio.Event) -> None:
-        """Count what `GET /ops/stream` sends, until cancelled; *connected* is set once it sends."""
+        """Count the ops from `GET /ops/stream` until cancelled; *connected* is set once data arrives."""
         while True:
             try:
                 async with self._client.stream("GET", "/ops/stream", timeout=None) as response:
@@ -111,13 +111,13 @@ class ObserverDoors:
             await asyncio.sleep(_RECONNECT_S)
 
     async def look(self) -> None:
-        """Read `/stats`, `/incidents` and `/playbooks` once; what cannot be read stays as it was."""
+        """Read `/stats`, `/incidents` and `/playbooks` once; what cannot be read stays unchanged."""
         try:
             stats = msgspec.json.decode(await self._get("/stats"), type=_Stats)
             self.seen.cycle = stats.cycle
             if self.seen.total_before is None:
                 self.seen.total_before = stats.total
-            # What the stream did not bring, as long as the ring holds the whole run.
+            # Includes ops that the stream did not deliver, as long as the ring holds the whole run.
             self.seen.ops = max(self.seen.ops, stats.total - self.seen.total_before)
             self.seen.incidents = msgspec.json.decode(await self._get("/incidents"), type=_Incidents).incidents
             self.seen.findings.take(self.seen.incidents)

@@ -1,7 +1,4 @@
-"""The demo's overseer: after repeated failures of one kind it writes a correction, as a row of the corrections file.
-
-The observer's tailer reads that file; see `receivers.corrections_tailer`.
-"""
+"""The demo's overseer: after repeated failures of one kind it appends a correction to the corrections file."""
 
 from __future__ import annotations
 
@@ -24,7 +21,10 @@ _DEFAULT_ADVICE: Final = "Wait before the next attempt; the shard is slow. A ret
 
 
 class Overseer:
-    """Counts failures by `sig_hash`; appends to *path*, whose folder exists."""
+    """Counts failures by `sig_hash`; appends to *path*, whose folder must exist.
+
+    The observer's tailer reads that file; see `receivers.corrections_tailer`.
+    """
 
     def __init__(self, path: Path, dice: Random) -> None:
         self._path = path
@@ -34,7 +34,7 @@ class Overseer:
         self.written = 0
 
     def notice(self, job: Job, error: str) -> None:
-        """One failed call. A correction is due at 4 failures, at 8, at 16, and so on."""
+        """Count one failed call. A correction is due at 4 failures, at 8, at 16, and so on."""
         key = job.sig_hash
         count = self._failures[key] = self._failures.get(key, 0) + 1
         due = self._next_at.setdefault(key, _PATIENCE)

@@ -1,4 +1,4 @@
-"""The demo as plain lines: what it says as things happen, and the summary at the end. None is wider than asked for."""
+"""The demo's output as plain lines: events as they happen, and the summary at the end; lines have a maximum width."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LINE_COLUMNS: Final = 30
 
 
 def opening(info: RunInfo) -> Iterator[str]:
-    """What is going on and where to look."""
+    """What is running and where to look."""
     length = f"{info.seconds:g} s" if info.seconds is not None else "until Ctrl-C"
     yield f"Lakehouse Observer demo: a staffing gateway, {info.agents} agents, the observer beside them ({length})"
     yield f"  look at  {info.address} (and /stats, /ops, /incidents, /playbooks, /metrics)"
@@ -38,7 +38,7 @@ def opening(info: RunInfo) -> Iterator[str]:
 
 
 class PlainLines:
-    """Says each new incident, finding and playbook once, and how it stands when asked to; in *columns* columns."""
+    """Prints each new incident, finding and playbook once, and counts on request; at most *columns* columns wide."""
 
     def __init__(self, columns: int) -> None:
         self._columns = columns
@@ -51,14 +51,14 @@ class PlainLines:
         return self._cut(f"{elapsed_s:5.1f} s  {seen.ops} ops, {seen.failures} failed, {rate:.0f}/s: {sources(seen)}")
 
     def lesson(self, seen: Seen, elapsed_s: float) -> Iterator[str]:
-        """How those fare who are told what was learnt, and those who are not; nothing before both have a task."""
+        """The success of tasks with and without the best advice; empty until both groups have a task."""
         lesson = seen.lessons.best()
         if lesson is not None and lesson.shown.arm.tasks and lesson.withheld.arm.tasks:
             for number, line in enumerate(lesson_lines(lesson, _LINE_COLUMNS)):
                 yield self._cut(f"{elapsed_s:5.1f} s  {'advice' if not number else '':10}  {line}")
 
     def news(self, seen: Seen, elapsed_s: float) -> Iterator[str]:
-        """What has not been said yet."""
+        """Everything not printed yet."""
         at = f"{elapsed_s:5.1f} s"
         for incident in reversed(seen.incidents):
             if self._is_new("incident", incident.fingerprint):
@@ -88,7 +88,7 @@ class PlainLines:
 def summary(
     info: RunInfo, seen: Seen, elapsed_s: float, gateway_log: Sequence[dict[str, Any]], kept: Sequence[tuple[str, str]]
 ) -> Iterator[str]:
-    """How the run went; *kept* are (what, where) of the files that stay, which are never cut."""
+    """The results of the run; *kept* are (what, where) of the files that stay, which are never cut."""
     yield from (_cut(line, info.columns) for line in _results(info, seen, elapsed_s))
     yield from (_cut(line, info.columns) for line in _posts(gateway_log))
     for what, where in kept:
@@ -113,7 +113,7 @@ def _results(info: RunInfo, seen: Seen, elapsed_s: float) -> Iterator[str]:
 
 
 def _lesson(seen: Seen, columns: int) -> Iterator[str]:
-    """What the advice was worth."""
+    """The measured effect of the advice."""
     lesson = seen.lessons.best()
     rules = len(seen.lessons.entries)
     if lesson is None:
@@ -127,7 +127,7 @@ def _lesson(seen: Seen, columns: int) -> Iterator[str]:
 
 
 def _explained(seen: Seen, columns: int) -> Iterator[str]:
-    """The largest findings; of those with the same message at several endpoints one."""
+    """The largest findings; of equal messages at several endpoints only one."""
     explained = [finding for finding in seen.findings.newest_first() if not finding.is_open]
     largest = {finding.message: finding for finding in sorted(explained, key=lambda each: each.failures)}
     yield f"  incidents   {len(seen.incidents)}; of {len(explained)} it is known what sets them apart from successes"

@@ -1,4 +1,4 @@
-"""`observer demo`: the gateway as its own process, agents and the observer here, and what happens on the screen.
+"""`observer demo`: runs the gateway as its own process, agents and the observer here, and shows what happens.
 
 Agents call the gateway through `Observer.gateway`; everything shown comes from the observer's HTTP doors.
 """
@@ -34,14 +34,14 @@ from sidecar.settings import Settings
 _AGENTS: Final = ("STF-anna", "STF-ben", "STF-chloe", "STF-dev", "STF-eva", "STF-night")
 _POOLS_EVENTS: Final = "STF-night"
 _PORT: Final = 3800
-_PROXY_PORT: Final = 3701  # beside it; any, where a port is given
+_PROXY_PORT: Final = 3701  # used with the default port; any free one if a port is given
 _UNATTENDED_S: Final = 40.0
 _NO_MODEL: Final = "http://127.0.0.1:9"  # the discard port: closed, so the diagnosis is the deterministic one
 _LOOK_EVERY_S: Final = 0.5
-_STATUS_EVERY: Final = 4  # looks
+_STATUS_EVERY: Final = 4  # every so many looks
 _COLUMNS: Final = 100
 _CYCLE_S: Final = 2
-_SETTLE_S: Final = 2.5 * _CYCLE_S  # the last correction waits for the cycle after the one that is on
+_SETTLE_S: Final = 2.5 * _CYCLE_S  # the last correction is read in the cycle after the current one
 _SETTLE_STEP_S: Final = 0.05
 _LAST_S: Final = 0.5
 _KEPT_VARIABLES: Final = ("LAKEHOUSE_URL", "OBSERVER_MODEL", "OBSERVER_MODEL_TIMEOUT")
@@ -49,7 +49,7 @@ _KEPT_VARIABLES: Final = ("LAKEHOUSE_URL", "OBSERVER_MODEL", "OBSERVER_MODEL_TIM
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """Where a run keeps what it writes."""
+    """The folders and files of a run."""
 
     root: Path
 
@@ -70,7 +70,7 @@ class _Folder:
 
     @property
     def gateway_log(self) -> Path:
-        """What the gateway process has to complain about."""
+        """The gateway process's error output."""
         return self.root / "gateway.log"
 
 
@@ -83,10 +83,10 @@ def main(
     seed: int,
     env: Mapping[str, str] | None = None,
 ) -> int:
-    """Run the demo for *seconds* (None: until Ctrl-C, or 40 s if nobody is there to press it); the exit status.
+    """Run the demo for *seconds* (None: until Ctrl-C, or 40 s without a terminal); returns the exit status.
 
-    *port* None means 3800 or, if that is taken, any; *data_dir* None means a folder that is removed at the end. Of
-    *env* the `OTEL_*` variables and where the model is count; the rest is the demo's own. Raises ObserverError.
+    *port* None means 3800 or, if that is taken, any; *data_dir* None means a temporary folder. From *env* only the
+    `OTEL_*` variables and the model's settings are used. Raises ObserverError.
     """
     console = Console()
     if seconds is None and not console.is_terminal:
@@ -112,7 +112,7 @@ class _Demo:
         self._stopping = asyncio.Event()
 
     async def run(self, env: Mapping[str, str], port: int | None, plain: bool) -> None:
-        """Start everything, show it, stop it in turn, sum it up."""
+        """Start everything, show it, stop it in order, print the summary."""
         folder = self._folder
         with _ends_on_signal(self._stopping):
             async with (
@@ -134,7 +134,7 @@ class _Demo:
         self._say(summary(info, doors.seen, elapsed_s, entries, self._kept()))
 
     async def _work(self, observer: Observer, doors: ObserverDoors, show: Callable[[], Any]) -> float:
-        """Let the agents work while *show* runs; how long that took, in seconds."""
+        """Let the agents work while *show* runs; returns the time taken, in seconds."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         overseer = Overseer(self._folder.corrections, Random(self._seed))
@@ -223,7 +223,7 @@ def _as_given(data_dir: str) -> Iterator[str]:
 
 
 def _env(env: Mapping[str, str] | None) -> dict[str, str]:
-    """What of *env* counts here: a setting of someone's real observer must not lead the demo into its data."""
+    """The part of *env* that applies: a setting of a real observer must not lead the demo to its data."""
     given = {name: value for name, value in (env or {}).items() if name.startswith("OTEL_") or name in _KEPT_VARIABLES}
     return {"LAKEHOUSE_URL": _NO_MODEL, **given}
 
@@ -232,7 +232,7 @@ def _env(env: Mapping[str, str] | None) -> dict[str, str]:
 async def _observer(
     env: Mapping[str, str], gateway_url: str, folder: _Folder, port: int | None
 ) -> AsyncIterator[Observer]:
-    """A running observer on *port*; None means 3800 or, if that cannot be had, any. Raises ObserverError."""
+    """A running observer on *port*; None means 3800 or, if that is not available, any. Raises ObserverError."""
     async with AsyncExitStack() as stack:
         try:
             ports = (_PORT, _PROXY_PORT) if port is None else (port, 0)
@@ -291,7 +291,7 @@ def _ends_on_signal(stopping: asyncio.Event) -> Iterator[None]:
 
 @asynccontextmanager
 async def _followed(client: httpx.AsyncClient) -> AsyncIterator[ObserverDoors]:
-    """The doors, with every op that passes counted for the length of the block."""
+    """The doors; for the length of the block every op is counted."""
     doors, connected = ObserverDoors(client), asyncio.Event()
     following = asyncio.create_task(doors.follow(connected), name="follow")
     try:
@@ -305,21 +305,21 @@ async def _followed(client: httpx.AsyncClient) -> AsyncIterator[ObserverDoors]:
 
 
 async def _settled(observer: Observer, doors: ObserverDoors, corrections: int) -> None:
-    """Wait until all *corrections* were read, and what the journal has came through the stream: the summary counts it.
+    """Wait until all *corrections* were read and all journalled ops came through the stream, for the summary.
 
-    All else was acknowledged before its agent ended, or is in the journal the moment after.
+    Everything else was acknowledged before its agent ended, or is in the journal a moment later.
     """
     await asyncio.sleep(_LAST_S)
     with suppress(TimeoutError):
         async with asyncio.timeout(_SETTLE_S):
-            while (  # noqa: ASYNC110 - the doors are read, they do not call
+            while (  # noqa: ASYNC110 - polled: there is no event to await
                 observer.corrections.recorded < corrections or doors.seen.ops < observer.ops_log.committed
             ):
                 await asyncio.sleep(_SETTLE_STEP_S)
 
 
 async def _gateway_log(gateway_url: str) -> list[dict[str, Any]]:
-    """What the observer told the gateway; nothing if the gateway is gone."""
+    """The observer's posts to the gateway; empty if the gateway is gone."""
     try:
         async with httpx.AsyncClient(trust_env=False) as client:
             response = await client.get(f"{gateway_url}/log")

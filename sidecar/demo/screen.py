@@ -1,4 +1,4 @@
-"""The live screen of the demo: a fixed number of lines, each cut to the terminal's width, so that nothing jumps."""
+"""The live screen of the demo: a fixed number of lines, each cut to the terminal's width, so that nothing moves."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BAR_COLUMNS: Final = 24
 
 
 class LiveScreen:
-    """Draws one picture at a time; the console says how large it may be."""
+    """Draws one picture at a time, in the console's present size."""
 
     def __init__(self, console: Console, info: RunInfo) -> None:
         self._console = console
@@ -92,7 +92,7 @@ class LiveScreen:
 
 
 def _shares(lines: int) -> tuple[int, int, int, int]:
-    """How many of *lines* incidents, findings (two lines each), playbooks and ops get."""
+    """The numbers of *lines* for incidents, findings (two lines each), playbooks and ops."""
     findings = 2 * max(1, round(lines * 0.15))
     playbooks = min(6, max(1, round(lines * 0.16)))
     incidents = max(1, round(lines * 0.36))
@@ -149,7 +149,10 @@ def _advised(seen: Seen) -> str:
 def _lesson(seen: Seen) -> Iterable[Text]:
     lesson = seen.lessons.best()
     if lesson is None:
-        yield Text("       when failures share what an agent may choose, it is told, but for a coin's toss", "dim")
+        yield Text(
+            "       when failures share what agents may choose, some of them, drawn at random, are told",
+            "dim",
+        )
         return
     shown, withheld = lesson_lines(lesson, _LINE_COLUMNS)
     yield Text(f"  {printable(entry_text(lesson.entry))}")

@@ -1,6 +1,6 @@
 """The demo gateway's SQLite database: workers, shifts, fills, and the log that the observer posts to.
 
-In memory unless a path is given. Bounded: the oldest fills and log entries go out.
+In memory unless a path is given. Bounded: the oldest fills and log entries are deleted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CREATE TABLE log (entry_id INTEGER PRIMARY KEY, key TEXT UNIQUE, entry TEXT);
 
 
 class StaffingDb:
-    """Every query takes microseconds: it runs on the event loop."""
+    """The database. Queries take microseconds, so they run on the event loop."""
 
     def __init__(self, dice: Random, path: str = ":memory:") -> None:
         self._dice = dice
@@ -34,7 +34,7 @@ class StaffingDb:
         self._db: sqlite3.Connection
 
     def open(self) -> None:
-        """Create the tables and hire everyone."""
+        """Create the tables and insert the workers."""
         self._db = sqlite3.connect(self._path, isolation_level=None)
         self._db.executescript(_SCHEMA)
         for city in CITIES:
@@ -42,7 +42,7 @@ class StaffingDb:
                 self._hire(city.name, role)
 
     def close(self) -> None:
-        """Let the database go."""
+        """Close the database."""
         self._db.close()
 
     def shift(self, city: str, role: str) -> tuple[str, int]:
@@ -52,7 +52,7 @@ class StaffingDb:
         return str(shift_id), int(capacity)
 
     def search(self, city: str, role: str, most: int) -> list[dict[str, Any]]:
-        """Workers who had the fewest shifts, best rated first among them."""
+        """Workers with the fewest shifts, the best rated of them first."""
         query = (
             "SELECT worker_id, rating, fills FROM workers WHERE city = ? AND role = ? "
             "ORDER BY fills, rating DESC, worker_id LIMIT ?"
@@ -61,11 +61,11 @@ class StaffingDb:
         return [{"worker_id": worker, "rating": rating, "fills": fills} for worker, rating, fills in rows]
 
     def count(self, city: str, role: str) -> int:
-        """How many workers there are."""
+        """The number of workers."""
         return int(self._rows("SELECT count(*) FROM workers WHERE city = ? AND role = ?", city, role)[0][0])
 
     def fill(self, shift_id: str, workers: list[str]) -> None:
-        """Put *workers* on the shift."""
+        """Assign *workers* to the shift."""
         self._db.executemany("UPDATE workers SET fills = fills + 1 WHERE worker_id = ?", [(each,) for each in workers])
         self._db.executemany(
             "INSERT INTO fills (shift_id, worker_id) VALUES (?, ?)", [(shift_id, each) for each in workers]
@@ -80,7 +80,7 @@ class StaffingDb:
         return added
 
     def log_entries(self) -> list[dict[str, Any]]:
-        """What was logged, oldest first."""
+        """The log entries, oldest first."""
         return [json.loads(entry) for (entry,) in self._rows("SELECT entry FROM log ORDER BY entry_id")]
 
     def _hire(self, city: str, role: str) -> None:

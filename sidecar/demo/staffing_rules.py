@@ -1,6 +1,7 @@
-"""The rules of the demo's staffing gateway: which calls it refuses, with what message, and how long it takes.
+"""The rules of the demo's staffing gateway: which calls it refuses, with which message, and how long calls take.
 
-Pure but for the dice that are handed in. The messages carry ids, names and numbers, as those of real services do.
+Pure except for the random source, which is injected. Messages contain ids, names and numbers, as those of real
+services.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ UNKNOWN_ROLES: Final = ("drone pilot", "AI whisperer")
 """What agents ask for although nobody ever had that role."""
 
 _NAMES: Final = ("amy_chen", "omar_diaz", "li_novak", "sara_okafor", "ivan_petrov", "june_park")
-_BUSY: Final = 0.35  # share of the slow shard's calls that it does not answer in time
-_SMS_LOST: Final = 0.85  # share of text messages that the relay does not take
+_BUSY: Final = 0.35  # share of the slow shard's calls that time out
+_SMS_LOST: Final = 0.85  # share of text messages that the relay loses
 _GIVES_UP_S: Final = 0.8
 _HANGS_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class City:
-    """Where people are wanted."""
+    """A place where workers are wanted."""
 
     name: str
     state: str
@@ -51,7 +52,7 @@ _BY_NAME: Final = {city.name: city for city in CITIES}
 
 
 class StaffingCall(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of every tool call; what a tool does not need is left out."""
+    """The body of every tool call; fields that a tool does not need may be omitted."""
 
     role: Annotated[str, msgspec.Meta(max_length=100)]
     city: Annotated[str, msgspec.Meta(max_length=100)]
@@ -63,21 +64,21 @@ class StaffingCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refusal(NamedTuple):
-    """A call that failed: the HTTP status (200 is one of them) and the `error` of the answer."""
+    """A failed call: its HTTP status (which may be 200) and the `error` of the response."""
 
     status: int
     error: str
 
 
 class Pace(NamedTuple):
-    """How long a call takes, in seconds, and whether its shard gives up at the end of that."""
+    """A call's duration in seconds, and whether its shard gives up at the end of it."""
 
     wait_s: float
     gives_up: bool = False
 
 
 def pace(call: StaffingCall, dice: Random) -> Pace:
-    """The slow city's shard is slow, and sometimes late; it either says so or hangs."""
+    """The pace of a call. The slow city's shard is slow, and sometimes fails late: it says so or hangs."""
     city = _BY_NAME.get(call.city)
     if city is None or not city.is_slow:
         return Pace(dice.uniform(0.002, 0.03))
@@ -87,20 +88,20 @@ def pace(call: StaffingCall, dice: Random) -> Pace:
 
 
 def shard_refusal(call: StaffingCall, dice: Random) -> Refusal:
-    """What the slow shard says when it gives up."""
+    """The slow shard's message when it gives up."""
     shard = f"{call.state.lower() or 'xx'}-{dice.randrange(1, 4)}"
     return Refusal(504, f"shard '{shard}' gave no answer in 800 ms (request {dice.getrandbits(64):016x})")
 
 
 def role_refusal(call: StaffingCall, dice: Random) -> Refusal | None:
-    """Every tool knows the roles."""
+    """Refuses unknown roles, at every tool."""
     if call.role in ROLES:
         return None
     return Refusal(422, f"no such role: '{call.role}' (request {dice.getrandbits(64):016x})")
 
 
 def city_refusal(call: StaffingCall, dice: Random) -> Refusal | None:
-    """Some cities are closed; the answer says so under status 200."""
+    """Refuses unknown and closed cities; for closed ones with status 200."""
     city = _BY_NAME.get(call.city)
     if city is None:
         return Refusal(404, f"no office in '{call.city}'")
@@ -110,7 +111,7 @@ def city_refusal(call: StaffingCall, dice: Random) -> Refusal | None:
 
 
 def certificate_refusal(call: StaffingCall, dice: Random) -> Refusal | None:
-    """Some states let only certified people work."""
+    """Refuses uncertified workers in states that require a certificate."""
     city = _BY_NAME.get(call.city)
     if city is None or not city.needs_certificate or call.certified:
         return None
@@ -119,14 +120,14 @@ def certificate_refusal(call: StaffingCall, dice: Random) -> Refusal | None:
 
 
 def channel_refusal(call: StaffingCall, dice: Random) -> Refusal | None:
-    """The relay for text messages takes few of them."""
+    """Refuses most text messages, as the relay for them is broken."""
     if call.channel != "sms" or dice.random() >= _SMS_LOST:
         return None
     return Refusal(502, f"sms relay did not take the notice (message {dice.getrandbits(48):012x})")
 
 
 def capacity_refusal(call: StaffingCall, shift_id: str, capacity: int) -> Refusal | None:
-    """A shift has only so many places; the answer says so under status 200."""
+    """Refuses more workers than the shift has places for, with status 200."""
     if call.count <= capacity:
         return None
     return Refusal(200, f"{call.count} workers asked for, shift {shift_id} has room for {capacity}")

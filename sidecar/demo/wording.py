@@ -1,4 +1,4 @@
-"""How the demo says what it has seen: shared by the live screen, the plain lines and the summary. Pure."""
+"""Texts shared by the demo's live screen, plain lines and summary. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RATE_OVER_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What stays the same during a run. *seconds* is None for one without an end; lines have at most *columns*."""
+    """The constants of a run. *seconds* is None for one without an end; lines have at most *columns*."""
 
     address: str
     gateway: str
@@ -30,13 +30,13 @@ class RunInfo:
 
 
 class Rate:
-    """Operations a second over the last few seconds."""
+    """Operations per second over the last few seconds."""
 
     def __init__(self) -> None:
         self._points: deque[tuple[float, int]] = deque([(0.0, 0)])
 
     def at(self, elapsed_s: float, ops: int) -> float:
-        """The rate, now that *ops* were seen after *elapsed_s* seconds."""
+        """The rate, given *ops* after *elapsed_s* seconds."""
         self._points.append((elapsed_s, ops))
         while len(self._points) > 2 and self._points[1][0] <= elapsed_s - _RATE_OVER_S:
             self._points.popleft()
@@ -45,33 +45,33 @@ class Rate:
 
 
 def printable(text: str) -> str:
-    """*text* on one line: whoever posts to the observer must not move our cursor."""
+    """*text* on one line without control characters: senders of events must not control our terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def failed_share(seen: Seen) -> str:
-    """`23 %`."""
+    """The share of failures: `23 %`."""
     return f"{100 * seen.failures / seen.ops if seen.ops else 0:.0f} %"
 
 
 def sources(seen: Seen) -> str:
-    """`mcp 45, scenario 14`, the most frequent first."""
+    """The counts by source, the most frequent first: `mcp 45, scenario 14`."""
     return ", ".join(f"{printable(source)} {count}" for source, count in seen.by_source.most_common(6))
 
 
 def incident_line(incident: Incident) -> str:
-    """`/tools/fill_shift 403: worker <id> holds no …`."""
+    """The incident as text: `/tools/fill_shift 403: worker <id> holds no …`."""
     code = f" {incident.error_type}" if incident.error_type not in (None, "_OTHER", incident.message) else ""
     return printable(f"{incident.endpoint}{code}: {incident.message}")
 
 
 def entry_text(entry: PlaybookView) -> str:
-    """`/tools/fill_shift: Avoid channel="sms" …`: the same may be learnt of several endpoints."""
+    """The entry with its endpoint, since endpoints may have equal ones: `/tools/fill_shift: Avoid channel="sms" …`."""
     return f"{entry.endpoint}: {entry.text}"
 
 
 def by_count(incidents: Sequence[Incident]) -> list[Incident]:
-    """The largest first."""
+    """The incidents, the largest first."""
     return sorted(incidents, key=lambda incident: (-incident.count, incident.fingerprint))
 
 
@@ -84,7 +84,7 @@ def reasons(seen: Seen) -> list[tuple[str, int]]:
 
 
 def lesson_lines(lesson: Lesson, columns: int) -> tuple[str, str]:
-    """`shown     ▅▇▇▇█▇ 94 % of 81`, and the same of those withheld: the two lines that part."""
+    """Two lines to compare, `shown     ▅▇▇▇█▇ 94 % of 81`, and the same for the withheld group."""
     return _arm_line("shown", lesson.shown, columns), _arm_line("withheld", lesson.withheld, columns)
 
 
@@ -94,6 +94,6 @@ def _arm_line(name: str, line: Line, columns: int) -> str:
 
 
 def op_line(op: ObservedOp) -> str:
-    """`12:03:11 ok search_workers picker ×2 in Reno, NV → 4 rows`, without the time and the outcome."""
+    """The op without time and mark: `search_workers picker ×2 in Reno, NV → 4 rows`."""
     said = op.error or op.output_summary
     return printable(f"{op.input_summary} → {said}")
