@@ -32,6 +32,11 @@ class CaptureBudget:
         self.used += wanted
         return True
 
+    @property
+    def is_short(self) -> bool:
+        """Whether more than three quarters of it are taken."""
+        return self.used * 4 > self._most * 3
+
     def give_back(self, count: int) -> None:
         """*count* bytes are let go."""
         self.used -= count

@@ -7,6 +7,7 @@ when the answer has gone. Faults are counted.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
@@ -35,6 +36,8 @@ _MOST_ERROR = 8192
 _BEYOND_ERROR = 1024  # masked with it: half a secret has no shape
 _CAPTURED_BYTES = 8 * 2**20  # of all bodies under way: 64 long ones; agents that never read keep theirs for long
 _GATHER_S = 0.002  # an agent's next call need not wait for what is left of its last
+_TURN_S = 0.001  # of making ops before others have a turn: a call with long bodies takes a millisecond or two
+_MOST_ENDED = 128  # calls that may wait for another turn
 
 
 class CallRecorder:
@@ -51,7 +54,7 @@ class CallRecorder:
         self._facts = FactReader(normalizer, self._templates)
         self._url = lru_cache(maxsize=512)(self._scrubbed)  # agents call few targets, and masking one costs 15 µs
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ended: list[ProxiedCall] = []
+        self._ended: deque[ProxiedCall] = deque()
         self.budget = CaptureBudget(_CAPTURED_BYTES)
         self.calls = 0
         self.failures = 0
@@ -105,13 +108,24 @@ class CallRecorder:
         if self._loop is not None:
             self._ended.append(call)
             if len(self._ended) == 1:
-                self._loop.call_later(_GATHER_S, self.record_ended)
+                self._loop.call_later(_GATHER_S, self._record_some, self._loop)
 
     def record_ended(self) -> None:
-        """Make ops of the calls that have ended, in that order."""
-        ended, self._ended = self._ended, []
-        for call in ended:
-            self._record(call)
+        """Make ops of all calls that have ended, in that order."""
+        while self._ended:
+            self._record(self._ended.popleft())
+
+    def _record_some(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make ops for `_TURN_S`; longer if much waits, so that calls that end faster than that do not pile up."""
+        until = self._clock.monotonic() + _TURN_S
+        while self._ended and (self._clock.monotonic() < until or self._is_behind):
+            self._record(self._ended.popleft())
+        if self._ended:
+            loop.call_soon(self._record_some, loop)
+
+    @property
+    def _is_behind(self) -> bool:
+        return len(self._ended) > _MOST_ENDED or self.budget.is_short
 
     def _record(self, call: ProxiedCall) -> None:
         try:
