@@ -1,1 +1,1 @@
-"""What the observer costs: throughput, latency, memory and start time, beside a no-op endpoint in the same run."""
+"""Benchmarks of the observer: throughput, latency, memory and start time, beside a no-op endpoint in the same run."""

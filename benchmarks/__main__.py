@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure, print the tables, write the JSON. Exit status 0 whatever the figures are."""
+"""`python -m benchmarks`: measure, print the tables, write the JSON. The exit status does not depend on the figures."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from benchmarks.servers import (
 )
 
 _REFERENCE = ROOT.parent / "shared" / "reference" / "observer.ts"
-_WIDTH = 120  # where the output is no terminal
+_WIDTH = 120  # if the output is not a terminal
 _WARM_UP_S = 1.0
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
-    """Measure as *arguments* say; 1 if a server did not start or a load failed."""
+    """Measure as *arguments* say; returns 1 if a server did not start or a load failed."""
     args = _arguments(arguments, env)
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else _WIDTH)
@@ -63,7 +63,7 @@ def run(
     progress: Progress,
     scenarios: Sequence[Scenario] = SCENARIOS,
 ) -> reporting.Report:
-    """Start the servers, measure all there is to measure, end them. Raises BenchmarkError."""
+    """Start the servers, run all measurements, stop the servers. Raises BenchmarkError."""
     cores = split_cores(usable_cores())
     facts = machine(folder)
     with gateway_stub() as gateway_url, pinned(cores.load), contextlib.ExitStack() as running:
@@ -152,7 +152,7 @@ def _positive_int(text: str) -> int:
 
 
 def _say_nothing(_: str) -> None:
-    """Progress is for terminals."""
+    """Discard the progress, which is shown on terminals only."""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The request bodies that are sent: what scenarios post about filled and unfilled shifts, the same in every run.
+"""The request bodies of the loads: scenario events about filled and unfilled shifts, the same in every run.
 
-No event carries an `event_id`: a repeated one would be answered without being recorded.
+No event has an `event_id`: a repeated one would be acknowledged without being recorded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 BATCH = 100
 Kind = Literal["event", "extras", "batch"]
 
-_VARIANTS = 50  # different bodies a load cycles through
+_VARIANTS = 50  # number of different bodies, which a load sends in turn
 _FAILURES = 0.1
 ROLES = ("welder", "forklift operator", "electrician", "line cook", "registered nurse")
 PLACES = (("Toledo", "OH"), ("Nashville", "TN"), ("Chicago", "IL"), ("Fort Wayne", "IN"), ("Milwaukee", "WI"))

@@ -1,4 +1,4 @@
-"""A gateway that is healthy and takes whatever is posted: what the measured observers find at GATEWAY_URL."""
+"""A gateway that is healthy and accepts every post: the measured observers' GATEWAY_URL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(b'{"ok":true}')
 
     def log_message(self, *_: object) -> None:
-        """Nothing: its requests are not what is measured."""
+        """Log nothing: these requests are not measured."""
 
     def _answer(self, body: bytes) -> None:
         self.send_response(200)
@@ -29,7 +29,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def gateway_stub() -> Iterator[str]:
-    """Its address, for the length of the block."""
+    """Yields the address of a running stub, which ends with the block."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         thread.start()

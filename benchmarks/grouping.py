@@ -1,7 +1,7 @@
-"""`python -m benchmarks.grouping`: how many failure messages a second are grouped, on one core, and in what memory.
+"""`python -m benchmarks.grouping`: how many failure messages a second are grouped, on one core, and the memory needed.
 
-Messages are those of `tests/data/messages`; for distinct ones every number, id and word of an id in them is drawn anew.
-Each figure is of CPU time in this process, which does nothing else; the median of several rounds.
+Messages come from `tests/data/messages`; distinct ones are made by drawing every number in them anew. Each figure is
+the median of several rounds, in CPU time of this process, which does nothing else.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REQUIRED = {"distinct": 15_000, "repeated": 200_000}
 
 
 def failures(count: int, dice: random.Random) -> list[ObservedOp]:
-    """*count* failures, no two with the same message."""
+    """*count* failures with different messages."""
     rows = [json.loads(line) for name in sorted(_MESSAGES.glob("*.jsonl")) for line in name.read_text().splitlines()]
     with_numbers = [row for row in rows if _NUMBERS.search(row["message"])]
     found: dict[tuple[str, str], None] = {}
@@ -60,7 +60,7 @@ def an_op(endpoint: str, error: str) -> ObservedOp:
 
 
 def per_second(take: Callable[[ObservedOp], object], ops: Sequence[ObservedOp]) -> float:
-    """How many of *ops* are taken in a second of CPU time."""
+    """The number of *ops* processed per second of CPU time."""
     started = time.process_time()
     for op in ops:
         take(op)
@@ -68,13 +68,13 @@ def per_second(take: Callable[[ObservedOp], object], ops: Sequence[ObservedOp]) 
 
 
 def resident_mib() -> float:
-    """This process's resident memory."""
+    """This process's resident memory, in MiB."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 def measure(count: int, rounds: int) -> dict[str, float]:
-    """Messages a second: masks alone, grouped when all differ and when few do, counted in incidents; what that kept."""
+    """Messages a second: masked, grouped (all or few of them different), counted in incidents; and resident memory."""
     dice = random.Random(1)
     few = failures(500, dice) * max(1, count // 500)
     found: dict[str, list[float]] = {}
@@ -97,7 +97,7 @@ def measure(count: int, rounds: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Print the table and write it as JSON; 1 if a bound is not kept."""
+    """Print the table and write the JSON; returns 1 if a required rate is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)

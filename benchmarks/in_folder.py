@@ -1,4 +1,4 @@
-"""One measurement from the command line: in a folder of its own, with an end that leaves nothing behind."""
+"""Runs one measurement from the command line in a temporary folder, and cleans up at the end."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 
 def in_folder(name: str, data_dir: Path, console: Console, measure: Callable[[Path], T]) -> T | None:
-    """What *measure* gives of a new folder in *data_dir*, which goes when it is done; None if it could not measure.
+    """The result of *measure* on a new folder in *data_dir*, which is removed afterwards; None if it failed.
 
-    Why is said on the *console*. A SIGTERM ends what was started, too.
+    The reason is printed on *console*. A SIGTERM stops the started processes, too.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=data_dir))

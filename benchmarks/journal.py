@@ -1,6 +1,6 @@
-"""A journal as an observer would have written it: the events of `benchmarks.events`, a line each.
+"""Writes a journal as an observer would: the events of `benchmarks.events`, one per line.
 
-`python -m benchmarks.journal FOLDER LINES` writes it for measuring the start and `observer replay`.
+`python -m benchmarks.journal FOLDER LINES`: for measurements of the start and of `observer replay`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from sidecar.receivers.event_fields import event_op
 from sidecar.redaction import Redactor
 from sidecar.store.journal_file import AppendFile, sealed
 
-_GROUP = 1000  # lines an append
+_GROUP = 1000  # lines per append
 _FIRST_NS = 1_760_000_000_000_000_000
 
 
 def write_journal(data_dir: Path, lines: int, *, with_ids: bool = False) -> None:
-    """Append *lines* ops to the journal in *data_dir*, as fast as they come; *with_ids* gives each an `event_id`."""
+    """Append *lines* ops to the journal in *data_dir*; *with_ids* gives each an `event_id`."""
     events = [msgspec.json.decode(body) for body in bodies("event")]
     normalizer, encode = Normalizer(Redactor(())), msgspec.json.Encoder().encode
     file = AppendFile(data_dir / "ops.jsonl")

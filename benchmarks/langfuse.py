@@ -1,8 +1,8 @@
 """`python -m benchmarks.langfuse`: spans a second through Langfuse's OTLP door against `/v1/traces`, in pairs.
 
-Both doors of one observer get the same spans, those of a recorded run of Langfuse's Python SDK 5 under fresh ids, one
-door after the other in each round; so what the machine does besides is in both. Once as it is, once with everything on
-its way to a collector and to a Langfuse server that are away, so that all goes to disk.
+Both doors of one observer get the same spans, those of a recorded run of Langfuse's Python SDK 5 with fresh ids, one
+door after the other in each round, so that other load on the machine affects both. Measured twice: without forwarding,
+and with forwarding to a collector and a Langfuse server that are both down, so that everything goes to disk.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ _TEE = {
 }
 _CONNECTIONS = 4
 _LEAST_RATIO = 0.8
-_LEAST = 512  # spans of a request
+_LEAST = 512  # spans per request, at least
 
 
 class Sample(NamedTuple):
-    """One door in one round. The observer's own processor time hardly depends on what else the machine does."""
+    """One door in one round. The observer's CPU time hardly depends on other load on the machine."""
 
     spans_per_s: float
     cpu_us: float
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
-    """Measure and print; 1 if the Langfuse door is more than a fifth slower than the other."""
+    """Measure and print; returns 1 if the Langfuse door is more than a fifth slower than the other."""
     args = _arguments(arguments)
     folder = Path(tempfile.mkdtemp(prefix="langfuse-"))
     table = Table(title=f"spans/s, medians of {args.rounds} rounds of {args.requests} requests")
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
 def measure(
     args: argparse.Namespace, env: Mapping[str, str], folder: Path, more: Mapping[str, str]
 ) -> list[tuple[Sample, Sample]]:
-    """What went through the first door, and through the second, in each round. Raises BenchmarkError."""
+    """A pair of samples for each round, in the order of `DOORS`. Raises BenchmarkError."""
     cores = split_cores(usable_cores())
     bodies = requests()
     pairs: list[tuple[Sample, Sample]] = []
@@ -97,7 +97,7 @@ def measure(
 
 
 def requests() -> Iterator[tuple[bytes, int]]:
-    """The recorded spans again and again, at least 512 a request, under ids of their own; with their number."""
+    """Endless requests of the recorded spans, at least 512 in each, with fresh ids; and their number of spans."""
     recorded = ExportTraceServiceRequest.FromString(protobuf_request(RECORDED.read_bytes(), Rejected()))
     times = -(-_LEAST // sum(len(scope.spans) for each in recorded.resource_spans for scope in each.scope_spans))
     numbers = itertools.count(1)

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.learning`: what is learnt in made-up worlds, and how well; tables, and JSON.
+"""`python -m benchmarks.learning`: what is learnt in simulated worlds, and how well; tables, and JSON.
 
-Everything runs on the product's own classes. All worlds and dice come from seeds: the same run gives the same figures.
-Exit status 0 whatever the figures are.
+Everything runs on the product's own classes. All worlds and random draws come from seeds: the same run gives the same
+figures. The exit status does not depend on them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """How many runs of each kind."""
+    """The number of runs of each kind."""
 
     worlds: int = 300
     several: int = 150  # worlds of two rules, and as many of three
@@ -50,7 +50,7 @@ QUICK = Sizes(worlds=12, several=4, null_worlds=4, null_cycles=60, loops=4, reve
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """One that has a bound: *share* of *runs* (or a value), the bound in words, and whether it is met."""
+    """A figure with a bound: the *value*, its interval, the bound as text, and whether it is *met*."""
 
     name: str
     bound: str
@@ -62,7 +62,7 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct):
-    """All that was found."""
+    """All results."""
 
     sizes: Sizes
     machine: dict[str, Any]
@@ -73,13 +73,13 @@ class Report(msgspec.Struct):
 
 
 class Runs:
-    """Runs the same thing for many seeds, on all cores."""
+    """Runs a function for many seeds, on all cores."""
 
     def __init__(self, processes: int) -> None:
         self._processes = processes
 
     def of(self, run: Callable[[int], _T], count: int) -> list[_T]:
-        """*run* for the seeds from 0 to *count*, in their order."""
+        """The results of *run* for the seeds 0 to *count* − 1, in this order."""
         if self._processes == 1:
             return [run(seed) for seed in range(count)]
         with Pool(self._processes) as pool:
@@ -87,7 +87,7 @@ class Runs:
 
 
 def measure(sizes: Sizes, runs: Runs, say: Callable[[str], None], only: Sequence[str] = PARTS) -> Report:
-    """Everything, or *only* some parts."""
+    """Run all parts, or *only* some."""
     began = time.monotonic()
     report = Report(sizes, machine(ROOT), versions(None), 0.0, [], {})
     for part in (_rules, _several_rules, _no_rules, _loop, _reversal, _lives, _coverage, _width):
@@ -262,7 +262,7 @@ def _at_most(name: str, bound: float, bad: int, runs: int) -> Figure:
 
 
 def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Monte-Carlo interval of a share, at 95 % (Wilson 1927)."""
+    """The 95 % interval of a simulated share (Wilson 1927)."""
     if not n:
         return 0.0, 1.0
     rate = successes / n
@@ -275,7 +275,7 @@ def _share(count: int, of: int) -> float | None:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print all tables; the figures that have a bound come last."""
+    """Print all tables, then the figures that have a bound."""
     place = report.machine
     console.print(
         f"{place['cpu']}, {place['cores']} cores; python {report.versions['python']}; {report.seconds:,.0f} s",

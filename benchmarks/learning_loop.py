@@ -1,6 +1,6 @@
 """The closed loop: simulated agents ask for advice, follow it and call; all through the product's `Learning`.
 
-Success is judged by the chances that the world gives a call, before and after advice, not by how its dice fell.
+The gain is computed from the world's failure probabilities before and after advice, not from random outcomes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from sidecar.model_learning import AdviceItem, AdviceQuery, Range, Term
 from sidecar.pipeline_learning import Learning
 
 CYCLE_OPS = 20  # ops between two cycles
-SEEN = (400, 500)  # ops after the rule came into the world, over which improvement is measured
+SEEN = (400, 500)  # ops over which improvement is measured, counted from the start of the world
 REVERSES_AT, WITHIN = 1000, 400
 _START_NS = 1_767_225_600_000_000_000
 
 
 @dataclass
 class Agents:
-    """One call a task, a second apart; each asks first, and does what it is told where it can."""
+    """One call per task, a second apart; each agent asks first, and follows the advice as far as it can."""
 
     world: World
     dice: Random
@@ -35,7 +35,7 @@ class Agents:
         self._offers = self.learning.offers(holdout=0.1, window_s=3600, draw=self.dice.random)
 
     def call(self) -> tuple[Features, Features, bool]:
-        """One task: what it would have called with, what it called with, and whether any entry was withheld."""
+        """Run one task; returns the features it wanted, those it called with, and whether any entry was withheld."""
         self.calls += 1
         now_ns = _START_NS + self.calls * 10**9
         wanted = self.world.features(self.dice)
@@ -53,13 +53,13 @@ class Agents:
         return wanted, called, withheld
 
     def standing(self) -> list[str]:
-        """The ids of the entries that are made of a rule and not retired."""
+        """The ids of the entries made from rules that are not retired."""
         rows = self.learning.playbook.rows()
         return [row.latest.playbook_id for row in rows if row.latest.author == "rule" and row.state != "retired"]
 
 
 def followed(advice: list[AdviceItem], world: World, dice: Random) -> Features:
-    """What an agent changes that does as it is told; the first word on a field counts."""
+    """The changes of an agent that follows *advice*; the first item about a field counts."""
     changes: Features = {}
     for item in advice:
         for name, term in item.set.items():
@@ -78,7 +78,7 @@ def _value(term: Term, world: World, name: str, dice: Random) -> Scalar | None:
 
 
 def loop_world(seed: int) -> World:
-    """A planted world whose rule concerns one call in four and costs 40 points, both at least: worth being told."""
+    """A planted world whose rule concerns at least one call in four and costs at least 40 points: worth advice."""
     for attempt in range(1000):
         world = planted_world(seed * 1000 + attempt, most_fields=20, most_conditions=2)
         rule, dice = world.planted[0], Random(seed)
@@ -89,14 +89,14 @@ def loop_world(seed: int) -> World:
 
 
 class Improvement(NamedTuple):
-    """What tasks that nothing was withheld from gained over `SEEN`, and what an oracle would have: in points a task."""
+    """The gain over `SEEN` of tasks with nothing withheld, and that of an oracle: in points per task."""
 
     gained: float
     possible: float
 
 
 def improvement(seed: int) -> Improvement:
-    """One run."""
+    """The improvement in one run."""
     world = loop_world(seed)
     agents = Agents(world, Random(seed))
     gained = possible = 0.0
@@ -112,7 +112,7 @@ def improvement(seed: int) -> Improvement:
 
 
 class Reversal(NamedTuple):
-    """Whether entries stood when the world turned round; ops until all of them were retired, and another one stood."""
+    """Whether entries stood when the world reversed; ops until all of them were retired, and until a new one stood."""
 
     stood: bool
     retired: int | None
@@ -120,7 +120,7 @@ class Reversal(NamedTuple):
 
 
 def reversal(seed: int) -> Reversal:
-    """One run."""
+    """The reversal in one run."""
     world = loop_world(seed)
     agents = Agents(world, Random(seed))
     for _ in range(REVERSES_AT):
@@ -138,7 +138,7 @@ def reversal(seed: int) -> Reversal:
 
 
 def turned(world: World) -> World:
-    """The same with success and failure of the rule's calls and of all others exchanged."""
+    """The same world with the failure rates of the rule's calls and of all other calls exchanged."""
     rule = world.planted[0]
     others = Planted(rule.conditions, rule.fails, negated=True)
     return World(world.fields, world.base, (others,), world.noise)

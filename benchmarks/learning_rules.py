@@ -1,8 +1,8 @@
-"""Rules: how many planted ones are found, how many of those found are planted, how often one is found where none is.
+"""Rules: recall and precision for planted rules, and how often a rule is found in a world without any.
 
-Where several are planted each is judged when it has its own observations. A call that meets two fails as likely as the
-worse of them says, so one hides a part of the other: *provable* are those whose calls, given the calls of the others,
-hold enough evidence for what is asked of a further rule. It is what could be found at most by the evidence used here.
+In a world of several rules each is judged once it has enough observations. A call that meets two rules fails with the
+worse one's probability, so one rule hides a part of the other. *Provable* rules are those whose calls, given the other
+rules' calls, contain the evidence required of a further rule: the most that the evidence used here could find.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from sidecar.model import ObservedOp
 
 OBSERVATIONS = 100  # on both sides of the rule
 CYCLE_OPS = 20
-NULL_OPS = 10  # a cycle
+NULL_OPS = 10  # ops per cycle
 _MOST_OPS = 12_000
 
 
 class Found(NamedTuple):
-    """Of one planted world: the rule's size and effect, whether it was found, rules reported and true."""
+    """The result for one world: the rule's size and effect, whether it was found, rules reported, and true ones."""
 
     fields: int
     conditions: int
@@ -40,7 +40,7 @@ class Found(NamedTuple):
 
 
 def planted(seed: int) -> Found:
-    """Ops until the rule has its observations on both sides, a cycle after each twenty and at the end."""
+    """Run a world until its rule has its observations on both sides; a cycle after every twenty ops and at the end."""
     world, dice, book = planted_world(seed), Random(seed + 1_000_000), RuleBook()
     rule = world.planted[0]
     met = ops = 0
@@ -59,7 +59,7 @@ def planted(seed: int) -> Found:
 
 
 class FoundTogether(NamedTuple):
-    """Of a world of several rules: which are provable, and were found in time; rules reported at the end, and true."""
+    """The result for a world of several rules: which are provable, and found in time; rules reported, and true ones."""
 
     provable: list[bool]
     found: list[bool]
@@ -68,7 +68,7 @@ class FoundTogether(NamedTuple):
 
 
 def planted_together(rules: int, seed: int) -> FoundTogether:
-    """Ops until every rule has its observations on both sides, a cycle after each twenty and when a rule has them."""
+    """Run a world until all its rules have their observations; a cycle every twenty ops and when a rule has them."""
     world, dice, book = planted_world(seed, rules), Random(seed + 1_000_000), RuleBook()
     met, ops = [0] * len(world.planted), list[ObservedOp]()
     provable, found = [False] * len(met), [False] * len(met)
@@ -105,14 +105,14 @@ def _bits(rule: Planted, ops: Sequence[ObservedOp], every: int) -> int:
 
 
 def _share(rule: Planted, seen: Snapshot) -> float:
-    """Ln of the share of a conjunction on the rule's fields."""
+    """Ln of the prior share of a conjunction on the rule's fields."""
     prior = Prior(seen.bits, [])
     some = [max(prior.of(each) for each in seen.bits if each.field == field) for field in rule.fields]
     return prior.of_size(len(some)) + sum(some)
 
 
 def false_alarm(seed: int, cycles: int) -> bool:
-    """Whether a world without rules ever gets one; left at the first."""
+    """Whether a world without rules ever gets one; stops at the first."""
     world, dice, book = world_without_rules(seed), Random(seed + 1_000_000), RuleBook()
     for _ in range(cycles):
         for _ in range(NULL_OPS):
@@ -125,6 +125,6 @@ def false_alarm(seed: int, cycles: int) -> bool:
 
 
 def learn(book: RuleBook) -> None:
-    """A whole cycle's learning."""
+    """Run one cycle's learning to its end."""
     for _ in book.learn():
         pass

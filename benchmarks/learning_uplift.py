@@ -1,4 +1,4 @@
-"""Uplift: how often its interval covers, how wide it is, and what becomes of entries that harm or help."""
+"""Uplift: the coverage and width of its interval, and what becomes of harmful and helpful entries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Z = 1.959964
 
 
 class Setting(NamedTuple):
-    """Rates of the two arms, and the propensities that follow each other."""
+    """The success rates of both groups, and the propensities used one after the other."""
 
     shown: float
     withheld: float
@@ -32,7 +32,7 @@ SETTINGS = tuple(
 
 
 def missed_at(setting: Setting, seed: int) -> int | None:
-    """At which of the looks, one after each task, the interval first misses the truth; None: never."""
+    """The number of the first look, one after each task, at which the interval misses the truth; None: never."""
     dice, difference = Random(f"{setting} {seed}"), setting.shown - setting.withheld
     strata = {each: Stratum(each) for each in setting.propensities}
     for number in range(LOOKS):
@@ -44,7 +44,7 @@ def missed_at(setting: Setting, seed: int) -> int | None:
 
 
 def count(stratum: Stratum, dice: Random, shown_rate: float, withheld_rate: float) -> None:
-    """One task: its coin and its outcome."""
+    """Simulate one task: its assignment and its outcome."""
     shown = dice.random() < stratum.propensity
     arm = stratum.shown if shown else stratum.withheld
     arm.tasks += 1
@@ -52,7 +52,7 @@ def count(stratum: Stratum, dice: Random, shown_rate: float, withheld_rate: floa
 
 
 def life(base: float, effect: float, seed: int) -> tuple[State, int]:
-    """What an entry is after `EXPOSURES`, both arms together, and at which it was retired (else 0)."""
+    """The state of an entry after `EXPOSURES` tasks of both groups, and the task at which it was retired (else 0)."""
     dice = Random(f"{base} {effect} {seed}")
     state: State = "candidate"
     strata = {each: Stratum(each) for each in (CANDIDATE_PROPENSITY, ACTIVE_PROPENSITY)}
@@ -67,7 +67,7 @@ def life(base: float, effect: float, seed: int) -> tuple[State, int]:
 
 
 def width_ratio(rate: float, effect: float) -> float:
-    """The width at 1,000 tasks an arm against that of Newcombe's interval for a fixed sample."""
+    """The interval's width at 1,000 tasks per group, relative to Newcombe's interval for a fixed sample."""
     shown, withheld = Arm(1000, round(1000 * (rate + effect))), Arm(1000, round(1000 * rate))
     found = uplift([Stratum(0.5, shown, withheld)])
     low, high = newcombe(shown, withheld)

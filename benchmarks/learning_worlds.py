@@ -1,7 +1,7 @@
-"""Made-up worlds to learn in: fields of calls, rules planted among them (or none), noise, all from a seed.
+"""Simulated worlds: fields of calls, rules planted among them (or none) and noise, all from a seed.
 
-A world draws calls; a call fails with the world's base rate or, where it meets all conditions of a planted rule, with
-that rule's. The outcome that is reported is the opposite of what happened in 5 % of calls.
+A world draws calls. A call fails with the world's base rate or, if it meets all conditions of a planted rule, with that
+rule's rate. In 5 % of calls the reported outcome is the opposite of the true one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from sidecar.model import ObservedOp, Scalar
 
 ENDPOINT = "/tools/work"
 NOISE = 0.05
-_LEAST_SHARE = 0.04  # of calls that meet a planted rule
-_ALIKE = 0.7  # Jaccard index of the calls that two rules are about, for them to be the same rule
+_LEAST_SHARE = 0.04  # least share of calls that meet a planted rule
+_ALIKE = 0.7  # least Jaccard index of two rules' calls to count as the same rule
 _PROBES = 2000
 
 Features = dict[str, Scalar]
@@ -26,7 +26,7 @@ Features = dict[str, Scalar]
 
 @dataclass(frozen=True)
 class Field:
-    """One feature and how its values come: texts by weight, truths, or numbers between 0 and 100."""
+    """One feature and the distribution of its values: weighted texts, booleans, or numbers between 0 and 100."""
 
     name: str
     values: tuple[Scalar, ...] = ()
@@ -40,7 +40,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Planted:
-    """A rule of the world: calls whose fields pass all *conditions* fail with the probability *fails*."""
+    """A rule of the world: calls whose fields meet all *conditions* fail with the probability *fails*."""
 
     conditions: tuple[tuple[str, Callable[[Scalar], bool]], ...]
     fails: float
@@ -70,7 +70,7 @@ class World:
         return max([rule.fails for rule in self.planted if rule.met(features)], default=self.base)
 
     def succeeds(self, features: Features, dice: Random) -> bool:
-        """The outcome as it is reported."""
+        """A random outcome, as reported."""
         success = dice.random() >= self.fails(features)
         return success != (dice.random() < self.noise)
 
@@ -90,7 +90,7 @@ def an_op(features: Features, *, success: bool, number: int = 0, at: str = "2026
 
 
 def some_fields(dice: Random, number: int) -> tuple[Field, ...]:
-    """Some 55 % of them texts of two to five values, 30 % truths, 15 % numbers."""
+    """*number* random fields: some 55 % texts of two to five values, 30 % booleans, 15 % numbers."""
     found = []
     for at in range(number):
         kind = dice.random()
@@ -106,9 +106,9 @@ def some_fields(dice: Random, number: int) -> tuple[Field, ...]:
 
 
 def planted_world(seed: int, rules: int = 1, most_fields: int = 40, most_conditions: int = 3) -> World:
-    """*rules* rules of one to three conditions each, in different fields, among 5 to 40 fields.
+    """A world of *rules* rules of one to three conditions each, on different fields, among 5 to 40 fields.
 
-    5 to 30 % of other calls fail; of those that meet a rule at least 30 points more, up to all of them (uniformly).
+    5 to 30 % of other calls fail; calls that meet a rule fail at least 30 points more often, up to always (uniformly).
     """
     dice = Random(seed)
     fields = some_fields(dice, dice.randint(5, most_fields))
@@ -126,7 +126,7 @@ def planted_world(seed: int, rules: int = 1, most_fields: int = 40, most_conditi
 
 
 def world_without_rules(seed: int) -> World:
-    """The same, with nothing planted."""
+    """A world of the same kind without rules."""
     dice = Random(seed)
     return World(some_fields(dice, dice.randint(5, 40)), dice.uniform(0.05, 0.3), ())
 
@@ -148,7 +148,7 @@ def _condition(dice: Random, field: Field) -> Callable[[Scalar], bool]:
 
 
 def same_rule(world: World, planted: Planted, found: Rule) -> bool:
-    """Whether *found* is about the fields of *planted* and, nearly, the same calls (or all others)."""
+    """Whether *found* uses the fields of *planted* and covers nearly the same calls (or nearly all others)."""
     if {each.field for each in found.conditions} != planted.fields:
         return False
     probe = Random(0)
@@ -160,12 +160,12 @@ def same_rule(world: World, planted: Planted, found: Rule) -> bool:
         one += mine and not theirs
         other += theirs and not mine
     as_it_is = both / max(both + one + other, 1)
-    turned = one / max(_PROBES - other, 1)  # planted's calls are those that found is not about
+    turned = one / max(_PROBES - other, 1)  # planted's calls are those that found does not cover
     return max(as_it_is, turned) >= _ALIKE
 
 
 def rule_met(rule: Rule, features: Features) -> bool:
-    """Whether a call with *features* meets all conditions of *rule* as it is told."""
+    """Whether a call with *features* meets all conditions of *rule* as reported."""
     return all(_met(each, features.get(each.field)) for each in rule.told)
 
 

@@ -1,7 +1,7 @@
-"""The load generator: a process of its own that keeps C connections busy, each with one request at a time.
+"""The load generator: a process of its own that keeps a number of connections busy, each with one request at a time.
 
-`python -m benchmarks.load JSON` takes a `Load` and prints a `LoadResult`, both JSON. Requests are bytes built
-beforehand, answers are read by their Content-Length alone, so that it needs less CPU than what it measures.
+`python -m benchmarks.load JSON` takes a `Load` and prints a `LoadResult`, both JSON. Requests are prebuilt bytes, and
+responses are parsed by Content-Length alone, so that it needs less CPU than the server it measures.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _DRAIN_S = 30.0
 
 
 class UnreadableAnswerError(Exception):
-    """An answer without a Content-Length, or no HTTP at all."""
+    """A response without a Content-Length, or not HTTP at all."""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """*connections* of POST *path* for *seconds*; one more asks GET *probe*, if given, each *probe_every_s*."""
+    """POST *path* on *connections* for *seconds*; one more connection GETs *probe*, if given, each *probe_every_s*."""
 
     port: int
     path: str
@@ -42,10 +42,10 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What came back within the time. Latencies in ms; *not_200* counts other answers by status.
+    """The responses within the time. Latencies in ms; *not_200* counts other responses by status.
 
-    *lost* connections were closed by the server or not answered in the end; *busy* is the generator's own share of
-    a core: near 1 it is the limit, not the server.
+    *lost* connections were closed by the server or not answered in the end. *busy* is the generator's own share of a
+    core: near 1 the generator is the limit, not the server.
     """
 
     requests: int
@@ -60,14 +60,14 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The nearest-rank percentile of *ordered* (ascending), 0 of nothing."""
+    """The nearest-rank percentile of *ordered* (ascending); 0 if empty."""
     if not ordered:
         return 0.0
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def answer_size(data: bytes) -> int | None:
-    """Bytes of the answer that *data* begins with, None while its head is incomplete. Raises UnreadableAnswerError."""
+    """Size of the response at the start of *data*; None while its head is incomplete. Raises UnreadableAnswerError."""
     head = data.find(b"\r\n\r\n")
     if head < 0:
         return None
@@ -87,14 +87,14 @@ class Tally:
         self.lost = 0
 
     def add(self, status: bytes, latency_ns: int) -> None:
-        """One whole answer."""
+        """Count one complete response."""
         self.latencies_ns.append(latency_ns)
         if status != b"200":
             self.not_200[status.decode("latin-1")] += 1
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time, in turn from *requests*; *pause_s* after each answer."""
+    """Sends one request at a time, in turn from *requests*, with a pause of *pause_s* after each response."""
 
     def __init__(self, requests: Sequence[bytes], first: int, tally: Tally, pause_s: float = 0.0) -> None:
         self._requests = requests
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
         self.idle.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected; `send` begins."""
+        """Store the transport; `send` starts the requests."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
 
     def send(self) -> None:
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        """Gather one answer, count it, send the next request."""
+        """Collect one response, count it, send the next request."""
         if self._pending:
             data = self._pending + data
         try:
@@ -139,14 +139,14 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """Counted if it was not us who ended it."""
+        """Count a connection that was closed by the server."""
         if self._transport is not None:
             self._transport = None
             self._tally.lost += 1
             self.idle.set()
 
     def close(self) -> None:
-        """End the connection from this side."""
+        """Close the connection from this side."""
         if self._transport is not None:
             transport, self._transport = self._transport, None
             transport.close()
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
 
 
 async def run(load: Load) -> LoadResult:
-    """Connect, load for the given time, wait for what is under way (not counted), and sum up."""
+    """Connect, run the load for the given time, wait for responses under way (not counted), and return the result."""
     answers, probes = Tally(), Tally()
     posts = [_post(load.path, body) for body in bodies(load.body)]
     connections = [await _open(load.port, Connection(posts, 7 * n, answers)) for n in range(load.connections)]
@@ -201,7 +201,7 @@ async def _open(port: int, connection: Connection) -> Connection:
 
 
 async def _drain(connections: Sequence[Connection], tally: Tally) -> None:
-    """The server must be idle again before another one is measured."""
+    """Wait until the server is idle, before another one is measured."""
     waits = [asyncio.create_task(connection.idle.wait()) for connection in connections]
     _, late = await asyncio.wait(waits, timeout=_DRAIN_S)
     tally.lost += len(late)
@@ -226,7 +226,7 @@ def _get(path: str) -> bytes:
 def main(text: str) -> None:
     """Run the load that *text* describes and print its result."""
     load = msgspec.json.decode(text, type=Load)
-    gc.disable()  # a few seconds of numbers: nothing to collect, and a pause would show as the server's
+    gc.disable()  # nothing to collect in a few seconds, and a pause would count as the server's
     print(msgspec.json.encode(uvloop.run(run(load))).decode())
 
 

@@ -1,4 +1,4 @@
-"""What the figures were measured on: machine, Python and package versions."""
+"""The environment of a measurement: machine, Python and package versions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def machine(data_folder: Path) -> dict[str, str | int | float | list[float]]:
 
 
 def versions(bun: str | None) -> dict[str, str]:
-    """Python, the packages that matter for speed, and Bun where it is used."""
+    """The versions of Python, the packages that matter for speed, and Bun if used."""
     found = {"python": f"{platform.python_implementation()} {platform.python_version()}"}
     for name in _PACKAGES:
         try:

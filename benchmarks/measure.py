@@ -1,7 +1,7 @@
 """Runs the loads against the servers in interleaved rounds, and reads start time and memory.
 
-All servers are alive at the same time and idle unless loaded; one round loads each of them once, right after one
-another, so that whatever else the machine does falls on all of them. Ratios are taken within a round.
+All servers run at the same time and are idle unless loaded. A round loads each of them once, one right after another,
+so that other load on the machine affects all of them. Ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from benchmarks.events import BATCH, Kind
 from benchmarks.load import Load, LoadResult, percentile
 from benchmarks.servers import ROOT, BenchmarkError, Cores, Program, Server, cpu_s, pinned, resident_mib
 
-_SPARE_S = 90.0  # a load process may take this much longer than its load: starting, connecting, draining
+_SPARE_S = 90.0  # extra time for a load process: starting, connecting, draining
 
 Progress = Callable[[str], None]
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """One load. *events* is how many events a request holds; the reference takes single ones in its place."""
+    """One load. *events* is the number of events per request; the reference gets single events instead."""
 
     name: str
     path: str
@@ -46,7 +46,7 @@ _SINGLE = {"path": "/event", "body": "event", "connections": 16, "events": 1}
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One load of one server. *server_cpu_s* is what the server's process used, None where that cannot be told."""
+    """One load of one server. *server_cpu_s* is the CPU time of the server's process, None if unknown."""
 
     load: LoadResult
     events: int
@@ -59,17 +59,17 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def cpu_us_per_event(self) -> float | None:
-        """The server's CPU time, which other processes change little."""
+        """The server's CPU time per event, which depends little on other processes."""
         return None if self.server_cpu_s is None else self.server_cpu_s * 1e6 / self.events
 
     @property
     def server_busy(self) -> float | None:
-        """The share of a core that the server got."""
+        """The share of a core that the server used."""
         return None if self.server_cpu_s is None else self.server_cpu_s / self.load.elapsed_s
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """A scenario and its samples by server, one a round."""
+    """A scenario and its samples by server, one per round."""
 
     scenario: Scenario
     samples: dict[str, list[Sample]]
@@ -93,28 +93,28 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         return _median(sample.cpu_us_per_event for sample in self.samples[server])
 
     def cpu_ratio(self, server: str, base: str) -> float | None:
-        """*base*'s CPU time per event over *server*'s: what `ratios` comes to when both have a whole core."""
+        """*base*'s CPU time per event over *server*'s: what `ratios` would be if both had a whole core."""
         mine, theirs = self.cpu_us(server), self.cpu_us(base)
         return theirs / mine if mine and theirs else None
 
     def server_busy(self, server: str) -> float | None:
-        """Median share of a core that the server got."""
+        """Median share of a core that the server used."""
         return _median(sample.server_busy for sample in self.samples[server])
 
     def probe_ms(self, server: str) -> tuple[float, float, int]:
-        """p50, p99 and number of the `/health` answers during all rounds."""
+        """p50, p99 and number of the `/health` responses over all rounds."""
         probes = sorted(ms for sample in self.samples[server] for ms in sample.load.probe_ms)
         return percentile(probes, 0.50), percentile(probes, 0.99), len(probes)
 
     def failed(self, server: str) -> int:
-        """Answers that were not 200, and lost connections."""
+        """The number of responses other than 200, and of lost connections."""
         return sum(sum(s.load.not_200.values()) + s.load.lost for s in self.samples[server])
 
 
 def measure_starts(
     programs: Sequence[Program], folder: Path, env: Mapping[str, str], cores: Cores, times: int, progress: Progress
 ) -> dict[str, list[float]]:
-    """Seconds from exec to the first 200, *times* for each program in turn, each in a folder of its own."""
+    """Seconds from exec to the first 200, *times* times for each program in turn, each in a folder of its own."""
     starts: dict[str, list[float]] = {program.name: [] for program in programs}
     for number in range(times):
         for program in programs:
@@ -125,13 +125,13 @@ def measure_starts(
 
 
 def resident(servers: Sequence[Server]) -> dict[str, float]:
-    """MiB by server, where it can be read."""
+    """Resident MiB by server, where it can be read."""
     sizes = {server.name: resident_mib(server.pid) for server in servers}
     return {name: size for name, size in sizes.items() if size is not None}
 
 
 def warm_up(servers: Sequence[Server], cores: Cores, seconds: float) -> None:
-    """One load of each that nobody counts: a just-in-time compiler needs it, and first connections cost more."""
+    """One uncounted load of each server, for just-in-time compilers and first connections."""
     for server in servers:
         _loaded(server, Scenario(name="warm_up", path="/event", body="event", connections=16), cores, seconds)
 
@@ -150,7 +150,7 @@ def measure(
 
 def _loaded(server: Server, scenario: Scenario, cores: Cores, seconds: float) -> Sample:
     if server.name == "reference" and scenario.events > 1:
-        scenario = msgspec.structs.replace(scenario, **_SINGLE)  # it has no door for batches
+        scenario = msgspec.structs.replace(scenario, **_SINGLE)  # the reference has no door for batches
     load = Load(
         port=server.port,
         path=scenario.path,
@@ -189,5 +189,5 @@ def _run(load: Load, cores: Cores) -> LoadResult:
         raise BenchmarkError(f"the load generator took over {exc.timeout:.0f} s") from exc
     if done.returncode != 0:
         raise BenchmarkError(f"the load generator failed:\n{done.stderr.decode(errors='replace')[-2000:]}")
-    time.sleep(0.05)  # the server closes its side before the next one is loaded
+    time.sleep(0.05)  # let the server close its side before the next one is loaded
     return msgspec.json.decode(done.stdout, type=LoadResult)

@@ -1,7 +1,7 @@
-"""The yardstick: a Falcon application that reads each body and answers JSON of the observer's size, no more.
+"""The baseline: a Falcon application that only reads each body and answers JSON of the observer's size.
 
-It runs under uvicorn with the observer's settings and imports nothing of the observer, so that the ratio between
-the two is what the observer's own work costs. `python -m benchmarks.noop_server PORT`.
+It runs under uvicorn with the observer's settings and imports nothing of the observer, so that the ratio between the
+two is the cost of the observer's own work. `python -m benchmarks.noop_server PORT`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(port: int) -> None:
     app: falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response] = falcon.asgi.App()
     for path, body in (("/event", _EVENT), ("/events", _EVENTS), ("/health", _HEALTH)):
         app.add_route(path, _Answer(body))
-    uvicorn.run(  # as the observer's doors are set up: see sidecar/receivers/http_receiver.py
+    uvicorn.run(  # configured like the observer's doors: see sidecar/receivers/http_receiver.py
         app,
         host="127.0.0.1",
         port=port,

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.otlp`: what passing OTLP on and learning from it costs, beside the real Collector.
+"""`python -m benchmarks.otlp`: the cost of forwarding OTLP and learning from it, beside the real Collector.
 
 OTLP in → learn → OTLP out, at 512 spans a request, in two mixes (`otlp_requests`); the Collector (OTLP in, batch, OTLP
-out; built by `make peers`) with one processor on the same core in the same rounds; events in → OTLP out; and how long
-after its acknowledgement a `Watch` shows an op. A run is over when the last span has arrived at the far end.
+out; built by `make peers`) with one processor on the same core in the same rounds; events in → OTLP out; and the delay
+between an op's acknowledgement and its appearance in a `Watch`. A run ends when the last span has arrived at the sink.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SPARE_S = 120.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, print, write the JSON; 1 if a server did not start."""
+    """Measure, print, write the JSON; returns 1 if a server did not start."""
     args = _arguments(arguments)
     console = Console(width=None if sys.stdout.isatty() else 130)
     report = in_folder("otlp", args.data_dir, console, lambda folder: run(args, folder, console))
@@ -76,7 +76,7 @@ def _measured(mix: Mix, peers: Sequence[Peer], sink: Sink, cores: Cores, args: a
             load = OtlpLoad(
                 port=peer.grpc_port,
                 mix=mix,
-                requests=args.requests if number else max(1, args.requests // 8),  # the first one warms up
+                requests=args.requests if number else max(1, args.requests // 8),  # the first round warms up
                 parallel=_PARALLEL,
                 seed=hash((mix, number, peer.server.name)) & 0xFFFF_FFFF,
             )
@@ -129,7 +129,7 @@ def _events(peer: Peer, sink: Sink, cores: Cores, args: argparse.Namespace) -> R
             output = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=load.seconds + _SPARE_S, check=True)
         done = msgspec.json.decode(output.stdout, type=LoadResult)
         received = sink.arrived(done.requests * BATCH)
-        # Requests that were under way at the end are not among those counted, but arrive: what arrived is the figure.
+        # Requests under way at the end are not counted as done, but arrive: so the arrived spans are the figure.
         if number:
             runs.append(
                 Run(

@@ -1,7 +1,7 @@
-"""The sender: OTLP requests over gRPC, each once, a few at a time; one that is pushed back waits and comes again.
+"""The sender: OTLP requests over gRPC, each once, a few at a time; a request that is pushed back is retried later.
 
 `python -m benchmarks.otlp_load JSON` takes an `OtlpLoad`, builds its requests, prints `ready`, waits for a line, sends
-them all, and prints an `OtlpSent`.
+all requests, and prints an `OtlpSent`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PATIENCE_S = 60.0
 
 
 class OtlpLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """*requests* of *mix* to *port*, *parallel* at a time. *seed* makes their ids: another one for each run."""
+    """*requests* of *mix* to *port*, *parallel* at a time. *seed* makes their ids: it must differ between runs."""
 
     port: int
     mix: Mix
@@ -35,7 +35,7 @@ class OtlpLoad(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OtlpSent(msgspec.Struct, frozen=True, kw_only=True):
-    """What was acknowledged. *began_s* is `time.monotonic` at the first; *pushed_back* requests had to come again."""
+    """The acknowledged spans. *began_s* is `time.monotonic` at the start; *pushed_back* counts retries."""
 
     spans: int
     began_s: float
@@ -56,7 +56,7 @@ class _Sender:
         self.pushed_back = self.failed = 0
 
     def run(self) -> None:
-        """Send what is left, until nothing is."""
+        """Send requests until none is left."""
         while (request := self._next()) is not None:
             began = time.perf_counter()
             try:
@@ -84,7 +84,7 @@ class _Sender:
 
 
 def main(text: str) -> None:
-    """Send the load that *text* describes, once told to."""
+    """Send the load that *text* describes, after a line on standard input."""
     load = msgspec.json.decode(text, type=OtlpLoad)
     with grpc.insecure_channel(f"127.0.0.1:{load.port}", options=[("grpc.max_receive_message_length", -1)]) as channel:
         sender = _Sender(load, channel)

@@ -1,4 +1,4 @@
-"""What the OTLP benchmark measured: one run, a row of runs, the report, and the table that shows it."""
+"""The results of the OTLP benchmark: one run, a row of runs, the report, and its table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.load import percentile
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One server under one load, once. *lost* spans never arrived; *mib* is what is resident afterwards."""
+    """One server under one load, once. *lost* spans never arrived; *mib* is the resident memory afterwards."""
 
     spans: int
     elapsed_s: float
@@ -26,12 +26,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rate(self) -> float:
-        """Spans a second."""
+        """Spans per second."""
         return self.spans / self.elapsed_s
 
 
 def row_of(name: str, load: str, runs: Sequence[Run], against: Sequence[Run] = ()) -> Row:
-    """The row of *runs*; its ratios are *against* those of another server, round by round."""
+    """The row of *runs*; its ratios are to the runs *against*, round by round."""
     return Row(
         server=name,
         load=load,
@@ -48,7 +48,10 @@ def row_of(name: str, load: str, runs: Sequence[Run], against: Sequence[Run] = (
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One server under one load, a round each. *lost* spans never arrived; *ratio* is against the Collector's rate."""
+    """One server under one load, a value per round.
+
+    *lost* spans never arrived; *ratios* are to the Collector's rate.
+    """
 
     server: str
     load: str
@@ -64,7 +67,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured. *watch_ms* is from acknowledgement to sight, op by op."""
+    """All results. *watch_ms* are the delays from acknowledgement to `Watch`, op by op."""
 
     machine: Mapping[str, object]
     settings: Mapping[str, object]
@@ -73,7 +76,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def show(report: Report, console: Console) -> None:
-    """The table, and what is said beside it."""
+    """Print the table and the notes."""
     table = Table(title="OTLP out, per second on one core, until the last span has arrived")
     for column in (
         "server",

@@ -1,6 +1,6 @@
-"""The OTLP requests that are sent: traces of an agent, the same in every run but for their ids.
+"""The OTLP requests of the loads: traces of an agent, the same in every run except for their ids.
 
-Two mixes. `agent`: of the 20 spans of each trace three are operations (the agent, a tool, a model call); the rest is
+Two mixes. `agent`: of the 20 spans of each trace three are operations (the agent, a tool, a model call); the others are
 what HTTP, database and framework instrumentations add. `ops`: every span is a tool call. A tenth of the tools fail.
 """
 
@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span, Status
 
 from benchmarks.events import ERRORS, PLACES, ROLES
 
-SPANS = 512  # a request, as the SDKs' batch processor sends them
+SPANS = 512  # per request, as the SDKs' batch processor sends them
 SPANS_A_TRACE = 20
 OPS_A_TRACE = 3
 SERVICE = "staffing-agent"
@@ -25,7 +25,7 @@ _OTHERS = ("GET", "SELECT shifts", "middleware auth", "parse", "cache.get", "ren
 
 
 def otlp_requests(mix: Mix, count: int, seed: int = 17) -> list[bytes]:
-    """*count* requests of `SPANS` spans each, no two with an id in common."""
+    """*count* requests of `SPANS` spans each, with no id in common."""
     dice = random.Random(seed)
     return [_request(mix, dice) for _ in range(count)]
 

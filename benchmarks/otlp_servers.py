@@ -1,4 +1,4 @@
-"""The servers of the OTLP benchmark: the observer, the real Collector, and the far end at which spans arrive."""
+"""The servers of the OTLP benchmark: the observer, the real Collector, and the sink at which spans arrive."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from benchmarks.otlp_sink import Received
 from benchmarks.servers import ROOT, BenchmarkError, Command, Cores, Program, Server, free_port, pinned
 
 QUIET_S = 3.0
-"""Nothing has arrived for so long: nothing more will."""
+"""After so long without an arrival, no more spans are expected."""
 
 _ARRIVAL_S = 120.0
 _LOOK_S = 0.05
 
 
 class Sink:
-    """The far end, a process of its own on the load's core."""
+    """The sink: a process of its own on the load's core."""
 
     def __init__(self, cores: Cores) -> None:
         self.port = free_port()
@@ -37,7 +37,7 @@ class Sink:
         self.ask()
 
     def ask(self, what: str = "") -> Received:
-        """What it has received; from nothing on after `reset SERVICE`."""
+        """What the sink has received; *what* may be `reset SERVICE`, which restarts the count."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{what}\n")
@@ -48,7 +48,7 @@ class Sink:
         return msgspec.json.decode(line, type=Received)
 
     def arrived(self, spans: int) -> Received:
-        """What it has, once *spans* came or nothing comes any more."""
+        """What the sink has received, once it has *spans* spans or no more arrive."""
         deadline, seen, since = time.monotonic() + _ARRIVAL_S, -1, time.monotonic()
         while True:
             received = self.ask()
@@ -59,12 +59,12 @@ class Sink:
             time.sleep(_LOOK_S)
 
     def close(self) -> None:
-        """End it."""
+        """End the sink's process."""
         self._process.communicate()
 
 
 class Peer:
-    """A server under measurement: the process, and where it takes OTLP over gRPC."""
+    """A server under measurement: its process and its port for OTLP over gRPC."""
 
     def __init__(self, server: Server, grpc_port: int) -> None:
         self.server = server
@@ -73,7 +73,7 @@ class Peer:
 
 @contextlib.contextmanager
 def running_observer(folder: Path, sink: int, cores: Cores) -> Iterator[Peer]:
-    """The observer, which exports to port *sink*; its data in *folder*."""
+    """The observer, exporting to port *sink*, with its data in *folder*."""
     grpc_port = free_port()
 
     def command(port: int, data: Path) -> Command:
@@ -96,7 +96,7 @@ def running_observer(folder: Path, sink: int, cores: Cores) -> Iterator[Peer]:
 
 @contextlib.contextmanager
 def running_collector(binary: Path, folder: Path, sink: int, cores: Cores) -> Iterator[Peer]:
-    """The Collector in *binary*, which exports to port *sink*, with one processor."""
+    """The Collector *binary*, exporting to port *sink*, with one processor."""
     grpc_port = free_port()
 
     def command(port: int, data: Path) -> Command:
@@ -125,4 +125,4 @@ exporters:
     endpoint: 127.0.0.1:{sink}
     tls: {{insecure: true}}
 """
-"""Its defaults, but for where it listens and sends."""
+"""The Collector's defaults, except for its addresses."""

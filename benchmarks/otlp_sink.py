@@ -1,7 +1,7 @@
-"""Where the spans arrive: an OTLP receiver over gRPC that counts distinct spans and knows when the last one came.
+"""The sink: an OTLP receiver over gRPC that counts distinct spans and records when the last one arrived.
 
-`python -m benchmarks.otlp_sink PORT`: answers each line on its standard input with a `Received` as JSON, and begins
-anew on `reset SERVICE`: only spans of that `service.name` are counted from then on.
+`python -m benchmarks.otlp_sink PORT` answers each line on its standard input with a `Received` as JSON. The line `reset
+SERVICE` restarts the count: from then on only spans of that `service.name` count.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
 
 
 class Received(msgspec.Struct, frozen=True):
-    """Distinct spans, all spans, requests; when the first and the last request came (`time.monotonic`, one machine)."""
+    """Distinct spans, all spans, requests; the arrival of the first and the last request (`time.monotonic`)."""
 
     spans: int
     deliveries: int
@@ -31,7 +31,7 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class Sink(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc's classes are untyped
-    """The receiver's one method."""
+    """The handler of the receiver's one method."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,19 +39,19 @@ class Sink(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc's classes are 
         self.reset("")
 
     def reset(self, service: str) -> None:
-        """Begin anew, with the spans of *service*."""
+        """Restart the count, for spans of *service*."""
         self._service = service
         self._ids: set[bytes] = set()
         self._deliveries = self._requests = 0
         self._first_s = self._last_s = 0.0
 
     def received(self) -> Received:
-        """What came since."""
+        """The counts since the last reset."""
         with self._lock:
             return Received(len(self._ids), self._deliveries, self._requests, self._first_s, self._last_s)
 
     def service(self, details: Any) -> Any:
-        """The method's handler."""
+        """The handler for the method, None for any other."""
         return self._handler if details.method == _METHOD else None
 
     def _export(self, data: bytes, _context: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""How long after its acknowledgement a `Watch` over gRPC shows an op."""
+"""The delay between an op's acknowledgement and its appearance in a `Watch` over gRPC."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PATIENCE_S = 3.0
 
 
 async def watched(port: int, count: int) -> list[float]:
-    """Milliseconds from an op's acknowledgement until a `Watch` of all ops shows it, one op after the other."""
+    """Milliseconds from each op's acknowledgement until a `Watch` of all ops shows it, one op after the other."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub: Any = ObserverServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
         watch = stub.Watch(pb.WatchRequest(equals={"endpoint": "/watched"}))

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.proxy`: what a call through the proxy costs, and what the observer's own trouble adds to it.
+"""`python -m benchmarks.proxy`: the cost of a call through the proxy, also while the observer has a fault.
 
 The same load goes directly to a stub gateway, through a bare pass-through of the proxy's HTTP stack, and through the
 observer in several states (`benchmarks.proxy_server`), in interleaved rounds. Then one long body is streamed, and many
-agents ask for one and never read it.
+agents request one and never read it.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from benchmarks.servers import (
 _CONNECTIONS = (1, 16)
 _DIRECT = "direct"
 _SPARE_S = 60.0
-_STILL_S = 1.0  # without work: all has come that will
-_UNREAD_BYTES = 64 * 1024  # that the kernel keeps for an agent: by default so much that of 1,000 it has no more
-_STILL_CPU_S = 0.02  # of processor time in between are no work
+_STILL_S = 1.0  # idle for so long: everything has arrived
+_UNREAD_BYTES = 64 * 1024  # an agent's receive buffer: 1,000 default ones exhaust the kernel's memory for sockets
+_STILL_CPU_S = 0.02  # processor time that counts as idle
 _MIB = 2**20
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One way at one number of connections: medians over the rounds. *added_ms* is against the direct call's p50."""
+    """One way at one number of connections: medians over rounds. *added_ms* is relative to the direct call's p50."""
 
     way: str
     connections: int
@@ -64,9 +64,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured. *streamed* is the long body: bytes, seconds, and MiB that the proxy grew by.
+    """All results. *streamed_…* describe the long body: bytes, seconds, and growth of the proxy in MiB.
 
-    *stalled_mib* is what the proxy's process had resident at most while *stalled_agents* agents did not read.
+    *stalled_mib* is the largest resident memory of the proxy's process while *stalled_agents* agents did not read.
     """
 
     machine: Mapping[str, object]
@@ -81,7 +81,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
-    """Measure and print; 1 if a server did not start."""
+    """Measure and print; returns 1 if a server did not start."""
     args = _arguments(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
     report = in_folder("proxy", args.data_dir, console, lambda folder: run(args, env, folder))
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace, env: Mapping[str, str], folder: Path, states: 
     """Start the servers, load them in turn, stream the long body. Raises BenchmarkError."""
     cores = split_cores(usable_cores())
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # two for each agent that never reads
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # two per agent that never reads
     with contextlib.ExitStack() as running:
         stub = running.enter_context(Server(_stub(), folder / _DIRECT, env, cores.load))
         url = f"http://127.0.0.1:{stub.port}"
@@ -128,7 +128,7 @@ def run(args: argparse.Namespace, env: Mapping[str, str], folder: Path, states: 
 
 
 def stream(port: int, pid: int, size: int, cores: Cores) -> tuple[float, float]:
-    """Read *size* bytes through the proxy: (seconds, the most MiB that its process grew by)."""
+    """Read *size* bytes through the proxy; returns (seconds, the largest growth of its process in MiB)."""
     before = resident_mib(pid) or 0.0
     most, done = before, threading.Event()
 
@@ -155,7 +155,7 @@ def stream(port: int, pid: int, size: int, cores: Cores) -> tuple[float, float]:
 
 
 def stall(port: int, pid: int, agents: int) -> float:
-    """Let *agents* agents ask for a long text and read none of it: MiB that the process has resident at most."""
+    """Let *agents* agents request a long text and never read it; returns the process's most resident memory in MiB."""
     most, worked_s, still_since = 0.0, 0.0, time.perf_counter()
     with contextlib.ExitStack() as asking:
         for _ in range(agents):
@@ -170,7 +170,7 @@ def stall(port: int, pid: int, agents: int) -> float:
             if now_s > worked_s + _STILL_CPU_S:
                 worked_s, still_since = now_s, time.perf_counter()
             time.sleep(0.05)
-    deadline = time.perf_counter() + _STILL_S  # what is known of the calls is read when the agents have left
+    deadline = time.perf_counter() + _STILL_S  # call details are read when the agents have left
     while time.perf_counter() < deadline:
         most = max(most, resident_mib(pid) or 0.0)
         time.sleep(0.05)
@@ -178,7 +178,7 @@ def stall(port: int, pid: int, agents: int) -> float:
 
 
 def show(report: Report, console: Console) -> None:
-    """The table."""
+    """Print the table and the notes."""
     table = Table(title=f"Calls through the proxy ({report.rounds} rounds of {report.seconds:g} s)")
     for column in ("way", "connections", "calls/s", "p50 ms", "p99 ms", "added p50 ms", "CPU µs/call", "failed"):
         table.add_column(column, justify="left" if column == "way" else "right")

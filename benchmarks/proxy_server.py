@@ -1,8 +1,8 @@
 """The proxy in one of several states, to be measured. `python -m benchmarks.proxy_server STATE PORT GATEWAY FOLDER`.
 
-`bare` passes calls through and observes nothing; `observed` is the observer as it is deployed; the others have a
-trouble: `full` (no journal write succeeds), `stalled` (none returns for seconds), `collector` (it is dead), `busy` (a
-cycle of analysis ten times a second).
+`bare` passes calls through and observes nothing; `observed` is the observer as deployed. The others have a fault or
+load: `full` (every journal write fails), `stalled` (writes take seconds), `collector` (the collector is down), `busy`
+(an analysis cycle ten times a second).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STALL_S = 5.0
 
 
 class Blind(CallRecorder):
-    """Sees nothing: what is left is the HTTP stack."""
+    """Records nothing, so that only the HTTP stack is measured."""
 
     def start(self, call: ProxiedCall) -> list[bytes]:
         return self.trace_lines(call)
@@ -51,14 +51,14 @@ class Blind(CallRecorder):
 
 
 class Full(AppendFile):
-    """A disk without room."""
+    """A full disk."""
 
     def append(self, data: bytes) -> None:  # noqa: ARG002 - the signature is `AppendFile`'s
         raise OSError(errno.ENOSPC, "no space left on device")
 
 
 class Stalled(AppendFile):
-    """A disk that takes seconds."""
+    """A disk whose writes take seconds."""
 
     def append(self, data: bytes) -> None:
         time.sleep(_STALL_S)
@@ -66,7 +66,7 @@ class Stalled(AppendFile):
 
 
 async def bare(port: int, gateway: str) -> None:
-    """The proxy alone."""
+    """Run the proxy alone."""
     normalizer, clock, limits = Normalizer(Redactor()), SystemClock(), ProxyLimits(30, 600, 600, 300)
     spans = OpRecorder(TracerProvider(shutdown_on_exit=False))
     proxy = GatewayProxy(
@@ -87,7 +87,7 @@ async def bare(port: int, gateway: str) -> None:
 
 
 async def observed(state: str, port: int, gateway: str, folder: Path) -> None:
-    """The whole observer, in *state*."""
+    """Run the whole observer, in *state*."""
     env = {
         "GATEWAY_URL": gateway,
         "LAKEHOUSE_URL": gateway,

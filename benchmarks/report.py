@@ -1,4 +1,4 @@
-"""Turns measurements into a table for people and JSON for programs, with the targets beside them."""
+"""Formats measurements as tables for people and JSON for programs, with the targets."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from benchmarks.measure import Measured
 NOOP, OBSERVER, REFERENCE = "no-op", "observer", "reference"
 SCHEMA_VERSION = 1
 
-_BUSY = 0.9  # a load generator this busy may itself be the limit
-_SATURATED = 0.8  # a server that got less of its core than this was held up by something else
+_BUSY = 0.9  # a load generator busier than this may itself be the limit
+_SATURATED = 0.8  # a server that used less of its core was held up by something else
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """A bound and what was measured against it; *met* is None where nothing was.
+    """A bound and the measured value; *met* is None if nothing was measured.
 
-    *in_doubt*: a ratio between servers of which one did not get its core. *by_cpu* is then the better guess.
+    *in_doubt*: a ratio between servers of which one did not get its core. *by_cpu* is the better estimate then.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything one run found. Starts in seconds, memory in MiB, by server."""
+    """All results of one run. Starts in seconds, memory in MiB, by server."""
 
     at: str
     settings: dict[str, Any]
@@ -47,7 +47,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     v: int = SCHEMA_VERSION
 
     def targets(self) -> list[Target]:
-        """What the observer is held to, in this run."""
+        """The observer's targets, with this run's values."""
         start = statistics.median(self.starts_s[OBSERVER]) if self.starts_s.get(OBSERVER) else None
         targets = [
             self._ratio("POST /event, 16 connections, × no-op", 0.40, "event_16", NOOP),
@@ -63,7 +63,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return targets
 
     def _ratio(self, name: str, bound: float, scenario: str, base: str) -> Target:
-        """At least *bound* times *base* under *scenario*."""
+        """The target of at least *bound* times *base* under *scenario*."""
         found = next((each for each in self.measured if each.scenario.name == scenario), None)
         ratios = found.ratios(OBSERVER, base) if found is not None and base in found.samples else []
         if found is None or not ratios:
@@ -89,7 +89,7 @@ def _most(name: str, bound: float, value: float | None) -> Target:
 
 
 def to_json(report: Report) -> bytes:
-    """The report with its medians and targets worked out, every sample included."""
+    """The report as JSON with medians, targets and every sample."""
     whole = msgspec.to_builtins(report)
     for each, plain in zip(report.measured, whole["measured"], strict=True):
         plain["summary"] = {name: _summary(each, name) for name in each.samples}
@@ -113,7 +113,7 @@ def _summary(each: Measured, server: str) -> dict[str, Any]:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the tables, what they were measured on, and which targets are met."""
+    """Print the tables, the environment, and which targets are met."""
     _show_setting(report, console)
     console.print(_loads(report.measured))
     console.print(_ratios(report.measured))
@@ -237,7 +237,7 @@ def _verdict(target: Target) -> str:
 
 
 def _doubts(report: Report) -> list[str]:
-    """What a reader should know before believing a figure."""
+    """Reasons for doubt that a reader should know."""
     doubts = []
     cores = report.machine["cores"]
     before, after = report.machine["load_average"][0], report.machine["load_average_after"][0]

@@ -1,4 +1,4 @@
-"""The servers that are measured, each a process on the cores set aside for it, on a free port of loopback."""
+"""The servers under measurement: each a process pinned to the servers' cores, on a free port of loopback."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ROOT = Path(__file__).resolve().parents[1]
 _START_S = 30.0
 _STOP_S = 15.0
 _POLL_S = 0.002
-_KEPT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")  # settings of the caller's shell must not change the figures
+_KEPT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")  # the caller's other variables must not change the figures
 
 
 class BenchmarkError(Exception):
-    """Something could not be measured."""
+    """A measurement failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Which cores the servers and the load generator may use; None = any."""
+    """The cores that the servers and the load generator may use; None = any."""
 
     server: frozenset[int] | None
     load: frozenset[int] | None
@@ -37,7 +37,7 @@ class Cores:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to execute, with which environment besides the kept variables."""
+    """A command line, its environment besides the kept variables, and its working folder."""
 
     args: list[str]
     env: dict[str, str]
@@ -46,7 +46,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A server to measure: *command* builds it for a port and a folder of its own; 200 at *ready_path* = started."""
+    """A server to measure: *command* builds its command for a port and folder; ready once *ready_path* answers 200."""
 
     name: str
     ready_path: str
@@ -63,7 +63,7 @@ def noop_program() -> Program:
 
 
 def observer_program(settings: Mapping[str, str]) -> Program:
-    """The observer as it is deployed, but for *settings*; its data in *folder*, all doors on ports of their own."""
+    """The observer as deployed, except for *settings*; its data in *folder*, all doors on ports of their own."""
 
     def command(port: int, folder: Path) -> Command:
         env = {
@@ -81,7 +81,7 @@ def observer_program(settings: Mapping[str, str]) -> Program:
 
 
 def reference_program(bun: str, source: Path, gateway_url: str) -> Program:
-    """The program that the observer re-creates, under Bun; the copy that runs listens on loopback only."""
+    """The program that the observer re-creates, under Bun; a copy of it that listens on loopback only."""
 
     def command(port: int, folder: Path) -> Command:
         copy = folder / source.name
@@ -96,7 +96,7 @@ def reference_program(bun: str, source: Path, gateway_url: str) -> Program:
 
 
 class Server:
-    """One running *program*, from `with` to its end; *start_s* is the time from exec to its first 200."""
+    """A running *program*, for the length of a `with` block; *start_s* is the time from exec to its first 200."""
 
     def __init__(self, program: Program, folder: Path, env: Mapping[str, str], cores: frozenset[int] | None) -> None:
         self.name = program.name
@@ -161,20 +161,20 @@ class Server:
 
 
 def split_cores(available: frozenset[int]) -> Cores:
-    """The last core for the servers, the first for the load; nothing is pinned where there is only one."""
+    """The last core for the servers, the first for the load; no pinning if there is only one."""
     if len(available) < 2:
         return Cores(None, None)
     return Cores(frozenset([max(available)]), frozenset([min(available)]))
 
 
 def usable_cores() -> frozenset[int]:
-    """The cores this process may run on; empty where that cannot be told or set."""
+    """The cores this process may run on; empty if unknown or not settable."""
     return frozenset(os.sched_getaffinity(0)) if sys.platform == "linux" else frozenset()
 
 
 @contextlib.contextmanager
 def pinned(cores: frozenset[int] | None) -> Iterator[None]:
-    """This thread on *cores* for a while; processes and threads it starts stay there."""
+    """Pins this thread to *cores* for the block; processes and threads started within stay there."""
     if cores is None or sys.platform != "linux":
         yield
         return
@@ -187,7 +187,7 @@ def pinned(cores: frozenset[int] | None) -> Iterator[None]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
+    """A port of loopback on which nobody listens now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -195,7 +195,7 @@ def free_port() -> int:
 
 
 def resident_mib(pid: int) -> float | None:
-    """VmRSS of *pid* and its descendants in MiB; None where /proc is missing. Source: proc_pid_status(5)."""
+    """VmRSS of *pid* and its descendants in MiB; None without /proc. Source: proc_pid_status(5)."""
     try:
         return sum(_vm_rss_kib(each) for each in _with_descendants(pid)) / 1024
     except OSError:
@@ -203,7 +203,7 @@ def resident_mib(pid: int) -> float | None:
 
 
 def cpu_s(pid: int) -> float | None:
-    """CPU seconds that *pid* and its descendants have used; None where /proc is missing. Source: proc_pid_stat(5)."""
+    """CPU seconds used by *pid* and its descendants; None without /proc. Source: proc_pid_stat(5)."""
     try:
         return sum(_ticks(each) for each in _with_descendants(pid)) / os.sysconf("SC_CLK_TCK")
     except OSError:

@@ -1,7 +1,7 @@
-"""A gateway that costs next to nothing: what stands behind the proxy while it is measured.
+"""A gateway that costs next to nothing, behind the proxy while it is measured.
 
-`python -m benchmarks.upstream_stub PORT`: a short JSON answer to every request, each tenth an error; the path
-`/stream/BYTES` gives so many bytes, as fast as they are taken, `/text/BYTES` the same as text.
+`python -m benchmarks.upstream_stub PORT` gives a short JSON answer to every request, every tenth an error. The path
+`/stream/BYTES` returns that many bytes as fast as they are read, `/text/BYTES` the same as text.
 Reads `Content-Length` bodies only.
 """
 
@@ -49,7 +49,7 @@ class Stub(asyncio.Protocol):
         self._pour()
 
     def pause_writing(self) -> None:
-        """`_pour` looks at the buffer itself."""
+        """Nothing to do: `_pour` checks the buffer itself."""
 
     def _request_size(self) -> int:
         head = self._pending.find(b"\r\n\r\n")
