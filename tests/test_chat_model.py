@@ -119,7 +119,7 @@ async def test_what_is_wrong_with_the_request_itself_is_remembered_of_no_form(
         (says({"choices": []}), "no `choices`"),
         (says({"choices": [5]}), "no `choices`"),
         (says({}), "no `choices`"),
-        (says([]), "no JSON object"),
+        (says([]), "not a JSON object"),
         (Answer(200, b"<html>"), "not JSON"),
         (says({"choices": [{"message": 5}]}), "no content"),
         (a_choice(None), "no content"),
@@ -146,7 +146,7 @@ async def test_what_is_no_usable_answer_is_a_model_error(
         with pytest.raises(ModelError, match=why):
             await model.generate("why?", FORM)
     asked = len(server.asked)
-    with pytest.raises(ModelError, match="given a rest"):
+    with pytest.raises(ModelError, match="calls are suspended"):
         await model.generate("why?", FORM)
     assert (len(server.asked), model.asked.failures) == (asked, 3)
 

@@ -84,7 +84,7 @@ def test_an_observer_that_is_not_there_is_exit_1(tmp_path: Path, command: str) -
 @pytest.mark.parametrize("url", ["ftp://x", "http://a:b:c", "http://", "http://[::1"])
 def test_nonsense_is_no_address(url: str) -> None:
     """A wrong --url is told from an observer that is away."""
-    with pytest.raises(AskError, match="is no address") as said, observer_client(url, None, {}) as client:
+    with pytest.raises(AskError, match="is not an address") as said, observer_client(url, None, {}) as client:
         client.get("/stats")
     assert not isinstance(said.value, AwayError)
 
@@ -92,9 +92,9 @@ def test_nonsense_is_no_address(url: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "said", "later"),
     [
-        (Answer(200, b"<html>"), "is no observer", False),
-        (Answer(200, b"[]"), "is no observer", False),
-        (Answer(404), "is no observer", False),
+        (Answer(200, b"<html>"), "is not an observer", False),
+        (Answer(200, b"[]"), "is not an observer", False),
+        (Answer(404), "is not an observer", False),
         (says({"error": "no \x1b[2J"}, 503), r"no \\x1b\[2J", True),
         (says({"error": "Host is not ours"}, 421), "Host is not ours", False),
         (Answer(302, b"x"), "refused us", False),

@@ -37,7 +37,7 @@ async def test_list_shows_what_waits_and_what_is_dead(tmp_path: Path) -> None:
     await kept(tmp_path, "a", "b")
     plain, as_json = run_command(tmp_path, "outbox", "list"), run_command(tmp_path, "outbox", "list", "--json")
     assert plain.stdout.splitlines() == [
-        "id  state    kind  to    tries  since (UTC)          why not yet",
+        "id  state    kind  to    tries  since (UTC)          last error",
         "1   waiting  test  /log  0      2023-11-14 22:13:20",
         "2   dead     test  /log  1      2023-11-14 22:13:20  the gateway refused a post: HTTP status 400 \\x1b[2J",
     ]
@@ -73,7 +73,7 @@ async def test_drop_gives_a_post_up_and_its_key_stays_known(tmp_path: Path) -> N
     await kept(tmp_path, "a", "b", "c")
     assert [row["key"] for row in json.loads(run_command(tmp_path, "outbox", "list", "--json").stdout)] == ["b"]
     assert run_command(tmp_path, "outbox", "drop", "--all").stdout == "dropped: 1 post\n"
-    assert run_command(tmp_path, "outbox", "list").stdout == "nothing waits, nothing is dead\n"
+    assert run_command(tmp_path, "outbox", "list").stdout == "no waiting posts, no dead letters\n"
 
 
 async def test_a_running_observer_notices_a_retried_post(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class Advisor:
         if not self._book.knows(exposure_id):
             raise NotKnownError(
                 f"exposure {exposure_id[:80]!r} is not known",
-                "it never was, or it is too long ago",
+                "it never existed, or it is too old",
                 "Report the `exposure_id` that came with the advice, soon after the attempt",
             )
         at = rfc3339_ms(self._clock.time_ns())
@@ -78,7 +78,7 @@ class Advisor:
         done, _ = await asyncio.wait([writing], timeout=self._within_s if within_s is None else within_s)
         if not done:
             self.undecided += 1
-            raise RetryableError("no advice now", "the journal does not take it in time", "Ask again later")
+            raise RetryableError("no advice now", "the journal does not accept it in time", "Ask again later")
         try:
             writing.result()
         except RetryableError:

@@ -64,7 +64,7 @@ class ExposureBook(KeptBook):
         """Count one settled op; returns whether its agent was shown advice on this endpoint. O(the unit's coins)."""
         try:
             return self._consume(op)
-        except Exception:  # a poison op costs itself
+        except Exception:  # one bad op must not stop the others
             self.not_counted += 1
             log.exception("exposures.op_not_counted", failures=self.not_counted)
             return op.exposure_id is not None

@@ -56,7 +56,7 @@ def _slumped(row: EntryRow, trial: Trial, at: str) -> EntryChange | None:
     """Another trial for an active entry whose shown tasks recently do no better than withheld ones did."""
     if row.state != "active" or trial.slump < SLUMP:
         return None
-    return row.due("retry", at, "numbers", "tasks that are shown it do no better any more: tried again")
+    return row.due("retry", at, "numbers", "tasks that are shown it no longer do better: tried again")
 
 
 def _why(measured: Uplift) -> str:

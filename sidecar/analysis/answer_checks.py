@@ -11,7 +11,7 @@ _TAILS = (400, 1200, 4000)  # characters from the end: a loop runs to the end of
 _LEAST_DISTINCT = 0.35
 _HEAD = 200  # characters; a refusal is recognised within them
 _LEAST_LETTERS: Final = 8
-_LEAST_SHARE: Final = 0.5  # of letters and spaces
+_LEAST_SHARE: Final = 0.5  # least share of letters and spaces
 _MOST_WORD: Final = 80  # letters
 _REFUSAL = re.compile(
     r"\bI(?:['\u2019]?m| am) (?:sorry|unable|not able)\b|(?:^|\bI )apologi[sz]e\b"

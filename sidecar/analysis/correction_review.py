@@ -84,7 +84,7 @@ class CorrectionReview(KeptBook):
                 self._add_correction(op)
             else:
                 self._count_operation(op)
-        except Exception:  # a poison op costs itself
+        except Exception:  # one bad op must not stop the others
             self.not_counted += 1
             log.exception("corrections.op_not_reviewed", failures=self.not_counted)
 

@@ -113,7 +113,7 @@ class ErrorAnalyzer:
         diagnosis = msgspec.json.decode(decision_body, type=Diagnosis)
         try:
             self._outbox.put_again(DECISION_KIND, _entry(diagnosis), diagnosis.at)
-        except Exception:  # a poison post costs itself
+        except Exception:  # one bad post must not stop the others
             log.exception("diagnosis.not_told", diagnosis_id=diagnosis.diagnosis_id)
 
     async def _due(self) -> list[Incident]:

@@ -14,8 +14,8 @@ from sidecar.normalize import clean_text
 
 COUNTED: Final = tuple(field for field in FIELDS if field not in ("task_class", "count"))
 MAX_FIELDS: Final = 32
-MAX_VALUES: Final = 16  # of one field
-MAX_PAIRS: Final = 128  # of all fields together
+MAX_VALUES: Final = 16  # per field
+MAX_PAIRS: Final = 128  # over all fields
 MAX_LENGTH: Final = 60  # characters of a field's name, and of a value
 
 _MIN_FAILURES, _MIN_SUCCESSES = 3, 5  # with fewer ops, shared values mean little

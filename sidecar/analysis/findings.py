@@ -58,7 +58,7 @@ def counted_finding(incident: Incident, common: Sequence[Common], said: RuleSaid
         adjustment = "Change what the message names before the next attempt"
     when = f"Any call of {endpoint}: {_NOTHING}"
     if shared:
-        cause += f". All but few of these calls have {shared}, and hardly any that succeeds"
+        cause += f". Nearly all of these calls have {shared}, and hardly any successful ones"
         adjustment += f", or call it without {shared}"
         what += f" with {shared}"
         when = f"{endpoint} with {shared}"

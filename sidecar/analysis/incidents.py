@@ -70,7 +70,7 @@ class IncidentBook(KeptBook):
                 self._count_success(op)
             else:
                 self._count_failure(op)
-        except Exception:  # a poison op costs itself
+        except Exception:  # one bad op must not stop the others
             self.not_counted += 1
             log.exception("incidents.op_not_counted", failures=self.not_counted)
 
@@ -86,7 +86,7 @@ class IncidentBook(KeptBook):
                 self._uncount_success(op)
             else:
                 self._uncount(self._fingerprint(op)[0], op, failure_line(op))
-        except Exception:  # a poison op costs itself
+        except Exception:  # one bad op must not stop the others
             self.not_counted += 1
             log.exception("incidents.op_not_retracted", failures=self.not_counted)
 

@@ -60,7 +60,7 @@ class ModelCalls:
         if self._busy:
             raise ModelError("the model was not asked", "a call is in flight already", FIX)
         if self.circuit.state is Circuit.OPEN:
-            raise ModelError("the model was not asked", "its last calls failed; it is given a rest", FIX)
+            raise ModelError("the model was not asked", "its last calls failed; calls are suspended for a while", FIX)
         self._busy = True
         self.calls += 1
         started = self._clock.monotonic()
@@ -158,7 +158,7 @@ def decoded(body: bytes) -> _Payload:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ModelError("the model's answer is unusable", f"it is not JSON: {exc}", FIX) from exc
     if not isinstance(answer, dict):
-        raise ModelError("the model's answer is unusable", "it is no JSON object", FIX)
+        raise ModelError("the model's answer is unusable", "it is not a JSON object", FIX)
     return answer
 
 

@@ -72,7 +72,7 @@ class PlaybookConsolidator:
             return
         try:
             self._outbox.put_again(DECISION_KIND, _post(entry), entry.at)
-        except Exception:  # a poison post costs itself
+        except Exception:  # one bad post must not stop the others
             log.exception("playbook.not_told", playbook_id=entry.playbook_id)
 
     async def _write_all(self, rows: list[EndpointSuccesses]) -> None:
@@ -84,7 +84,7 @@ class PlaybookConsolidator:
                 self.failed += 1
                 log.warning("playbook.not_written", error=str(exc), endpoint=row.endpoint)
                 return
-            except Exception:  # a poison endpoint costs itself
+            except Exception:  # one bad endpoint must not stop the others
                 self.failed += 1
                 log.exception("playbook.not_written", endpoint=row.endpoint)
 

@@ -1,4 +1,4 @@
-"""Where a rule's numeric cut really lies: estimated from the numbers beside the cut point, once the rule leads.
+"""Estimates where a rule's numeric cut lies, from the numbers beside its cut point, once the rule leads.
 
 Pure. A sheet bins numbers by cut points chosen before any outcome is known, so a rule's cut may be off by up to one
 bin. From the moment a rule with a cut leads or stands, a `Border` stores the numbers that fall into the bins on either
@@ -131,7 +131,8 @@ def same_border(borders: Sequence[Border], one: Together, other: Together) -> bo
 def beside_cuts(world: Snapshot, borders: Sequence[Border], together: Together) -> Iterator[int]:
     """For each cut of *together*, the ops whose numbers may lie on the other side of the true cut.
 
-    These are in the bins on either side or, if the reported place is certain, between it and the cut point.
+    These are in the bins on either side or, if the reported place is certain, in the one bin that contains it; a
+    certain place at the cut point itself leaves none.
     """
     known = {(each.field, each.cut): each for each in borders if each.certain}
     for edge in _edges(together):

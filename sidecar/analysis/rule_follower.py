@@ -62,7 +62,7 @@ class RuleFollower:
                 continue
             count = missing[entry.playbook_id] = self._missing.get(entry.playbook_id, 0) + 1
             if entry.playbook_id in fallen:
-                yield entry, row.due("retire", at, "rule", "what happened since speaks against its rule")
+                yield entry, row.due("retire", at, "rule", "later operations contradict its rule")
             elif count >= MISSING_CYCLES:
                 yield entry, row.due("retire", at, "rule", "its rule was not found again")
         self._missing = missing
@@ -78,7 +78,7 @@ class RuleFollower:
                 yield rule_entry(rule, self._rules.finding(rule), at, before, came_from)
             if row is not None and row.state == "retired" and row.changes[-1].by == "rule":
                 yield row.due("restore", at, "rule", "its rule was found again")
-        except Exception:  # a poison rule costs itself
+        except Exception:  # one bad rule must not stop the others
             self.failures += 1
             log.exception("rule.no_entry", endpoint=rule.endpoint, failures=self.failures)
 

@@ -98,7 +98,7 @@ class RuleBook(KeptBook):
             for border in row.borders:
                 border.take(op, sheet.ops - 1)
             self.ops += 1
-        except Exception:  # a poison op costs itself
+        except Exception:  # one bad op must not stop the others
             self.not_counted += 1
             log_book.exception("rules.op_not_counted", failures=self.not_counted)
 
@@ -142,7 +142,7 @@ class RuleBook(KeptBook):
             row.learned = row.sheet.ops
             try:
                 yield from self._look(row)
-            except Exception:  # a poison endpoint costs itself
+            except Exception:  # one bad endpoint must not stop the others
                 self.not_counted += 1
                 log_book.exception("rules.endpoint_not_learned", endpoint=row.endpoint, failures=self.not_counted)
             self._rows.changed(row.endpoint)

@@ -57,7 +57,7 @@ class SuccessBook(KeptBook):
                 self.last_op_id = op.op_id
             if op.success and op.source != CORRECTION:
                 self._count(op)
-        except Exception:  # a poison op costs itself
+        except Exception:  # one bad op must not stop the others
             self.not_counted += 1
             log.exception("successes.op_not_counted", failures=self.not_counted)
 
@@ -66,7 +66,7 @@ class SuccessBook(KeptBook):
         try:
             if op.success and op.source != CORRECTION:
                 self._uncount(op)
-        except Exception:  # a poison op costs itself
+        except Exception:  # one bad op must not stop the others
             self.not_counted += 1
             log.exception("successes.op_not_retracted", failures=self.not_counted)
 

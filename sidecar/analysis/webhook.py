@@ -41,7 +41,7 @@ class Webhook:
                 continue
             try:
                 self._outbox.put_again(KIND, entry_of(change, decision.at), decision.at, TO)
-            except Exception:  # a poison post costs itself
+            except Exception:  # one bad post must not stop the others
                 log.exception("webhook.not_told", fingerprint=change.fingerprint)
 
     async def test(self, at: str) -> None:

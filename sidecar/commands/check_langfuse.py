@@ -37,8 +37,8 @@ async def server(what: str, url: str, keys: list[str]) -> Finding:
         return Finding(check, "warn", f"{shown(url)}: {why(exc)}", f"Start the server, or correct {prefix}_URL")
     if answer.status_code in _UNKNOWN_KEYS:
         fix = f"Correct {prefix}_PUBLIC_KEY and {prefix}_SECRET_KEY"
-        return Finding(check, "fail", f"{shown(url)} does not know the keys ({answer.status_code})", fix)
+        return Finding(check, "fail", f"{shown(url)} refuses the keys ({answer.status_code})", fix)
     if answer.status_code != 200:
         fix = f"Is {prefix}_URL a Langfuse server?"
         return Finding(check, "warn", f"{shown(url)} answered {answer.status_code}", fix)
-    return Finding(check, "ok", f"{shown(url)} knows the keys")
+    return Finding(check, "ok", f"{shown(url)} accepts the keys")

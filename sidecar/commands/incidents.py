@@ -36,7 +36,7 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     needs_one = args.action in (*_HANDS, "show")
     if needs_one and not args.fingerprint:
         raise SettingsError(
-            "no incident was named", f"`observer incidents {args.action}` is about one", "Give its fingerprint"
+            "no incident was named", f"`observer incidents {args.action}` needs one", "Give its fingerprint"
         )
     terminal = Terminal(sys.stdout, env)
     with observer_client(args.url, args.token, env) as client:

@@ -165,7 +165,7 @@ class ObserverClient:
         raise AskError(f"the observer at {self.url} refused us ({status})", why, "Change the request, or --url")
 
     def _stranger(self, why: str) -> AskError:
-        return AskError(f"what answers at {self.url} is no observer", visible(why), "Name the observer with --url")
+        return AskError(f"what answers at {self.url} is not an observer", visible(why), "Name the observer with --url")
 
 
 def observer_client(url: str | None, token: str | None, env: Mapping[str, str]) -> ObserverClient:
@@ -201,7 +201,7 @@ def _tls(env: Mapping[str, str], *, is_own: bool) -> ssl.SSLContext:
 
 
 def _not_an_address(url: str) -> AskError:
-    return AskError(f"{visible(url)!r} is no address", "expected http://HOST:PORT", "Give one with --url")
+    return AskError(f"{visible(url)!r} is not an address", "expected http://HOST:PORT", "Give one with --url")
 
 
 def _said(response: httpx.Response) -> str:

@@ -18,7 +18,7 @@ from sidecar.settings import Settings
 from sidecar.store import outbox_rows
 from sidecar.store.outbox_table import existing_outbox
 
-_HEAD = ("id", "state", "kind", "to", "tries", "since (UTC)", "why not yet")
+_HEAD = ("id", "state", "kind", "to", "tries", "since (UTC)", "last error")
 _DONE = {"retry": "due now", "drop": "dropped"}
 
 
@@ -26,7 +26,7 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     """Run the action and return 0. Raises StartError if there is no outbox, ObserverError for an unknown post."""
     if args.action != "list" and not args.id and not args.all:
         raise SettingsError(
-            "no post was named", f"`observer outbox {args.action}` changes them", "Give --id N, or --all"
+            "no post was named", f"`observer outbox {args.action}` needs to know which", "Give --id N, or --all"
         )
     data_dir = Path(args.data_dir or env.get("OBSERVER_DATA_DIR") or Settings().data_dir)
     with existing_outbox(data_dir) as connection:
@@ -73,7 +73,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _print(terminal: Terminal, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
-        terminal.write("nothing waits, nothing is dead")
+        terminal.write("no waiting posts, no dead letters")
         return
     lines = [
         (

@@ -96,12 +96,12 @@ def _import(terminal: Terminal, client: ObserverClient, args: argparse.Namespace
     imported = done.get("imported", [])
     terminal.write(f"{len(imported)} imported as candidates, {done.get('known', 0)} known already")
     if imported:
-        terminal.write(f"agents are told after: observer playbook approve {' '.join(map(str, imported))}")
+        terminal.write(f"agents are told them after: observer playbook approve {' '.join(map(str, imported))}")
 
 
 def _safe(name: str) -> str:
     if not name or not all(each.isalnum() or each == "-" for each in name):
         raise SettingsError(
-            f"{name!r} is no entry's id", "ids look like pb-0123456789ab", "See `observer playbook list`"
+            f"{name!r} is not an entry's id", "ids look like pb-0123456789ab", "See `observer playbook list`"
         )
     return name

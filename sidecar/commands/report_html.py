@@ -80,11 +80,11 @@ def _card(name: str, value: str, note: str, colour: str) -> str:
 
 def _avoided_words(found: Estimate) -> tuple[str, str, str]:
     if found.value is None or found.low is None or found.high is None:
-        return "not known yet", "both arms need a task", ""
+        return "not known yet", "both groups need a task", ""
     if found.low <= 0 <= found.high:
         return "not known yet", f"between {found.low:,.0f} and {found.high:,.0f}", ""
     colour = "good" if found.low > 0 else "bad"
-    return f"{found.value:,.0f}", f"between {found.low:,.0f} and {found.high:,.0f}, whenever one looks", colour
+    return f"{found.value:,.0f}", f"between {found.low:,.0f} and {found.high:,.0f}, valid at any time", colour
 
 
 def _arms(overall: Measured | None) -> str:
