@@ -67,11 +67,11 @@ def _trace(scope_spans: ScopeSpans, mix: Mix, size: int, dice: random.Random) ->
         if mix == "ops" or number == 1:
             _tool(span, dice)
         elif number == 0:
-            _said(span, "invoke_agent staffing", _agent())
+            _name_and_set(span, "invoke_agent staffing", _agent())
         elif number == 2:
-            _said(span, "chat small-chat", _chat(dice))
+            _name_and_set(span, "chat small-chat", _chat(dice))
         else:
-            _said(span, dice.choice(_OTHERS), _other(dice))
+            _name_and_set(span, dice.choice(_OTHERS), _other(dice))
 
 
 def _tool(span: Span, dice: random.Random) -> None:
@@ -89,7 +89,7 @@ def _tool(span: Span, dice: random.Random) -> None:
     if dice.random() < 0.1:
         span.status.code, span.status.message = Status.STATUS_CODE_ERROR, dice.choice(ERRORS)
         known["error.type"] = "ToolError"
-    _said(span, "execute_tool find_workers", known)
+    _name_and_set(span, "execute_tool find_workers", known)
 
 
 def _agent() -> dict[str, str | int]:
@@ -122,7 +122,7 @@ def _other(dice: random.Random) -> dict[str, str | int]:
     }
 
 
-def _said(span: Span, name: str, attributes: dict[str, str | int]) -> None:
+def _name_and_set(span: Span, name: str, attributes: dict[str, str | int]) -> None:
     span.name = name
     for key, value in attributes.items():
         stored = span.attributes.add(key=key).value

@@ -75,7 +75,7 @@ class ExposureBook(KeptBook):
         *outdated* are entries that have become another treatment since the offer: such a coin counts for the earlier
         trial.
         """
-        unit = self._touched(exposure.task or exposure.exposure_id)
+        unit = self._touch_unit(exposure.task or exposure.exposure_id)
         unit.exposures.append((exposure.exposure_id, exposure.endpoint))
         self._exposures[exposure.exposure_id] = (unit.key, exposure.endpoint)
         if len(unit.exposures) > MAX_EXPOSURES:
@@ -97,7 +97,7 @@ class ExposureBook(KeptBook):
 
     def inform(self, informed: InformedTask) -> None:
         """Apply a journalled statement that a task read the playbook by itself."""
-        unit = self._touched(informed.task)
+        unit = self._touch_unit(informed.task)
         if not unit.informed:
             unit.informed = True
             for entry_id, coin in unit.coins.items():
@@ -108,7 +108,7 @@ class ExposureBook(KeptBook):
         for number, (key, entry_id) in enumerate(self._overdue(now), 1):
             unit = self._units.get(key)
             if unit is None:
-                del self._awaited(entry_id)[key, entry_id]
+                del self._open_coins(entry_id)[key, entry_id]
                 continue
             self._miss(unit, entry_id)
             self._units.changed(key)
@@ -162,7 +162,7 @@ class ExposureBook(KeptBook):
                 self._calls |= {op_id: unit.key for op_id in (coin.op_id, coin.latest) if op_id}
             found += [(coin.until, unit.key, name) for name, coin in unit.coins.items() if not coin.by]
         for until, key, name in sorted(found):
-            self._awaited(name)[key, name] = until
+            self._open_coins(name)[key, name] = until
 
     def _consume(self, op: ObservedOp) -> bool:
         if op.amends and self._amend(op):
@@ -200,7 +200,7 @@ class ExposureBook(KeptBook):
                     self._calls[coin.latest] = self._calls[coin.op_id]
         return amended
 
-    def _touched(self, key: str) -> Unit:
+    def _touch_unit(self, key: str) -> Unit:
         unit = self._units.touch(key)
         if unit is None:
             gone = self._units.evict()
@@ -222,7 +222,7 @@ class ExposureBook(KeptBook):
     def _assign(self, unit: Unit, exposure: Exposure, each: Assignment, *, outdated: bool) -> None:
         name = each.playbook_id
         coin = unit.coins[name] = coin_of(exposure, each, self._tally(name).epoch - outdated)
-        self._awaited(name)[unit.key, name] = exposure.until
+        self._open_coins(name)[unit.key, name] = exposure.until
         trial = self._trial(name, coin)
         trial.assigned[each.shown] += 1
         if unit.informed:
@@ -236,13 +236,13 @@ class ExposureBook(KeptBook):
         if op_id:
             self._calls[op_id] = unit.key
         trial.count(coin.propensity, coin.shown, success=success, reported=by == "agent")
-        self._awaited(entry_id).pop((unit.key, entry_id), None)
+        self._open_coins(entry_id).pop((unit.key, entry_id), None)
 
     def _miss(self, unit: Unit, entry_id: str) -> None:
         coin = unit.coins[entry_id]
         coin.by = "none"
         self._trial(entry_id, coin).missing[coin.shown] += 1
-        self._awaited(entry_id).pop((unit.key, entry_id), None)
+        self._open_coins(entry_id).pop((unit.key, entry_id), None)
 
     def _trial(self, entry_id: str, coin: Coin) -> Trial:
         return self._tally(entry_id).trial(coin.epoch)
@@ -257,5 +257,5 @@ class ExposureBook(KeptBook):
             rows.changed(entry_id)
         return tally
 
-    def _awaited(self, entry_id: str) -> OrderedDict[tuple[str, str], str]:
+    def _open_coins(self, entry_id: str) -> OrderedDict[tuple[str, str], str]:
         return self._open_together if entry_id.startswith(TOGETHER) else self._open

@@ -64,7 +64,7 @@ class Offers:
         found = [each for row in rows if (each := fit(row, query)) is not None]
         depends_on = sorted({name for row in rows for name in lacking(row, query)})[:MAX_NAMES]
         found.sort(key=lambda each: (-self._worth(each), each.entry.playbook_id))
-        found = self._carried(query, found, exposure_id)
+        found = self._within_limits(query, found, exposure_id)
         if not found:
             return Offer(None, Advice(exposure_id=None, advice=[], depends_on=depends_on))
         coins = [self._coin(query.task, each) for each in found]
@@ -94,7 +94,7 @@ class Offers:
         tally = self._book.tally(entry_id)
         return estimate(tally.now.strata) if tally is not None else None
 
-    def _carried(self, query: AdviceQuery, found: Sequence[Fit], exposure_id: str) -> list[Fit]:
+    def _within_limits(self, query: AdviceQuery, found: Sequence[Fit], exposure_id: str) -> list[Fit]:
         """As many of *found* as the query's limit allows and the door has room for, as if all of them were shown."""
         kept: list[Fit] = []
         items: list[AdviceItem] = []

@@ -39,7 +39,7 @@ class Standings:
             change = None
             if any(excludes(strata, 0.0, STANDING_ALPHA) for strata in (trial.strata, with_reports)):
                 change = _due(row, uplift(trial.strata, STANDING_ALPHA), uplift(with_reports, STANDING_ALPHA), at)
-            yield change or _slumped(row, trial, at)
+            yield change or _retry_if_slumped(row, trial, at)
         self._looked = looked
 
 
@@ -52,7 +52,7 @@ def _due(row: EntryRow, seen: Uplift, said: Uplift, at: str) -> EntryChange | No
     return None
 
 
-def _slumped(row: EntryRow, trial: Trial, at: str) -> EntryChange | None:
+def _retry_if_slumped(row: EntryRow, trial: Trial, at: str) -> EntryChange | None:
     """Another trial for an active entry whose shown tasks recently do no better than withheld ones did."""
     if row.state != "active" or trial.slump < SLUMP:
         return None

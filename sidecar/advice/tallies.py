@@ -50,7 +50,7 @@ class Trial(msgspec.Struct, omit_defaults=True):
     def count(self, propensity: float, shown: bool, *, success: bool, reported: bool) -> None:
         """Add one outcome."""
         if shown and not reported:
-            self._look_for_a_slump(success=success)
+            self._update_slump(success=success)
         _add(self.reported if reported else self.strata, propensity, shown, 1, int(success))
 
     def withdraw_report(self, propensity: float, shown: bool, *, success: bool) -> None:
@@ -73,7 +73,7 @@ class Trial(msgspec.Struct, omit_defaults=True):
             mine.shown += theirs.shown
             mine.withheld += theirs.withheld
 
-    def _look_for_a_slump(self, *, success: bool) -> None:
+    def _update_slump(self, *, success: bool) -> None:
         shown, withheld = total(each.shown for each in self.strata), total(each.withheld for each in self.strata)
         if min(shown.tasks, withheld.tasks) < MIN_TASKS:
             return

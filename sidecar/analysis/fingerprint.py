@@ -183,14 +183,14 @@ def mask(message: str) -> str:
     text = " ".join(one_line(message, MAX_MESSAGE).split())
     if not _MASKABLE.search(text):
         return text
-    return _settled(_MASKS.sub(_masked, text)[:MAX_MESSAGE].strip())
+    return _masked_until_stable(_MASKS.sub(_replacement, text)[:MAX_MESSAGE].strip())
 
 
 @lru_cache(maxsize=4096)  # masked messages are mostly equal
-def _settled(text: str) -> str:
+def _masked_until_stable(text: str) -> str:
     """*text*, masked once, masked until nothing changes: a mask can expose another, and truncation can shorten one."""
     for _ in range(_MAX_PASSES):
-        masked = _MASKS.sub(_masked, text)[:MAX_MESSAGE].strip()
+        masked = _MASKS.sub(_replacement, text)[:MAX_MESSAGE].strip()
         if masked == text:
             break
         text = masked
@@ -205,7 +205,7 @@ def one_line(text: str, most: int) -> str:
     return text.strip()
 
 
-def _masked(match: re.Match[str]) -> str:
+def _replacement(match: re.Match[str]) -> str:
     return _REPLACED[match.lastgroup or ""] or match[0]
 
 

@@ -245,7 +245,7 @@ class IncidentBook(KeptBook):
         key = self._joined.get(fingerprint, fingerprint)
         row = self._incidents.get(key)
         if row is not None:
-            _take(row, what)
+            _apply_to_row(row, what)
             self._incidents.changed(key)
             return
         self._waiting[key] = [*self._waiting.get(key, ()), what][-incident_rows.MAX_HISTORY :]
@@ -258,7 +258,7 @@ class IncidentBook(KeptBook):
             self._apply(key, what)
 
 
-def _take(row: IncidentRow, what: Mark | Step) -> None:
+def _apply_to_row(row: IncidentRow, what: Mark | Step) -> None:
     if isinstance(what, Mark):
         incident_rows.apply_mark(row.incident, what)
     else:

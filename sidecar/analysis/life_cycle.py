@@ -87,7 +87,7 @@ class LifeCycle:
         return self._book.get(fingerprint)
 
     async def _decide(self, changes: list[IncidentChange]) -> None:
-        at = self._moment()
+        at = self._decision_time()
         await self._decisions.decide(DECISION_KIND, IncidentChanges(at=at, changes=changes), self._book.last_op_id)
         for change in changes:
             if not self._book.holds(change.fingerprint, step_of(change, at)):
@@ -103,7 +103,7 @@ class LifeCycle:
                 failures=change.count,
             )
 
-    def _moment(self) -> str:
+    def _decision_time(self) -> str:
         """The present time, but later than that of the last decision, so that times give the order of decisions."""
         self._last_ms = max(self._clock.time_ns() // 1_000_000, self._last_ms + 1)
         return rfc3339_ms(self._last_ms * 1_000_000)

@@ -73,7 +73,7 @@ class _Edge(NamedTuple):
 
 def told(conditions: Iterable[Condition], moved: Sequence[Moved]) -> Together:
     """*conditions* with their cuts at the reported places."""
-    return tuple(_told(each, moved) for each in conditions)
+    return tuple(_as_reported(each, moved) for each in conditions)
 
 
 def moved(borders: Iterable[Border], together: Together) -> tuple[Moved, ...]:
@@ -234,7 +234,7 @@ def _is_neighbour(borders: Sequence[Border], mine: Condition, theirs: Condition)
     return True
 
 
-def _told(condition: Condition, moved: Sequence[Moved]) -> Condition:
+def _as_reported(condition: Condition, moved: Sequence[Moved]) -> Condition:
     if condition.kind != "number" or not moved:
         return condition
     places = {each.cut: each.told for each in moved if each.field == condition.field}

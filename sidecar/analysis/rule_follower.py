@@ -40,7 +40,7 @@ class RuleFollower:
         """
         rules = self._rules.report().rules
         standing = {rule_entry_id(rule) for rule in rules}
-        gone = list(self._gone(standing, at))
+        gone = list(self._fallen_entries(standing, at))
         left = MOST_A_CYCLE
         for rule in rules:
             for proposal in self._of_rule(rule, gone, at):
@@ -52,7 +52,7 @@ class RuleFollower:
         for _, change in gone[:left]:
             yield change
 
-    def _gone(self, standing: set[str], at: str) -> Iterator[tuple[PlaybookEntry, EntryChange]]:
+    def _fallen_entries(self, standing: set[str], at: str) -> Iterator[tuple[PlaybookEntry, EntryChange]]:
         """Entries whose rule no longer holds, with their retirement."""
         fallen = {each for endpoint, together in self._rules.fallen() for each in entry_ids(endpoint, together)}
         missing: dict[str, int] = {}

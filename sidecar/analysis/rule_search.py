@@ -270,10 +270,10 @@ def _gain(parts: Sequence[_Part], more: int) -> float:
 
 def ordered(together: Together) -> Together:
     """The conditions ordered by field, so that equal conjunctions compare equal."""
-    return tuple(sorted(together, key=_place)) if len(together) > 1 else together
+    return tuple(sorted(together, key=_field_order)) if len(together) > 1 else together
 
 
-def _place(condition: Condition) -> tuple[str, bool]:
+def _field_order(condition: Condition) -> tuple[str, bool]:
     return condition.field, condition.low is None
 
 

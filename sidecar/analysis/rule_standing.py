@@ -134,7 +134,7 @@ def drop_contradicted(row: EndpointRules) -> int:
     if not (row.earlier or row.found) or (ops - row.checked < _CHECK_AGAIN and not row.sheet.is_full):
         return 0
     world = snapshot(row.sheet, ops)
-    gone = [each for each in (*row.earlier, *row.found) if not _holds(each, world, row)]
+    gone = [each for each in (*row.earlier, *row.found) if not _update_and_check(each, world, row)]
     row.earlier = [each for each in row.earlier if each not in gone]
     row.found = [each for each in row.found if each not in gone]
     row.fallen = [*row.fallen, *(each.rule.conditions for each in gone)][-MAX_RULES:]
@@ -161,34 +161,34 @@ def find(row: EndpointRules, world: Snapshot, log_alpha: float, most_borders: in
     """
     search = _is_search_due(row, world.ops)
     row.looked = world.ops
-    yield from place(row.borders, world, _with_borders(row))
+    yield from place(row.borders, world, _conjunctions_to_place(row))
     prior = Prior(world.bits, row.suspects)
-    ground = Ground(world, usable(world), prior, _within(row, world), row.borders)
-    chosen = yield from _chosen(row, ground, log_alpha, search=search)
+    ground = Ground(world, usable(world), prior, _search_range(row, world), row.borders)
+    chosen = yield from _choose_rules(row, ground, log_alpha, search=search)
     if chosen and not row.found and not search:  # the leading conjunction is proven; another may fit better by now
         search = True
-        chosen = yield from _chosen(row, ground, log_alpha, search=True)
+        chosen = yield from _choose_rules(row, ground, log_alpha, search=True)
     if search:
         row.searched, row.searches = world.ops, row.searches + 1
     before = {each.rule.conditions: each for each in row.found}
     row.found = [_standing(row, world, each, before.get(each.together)) for each in chosen]
     row.earlier = [each for each in row.earlier if not _explained_away(each, row, world)]
-    row.borders = borders_of(row.borders, world, _with_borders(row), most_borders)
+    row.borders = borders_of(row.borders, world, _conjunctions_to_place(row), most_borders)
 
 
-def _with_borders(row: EndpointRules) -> list[Together]:
+def _conjunctions_to_place(row: EndpointRules) -> list[Together]:
     """The conjunctions whose cuts are estimated: the rules, and the leading conjunction if it has evidence."""
     about_to = row.leading[:1] if row.held > 0 else []
     return [*(each.rule.conditions for each in (*row.earlier, *row.found)), *about_to]
 
 
-def _within(row: EndpointRules, world: Snapshot) -> int:
+def _search_range(row: EndpointRules, world: Snapshot) -> int:
     """The ops to search: all, or in every other search only the later half, where a late effect is easier to see."""
     late = world.ops // 2 // SEGMENT * SEGMENT if row.searches % 2 else 0
     return world.every >> late << late
 
 
-def _chosen(
+def _choose_rules(
     row: EndpointRules, ground: Ground, log_alpha: float, *, search: bool
 ) -> Generator[None, None, list[Weighed]]:
     """The rules of the sheet, each given those before it; empty until the mixed e-value proves that there is one."""
@@ -199,14 +199,14 @@ def _chosen(
     is_proven = row.most >= -log_alpha and choice.log_all >= 0  # proven once, and not refuted since
     chosen: list[Weighed] = []
     while is_proven and choice.best is not None and len(known) + len(chosen) < MAX_RULES:
-        chosen.append(_as_it_stands(row, ground.world, choice.best))
+        chosen.append(_same_as_found(row, ground.world, choice.best))
         beside = [*known, *(each.together for each in chosen)]
         choice = yield from choose(ground, beside, remembered, search=search)
         is_proven = choice.log_all >= ENOUGH
     return needed(ground, chosen, known)
 
 
-def _as_it_stands(row: EndpointRules, world: Snapshot, best: Weighed) -> Weighed:
+def _same_as_found(row: EndpointRules, world: Snapshot, best: Weighed) -> Weighed:
     """*best*, or the found rule with a certain border at the neighbouring cut point: they are the same rule."""
     for each in row.found:
         together, bits = each.rule.conditions, world.of(each.rule.conditions)
@@ -239,7 +239,7 @@ def _rule(row: EndpointRules, together: tuple[Condition, ...], counted: Table, l
     )
 
 
-def _holds(each: Standing, world: Snapshot, row: EndpointRules) -> bool:
+def _update_and_check(each: Standing, world: Snapshot, row: EndpointRules) -> bool:
     """Update *each* with the ops since the last check; False if they contradict it."""
     bits = world.of(each.rule.conditions)
     if bits is None:

@@ -106,7 +106,7 @@ class TemplateTree(KeptBook):
 
     def _merged(self, node: Node, words: list[str]) -> Template | None:
         """The template that covers *words* and similar messages from now on, if there are enough of them."""
-        like, places = _like(node.templates, words)
+        like, places = _similar(node.templates, words)
         if not like:
             return None
         first = min(like, key=lambda template: template.number)
@@ -152,13 +152,13 @@ def _matching(templates: list[Template], words: list[str]) -> Template | None:
     return None
 
 
-def _like(templates: list[Template], words: list[str]) -> tuple[list[Template], set[int]]:
+def _similar(templates: list[Template], words: list[str]) -> tuple[list[Template], set[int]]:
     """*templates* that differ from *words* in the same positions, and these positions; empty if there are too few."""
     most = min(_MAX_PLACES, len(words) // _WORDS_A_PLACE)
     near = [
         (template, places)
         for template in templates
-        if sum(map(ne, template.words, words)) <= most and (places := _places(template.words, words))
+        if sum(map(ne, template.words, words)) <= most and (places := _differing_positions(template.words, words))
     ]
     for _, places in sorted(near, key=lambda one: (len(one[1]), one[0].number)):
         like = [template for template, other in near if other <= places]
@@ -168,7 +168,7 @@ def _like(templates: list[Template], words: list[str]) -> tuple[list[Template], 
     return [], set()
 
 
-def _places(template: list[str], words: list[str]) -> frozenset[int]:
+def _differing_positions(template: list[str], words: list[str]) -> frozenset[int]:
     """The positions where they differ, including those where the template varies."""
     return frozenset(at for at, (a, b) in enumerate(zip(template, words, strict=True)) if a != b)
 

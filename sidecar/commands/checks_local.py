@@ -63,12 +63,12 @@ def corrections(settings: Settings) -> Finding:
 def data_folder(settings: Settings) -> Finding:
     """Whether the data folder is writable and has space, and which observer uses it now."""
     folder = Path(settings.data_dir)
-    there = _nearest_there(folder)
+    there = _nearest_existing(folder)
     fix = "Make it writable, or name another with OBSERVER_DATA_DIR"
     if not there.is_dir():
         return Finding("data folder", "fail", f"{there} is not a folder", fix)
     try:
-        _write_a_little(there)
+        _write_probe(there)
     except OSError as exc:
         return Finding("data folder", "fail", f"{there} cannot be written to: {exc.strerror}", fix)
     free = shutil.disk_usage(there).free
@@ -96,12 +96,12 @@ def clock(skew_s: float | None) -> Finding:
     return Finding("clock", "ok", f"it says {rfc3339_ms(now)}{agrees}")
 
 
-def _nearest_there(path: Path) -> Path:
+def _nearest_existing(path: Path) -> Path:
     """*path*, or its nearest parent that exists."""
     return next((place for place in (path, *path.absolute().parents) if place.exists()), Path("/"))
 
 
-def _write_a_little(folder: Path) -> None:
+def _write_probe(folder: Path) -> None:
     """Write to *folder*: permissions do not show a full disk or a read-only mount."""
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(b"probe\n")

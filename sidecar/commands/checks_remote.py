@@ -149,11 +149,11 @@ async def _collector_grpc(endpoint: str, env: Mapping[str, str]) -> Finding:
         try:
             await channel.unary_unary(_EXPORT)(b"", timeout=ASK_S, metadata=headers)
         except grpc.aio.AioRpcError as exc:
-            return _collector_refused(f"{shown(endpoint)} over gRPC: {_rpcwhy(exc)}", exc.code().name)
+            return _collector_refused(f"{shown(endpoint)} over gRPC: {_rpc_reason(exc)}", exc.code().name)
     return Finding("collector", "ok", f"{shown(endpoint)} takes spans over gRPC")
 
 
-def _rpcwhy(exc: grpc.aio.AioRpcError) -> str:
+def _rpc_reason(exc: grpc.aio.AioRpcError) -> str:
     """The status code and its details; for a failed connection only the last of the details, which form a chain."""
     details = visible(exc.details() or "")
     if exc.code() is grpc.StatusCode.UNAVAILABLE:

@@ -43,13 +43,15 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
         if args.action == "list":
             _list(terminal, client, args)
         elif args.action == "show":
-            _show(terminal, client.get(f"/incidents/{_found(client, args.fingerprint)}"), as_json=args.json)
+            _show(
+                terminal, client.get(f"/incidents/{_resolve_fingerprint(client, args.fingerprint)}"), as_json=args.json
+            )
         elif args.action == "test-webhook":
             _test_webhook(client)
             terminal.write("queued; see `observer outbox list` if it does not arrive")
         else:
             said = {"by": args.by or env.get("USER", ""), "note": args.note}
-            path = f"/incidents/{_found(client, args.fingerprint)}/{args.action}"
+            path = f"/incidents/{_resolve_fingerprint(client, args.fingerprint)}/{args.action}"
             body = client.post(path, {name: text for name, text in said.items() if text})
             if args.json:
                 terminal.write(visible_json(body.decode()))
@@ -102,7 +104,7 @@ def _all(client: ObserverClient, query: Mapping[str, str]) -> list[_Incident]:
     return client.listed("/incidents", "incidents", _Incident, query)
 
 
-def _found(client: ObserverClient, wanted: str) -> str:
+def _resolve_fingerprint(client: ObserverClient, wanted: str) -> str:
     """The fingerprint that equals or begins with *wanted*, with its version (`v2-`) or without.
 
     Raises ObserverError if there are several.

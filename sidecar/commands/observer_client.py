@@ -60,7 +60,7 @@ class ObserverClient:
 
     def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
         """The body of a successful response."""
-        with self._explained():
+        with self._translated_errors():
             response = self._client.get(path, params=params)
             self._check(response)
             return response.content
@@ -80,7 +80,7 @@ class ObserverClient:
     def post(self, path: str, body: bytes | Mapping[str, str | int], scope: str = "admin") -> bytes:
         """The body of a successful response to *body* (JSON, or to be encoded); needs a token with *scope*."""
         content = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        with self._explained():
+        with self._translated_errors():
             response = self._client.post(path, content=content, headers={"Content-Type": "application/json"})
             self._check(response, scope)
             return response.content
@@ -91,14 +91,14 @@ class ObserverClient:
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
         timeout = httpx.Timeout(_TIMEOUT_S, read=_QUIET_S)
         with (
-            self._explained(),
+            self._translated_errors(),
             self._client.stream("GET", path, params=params, headers=headers, timeout=timeout) as response,
         ):
             if response.status_code != 200:
                 response.read()
             self._check(response)
             if "text/event-stream" not in response.headers.get("Content-Type", ""):
-                raise self._stranger("it sends no event stream")
+                raise self._not_an_observer("it sends no event stream")
             yield response.iter_raw()
 
     def decoded(self, body: bytes, kind: Any) -> Any:
@@ -106,7 +106,7 @@ class ObserverClient:
         try:
             return msgspec.json.decode(body, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise self._stranger(str(exc)) from exc
+            raise self._not_an_observer(str(exc)) from exc
 
     def _each_page(self, path: str, params: Mapping[str, str]) -> Iterator[dict[str, msgspec.Raw]]:
         cursors: list[str] = []
@@ -123,17 +123,17 @@ class ObserverClient:
                 return
             cursor: str = self.decoded(bytes(page["next_cursor"]), str)
             if cursor in cursors:
-                raise self._stranger("the pages of its list form a cycle")
+                raise self._not_an_observer("the pages of its list form a cycle")
             cursors.append(cursor)
 
     def _items(self, page: Mapping[str, msgspec.Raw], name: str, kind: type[T]) -> list[T]:
         if name not in page:
-            raise self._stranger(f"its list has no {name!r}")
+            raise self._not_an_observer(f"its list has no {name!r}")
         items: list[T] = self.decoded(bytes(page[name]), list[kind])  # type: ignore[valid-type]  # it is, at run time
         return items
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as exc:
@@ -147,7 +147,7 @@ class ObserverClient:
         status = response.status_code
         if status == 200:
             return
-        why = _said(response)
+        why = _reason(response)
         if status in (401, 403):
             raise AskError(
                 f"the observer at {self.url} refused us ({status})",
@@ -161,10 +161,10 @@ class ObserverClient:
                 f"the observer at {self.url} does not know that (404)", why, "Look at what it has first"
             )
         if status == 404:
-            raise self._stranger("it has no such page")
+            raise self._not_an_observer("it has no such page")
         raise AskError(f"the observer at {self.url} refused us ({status})", why, "Change the request, or --url")
 
-    def _stranger(self, why: str) -> AskError:
+    def _not_an_observer(self, why: str) -> AskError:
         return AskError(f"what answers at {self.url} is not an observer", visible(why), "Name the observer with --url")
 
 
@@ -204,7 +204,7 @@ def _not_an_address(url: str) -> AskError:
     return AskError(f"{visible(url)!r} is not an address", "expected http://HOST:PORT", "Give one with --url")
 
 
-def _said(response: httpx.Response) -> str:
+def _reason(response: httpx.Response) -> str:
     """The response's own `error`, or its status in words."""
     return _error_of(response) or response.reason_phrase or "it does not say why"
 

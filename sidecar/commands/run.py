@@ -38,7 +38,7 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
 
 async def _watch(settings: Settings, env: Mapping[str, str]) -> None:
     stopping, ready = asyncio.Event(), asyncio.Event()
-    _obey_signals(stopping)
+    _handle_signals(stopping)
     log.info(
         "observer.started",
         cycle=settings.cycle,
@@ -47,7 +47,7 @@ async def _watch(settings: Settings, env: Mapping[str, str]) -> None:
         version=our_version(),
     )
     observer = Observer(settings, env=env)
-    beside = [asyncio.create_task(_announce(observer, ready)), asyncio.create_task(_give_back())]
+    beside = [asyncio.create_task(_announce(observer, ready)), asyncio.create_task(_release_memory())]
     try:
         await observer.run(stopping, ready)
     finally:
@@ -67,14 +67,14 @@ async def _announce(observer: Observer, ready: asyncio.Event) -> None:
     log.info("observer.ready", pid=os.getpid(), **ports)
 
 
-async def _give_back() -> None:
+async def _release_memory() -> None:
     while True:
         await asyncio.sleep(_GIVE_BACK_EVERY_S)
         gc.collect(1)  # httpx responses are cycles: a few hundred objects now take 1 ms, 10,000 later take ten
         await asyncio.to_thread(give_back_memory)
 
 
-def _obey_signals(stopping: asyncio.Event) -> None:
+def _handle_signals(stopping: asyncio.Event) -> None:
     """SIGTERM and the first SIGINT drain; a second SIGINT exits at once, as all acknowledged ops are in the journal."""
 
     def stop(number: signal.Signals) -> None:

@@ -137,7 +137,7 @@ class Agent:
         for tool, chance in looks.items():
             if dice.random() < chance and not self._stopping.is_set():
                 await self._call(tool, job)
-        job, exposure_id = await self._advised(job)
+        job, exposure_id = await self._take_advice(job)
         op = await self._call("fill_shift", job, exposure_id)
         calls = 1
         while not op.success and calls < _CALLS_A_JOB and not self._stopping.is_set():
@@ -146,9 +146,9 @@ class Agent:
         rescued = None
         if not op.success and dice.random() < 0.4 and not self._stopping.is_set():
             rescued = await self._call("fill_shift", replace(job, count=1, certified=True), exposure_id)
-        await self._tell(job, op, rescued)
+        await self._post_outcome(job, op, rescued)
 
-    async def _advised(self, job: Job) -> tuple[Job, str | None]:
+    async def _take_advice(self, job: Job) -> tuple[Job, str | None]:
         """*job* changed as the observer advises, as far as an agent may choose, and the exposure's id."""
         facts = {
             name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in job.body().items()
@@ -170,7 +170,7 @@ class Agent:
             self._on_failure(job, op.error)
         return op
 
-    async def _tell(self, job: Job, op: ObservedOp, rescued: ObservedOp | None) -> None:
+    async def _post_outcome(self, job: Job, op: ObservedOp, rescued: ObservedOp | None) -> None:
         """Post the outcome, as a child of the call that led to it."""
         last = rescued or op
         event: dict[str, Any] = {
