@@ -141,7 +141,11 @@ def test_the_cursor_of_an_older_version_is_gone_on_from(tmp_path: Path) -> None:
     file = CursorFile(path)
     assert file.load() == Saved(12, [(1, 5)])
     file.save(Saved(13))
+    whole = path.read_bytes()
     assert CursorFile(path).load() == Saved(13)
+    for cut in (0, 1, 20, 45):
+        path.write_bytes(whole[: SLOT_BYTES + cut] + bytes(SLOT_BYTES - cut))
+        assert CursorFile(path).load() == Saved(12, [(1, 5)])
 
 
 def test_a_cursor_of_as_many_ranges_as_there_can_be_fits_its_slot(tmp_path: Path) -> None:

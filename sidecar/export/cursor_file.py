@@ -48,7 +48,8 @@ class CursorFile:
             data = self._path.read_bytes()
             slots = [slot for at in range(_SLOTS) if (slot := _read(data[at * SLOT_BYTES : (at + 1) * SLOT_BYTES]))]
             if not slots:
-                return msgspec.json.decode(data, type=Saved)  # the format of older versions: JSON alone
+                # The format of older versions: JSON alone, to which a torn first slot adds a gap of NULs.
+                return msgspec.json.decode(data[:SLOT_BYTES].rstrip(b"\0"), type=Saved)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
