@@ -61,8 +61,8 @@ class _Doors:
     ) -> dict[str, Any]:
         """What to do or avoid in a call to *endpoint*.
 
-        *facts*: the arguments that you intend to send; without them there is little advice, and `depends_on` names what
-        matters. *given* ones cannot change.
+        *facts*: the arguments that you intend to send; without them there is little advice, and `depends_on` names
+        those that matter. *given*: the names of arguments that you cannot change.
         """
         params = {_fact_name(name): word(value) for name, value in (facts or {}).items()}
         params |= {"endpoint": endpoint} | ({"task": task} if task else {})
@@ -75,7 +75,7 @@ class _Doors:
         return advice
 
     async def report_outcome(self, exposure_id: str, success: bool) -> dict[str, Any]:
-        """Say whether the attempt made after the advice *exposure_id* succeeded."""
+        """Report whether the attempt made after the advice *exposure_id* succeeded."""
         body = msgspec.json.encode({"success": success})
         path = f"/advice/{quote(exposure_id, safe='')}/outcome"
         try:
@@ -85,7 +85,10 @@ class _Doors:
         return msgspec.json.decode(answer, type=dict[str, Any])
 
     async def list_incidents(self, limit: int = 10, state: str = _OPEN) -> list[dict[str, Any]]:
-        """Kinds of failures, the most recent first; *state* picks, several with commas."""
+        """Groups of similar failures (incidents), the most recent first.
+
+        *state* filters; separate several with commas.
+        """
         found = await self._read_or_tool_error("/incidents", {"limit": str(limit), "state": state})
         return [_agent_view(each) for each in found["incidents"]]
 

@@ -101,7 +101,7 @@ def main(
 
 
 class _Demo:
-    """One run."""
+    """One run of the demo."""
 
     def __init__(self, console: Console, folder: _Folder, seconds: float | None, seed: int, *, keeps: bool) -> None:
         self._console = console
