@@ -1,1 +1,1 @@
-"""The agent gateway: the wrapper that observes calls, and what their answers are summarised to."""
+"""Traffic to the agent gateway: the observing reverse proxy, the Python wrapper, and the observer's own posts."""

@@ -1,4 +1,4 @@
-"""What can be read of a body from its bounded beginning: JSON, the messages of a stream, or text. Never raises."""
+"""Parses the captured part of a body as JSON, as a stream of JSON messages, or as text. Never raises."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from sidecar.gateway.proxied_call import PREFIX_BYTES, Capture
 
 _MISSING = object()
-_FIRST_MESSAGES = 250  # that are read whatever they say; later ones only where they tell more than a piece of text
+_FIRST_MESSAGES = 250  # always parsed; later ones only if they match `_TELLING`, so not mere pieces of text
 _MOST_MESSAGES = 1000
 _MOST_LINES = 5000
 _TELLING = re.compile(
@@ -23,18 +23,18 @@ _STREAMS = ("event-stream", "ndjson", "jsonl", "json-seq")
 
 
 class ReadBody(NamedTuple):
-    """*data* if the body is one JSON value (`has_data`); *messages* of a stream; else its *text*."""
+    """A parsed body: *data* if it is one JSON value (`has_data`), *messages* if it is a stream, otherwise *text*."""
 
     has_data: bool = False
     data: Any = None
-    messages: list[Any] = []  # noqa: RUF012 - never changed
+    messages: list[Any] = []  # noqa: RUF012 - never mutated
     is_stream: bool = False
     text: str = ""
     readable: bool = True
 
 
 def read_body(capture: Capture, kind: str, coding: str) -> ReadBody:
-    """What *capture* holds, of content type *kind* under content *coding* (both lower case)."""
+    """Parse *capture*, given the body's content type *kind* and content *coding* (both lower case)."""
     if not capture.size:
         return ReadBody()
     raw, whole = _decoded(capture, coding)
@@ -47,14 +47,14 @@ def read_body(capture: Capture, kind: str, coding: str) -> ReadBody:
         if value is not _MISSING:
             return ReadBody(has_data=True, data=value)
         lines = _json_lines(_telling(_lines(raw))) if b"\n" in raw.strip() else []
-        if len(lines) > 1:  # some servers stream lines of JSON under another name
+        if len(lines) > 1:  # some servers stream JSON lines under another content type
             return ReadBody(messages=lines + _json_lines(capture.tail.splitlines()), is_stream=True)
     text = raw.decode(errors="replace")
     return ReadBody(text=text, readable="\0" not in text[:1024])
 
 
 def _decoded(capture: Capture, coding: str) -> tuple[bytes | None, bool]:
-    """The bytes behind *coding*, and whether they are all; None if that coding is not known."""
+    """(decoded bytes, whether they are the whole body); the bytes are None if *coding* cannot be undone."""
     raw = capture.prefix
     if coding in ("", "identity"):
         return raw, capture.whole
@@ -95,7 +95,7 @@ def _json_lines(lines: list[bytes]) -> list[Any]:
 
 
 def _sse_data(raw: bytes) -> Iterator[bytes]:
-    """The data of each event. Source: HTML standard, server-sent events."""
+    """Yield the data of each event. Source: HTML standard, server-sent events."""
     data: list[bytes] = []
     for line in _lines(raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")):
         if not line:

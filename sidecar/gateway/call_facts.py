@@ -1,6 +1,6 @@
-"""What a call through the proxy comes to: its endpoint, summaries, inputs and outcome, read from what was captured.
+"""Derives the parts of an op from a proxied call: endpoint, summaries, inputs and outcome.
 
-Bounded work on bounded beginnings of bodies, done after the last byte has gone.
+The captured bodies are bounded, and so is the work. It is done after the last byte (`asked`: before the answer).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ MCP_METHOD = "mcp.method.name"
 MCP_SESSION = "mcp.session.id"
 _INPUT_CHARACTERS = 200
 _OUTPUT_CHARACTERS = 100
-_LOOKED_AT = 2048  # characters of a text that a summary begins with: masking more would hold the loop up
+_LOOKED_AT = 2048  # characters of a text that are masked for a summary: masking more would block the event loop
 _LATE_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*(?!null|false|""|0[,}\s])')
 
 
 class CallFacts(NamedTuple):
-    """An op's parts. *fields* are those that the agent named in headers; *attributes* stand beside the op's own."""
+    """The parts of an op. *fields*: set by the agent in headers; *attributes*: of the span, beside the op's own."""
 
     endpoint: str
     input_summary: str
@@ -48,16 +48,16 @@ class CallFacts(NamedTuple):
 
 
 class FactReader:
-    """Reads calls. *templates* bounds the endpoints' names."""
+    """Derives facts from calls. *templates* bounds the number of endpoint names."""
 
     def __init__(self, normalizer: Normalizer, templates: Templates) -> None:
         self._normalizer = normalizer
         self._cut = normalizer.cut
         self._templates = templates
-        self._target = lru_cache(maxsize=512)(self._readable)  # agents call few targets
+        self._target = lru_cache(maxsize=512)(self._readable)  # agents call few distinct targets
 
     def read(self, call: ProxiedCall) -> CallFacts:
-        """All that can be told of *call*."""
+        """All facts of *call*, which has ended."""
         asked = _body(call.request_body, call.request.headers)
         answer = _body(call.response_body, call.response.headers if call.response is not None else ())
         rpc = rpc_call(asked.data)
@@ -83,7 +83,7 @@ class FactReader:
         )
 
     def asked(self, call: ProxiedCall) -> Asked:
-        """What can be told of *call* before it is answered."""
+        """The facts of *call* that its request tells, for advice before it is answered."""
         body = _body(call.request_body, call.request.headers)
         rpc = rpc_call(body.data)
         fields, _ = op_fields(call.request.op_headers)
@@ -117,7 +117,7 @@ class FactReader:
     def _readable(self, target: bytes) -> str:
         return unquote_plus(
             self._normalizer.text(target.decode("latin-1"))
-        )  # decoded first, a space would end the secret
+        )  # mask, then decode: a decoded space would end the secret
 
     def _output(self, call: ProxiedCall, answer: ReadBody, rpc: RpcCall | None, llm: LlmCall | None) -> str:
         if rpc is not None:
@@ -143,7 +143,7 @@ class FactReader:
 
 
 def plain_facts(call: ProxiedCall) -> CallFacts:
-    """What can be told of *call* without looking into it."""
+    """The facts of *call* without parsing its bodies: the fallback if `FactReader.read` fails."""
     error, error_type = _outcome(call, ReadBody(has_data=True), None)
     method = call.request.method.decode("ascii", "replace")
     return CallFacts(call.template, f"{method} {call.template}", _what_it_is(call), error, error_type, {}, {}, {}, {})
@@ -171,7 +171,7 @@ def _what_it_is(call: ProxiedCall) -> str:
 
 
 def _outcome(call: ProxiedCall, answer: ReadBody, rpc: RpcCall | None) -> tuple[str | None, str | None]:
-    """(message, code) of the failure, or None twice."""
+    """(message, code) of the failure; (None, None) if the call succeeded."""
     if call.error is not None and not _was_left(call):
         return call.error, call.error_type
     response = call.response
@@ -197,13 +197,13 @@ def _said_error(call: ProxiedCall, answer: ReadBody) -> Any:
     if answer.is_stream:
         return stream_error(answer.messages)
     prefix = b"" if answer.has_data else call.response_body.prefix[:256]
-    if _LATE_ERROR.match(prefix):  # too large to be read as a whole
+    if _LATE_ERROR.match(prefix):  # too large to be parsed as a whole
         return prefix.decode(errors="replace")
     return None
 
 
 def _was_left(call: ProxiedCall) -> bool:
-    """Whether the agent only ended a subscription: a stream that it had asked for with GET has no other end."""
+    """Whether the agent closed an event stream that it had opened with GET: its only end, so not a failure."""
     response = call.response
     return (
         call.hung_up
@@ -227,7 +227,7 @@ def _rpc_attributes(rpc: RpcCall, call: ProxiedCall) -> dict[str, Any]:
 
 
 def _told(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Of *attributes* what the op should carry too: model, tokens, tools."""
+    """The *attributes* that the op's `extra` contains too: model, tokens, tools, MCP method and session."""
     kept = ("gen_ai.operation", "gen_ai.provider", "gen_ai.request.model", "gen_ai.response.model", "gen_ai.usage")
     return {
         key: value

@@ -1,4 +1,4 @@
-"""Tells the gateway what the observer learnt: posts such as `POST {GATEWAY_URL}/log`. These posts are not ops."""
+"""Posts what the observer has learnt to the gateway, as `POST {GATEWAY_URL}/log`. These posts are not ops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TRY_AGAIN = frozenset({408, 425, 429})
 
 
 class _Whom(NamedTuple):
-    """Who takes posts, and the setting that says where."""
+    """The receiver of posts, and the setting that holds its address."""
 
     name: str
     setting: str
@@ -30,7 +30,7 @@ class _Whom(NamedTuple):
 
 
 class HttpGatewayLog:
-    """A `GatewayLog` over *client*. One attempt a call, of at most *timeout_s* seconds; the caller tries again."""
+    """A `GatewayLog` over HTTP. Each `post` is one attempt of at most *timeout_s* seconds; the caller retries."""
 
     def __init__(self, client: httpx.AsyncClient, gateway_url: str, clock: Clock, timeout_s: float = 5.0) -> None:
         self._client = client
@@ -42,7 +42,7 @@ class HttpGatewayLog:
     async def post(self, key: str, path: str, body: bytes) -> None:
         """Send *body* (JSON) with *key* as its `Idempotency-Key`.
 
-        Raises PostRefusedError if answered 4xx other than 408, 425 and 429; GatewayLogError for what else is not 2xx.
+        Raises PostRefusedError on 4xx other than 408, 425 and 429, GatewayLogError on any other failure to get a 2xx.
         """
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         url = self._address(path)
@@ -51,7 +51,7 @@ class HttpGatewayLog:
                 asyncio.timeout(self._timeout_s),
                 self._client.stream("POST", url, content=body, headers=headers, timeout=self._timeout_s) as response,
             ):
-                status = response.status_code  # the body says nothing more and may be endless: it is not read
+                status = response.status_code  # the body is not needed and may be endless: it is not read
                 retry_after = response.headers.get("retry-after", "")
         except TimeoutError as exc:
             raise GatewayLogError(self._whom.took_none, f"no answer in {self._timeout_s:g} s", self._whom.fix) from exc
@@ -70,7 +70,7 @@ class HttpGatewayLog:
 
 
 class HttpWebhook(HttpGatewayLog):
-    """The same for one *url*, whatever stands in the outbox for it."""
+    """Posts to one fixed *url*; the path that the outbox holds is ignored."""
 
     def __init__(self, client: httpx.AsyncClient, url: str, clock: Clock, timeout_s: float = 5.0) -> None:
         super().__init__(client, url, clock, timeout_s)

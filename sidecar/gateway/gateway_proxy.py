@@ -1,4 +1,4 @@
-"""The door that an agent in any language goes through: a reverse proxy to the one configured gateway, as a stage.
+"""A reverse proxy to the one configured gateway, for agents in any language; a stage of the pipeline.
 
 agent ──► AgentConnection ──► Exchange ──► UpstreamConnection ──► gateway; CallRecorder makes a span of each call.
 """
@@ -32,7 +32,7 @@ _SWEEP_S = 1.0
 
 
 class GatewayProxy:
-    """Listens on *host*:*port* (0 picks one; `port` tells which), and passes every call on to *gateway_url*."""
+    """Listens on *host*:*port* (0: any free port, found in `port`) and forwards every request to *gateway_url*."""
 
     name = "proxy"
 
@@ -65,18 +65,18 @@ class GatewayProxy:
         self.recorder = CallRecorder(spans, normalizer, clock, (parts.scheme, name, gateway_port))
         self.agents = Agents()
         self.buffer = ReadBuffer()
-        self.advice: ProxyAdvice | None = None  # to be set before the start, if calls are to have advice
+        self.advice: ProxyAdvice | None = None  # set before `start` to give calls advice
         self._pool: UpstreamPool | None = None
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
     def upstream_connections(self) -> int:
-        """Open ones to the gateway."""
+        """Open connections to the gateway."""
         return len(self._pool) if self._pool is not None else 0
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Listen. Raises StartError if the address cannot be had."""
+        """Listen. Raises StartError if the address cannot be bound."""
         loop = asyncio.get_running_loop()
         host, port, tls, connect_timeout_s = self._where
         pool = UpstreamPool(host, port, tls=tls, connect_timeout_s=connect_timeout_s, now=loop.time, buffer=self.buffer)
@@ -99,7 +99,7 @@ class GatewayProxy:
         log.info("door.opened", door="proxy", host=self._host, port=self.port)
 
     async def stop(self) -> None:
-        """Take no more connections, let the calls under way end; those that do not in time are given up."""
+        """Stop accepting, wait up to a quarter of *grace_s* for running calls, then abort the rest."""
         server, self._server = self._server, None
         if server is None or self._pool is None or self._sweeper is None:
             return
@@ -114,7 +114,7 @@ class GatewayProxy:
             agent.abort()
         self._sweeper.cancel()
         self._pool.close()
-        await asyncio.sleep(0)  # connections are lost in the loop's next turn, perhaps after this task had its own
+        await asyncio.sleep(0)  # `connection_lost` runs in the loop's next iteration, maybe after this task
         await asyncio.sleep(0)
         self.recorder.record_ended()
 
@@ -128,7 +128,7 @@ class GatewayProxy:
         return b"HTTP/1.1 204 No Content\r\nX-Observer-Proxy: %b\r\nConnection: close\r\n\r\n" % self._instance
 
     async def _sweep(self, pool: UpstreamPool) -> None:
-        """One look at all connections now and then: a timer for each call would cost more."""
+        """Check all connections for time-outs periodically: a timer for each call would cost more."""
         loop, limits = asyncio.get_running_loop(), self._limits
         every_s = min(_SWEEP_S, limits.head_s / 4, limits.first_byte_s / 4, limits.idle_s / 4)
         while True:
@@ -144,7 +144,7 @@ class GatewayProxy:
 
 
 class _HangUp(asyncio.Protocol):
-    """For connections beyond the bound."""
+    """Closes connections beyond `_MOST_CONNECTIONS` at once."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()

@@ -1,4 +1,4 @@
-"""JSON-RPC, and with it MCP over HTTP: what was called, and what came of it. Sources: JSON-RPC 2.0, MCP."""
+"""Reads JSON-RPC calls and results, and so MCP over HTTP. Sources: JSON-RPC 2.0, MCP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TOOL_ERROR = "tool_error"
 
 
 class RpcCall(NamedTuple):
-    """A request: its method, the tool or prompt it names, that one's arguments, and the id of the request."""
+    """A request: its *method*, the *tool* or prompt that it names, if any, the *arguments*, and *number*, its id."""
 
     method: str
     tool: str
@@ -22,7 +22,7 @@ class RpcCall(NamedTuple):
 
     @property
     def name(self) -> str:
-        """By what it is known: `tools/call search`."""
+        """The method and the tool, as in `tools/call search`."""
         return f"{self.method} {self.tool}" if self.tool else self.method
 
     @property
@@ -32,7 +32,7 @@ class RpcCall(NamedTuple):
 
 
 def rpc_call(body: Any) -> RpcCall | None:
-    """The call that *body* (decoded JSON) makes, the first of a batch; None if it makes none."""
+    """The JSON-RPC request in *body* (decoded JSON), of a batch the first; None if there is none."""
     if isinstance(body, list) and body:
         body = body[0]
     if not isinstance(body, dict) or body.get("jsonrpc") != "2.0" or not isinstance(method := body.get("method"), str):
@@ -50,7 +50,7 @@ def rpc_call(body: Any) -> RpcCall | None:
 
 
 def rpc_answer(call: RpcCall, objects: Iterable[Any]) -> dict[str, Any] | None:
-    """The response to *call* among *objects* (of a stream, notifications may come before it)."""
+    """The response to *call* among *objects*, else the last response. Notifications of a stream are skipped."""
     last: dict[str, Any] | None = None
     for each in objects:
         for message in each if isinstance(each, list) else [each]:
@@ -62,7 +62,7 @@ def rpc_answer(call: RpcCall, objects: Iterable[Any]) -> dict[str, Any] | None:
 
 
 def rpc_failure(answer: Mapping[str, Any]) -> tuple[str, str] | None:
-    """(message, code) of a JSON-RPC error or of a tool's (`isError`), None if the call worked."""
+    """(message, code) of a JSON-RPC error or of a failed tool (`isError`); None if the call succeeded."""
     error = answer.get("error")
     if isinstance(error, dict):
         message, code = error.get("message"), error.get("code")

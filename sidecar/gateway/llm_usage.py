@@ -1,6 +1,6 @@
-"""Calls of language models, told by their bodies: OpenAI's, Anthropic's and Ollama's forms, whole or streamed.
+"""Recognises calls of language models in the formats of OpenAI, Anthropic and Ollama, whole or streamed.
 
-Gives `gen_ai.*` attributes, the text that the model wrote, and the tools that it asked for.
+Extracts `gen_ai.*` attributes, the text that the model wrote, and the tools that it requested.
 Source: OpenTelemetry GenAI conventions (`semantic-conventions-genai`, in Development in 2026).
 """
 
@@ -23,7 +23,7 @@ CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 CACHE_CREATION_TOKENS = "gen_ai.usage.cache_creation.input_tokens"
 TOOL_CALLS = "observer.llm.tool_calls"
 
-_PATHS = (  # ending of the path → provider, operation
+_PATHS = (  # path suffix, provider, operation
     ("/chat/completions", "openai", "chat"),
     ("/responses", "openai", "chat"),
     ("/embeddings", "openai", "embeddings"),
@@ -52,7 +52,7 @@ _MOST_TOOLS = 32
 
 
 class LlmCall:
-    """One call of a model: `attributes`, what it wrote (`text`), and the `tools` that it asked for, in order."""
+    """One call of a model: its `attributes`, the `text` the model wrote, and the `tools` it requested, in order."""
 
     def __init__(self, provider: str, operation: str, asked: Mapping[str, Any]) -> None:
         model = asked.get("model")
@@ -61,7 +61,7 @@ class LlmCall:
         self.attributes: Attributes = {OPERATION: operation, PROVIDER: provider}
         if self.model:
             self.attributes[REQUEST_MODEL] = self.model
-        options = asked.get("options")  # Ollama's place for them
+        options = asked.get("options")  # where Ollama has the request parameters
         for name, value in {**(options if isinstance(options, dict) else {}), **asked}.items():
             if name in _ASKED and isinstance(value, int | float) and not isinstance(value, bool):
                 self.attributes[_ASKED[name]] = value
@@ -74,11 +74,11 @@ class LlmCall:
 
     @property
     def text(self) -> str:
-        """What the model wrote, or its beginning."""
+        """What the model wrote; of a long text the beginning."""
         return "".join(self._text)
 
     def read(self, messages: Iterable[Any]) -> None:
-        """Take in the answer: one message, or those of a stream in order."""
+        """Read the answer: one message, or the messages of a stream in order."""
         for message in messages:
             if isinstance(message, dict):
                 for part in _unwrapped(message):
@@ -118,12 +118,12 @@ class LlmCall:
         self._count(CACHE_READ_TOKENS, read)
         self._count(CACHE_CREATION_TOKENS, created)
         fresh = usage.get("input_tokens")
-        if _is_count(fresh):  # Anthropic counts cached tokens beside it; the conventions count all
+        if _is_count(fresh):  # Anthropic's `input_tokens` excludes cached tokens; the conventions include them
             self._count(INPUT_TOKENS, fresh + sum(each for each in (read, created) if _is_count(each)))
 
     def _count(self, key: str, value: Any) -> None:
         if _is_count(value):
-            self.attributes[key] = value  # of a stream the last one counts all
+            self.attributes[key] = value  # a stream reports running totals: the last one counts
 
     def _reason(self, reason: Any) -> None:
         if isinstance(reason, str) and reason and len(self._reasons) < _MOST_TOOLS:
@@ -139,7 +139,7 @@ class LlmCall:
             self._tool(function.get("name") if isinstance(function, dict) else None)
 
     def _content(self, message: Mapping[str, Any]) -> None:
-        """Text and tool calls of `content`, `output` (OpenAI's responses), or one streamed block of either."""
+        """Read text and tool calls from `content`, `output` (OpenAI's Responses API), or one streamed block."""
         content = message.get("content")
         if isinstance(content, str):
             self._write(content)
@@ -151,7 +151,7 @@ class LlmCall:
             elif block.get("type") == "message":
                 self._content(block)
         delta = message.get("delta")
-        if isinstance(delta, dict):  # Anthropic's
+        if isinstance(delta, dict):  # Anthropic's stream
             self._write(delta.get("text"))
             self._reason(delta.get("stop_reason"))
         elif isinstance(delta, str) and str(message.get("type", "")).endswith("output_text.delta"):
@@ -168,7 +168,7 @@ class LlmCall:
 
 
 def llm_call(path: str, asked: Any) -> LlmCall | None:
-    """The call of a model that a request with body *asked* (decoded JSON) to *path* is, or None."""
+    """The model call that a request to *path* with body *asked* (decoded JSON) makes; None if it makes none."""
     if not isinstance(asked, dict):
         return None
     path = path.rstrip("/")
@@ -176,12 +176,12 @@ def llm_call(path: str, asked: Any) -> LlmCall | None:
         _, provider, operation = next(known for known in _PATHS if path.endswith(known[0]))
         return LlmCall(provider, operation, asked)
     if isinstance(asked.get("model"), str) and isinstance(asked.get("messages"), list):
-        return LlmCall("_OTHER", "chat", asked)  # a gateway's own path for a body of that form
+        return LlmCall("_OTHER", "chat", asked)  # a chat request under a gateway's own path
     return None
 
 
 def stream_error(messages: Iterable[Any]) -> Any:
-    """The `error` that a stream's messages tell of, or None."""
+    """The first `error` in a stream's messages that are not JSON-RPC; None if there is none."""
     for message in messages:
         if isinstance(message, dict) and "jsonrpc" not in message:
             error = message.get("error")
@@ -191,7 +191,7 @@ def stream_error(messages: Iterable[Any]) -> Any:
 
 
 def _unwrapped(message: dict[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The part of a streamed event that is shaped like a whole answer, else the event itself."""
+    """Yield the part of a streamed event that has the shape of a whole answer; else the event itself."""
     kind = message.get("type")
     if kind == "message_start" and isinstance(message.get("message"), dict):
         yield message["message"]
@@ -200,7 +200,7 @@ def _unwrapped(message: dict[str, Any]) -> Iterator[Mapping[str, Any]]:
         if kind != "response.completed":
             whole.pop("usage", None)
         else:
-            whole.pop("output", None)  # it came in pieces
+            whole.pop("output", None)  # already read from the pieces
         yield whole
     elif isinstance(kind, str) and kind == "response.output_item.done" and isinstance(message.get("item"), dict):
         item = message["item"]
@@ -211,7 +211,7 @@ def _unwrapped(message: dict[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _last_said(asked: Mapping[str, Any]) -> str:
-    """The last thing that was said to the model, as text."""
+    """The text of the last message, prompt or input to the model."""
     messages = asked.get("messages")
     if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
         said = messages[-1].get("content")

@@ -1,7 +1,7 @@
-"""The wrapper for Python agents: each call to the gateway is a CLIENT span, and with that an op.
+"""The wrapper for Python agents: records each call to the gateway as a CLIENT span, and thereby as an op.
 
-From the gateway over httpx; the span's end hands the op on (see `spans.span_processor`). Nothing here waits for the
-journal, and no fault of the gateway's is raised: the caller gets `{"error": …}` and an op that says so.
+Calls go over httpx. The end of the span passes the op on (see `spans.span_processor`), and nothing waits for the
+journal. Failures of the gateway are not raised: the caller gets `{"error": …}`, and the op records the failure.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sidecar.normalize import Normalizer, json_text
 from sidecar.protocols import CallSpans, Clock
 from sidecar.spans import attributes as keys
 
-_MOST_ERROR = 8192  # characters of the op's error; the caller's data holds all of it
+_MOST_ERROR = 8192  # characters of the op's error; the caller gets the whole text
 _MAPS = ("features", "extra")
 _GIVEN = frozenset(ObservedOp.__struct_fields__) - {
     *("timestamp", "endpoint", "input_summary", "success", "duration_ms", "output_summary", "error", "error_type"),
@@ -38,7 +38,7 @@ _W3C = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagato
 
 
 class _Outcome(NamedTuple):
-    """How a call went: the caller's data, and the error with its code, if there was one."""
+    """The result of a call: the caller's *data*, the HTTP *status*, and *error* with its code if the call failed."""
 
     data: Any
     error: str | None = None
@@ -50,7 +50,7 @@ _CANCELLED = _Outcome(None, "cancelled by the caller", "CancelledError")
 
 
 class ObservedGateway:
-    """Calls the gateway at *base_url*, observed. Safe for any number of calls at once on one event loop."""
+    """Makes observed calls to the gateway at *base_url*. Concurrent calls on one event loop are safe."""
 
     def __init__(
         self,
@@ -76,15 +76,15 @@ class ObservedGateway:
         }
 
     async def observed(self, endpoint: str, body: Any, description: str, **fields: Any) -> tuple[Any, ObservedOp]:
-        """POST *body* as JSON to *endpoint* (a path); give the decoded answer and the op.
+        """POST *body* as JSON to *endpoint* (a path); return the decoded answer and the op.
 
-        Status and `error` in the answer both decide success; a call that got no answer gives `{"error": message}`.
-        *fields* are further fields of the op (`task`, `staffer_id`, `role`…). Raises TypeError or ValueError if
-        *body* is not JSON or a field is none of an op's: that is the caller's fault, and nothing was sent.
+        A call fails if its status is not 2xx, or if the answer has an `error` or is not JSON; without an answer the
+        caller gets `{"error": message}`. *fields* are further fields of the op (`task`, `staffer_id`, `role`…).
+        Raises TypeError or ValueError, before anything is sent, if *body* is not JSON or a field is not one of an op.
         """
         _check(endpoint, description, fields)
         content = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
-        # The slash keeps an endpoint such as `@elsewhere/` from becoming part of the address.
+        # Without the slash an endpoint such as `@elsewhere/` would change the host.
         url = self._base_url + (endpoint if endpoint.startswith("/") else f"/{endpoint}")
         started_ns, started = self._clock.time_ns(), self._clock.monotonic()
         within = get_current_span().get_span_context()
@@ -92,7 +92,7 @@ class ObservedGateway:
         outcome = _CANCELLED
         try:
             outcome = await self._call(url, content, call.context)
-        finally:  # a cancelled call ends as an op too
+        finally:  # also a cancelled call becomes an op
             elapsed_ns = round((self._clock.monotonic() - started) * 1e9)
             cut = self._normalizer.cut
             error = cut(outcome.error, _MOST_ERROR) if outcome.error is not None else None
@@ -121,19 +121,19 @@ class ObservedGateway:
         headers = {"Content-Type": "application/json"}
         _W3C.inject(headers, set_span_in_context(NonRecordingSpan(span)))
         try:
-            async with asyncio.timeout(self._timeout_s):  # httpx's own begins anew with every byte that arrives
+            async with asyncio.timeout(self._timeout_s):  # httpx's own restarts with every byte
                 response = await self._client.post(url, content=content, headers=headers, timeout=None)
             return _outcome(response)
         except TimeoutError:
             message = f"no answer within {self._timeout_s:g} s"
             return _Outcome({"error": message}, message, TimeoutError.__name__)
-        except Exception as exc:  # noqa: BLE001 - whatever the gateway or the way to it does is the op's outcome
+        except Exception as exc:  # noqa: BLE001 - any failure of gateway or network is the op's outcome
             message = str(exc) or type(exc).__name__
             return _Outcome({"error": message}, message, type(exc).__name__)
 
 
 def _check(endpoint: str, description: str, fields: Mapping[str, Any]) -> None:
-    """What cannot become an op is the caller's mistake, found before anything is sent. Raises TypeError."""
+    """Check that the arguments form a valid op, before anything is sent. Raises TypeError."""
     for name in fields.keys() - _GIVEN:
         raise TypeError(f"{name!r} is not a field that the caller of a gateway gives")
     for name in _MAPS:

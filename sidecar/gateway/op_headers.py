@@ -1,4 +1,4 @@
-"""`X-Observer-Op-<Field>` request headers: what an agent says of its call. They become the op's, and go no further."""
+"""`X-Observer-Op-<Field>` request headers, in which an agent sets fields of the op. They are not forwarded."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _MOST_EXTRA = 32
 
 
 def op_fields(headers: Iterable[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(fields, extra) from (name behind the prefix, lower case; value). What is no field, or no value for it, is extra.
+    """Split *headers*, pairs of lower-case name without the prefix and value, into the op's (fields, extra).
 
-    Of a field that comes twice the last counts.
+    Unknown names and invalid values go to extra. Of a repeated header the last counts.
     """
     fields: dict[str, Any] = {}
     extra: dict[str, Any] = {}

@@ -1,6 +1,6 @@
-"""One call on its way through the proxy, as far as it is observed: times, heads, and the beginnings of its bodies.
+"""What the proxy records of one call: times, heads, and the captured beginnings of its bodies.
 
-The exchange fills it while bytes pass, which costs an addition and a bounded copy; it is read after the last byte.
+The exchange fills it while it forwards bytes, at the cost of an addition and a bounded copy. An op is made of it later.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _READABLE = ("json", "text/", "xml", "urlencoded", "event-stream", "jsonl")
 
 
 class CaptureBudget:
-    """Bytes that all calls under way may hold for their summaries; beyond it bodies pass unread."""
+    """Bounds the bytes that all running calls capture together; beyond it bodies are forwarded uncaptured."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.used = 0
-        self.refused = 0  # bodies of which something was not kept
+        self.refused = 0  # bodies that the budget cut short
 
     def take(self, wanted: int) -> bool:
-        """Whether *wanted* bytes may be kept; they are then counted."""
+        """Reserve *wanted* bytes; False if that would exceed the budget."""
         if self.used + wanted > self._most:
             return False
         self.used += wanted
@@ -34,18 +34,18 @@ class CaptureBudget:
 
     @property
     def is_short(self) -> bool:
-        """Whether more than three quarters of it are taken."""
+        """Whether more than three quarters of the budget are used."""
         return self.used * 4 > self._most * 3
 
     def give_back(self, count: int) -> None:
-        """*count* bytes are let go."""
+        """Release *count* reserved bytes."""
         self.used -= count
 
 
 class Capture:
-    """The beginning of a body, and of a long one its end; `size` counts all of it.
+    """Captures the beginning of a body, and the end of a long one; `size` is that of the whole body.
 
-    Kept as one piece each, however small the pieces come: what the budget counts is what it takes.
+    Each is one contiguous buffer, however small the pieces arrive: the bytes that the budget counts are those used.
     """
 
     __slots__ = ("_beginning", "_budget", "_end", "_skip", "_taken", "size")
@@ -53,17 +53,17 @@ class Capture:
     def __init__(self, budget: CaptureBudget) -> None:
         self._budget = budget
         self._beginning = bytearray()
-        self._end: bytearray | None = None  # twice its size, so that it is not moved with every piece
+        self._end: bytearray | None = None  # up to twice TAIL_BYTES, so that not every piece moves it
         self._taken = 0
         self._skip = False
         self.size = 0
 
     def skip(self) -> None:
-        """Count only: there is nothing to read in it."""
+        """Capture nothing from now on, only count."""
         self._skip = True
 
     def add(self, data: bytes) -> None:
-        """*data* has passed."""
+        """Count *data*, and capture it where there is room."""
         self.size += len(data)
         if self._skip:
             return
@@ -77,21 +77,21 @@ class Capture:
 
     @property
     def prefix(self) -> bytes:
-        """What was kept of the beginning."""
+        """The captured beginning."""
         return bytes(self._beginning)
 
     @property
     def tail(self) -> bytes:
-        """What was kept of the end, behind the beginning."""
+        """The captured end, without what is in `prefix`."""
         return bytes(self._end[-TAIL_BYTES:]) if self._end is not None else b""
 
     @property
     def whole(self) -> bool:
-        """Whether `prefix` is all of it."""
+        """Whether `prefix` is the whole body."""
         return len(self._beginning) == self.size
 
     def release(self) -> None:
-        """Let go of what was kept."""
+        """Free the captured bytes."""
         self._budget.give_back(self._taken)
         self._beginning, self._end, self._taken, self._skip = bytearray(), None, 0, True
 
@@ -118,7 +118,7 @@ class Capture:
 
 
 class ProxiedCall:
-    """What is known of one call. *started* and *first_byte* are on the monotonic clock, in seconds."""
+    """What is known of one call. `started`, `first_byte` and `ended` are seconds on the monotonic clock."""
 
     __slots__ = (
         "ended",
@@ -148,24 +148,24 @@ class ProxiedCall:
         self.response_body = Capture(budget)
         self.error: str | None = None
         self.error_type: str | None = None
-        self.hung_up = False  # the agent did, before the answer had gone through
+        self.hung_up = False  # whether the agent disconnected before the answer was complete
         self.span: BegunCall | None = None
         self.template = ""
         self.exposure_id: str | None = None
 
     def answered(self, response: ResponseHead) -> None:
-        """The gateway's *response* head has come."""
+        """Note the head of the *response*; a body of an unreadable content type is not captured."""
         self.response = response
         kind = header(response.headers, b"content-type").lower()
         if kind and not any(word in kind for word in _READABLE):
             self.response_body.skip()
 
     def failed(self, error: str, error_type: str) -> None:
-        """No answer, or not all of it; the first reason stays."""
+        """Note that the call failed, and why; the first reason is kept."""
         if self.error is None:
             self.error, self.error_type = error, error_type
 
     def release(self) -> None:
-        """Let go of the bodies' beginnings."""
+        """Free the captured bodies."""
         self.request_body.release()
         self.response_body.release()

@@ -1,7 +1,7 @@
-"""Advice for calls through the proxy, in `X-Observer-Advice`: with the request to the gateway, or back to the agent.
+"""Advice for proxied calls in the header `X-Observer-Advice` of the request to the gateway or of the response.
 
-Asked when a call begins, from its path, headers and, where it is small, its body. Whatever goes wrong or takes too
-long costs the advice, never the call.
+It is looked up when a call begins, by path, headers and, if it is small, body. If the lookup fails or takes too long,
+the call goes on without advice.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from sidecar.protocols import AdviceSource
 log = structlog.get_logger(__name__)
 
 ADVICE_HEADER: Final = b"X-Observer-Advice"
-MOST_BYTES: Final = 2048  # of the field's value
-MOST_BODY: Final = 16 * 1024  # bytes of a body that is waited for
+MOST_BYTES: Final = 2048  # of the header value
+MOST_BODY: Final = 16 * 1024  # bytes; a larger body is not waited for
 _ITEMS = 3
 
 
 class Asked(NamedTuple):
-    """What is known of a call before it is answered."""
+    """What is known of a call from its request."""
 
     endpoint: str
     facts: dict[str, Scalar]
@@ -37,7 +37,7 @@ class Asked(NamedTuple):
 
 
 class ProxyAdvice:
-    """*asked* reads a call; *within_s* bounds all of it."""
+    """Gets advice from *source*. *asked* reads a call's request; *within_s* bounds the whole lookup, in seconds."""
 
     def __init__(
         self,
@@ -53,11 +53,11 @@ class ProxyAdvice:
         self.to_gateway = to_gateway
         self.to_agent = to_agent
         self.within_s = within_s
-        self.late = 0  # calls that went without, since the journal or their body took too long
+        self.late = 0  # calls without advice because the journal or their body took too long
         self.failures = 0
 
     async def line(self, call: ProxiedCall, whole: asyncio.Event) -> bytes:
-        """The header field for *call*, b"" if there is none; *whole* is set when its request has come."""
+        """The header line with advice for *call*, b"" if there is none. *whole* is set once the request is complete."""
         try:
             async with asyncio.timeout(self.within_s):
                 if _is_small(call):
@@ -66,7 +66,7 @@ class ProxyAdvice:
         except (ObserverError, TimeoutError):
             self.late += 1
             return b""
-        except Exception:  # it costs the advice
+        except Exception:  # the call goes on without advice
             self.failures += 1
             log.exception("proxy.no_advice", template=call.template)
             return b""
@@ -74,7 +74,7 @@ class ProxyAdvice:
         if advice.exposure_id is None or line is None:
             return b""
         if self.to_gateway:
-            call.exposure_id = advice.exposure_id  # this call is what the advice is for
+            call.exposure_id = advice.exposure_id  # the advice is for this very call
         return b"%b: %b" % (ADVICE_HEADER, line)
 
     def _query(self, call: ProxiedCall) -> AdviceQuery:
@@ -92,7 +92,7 @@ class ProxyAdvice:
 
 
 def compact(advice: Advice) -> bytes | None:
-    """*advice* as JSON in ASCII, one item that is too long without its words; None if it is over `MOST_BYTES`."""
+    """*advice* as ASCII JSON; a single item that is too long loses its text. None if it still exceeds `MOST_BYTES`."""
     items: list[dict[str, Any]] = [
         {
             "id": item.id,

@@ -1,4 +1,4 @@
-"""The proxy's side towards the agents: one exchange after the other on each connection, and its end."""
+"""The downstream side of the proxy: agent connections, each with one exchange at a time, and how they close."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LINGER_S = 2.0
 
 
 class Agents:
-    """The open connections of agents, and what was refused to them by status."""
+    """The open agent connections, and counts of refused requests by status."""
 
     def __init__(self) -> None:
         self.connections: set[AgentConnection] = set()
@@ -27,25 +27,25 @@ class Agents:
         self._quiet: asyncio.Event | None = None
 
     async def quiet(self) -> None:
-        """Return once no connection is left; each hangs up after the call that is under way (`closing`)."""
+        """Wait until no connection is left; with `closing` set each one closes after its running call."""
         self._quiet = asyncio.Event()
         if self.connections:
             await self._quiet.wait()
 
     def gone(self, connection: AgentConnection) -> None:
-        """*connection* is no more."""
+        """Remove *connection*, which is closed."""
         self.connections.discard(connection)
         if self._quiet is not None and not self.connections:
             self._quiet.set()
 
     def count_refused(self, status: int) -> None:
-        """One request was answered with *status* by the proxy itself, unobserved."""
+        """Count a request that the proxy itself refused with *status*; it is not observed."""
         key = str(status)
         self.refused[key] = self.refused.get(key, 0) + 1
 
 
 class AgentConnection(asyncio.BufferedProtocol):
-    """One connection of an agent: an AgentSide for its exchange, a RequestTaker for its reader."""
+    """One agent connection. It is the AgentSide of its exchange and the RequestTaker of its reader."""
 
     def __init__(
         self, agents: Agents, rules: RequestRules, parts: ExchangeParts, on_probe: Callable[[], bytes]
@@ -66,17 +66,17 @@ class AgentConnection(asyncio.BufferedProtocol):
     # -- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
+        """Register the new connection."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
         self._transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         self._agents.connections.add(self)
 
     def get_buffer(self, _sizehint: int) -> bytearray | memoryview:
-        """One for all connections: what is read is taken out of it at once."""
+        """The buffer shared by all connections: `buffer_updated` empties it before the next read."""
         return self._parts.buffer.room
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Parse, and send on what came."""
+        """Parse what was read, and forward it."""
         self.active_at = self._parts.loop.time()
         if self._closing is not None:
             self._drop(nbytes)
@@ -85,7 +85,7 @@ class AgentConnection(asyncio.BufferedProtocol):
         self._go_on()
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """The agent is gone: what it waited for is given up."""
+        """The agent disconnected: abandon its exchange."""
         self._agents.gone(self)
         self._transport = None
         self._pause_writing(False)
@@ -95,13 +95,13 @@ class AgentConnection(asyncio.BufferedProtocol):
         self._reader.close()
 
     def pause_writing(self) -> None:
-        """The agent reads slowly: so is the gateway read."""
+        """The agent reads slowly: pause reading from the gateway."""
         self._pause_writing(True)
         if self._exchange is not None:
             self._exchange.agent_paused(True)
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """The agent has caught up: resume reading from the gateway."""
         self._pause_writing(False)
         self.active_at = self._parts.loop.time()
         if self._exchange is not None:
@@ -110,18 +110,18 @@ class AgentConnection(asyncio.BufferedProtocol):
     # -- for the exchange: an AgentSide
 
     def send(self, *parts: bytes) -> None:
-        """Write *parts* with whatever else is written before `flush`."""
+        """Queue *parts*; `flush` writes them."""
         self._out += parts
 
     def flush(self) -> None:
-        """Hand over what was written."""
+        """Write what is queued to the transport."""
         if self._out:
             out, self._out = self._out, []
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.write(b"".join(out))
 
     def regulate(self) -> None:
-        """Read on, or stop reading: one request at a time, and no faster than the gateway takes it."""
+        """Pause reading from the agent while pipelined requests or unsent body bytes pile up; else resume."""
         transport = self._transport
         if transport is None or self._closing is not None or transport.is_closing():
             return
@@ -133,18 +133,18 @@ class AgentConnection(asyncio.BufferedProtocol):
         self._read_paused = wanted
 
     def exchange_over(self, *, close: bool) -> None:
-        """The response is whole: the next, or the end."""
+        """The response is complete: go on with the next request, or close."""
         done, self._exchange = self._exchange, None
         self.active_at = self._parts.loop.time()
         if close or self._agents.closing:
             self._hang_up(linger=done is None or not done.request_whole)
             return
-        if done is not None and done.request_whole:  # else the rest of it is dropped first
+        if done is not None and done.request_whole:  # otherwise the rest of the request is discarded first
             self._reader.next()
         self._go_on()
 
     def cut_off(self, *, abruptly: bool) -> None:
-        """The response will not be whole: close, so that the agent sees it."""
+        """The response stays incomplete: close, so that the agent notices."""
         self._exchange = None
         if abruptly:
             self.abort()
@@ -154,31 +154,31 @@ class AgentConnection(asyncio.BufferedProtocol):
     # -- for the reader: a RequestTaker
 
     def request_head(self, head: RequestHead) -> None:
-        """A request begins, and with it an exchange."""
+        """Start an exchange for the new request."""
         self._dropped_bytes = 0
         self._exchange = Exchange(self, head, self._parts)
         self._exchange.begin()
 
     def request_data(self, data: bytes) -> None:
-        """A piece of the body; dropped where the answer went before it."""
+        """Forward a piece of the body, or discard it if the exchange is already over."""
         if self._exchange is not None:
             self._exchange.request_data(data)
         else:
             self._drop(len(data))
 
     def request_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
-        """The request is whole."""
+        """The request is complete."""
         if self._exchange is not None:
             self._exchange.request_end(trailers)
         else:
             self._reader.next()
 
     def refused(self, refusal: RefusedError) -> None:
-        """Answer it ourselves, and close: what follows cannot be trusted to be a request."""
+        """Answer with *refusal* and close: the bytes that follow cannot be trusted to be a request."""
         exchange, self._exchange = self._exchange, None
-        if exchange is not None:  # its own body went wrong on the way
+        if exchange is not None:  # the malformed bytes are in its request body
             exchange.agent_broke()
-        if self._reader.in_body and (exchange is None or exchange.head_sent):  # it has, or had, its answer
+        if self._reader.in_body and (exchange is None or exchange.head_sent):  # its response has begun or is over
             self.cut_off(abruptly=False)
             return
         if refusal is PROBED:
@@ -192,11 +192,11 @@ class AgentConnection(asyncio.BufferedProtocol):
 
     @property
     def waiting_bytes(self) -> int:
-        """What is written and not taken yet."""
+        """Bytes in the transport's write buffer."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def sweep(self, now: float) -> None:
-        """End what is late; *now* is the loop's time."""
+        """Enforce the time limits; *now* is the loop's time."""
         limits = self._parts.limits
         head_since = self._reader.head_since
         if self._closing is not None:
@@ -211,12 +211,12 @@ class AgentConnection(asyncio.BufferedProtocol):
             self._hang_up(linger=False)
 
     def close_if_idle(self) -> None:
-        """The proxy stops: hang up unless a call is under way."""
+        """The proxy is stopping: close unless a call is running."""
         if self._exchange is None:
             self._hang_up(linger=False)
 
     def abort(self) -> None:
-        """Hang up at once."""
+        """Close at once; unsent bytes are lost."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -227,14 +227,14 @@ class AgentConnection(asyncio.BufferedProtocol):
         self.write_paused = paused
 
     def _go_on(self) -> None:
-        """After some reading: write what it brought, both ways."""
+        """After a read: write the results in both directions."""
         self.flush()
         if self._exchange is not None:
             self._exchange.send_on()
         self.regulate()
 
     def _hang_up(self, *, linger: bool) -> None:
-        """Close; *linger*: read and drop for a while first, or the reset could overtake the answer."""
+        """Close. *linger*: half-close and discard input for a while first, as a TCP reset could overtake the answer."""
         self.flush()
         self._reader.close()
         transport = self._transport
@@ -245,7 +245,7 @@ class AgentConnection(asyncio.BufferedProtocol):
         if linger and transport.can_write_eof():
             try:
                 transport.write_eof()
-            except OSError:  # the agent has reset it, and the loop has yet to see that
+            except OSError:  # reset by the agent; the loop has not noticed yet
                 transport.abort()
             if self._read_paused:
                 transport.resume_reading()
@@ -260,7 +260,7 @@ class AgentConnection(asyncio.BufferedProtocol):
 
 
 class _Closing:
-    """A connection that ends once the agent has taken what is written, or takes no more of it for *stalled_s*."""
+    """Times out a closing connection: *stalled_s* without progress, `_LINGER_S` once all is sent, *most_s* in all."""
 
     def __init__(self, now: float, stalled_s: float, most_s: float) -> None:
         self._since = self._progress_at = now
@@ -268,7 +268,7 @@ class _Closing:
         self._left: int | None = None
 
     def is_late(self, now: float, left: int) -> bool:
-        """Whether to wait no longer; *left* bytes are not taken yet."""
+        """Whether a limit is exceeded; *left* are the bytes still in the write buffer."""
         if self._left is None or left < self._left:
             self._left, self._progress_at = left, now
         most_s = self._stalled_s if left else min(_LINGER_S, self._stalled_s)

@@ -1,7 +1,7 @@
-"""Calls through the proxy become CLIENT spans, and with that ops: begun with the first byte, ended after the last.
+"""Records proxied calls as CLIENT spans, and thereby as ops, from the request's head to the last byte.
 
-Nothing here may harm a call: every step that the agent waits for is bounded and guarded; what an answer says is read
-when the answer has gone. Faults are counted.
+Nothing here may harm a call: every step that the agent waits for is bounded and guarded. An answer is parsed only
+after it was forwarded. Faults are counted.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from sidecar.spans.op_span import parent_from_headers
 log = structlog.get_logger(__name__)
 
 FIRST_BYTE_MS = "observer.proxy.first_byte_ms"
-_MOST_URL = 2048  # characters; twice as many are masked, so that no half of a secret is left at the cut
+_MOST_URL = 2048  # characters; twice as many are masked before the cut, so that it splits no secret
 _MOST_ERROR = 8192
-_BEYOND_ERROR = 1024  # masked with it: half a secret has no shape
-_CAPTURED_BYTES = 8 * 2**20  # of all bodies under way: 64 long ones; agents that never read keep theirs for long
-_GATHER_S = 0.002  # an agent's next call need not wait for what is left of its last
-_TURN_S = 0.001  # of making ops before others have a turn: a call with long bodies takes a millisecond or two
-_MOST_ENDED = 128  # calls that may wait for another turn
+_BEYOND_ERROR = 1024  # characters masked beyond the cut: half a secret is not recognised
+_CAPTURED_BYTES = 8 * 2**20  # for all running calls: 64 long bodies, as agents that do not read hold theirs for long
+_GATHER_S = 0.002  # delays making ops, so that an agent's next call need not wait for its last one's
+_TURN_S = 0.001  # time slice for making ops: one call with long bodies takes a millisecond or two
+_MOST_ENDED = 128  # ended calls that may wait for the next slice
 
 
 class CallRecorder:
@@ -52,35 +52,35 @@ class CallRecorder:
         self._server: dict[str, Any] = {keys.SERVER_ADDRESS: host, keys.SERVER_PORT: port}
         self._templates = Templates()
         self._facts = FactReader(normalizer, self._templates)
-        self._url = lru_cache(maxsize=512)(self._scrubbed)  # agents call few targets, and masking one costs 15 µs
+        self._url = lru_cache(maxsize=512)(self._scrubbed)  # agents call few targets; masking one takes 15 µs
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: deque[ProxiedCall] = deque()
         self.budget = CaptureBudget(_CAPTURED_BYTES)
         self.calls = 0
         self.failures = 0
-        self.lost = 0  # calls that no op came of
-        self.unread = 0  # ops that say less, since reading the call failed
+        self.lost = 0  # calls without an op
+        self.unread = 0  # ops with fewer facts, as parsing the call failed
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Calls are on *loop*."""
+        """Set the event loop of the calls."""
         self._loop = loop
 
     def begin(self, head: RequestHead) -> ProxiedCall:
-        """A request has come."""
+        """Start recording the request *head*."""
         return ProxiedCall(head, self.budget, self._clock.time_ns(), self._clock.monotonic())
 
     def start(self, call: ProxiedCall) -> list[bytes]:
-        """Begin the span, and give the trace context's lines for the gateway."""
+        """Begin the span; return the header lines of its trace context for the gateway."""
         head = call.request
         try:
             call.template = self._templates.of(head.target)
             call.span = self._spans.begin(call.template, _parent(head))
-        except Exception:  # the call goes on without us, its context as it came
+        except Exception:  # the call goes on unobserved, with its own trace context
             log.exception("proxy.call_unobserved")
         return self.trace_lines(call)
 
     def trace_lines(self, call: ProxiedCall) -> list[bytes]:
-        """`traceparent` with our span, `tracestate` as it came; both as they came if there is no span."""
+        """`traceparent` of our span, `tracestate` if the agent's span is valid; both as received without a span."""
         head, span = call.request, call.span
         if span is None:
             return _lines(b"traceparent", head.traceparent) + _lines(b"tracestate", head.tracestate)
@@ -89,20 +89,20 @@ class CallRecorder:
         return [line, *_lines(b"tracestate", head.tracestate)] if parent is not None else [line]
 
     def asked(self, call: ProxiedCall) -> Asked:
-        """What is known of *call* before it is answered, in the form of its op."""
+        """What is known of *call* from its request, normalised as in its op."""
         return self._facts.asked(call)
 
     def trace_id(self, call: ProxiedCall) -> int:
-        """The call's, or 0."""
+        """The call's trace id; 0 if it has no span."""
         return call.span.context.trace_id if call.span is not None else 0
 
     def answered(self, call: ProxiedCall, head: ResponseHead) -> None:
-        """The response's head has come."""
+        """Note the response's *head* and the time of its arrival."""
         call.first_byte = self._clock.monotonic()
         call.answered(head)
 
     def ended(self, call: ProxiedCall) -> None:
-        """The last byte is written, or none will be. What remains is done a little later, for several at a time."""
+        """The call is over. Its op is made `_GATHER_S` later, together with those of other calls."""
         call.ended = self._clock.monotonic()
         self.calls += 1
         if self._loop is not None:
@@ -111,12 +111,12 @@ class CallRecorder:
                 self._loop.call_later(_GATHER_S, self._record_some, self._loop)
 
     def record_ended(self) -> None:
-        """Make ops of all calls that have ended, in that order."""
+        """Make the ops of all ended calls, in the order in which they ended."""
         while self._ended:
             self._record(self._ended.popleft())
 
     def _record_some(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Make ops for `_TURN_S`; longer if much waits, so that calls that end faster than that do not pile up."""
+        """Make ops for `_TURN_S`, or longer if many calls wait: they must not end faster than their ops are made."""
         until = self._clock.monotonic() + _TURN_S
         while self._ended and (self._clock.monotonic() < until or self._is_behind):
             self._record(self._ended.popleft())
@@ -164,7 +164,7 @@ class CallRecorder:
         self._spans.end(span, op, (call.started_ns, call.started_ns + elapsed_ns), beside)
 
     def _clean(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        """What models and tools are called comes from bodies: masked like the op's own fields; lists stay lists."""
+        """Mask *attributes* like the op's own fields, as model and tool names come from bodies. Lists stay lists."""
         text = self._normalizer.text
         clean = dict(attributes)
         for key, value in attributes.items():
@@ -202,7 +202,7 @@ class CallRecorder:
 
 
 def _parent(head: RequestHead) -> SpanContext | None:
-    """The agent's span; of two fields none is valid. Source: W3C Trace Context."""
+    """The agent's span; None if `traceparent` is missing, repeated or invalid. Source: W3C Trace Context."""
     if len(head.traceparent) != 1:
         return None
     traceparent, tracestate = head.traceparent[0].strip(), b",".join(head.tracestate)

@@ -1,7 +1,7 @@
-"""One request and its response on their way through the proxy, both streamed as they come.
+"""Forwards one request and its response between an agent connection and a gateway connection, both streamed.
 
-Between an agent's connection and one of the gateway's: nothing is held but what the slower side has not taken yet, and
-then the faster one is not read. What is observed is noted on the way (`ProxiedCall`) and read after the last byte.
+Back-pressure: only bytes that the slower side has not taken are held, and meanwhile the faster side is not read.
+The call is recorded while bytes pass (`ProxiedCall`) and evaluated after the last one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HUNG_UP = "cancelled by the caller"
 
 
 class Exchange:
-    """Takes the request in pieces, sends it on, and gives the response back. One per request."""
+    """Forwards the pieces of one request to the gateway, and of its response to the agent."""
 
     __slots__ = (
         "_agent",
@@ -71,7 +71,7 @@ class Exchange:
     # -- from the agent
 
     def begin(self) -> None:
-        """It is this one's turn: find a connection. `send_on` follows, with what of the body came with the head."""
+        """Queue the head and get a connection. The agent side then calls `send_on`, which writes head and body."""
         self._heard_at = self._sent_at = self._parts.loop.time()
         lines, advice = self._parts.recorder.start(self.call), self._parts.advice
         if advice is None:
@@ -87,9 +87,9 @@ class Exchange:
             self._go(lines)
 
     def request_data(self, data: bytes) -> None:
-        """A piece of the request's body."""
+        """Queue a piece of the request body."""
         if self._response_whole or self.over:
-            return  # the gateway has answered without it
+            return  # the gateway answered without waiting for it
         self.call.request_body.add(data)
         self._pending_bytes += len(data)
         if self.head.chunked:
@@ -98,7 +98,7 @@ class Exchange:
             self._out.append(data)
 
     def request_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
-        """The request is whole."""
+        """The request is complete."""
         self.request_whole = True
         if self._whole is not None:
             self._whole.set()
@@ -107,7 +107,7 @@ class Exchange:
             self._out.append(b"\r\n".join([b"0", *trailer_lines(trailers), b"", b""]))
 
     def send_on(self) -> None:
-        """Hand what has gathered to the gateway's connection; without one keep it, as one piece."""
+        """Write the queued bytes to the gateway; without a connection keep them, joined."""
         if not self._out:
             return
         out = b"".join(self._out)
@@ -116,16 +116,16 @@ class Exchange:
             self._out = [out]
             return
         self._out, self._pending_bytes = [], 0
-        if not transport.is_closing():  # uvloop would raise; that the connection is lost comes next
+        if not transport.is_closing():  # uvloop would raise; `connection_lost` follows
             transport.write(out)
 
     @property
     def full(self) -> bool:
-        """Whether the agent should not be read: the gateway has not taken what is there."""
+        """Whether to stop reading from the agent: the gateway has not taken the queued bytes."""
         return self._upstream_paused or self._pending_bytes > _MOST_PENDING_BYTES
 
     def agent_paused(self, paused: bool) -> None:
-        """The agent reads slowly, or has caught up: so is the gateway read."""
+        """Pause reading from the gateway while the agent reads slowly; resume once it has caught up."""
         connection = self._connection
         if connection is not None and connection.transport is not None and not connection.transport.is_closing():
             if paused:
@@ -134,7 +134,7 @@ class Exchange:
                 connection.transport.resume_reading()
 
     def agent_lost(self) -> None:
-        """The agent hung up: so does the proxy, and the gateway can stop."""
+        """The agent disconnected: abort the gateway connection, so that the gateway can stop."""
         if not self.over:
             self.call.hung_up = True
             self.call.failed(_HUNG_UP, "CancelledError")
@@ -142,7 +142,7 @@ class Exchange:
             self._finish()
 
     def agent_broke(self) -> None:
-        """What came from the agent is no HTTP: the gateway must not take the rest for a request."""
+        """The agent sent malformed HTTP: abort, so that the gateway does not take the rest for a request."""
         if not self.over:
             self.call.failed("the request was malformed", "RemoteProtocolError")
             self._drop_connection()
@@ -150,11 +150,11 @@ class Exchange:
 
     @property
     def head_sent(self) -> bool:
-        """Whether the agent has seen the beginning of a response."""
+        """Whether a response head was sent to the agent."""
         return self._head_sent
 
     def sweep(self, now: float) -> None:
-        """End it if it is late; *now* is the loop's time."""
+        """Fail the call if it exceeds a time limit; *now* is the loop's time."""
         limits = self._parts.limits
         if self._connection is None:
             return  # connecting has a time-out of its own
@@ -166,14 +166,14 @@ class Exchange:
     # -- from the gateway: a ResponseTaker
 
     def interim(self, head: ResponseHead) -> None:
-        """Hand a 1xx on, to who understands it."""
+        """Forward a 1xx response, but not to an HTTP/1.0 agent."""
         self._sent_at = self._heard_at = self._parts.loop.time()
         self._continued = self._continued or head.status == 100
         if not self.head.http10:
             self._agent.send(head.to_send(()))
 
     def response_head(self, head: ResponseHead, *, until_close: bool) -> None:
-        """Hand the head on, with our header, and chunks where the body has no length."""
+        """Forward the head with our headers; a body without a length is sent chunked."""
         self._parts.recorder.answered(self.call, head)
         trace_id = self._trace_id()
         more = [b"%b: %032x" % (TRACE_ID_HEADER, trace_id)] if trace_id else []
@@ -181,7 +181,7 @@ class Exchange:
             more += self._advised()
         bodiless = self.method == b"HEAD" or head.status in (204, 304)
         if self.head.expects and not self._continued and not self.request_whole:
-            self.head.close = True  # whether the body still comes is the agent's to choose: RFC 9110, 10.1.1
+            self.head.close = True  # the agent may still send its body, or not: RFC 9110, 10.1.1
         if head.chunked or until_close:
             if self.head.http10:
                 self.head.close = True
@@ -194,7 +194,7 @@ class Exchange:
         self._agent.send(head.to_send(more))
 
     def response_data(self, data: bytes) -> None:
-        """Hand a piece of the body on."""
+        """Forward a piece of the body."""
         self.call.response_body.add(data)
         if self._rewrites_chunks:
             self._agent.send(b"%x\r\n" % len(data), data, b"\r\n")
@@ -202,20 +202,20 @@ class Exchange:
             self._agent.send(data)
 
     def response_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
-        """The response is whole."""
+        """The response is complete."""
         self._response_whole = True
         if self._rewrites_chunks:
             self._agent.send(b"\r\n".join([b"0", *trailer_lines(trailers), b"", b""]))
 
     def after_data(self) -> None:
-        """Write what one read brought; at the end let go of the connection."""
+        """Write what one read produced; once the response is complete, release the connection."""
         self._heard_at = self._parts.loop.time()
         if self.over:
             return
         self._agent.flush()
         if self._response_whole:
             if self._agent.write_paused:
-                self.agent_paused(False)  # for the next exchange
+                self.agent_paused(False)  # for the connection's next exchange
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.settle(request_whole=self.request_whole)
@@ -223,13 +223,13 @@ class Exchange:
             self._agent.exchange_over(close=self.head.close)
 
     def upstream_lost(self, why: str, error_type: str) -> None:
-        """The gateway's connection broke before the response was whole."""
+        """The gateway connection broke before the response was complete: retry once if that is safe, else fail."""
         connection, self._connection = self._connection, None
         if self.over or self._response_whole:
             return
         stale = connection is not None and connection.reused and not connection.heard
         if stale and not self._retried and not self.head.has_body and self.method in _REPEATABLE:
-            self._retried = True  # it was closed while idle; nothing of this request was looked at
+            self._retried = True  # closed while idle: the gateway processed nothing of this request
             to_gateway = self._parts.advice is not None and self._parts.advice.to_gateway
             lines = self._parts.recorder.trace_lines(self.call)
             self._out = [self.head.to_send([*lines, *(self._advised() if to_gateway else ())])]
@@ -238,7 +238,7 @@ class Exchange:
             self._fail(502, "Bad Gateway", f"no answer from the gateway: {why}", error_type)
 
     def upstream_paused(self, paused: bool) -> None:
-        """The gateway reads slowly, or has caught up."""
+        """Pause reading from the agent while the gateway reads slowly; resume once it has caught up."""
         self._upstream_paused = paused
         self._heard_at = self._parts.loop.time()
         self._agent.regulate()
@@ -246,7 +246,7 @@ class Exchange:
     # -- inside
 
     def _go(self, lines: list[bytes]) -> None:
-        """Send the head, with *lines*, in front of what has come of the body."""
+        """Queue the head with *lines*, before the body bytes received so far, and get a connection."""
         if self.over:
             return
         self._out.insert(0, self.head.to_send(lines))
@@ -258,11 +258,11 @@ class Exchange:
 
     def _go_advised(self, lines: list[bytes]) -> None:
         self._go([*lines, *self._advised()])
-        self.send_on()  # nobody else will: the body has come
+        self.send_on()  # no further body bytes may come to trigger it
         self._agent.regulate()
 
     def _advised(self) -> list[bytes]:
-        """The line of advice, if there is one by now."""
+        """The header line with advice, if it is known by now."""
         asking = self._asking
         line = asking.result() if asking is not None and asking.done() and not asking.cancelled() else b""
         return [line] if line else []
@@ -296,7 +296,7 @@ class Exchange:
         self._fail(504, "Gateway Timeout", error, TimeoutError.__name__)
 
     def _fail(self, status: int, reason: str, error: str, error_type: str) -> None:
-        """No response, or no more of it."""
+        """End the call as failed: answer with *status*, or cut off a response that has begun."""
         if self.over:
             return
         self.call.failed(error, error_type)
@@ -331,5 +331,5 @@ class Exchange:
             self._out = []
             self._pending_bytes = 0
             if self._whole is not None:
-                self._whole.set()  # nothing more will come
+                self._whole.set()  # the rest of the request will not come
             self._parts.recorder.ended(self.call)

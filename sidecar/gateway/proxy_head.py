@@ -1,8 +1,8 @@
-"""What of a message's head goes on through the proxy, and which requests it refuses. Pure: bytes in, bytes out.
+"""Decides which parts of a message head are forwarded, and which requests are refused. Pure: bytes in, bytes out.
 
-httptools (llhttp, strict) has already refused what is not HTTP/1: bare CR or LF, folded lines, spaces before colons,
-control characters, doubled or malformed lengths, a length beside chunks. What only a proxy must refuse is here.
-Source: RFC 9110 (7.6.1, which fields end here) and RFC 9112 (3.2 targets, 6.3 lengths).
+httptools (llhttp, strict) has already rejected what is not HTTP/1: bare CR or LF, folded lines, spaces before colons,
+control characters, repeated or malformed lengths, Content-Length with chunked. Here are the checks of a proxy.
+Source: RFC 9110 (7.6.1, hop-by-hop fields) and RFC 9112 (3.2 request targets, 6.3 body lengths).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _OP_PREFIX = b"x-observer-op-"
 _HOP_BY_HOP = frozenset(
     [b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"http2-settings"]
 )
-_PAGE = frozenset([b"origin", b"sec-fetch-site"])  # what browsers say of the page that asks
+_PAGE = frozenset([b"origin", b"sec-fetch-site"])  # in which browsers describe the requesting page
 _REQUEST_SPECIAL = _HOP_BY_HOP | _PAGE | {b"host", b"content-length", b"traceparent", b"tracestate", b"expect"}
-_KEPT = _PAGE | {b"content-length", b"expect"}  # looked at, and they go on as they are
+_KEPT = _PAGE | {b"content-length", b"expect"}  # checked, and forwarded unchanged
 _RESPONSE_SPECIAL = _HOP_BY_HOP | {b"content-length"}
 _NO_TRAILER = _REQUEST_SPECIAL | {b"authorization", b"content-type", b"content-encoding", b"trailer"}
 _FRAMING = frozenset([b"host", b"content-length", b"transfer-encoding"])
-_OPTIONAL_UPGRADES = frozenset([b"h2c", b"http/2.0"])  # offers that a server may pass over; others want an answer
+_OPTIONAL_UPGRADES = frozenset([b"h2c", b"http/2.0"])  # offers that may be ignored; other upgrades are refused
 _MOST_KNOWN_HOSTS = 256
 _HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]@/\\\s]+))(?::\d{0,5})?")
 
 
 class RequestHead:
-    """A request's head: *lines* go on; *op_headers* are for the op alone; *headers* are all as they came."""
+    """A request head. `lines` are forwarded, `op_headers` are only for the op, `headers` are all fields as received."""
 
     __slots__ = (
         "chunked",
@@ -62,7 +62,7 @@ class RequestHead:
         self.close = close or http10
         self.lines: list[bytes] = []
         self.chunked = self.probe = self.expects = False
-        self.length = 0  # of the body, unless it is chunked
+        self.length = 0  # of the body in bytes; 0 if it is chunked
         self.traceparent: list[bytes] = []
         self.tracestate: list[bytes] = []
         self.op_headers: list[tuple[str, str]] = []
@@ -73,13 +73,13 @@ class RequestHead:
         return self.chunked or self.length > 0
 
     def to_send(self, trace_lines: Iterable[bytes]) -> bytes:
-        """The head as it goes to the gateway."""
+        """The head as sent to the gateway."""
         first = b"%b %b HTTP/1.1" % (self.method, self.target)
         framing = (b"Transfer-Encoding: chunked",) if self.chunked else ()
         return b"\r\n".join([first, *self.lines, *trace_lines, *framing, b"", b""])
 
     def without_offer(self) -> bytes:
-        """The head again, without its offer to speak another protocol; the parser then reads the body behind it."""
+        """The received head without its offer to upgrade: fed to a parser, it makes it read the body that follows."""
         kept = [
             b"%b: %b" % (name, value)
             for name, value in self.headers
@@ -93,7 +93,7 @@ class RequestHead:
 
 
 class ResponseHead:
-    """A response's head: *lines* go on; *length* in bytes if it said one."""
+    """A response head. `lines` are forwarded; `length` is its Content-Length in bytes, if any."""
 
     __slots__ = ("chunked", "headers", "length", "lines", "reason", "status")
 
@@ -106,12 +106,12 @@ class ResponseHead:
         self.length: int | None = None
 
     def to_send(self, more: Iterable[bytes]) -> bytes:
-        """The head as it goes to the agent, with the lines of *more*."""
+        """The head as sent to the agent, with the lines *more* added."""
         return b"\r\n".join([b"HTTP/1.1 %d %b" % (self.status, self.reason), *self.lines, *more, b"", b""])
 
 
 class RequestRules:
-    """Reads request heads; *paths* are the prefixes that may be called (none: all), *instance* tells proxies apart."""
+    """Checks request heads. *paths* are the allowed prefixes (none: all); *instance* identifies this proxy in loops."""
 
     def __init__(
         self, gateway_host: str, gateway_name: str, allowed_hosts: Iterable[str], paths: Iterable[str], instance: bytes
@@ -125,7 +125,7 @@ class RequestRules:
         self._known_hosts: set[bytes] = set()
 
     def read(self, method: bytes, target: bytes, headers: Headers, *, version: str, keep_alive: bool) -> RequestHead:
-        """The head that goes on. Raises RefusedError."""
+        """The head to be forwarded. Raises RefusedError."""
         head = RequestHead(method, target, headers, http10=version == "1.0", close=not keep_alive)
         if version not in ("1.0", "1.1"):
             raise RefusedError(505, "HTTP Version Not Supported", "this proxy speaks HTTP/1.1")
@@ -176,7 +176,7 @@ class RequestRules:
                 raise RefusedError(
                     508, "Loop Detected", "GATEWAY_URL leads back to this proxy: point it at the gateway"
                 )
-            lines.append(b"%b: %b" % (key, value))  # a loop may lead through several proxies
+            lines.append(b"%b: %b" % (key, value))  # a loop may pass through several proxies
 
     def _check_target(self, method: bytes, target: bytes) -> None:
         if method == b"CONNECT":
@@ -209,7 +209,7 @@ class RequestRules:
 
 
 def read_response(status: int, reason: bytes, headers: Headers) -> ResponseHead:
-    """The response head that goes on. Raises ValueError where its length is coded in a way that cannot go on."""
+    """The response head to be forwarded. Raises ValueError on an invalid status or an unsupported transfer coding."""
     if status < 100:
         raise ValueError(f"its status is {status}")
     head = ResponseHead(status, reason, headers)
@@ -218,7 +218,7 @@ def read_response(status: int, reason: bytes, headers: Headers) -> ResponseHead:
     for name, value in headers:
         key = name.lower()
         if is_ours(key):
-            continue  # by these names agents hear the observer, and nobody else
+            continue  # reserved: only the observer may speak to agents in these fields
         if key not in _RESPONSE_SPECIAL:
             lines.append(b"%b: %b" % (name, value))
         elif key == b"content-length":
@@ -235,7 +235,7 @@ def read_response(status: int, reason: bytes, headers: Headers) -> ResponseHead:
 
 
 def trailer_lines(trailers: Headers) -> list[bytes]:
-    """The trailer fields that may go on: none that frames, routes or authenticates. Source: RFC 9110, 6.5.1."""
+    """The trailer fields to be forwarded: none for framing, routing or authentication. Source: RFC 9110, 6.5.1."""
     return [
         b"%b: %b" % (name, value)
         for name, value in trailers
@@ -244,7 +244,7 @@ def trailer_lines(trailers: Headers) -> list[bytes]:
 
 
 def is_ours(key: bytes) -> bool:
-    """Whether the field *key* (lower case) is the observer's own: also where CGI and WSGI would take it for one."""
+    """Whether *key* (lower case) is one of the observer's fields, also with `_` for `-`: CGI and WSGI equate them."""
     return key.startswith(b"x") and key.replace(b"_", b"-").startswith(_OURS)
 
 
@@ -281,7 +281,7 @@ def _check_coding(head: RequestHead, value: bytes) -> None:
 
 def _check_upgrade(upgrades: list[bytes], nominated: list[bytes]) -> None:
     if not upgrades or b"upgrade" not in nominated:
-        return  # without the connection option it means nothing, and ends here like any hop-by-hop field
+        return  # without the connection option it has no effect, and is dropped like any hop-by-hop field
     if not _OPTIONAL_UPGRADES.issuperset(upgrades):
         raise RefusedError(
             501, "Not Implemented", "this proxy does not switch protocols (WebSocket): call the gateway itself"
@@ -289,7 +289,7 @@ def _check_upgrade(upgrades: list[bytes], nominated: list[bytes]) -> None:
 
 
 def _drop_nominated(lines: list[bytes], nominated: list[bytes]) -> None:
-    """Remove the fields that `Connection` names; how a message is framed is not the sender's to hide."""
+    """Remove the fields that `Connection` names, except framing fields: a sender must not be able to remove those."""
     names = {*nominated} - _FRAMING - {b"keep-alive", b"close", b"upgrade", b"te"}
     if names:
         lines[:] = [line for line in lines if line.partition(b":")[0].lower() not in names]

@@ -1,7 +1,7 @@
-"""Which web pages may call the gateway through whoever looks at them: the proxy's own, and those of allowed hosts.
+"""Checks which web pages may call the gateway through a visitor's browser: the proxy's own, and those of allowed hosts.
 
-A browser sends a simple POST to any address it can reach, the loopback included, whatever page asks for it. It says
-which one: in `Origin` (RFC 6454, 7), or in `Sec-Fetch-Site` where it sends no `Origin`, as for an image.
+A browser sends a simple POST to any address it can reach, loopback included, for any page. It tells which page asks:
+in `Origin` (RFC 6454, 7), or in `Sec-Fetch-Site` if it sends no `Origin`, as for an image.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _FOREIGN: Final = RefusedError(
 
 
 class PageRules:
-    """*allowed_hosts*, lower case, are those whose pages may call besides the pages of the `Host` that is called."""
+    """Pages of the requested `Host` may call, and pages of *allowed_hosts* (lower case)."""
 
     def __init__(self, allowed_hosts: Iterable[str]) -> None:
         self._allowed = frozenset(allowed_hosts)
 
     def check(self, origins: Sequence[bytes], sites: Sequence[bytes], hosts: Sequence[bytes]) -> None:
-        """Look at a request's `Origin`, `Sec-Fetch-Site` and `Host`. Raises RefusedError."""
+        """Check the values of a request's `Origin`, `Sec-Fetch-Site` and `Host`. Raises RefusedError."""
         if origins:
             if not all(self._is_own(origin, hosts) for origin in origins):
                 raise _FOREIGN

@@ -1,4 +1,4 @@
-"""What an exchange is given: its limits, what all of them share, and the agent's side of it."""
+"""What an exchange depends on: time limits, shared parts, and the interface of the agent connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sidecar.gateway.proxy_pool import UpstreamPool
 
 @dataclass(frozen=True, slots=True)
 class ProxyLimits:
-    """In seconds: for a request's head, the gateway's first byte, silence within a call, and between calls."""
+    """Time-outs in seconds: for a request head, the gateway's first byte, silence within a call, idle keep-alive."""
 
     head_s: float
     first_byte_s: float
@@ -24,7 +24,7 @@ class ProxyLimits:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeParts:
-    """What every exchange needs; *buffer* is what each read of the loop fills."""
+    """What all exchanges share; *buffer* is the read buffer of all connections."""
 
     loop: asyncio.AbstractEventLoop
     pool: UpstreamPool
@@ -35,22 +35,22 @@ class ExchangeParts:
 
 
 class AgentSide(Protocol):
-    """The agent's connection, as an exchange sees it."""
+    """The agent connection, as its exchange sees it."""
 
     active_at: float
     write_paused: bool
 
     def send(self, *parts: bytes) -> None:
-        """Write *parts* with whatever else is written before `flush`."""
+        """Queue *parts*; `flush` writes them."""
 
     def flush(self) -> None:
-        """Hand over what was written."""
+        """Write what is queued to the transport."""
 
     def regulate(self) -> None:
-        """Read on, or stop reading."""
+        """Pause or resume reading from the agent, as back-pressure demands."""
 
     def exchange_over(self, *, close: bool) -> None:
-        """The response is whole; *close*: no other may follow."""
+        """The response is complete; *close*: no other may follow."""
 
     def cut_off(self, *, abruptly: bool) -> None:
-        """The response will not be whole: close, so that the agent sees it."""
+        """The response stays incomplete: close, so that the agent notices."""

@@ -1,4 +1,4 @@
-"""Which paths may be called through the proxy. What some server could read as leading elsewhere is refused."""
+"""Restricts the paths that may be called. A path that some server could resolve to another one is refused."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from urllib.parse import unquote_to_bytes
 
 from sidecar.gateway.proxy_refusal import RefusedError
 
-_OTHER_PATHS = frozenset([b"x-original-url", b"x-rewrite-url"])  # some servers take them for the target
+_OTHER_PATHS = frozenset([b"x-original-url", b"x-rewrite-url"])  # some servers use them instead of the target
 _ODD = ("\0", "#", "%u")
 
 
 class AllowedPaths:
-    """Prefixes, whole segments of them; none: everything may be called."""
+    """The allowed path prefixes, matched by whole segments. None: all paths are allowed."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths = tuple(path.strip().encode() for path in paths if path.strip())
 
     def check_target(self, target: bytes) -> None:
-        """Raises RefusedError where *target* is not below one of the paths, however it is read."""
+        """Raises RefusedError if *target* is not below one of the paths, both raw and decoded."""
         if self._paths and not self._has(target):
             raise RefusedError(403, "Forbidden", "this path is not in OBSERVER_PROXY_PATHS")
 
     def check_headers(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Raises RefusedError where one of *headers* names a path beside the target."""
+        """Raises RefusedError if one of *headers* names a path besides the target."""
         if self._paths:
             for name, _ in headers:
                 if name.lower() in _OTHER_PATHS:
@@ -40,12 +40,12 @@ class AllowedPaths:
 
 def _leads_out(plain: bytes) -> bool:
     try:
-        text = unicodedata.normalize("NFKC", plain.decode())  # some servers do, and full-width dots are dots then
-    except UnicodeDecodeError:  # overlong forms of a dot among them
+        text = unicodedata.normalize("NFKC", plain.decode())  # as some servers do: full-width dots become dots
+    except UnicodeDecodeError:  # such as an overlong encoding of a dot
         return True
-    if any(odd in text for odd in _ODD):  # who knows how the gateway reads these
+    if any(odd in text for odd in _ODD):  # servers differ in how they read these
         return True
-    return any(segment.split(";")[0].strip() in (".", "..") for segment in text.split("/"))  # some cut at the `;`
+    return any(segment.split(";")[0].strip() in (".", "..") for segment in text.split("/"))  # some servers cut at `;`
 
 
 def _has_prefix(path: bytes, prefix: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""The connections to the gateway, each used again for the next exchange."""
+"""The pool of keep-alive connections to the gateway."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sidecar.gateway.proxy_buffer import ReadBuffer
 from sidecar.gateway.proxy_upstream import UpstreamConnection
 
 _MOST_IDLE = 100
-_IDLE_S = 4.0  # common servers close an idle connection after 5 s: a request must not meet that
+_IDLE_S = 4.0  # common servers close idle connections after 5 s: a request must not race with that
 
 
 class UpstreamPool:
-    """Connections to *host*:*port*; the one used last is used next."""
+    """Connections to *host*:*port*. The most recently used idle one is taken first."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class UpstreamPool:
         now: Callable[[], float],
         buffer: ReadBuffer,
     ) -> None:
-        self.buffer = buffer  # that each read fills
+        self.buffer = buffer  # shared by all reads
         self._host = host
         self._port = port
         self._tls = tls
@@ -41,11 +41,11 @@ class UpstreamPool:
         return len(self._open)
 
     def open(self) -> None:
-        """Get ready for TLS, where the gateway speaks it."""
+        """Create the TLS context if the gateway uses TLS."""
         self._context = ssl.create_default_context() if self._tls else None
 
     def take(self) -> UpstreamConnection | None:
-        """A connection that is there and idle, or None."""
+        """An idle connection, or None."""
         while self._idle:
             connection = self._idle.pop()
             fresh = self._now() - connection.idle_since < _IDLE_S
@@ -67,11 +67,11 @@ class UpstreamPool:
         return connection
 
     def opened(self, connection: UpstreamConnection) -> None:
-        """*connection* is there."""
+        """Register the new *connection*."""
         self._open.add(connection)
 
     def give_back(self, connection: UpstreamConnection) -> None:
-        """*connection* may carry the next exchange."""
+        """Keep *connection* for the next exchange, or close it if enough are idle."""
         connection.idle_since = self._now()
         if len(self._idle) < _MOST_IDLE:
             self._idle.append(connection)
@@ -79,18 +79,18 @@ class UpstreamPool:
             connection.abort()
 
     def forget(self, connection: UpstreamConnection) -> None:
-        """*connection* is no more."""
+        """Remove *connection*, which is closed."""
         self._open.discard(connection)
         with contextlib.suppress(ValueError):
             self._idle.remove(connection)
 
     def sweep(self) -> None:
-        """Close what has been idle for too long."""
+        """Close connections that have been idle for too long."""
         limit = self._now() - _IDLE_S
         for connection in [each for each in self._idle if each.idle_since < limit]:
             connection.abort()
 
     def close(self) -> None:
-        """Hang up on all of them."""
+        """Close all connections at once."""
         for connection in list(self._open):
             connection.abort()

@@ -1,4 +1,4 @@
-"""What the proxy answers by itself, without the gateway: refusals, and that there is no answer."""
+"""Responses of the proxy itself: refusals, and errors if the gateway does not answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ TRACE_ID_HEADER = b"X-Observer-Trace-Id"
 
 
 class RefusedError(Exception):
-    """A request that goes no further: the *status* and *reason* of the answer, and *text* for who sent it."""
+    """A request that is not forwarded: *status* and *reason* of the response, and *text* for the sender."""
 
     def __init__(self, status: int, reason: str, text: str) -> None:
         super().__init__(status, reason, text)
@@ -24,7 +24,7 @@ PROBED = RefusedError(204, "No Content", "")
 def local_response(
     status: int, reason: str, error: str, *, close: bool, trace_id: int = 0, method: bytes = b"GET"
 ) -> bytes:
-    """The proxy's own answer, as JSON with `error`."""
+    """A complete response of the proxy itself; its body is JSON with `error`."""
     body = msgspec.json.encode({"error": error})
     lines = [
         b"HTTP/1.1 %d %b" % (status, reason.encode()),

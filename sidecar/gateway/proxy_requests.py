@@ -1,7 +1,7 @@
-"""Reads requests from an agent's bytes, one at a time: what follows a whole request is held until its turn comes.
+"""Parses an agent's requests, one at a time: pipelined requests are held until the current one is answered.
 
-Agents may send many requests at once. llhttp would parse all that one read brought, so it is fed no more than one
-message's worth: a head, a chunk-coded body and its trailer each end with an empty line, any other body has a length.
+Agents may send many requests at once. llhttp would parse everything that one read returned, so it is fed no more than
+one message: a head, a chunked body and its trailer each end with an empty line; any other body has a length.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _EMPTY_LINE = b"\r\n\r\n"
 
 
 class RequestTaker(Protocol):
-    """Who takes the requests: an agent's connection."""
+    """Receives the parsed requests: an agent connection."""
 
     def request_head(self, head: RequestHead) -> None:
-        """A request that may go on begins."""
+        """A request begins that may be forwarded."""
 
     def request_data(self, data: bytes) -> None:
         """A piece of its body."""
 
     def request_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
-        """It is whole; nothing more is read before `next`."""
+        """The request is complete; nothing more is parsed before `next`."""
 
     def refused(self, refusal: RefusedError) -> None:
-        """What came is no request, or none that may go on; nothing more is read."""
+        """The bytes are no request, or none that may be forwarded; nothing more is parsed."""
 
 
 class RequestReader:
-    """The requests of one connection. httptools calls the `on_…` methods."""
+    """Parses the requests of one connection. httptools calls the `on_…` methods."""
 
     def __init__(self, taker: RequestTaker, rules: RequestRules, now: Callable[[], float]) -> None:
         self._taker = taker
@@ -45,11 +45,11 @@ class RequestReader:
         self._now = now
         self._parser: Any = httptools.HttpRequestParser(self)
         self._held = b""
-        self._last = b""  # the last three bytes that were read
-        self._refusal: RefusedError | None = None  # once set it stays: nothing behind it is a request
+        self._last = b""  # the last three bytes that were parsed
+        self._refusal: RefusedError | None = None  # never reset: nothing after it can be trusted to be a request
         self._parsing = False
         self._whole = False
-        self._unheard_bytes = 0  # bytes that brought neither body nor the end of a message
+        self._unheard_bytes = 0  # bytes since the last body data or end of a message
         self.head_since: float | None = now()
         self._begin()
 
@@ -57,7 +57,7 @@ class RequestReader:
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._trailers: list[tuple[bytes, bytes]] = []
-        self._body_left = 0  # of a body with a length
+        self._body_left = 0  # missing bytes of a body with Content-Length
         self._offered: RequestHead | None = None
         self.in_body = False
 
@@ -65,46 +65,46 @@ class RequestReader:
 
     @property
     def full(self) -> bool:
-        """Whether no more should come: enough waits for its turn. Till then a hang-up is noticed."""
+        """Whether to stop reading: enough is held. Until then reading goes on, as it notices a disconnect."""
         return len(self._held) > _MOST_HELD_BYTES
 
     def feed(self, data: bytes | bytearray, size: int) -> None:
-        """The first *size* bytes of *data* have come; nothing of *data* is kept but by copy."""
+        """Parse the first *size* bytes of *data*, or hold a copy of them until the current request is answered."""
         if self._whole or self._held:
             self._held += data[:size]
         else:
             self._parse(data, size)
 
     def next(self) -> None:
-        """The last request is answered: read on in what is held."""
+        """The last request is answered: parse on in the held bytes."""
         self._whole = False
         if self._held and not self._parsing:
             held, self._held = self._held, b""
             self._parse(held, len(held))
 
     def close(self) -> None:
-        """No more is read."""
+        """Stop parsing for good."""
         self._refusal = self._refusal or MALFORMED
         self._held = b""
         self._headers, self._trailers = [], []
-        self._parser = None  # it holds our methods: a cycle
+        self._parser = None  # it refers to our methods: break the cycle
 
     # -- httptools
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        if self._whole:  # cannot be; were it so, answers would go to the wrong request
+        if self._whole:  # should never happen: answers would go to the wrong request
             self._refusal = MALFORMED
             return
         self._begin()
         self.head_since = self._now()
 
     def on_url(self, part: bytes) -> None:
-        """A piece of the target."""
+        """A piece of the request target."""
         self._target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A field of the head or, behind the body, of the trailer."""
+        """A field of the head or, after the body, of the trailer."""
         fields = self._trailers if self.in_body else self._headers
         if len(fields) < _MOST_FIELDS:
             fields.append((name, value))
@@ -112,7 +112,7 @@ class RequestReader:
             self._refusal = self._refusal or TOO_LARGE
 
     def on_headers_complete(self) -> None:
-        """The head is whole: accept or refuse it."""
+        """The head is complete: accept or refuse it."""
         self.head_since = None
         if self._refusal is not None:
             return
@@ -122,7 +122,7 @@ class RequestReader:
             self._refusal = refusal
             return
         if self._parser.should_upgrade():
-            self._offered = head  # whatever it took for an offer, the parser will not read the body; see _decline
+            self._offered = head  # the parser saw an upgrade and will not read the body: see _declined
         elif head.probe:
             self._refusal = PROBED
         else:
@@ -145,7 +145,7 @@ class RequestReader:
             self._taker.request_data(data)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """The request is complete."""
         self._unheard_bytes = 0
         if self._offered is None and self._refusal is None:
             self.in_body, self._whole = False, True
@@ -154,7 +154,7 @@ class RequestReader:
     # -- inside
 
     def _parse(self, data: bytes | bytearray, size: int) -> None:
-        """Read on until a request is whole, and hold the rest."""
+        """Parse until a request is complete, and hold the rest."""
         self._parsing, at = True, 0
         while at < size and not self._whole and self._parser is not None:
             end = self._end_of_piece(data, at, size)
@@ -180,14 +180,14 @@ class RequestReader:
     def _end_of_piece(self, data: bytes | bytearray, at: int, size: int) -> int:
         if self._body_left > 0:
             return min(size, at + self._body_left)
-        across = (self._last + data[at : min(at + 3, size)]).find(_EMPTY_LINE)  # it may be cut between two reads
+        across = (self._last + data[at : min(at + 3, size)]).find(_EMPTY_LINE)  # the empty line may span two reads
         if across >= 0:
             return at + across + len(_EMPTY_LINE) - len(self._last)
         found = data.find(_EMPTY_LINE, at, size)
         return size if found < 0 else found + len(_EMPTY_LINE)
 
     def _declined(self, rest: bytes) -> bytes:
-        """The agent offered HTTP/2, which it may: go on as if it had not, with a parser that reads the body."""
+        """The bytes for a new parser after an ignored offer of HTTP/2: the head without the offer, then *rest*."""
         offered = self._offered
         if offered is None:
             self._refusal = self._refusal or MALFORMED

@@ -1,4 +1,4 @@
-"""The proxy's side towards the gateway: a connection that carries one exchange at a time. See `proxy_pool`."""
+"""The upstream side of the proxy: a gateway connection, which carries one exchange at a time. See `proxy_pool`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TOO_LARGE = "the head of its answer is too large"
 
 
 class ResponseTaker(Protocol):
-    """Who waits for the response: an exchange."""
+    """Receives the parsed response: an exchange."""
 
     method: bytes
 
@@ -31,31 +31,31 @@ class ResponseTaker(Protocol):
         """A piece of its body."""
 
     def response_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
-        """It is whole; the connection may be used again only after `after_data`."""
+        """The response is complete; the connection may be reused only after `after_data`."""
 
     def after_data(self) -> None:
-        """All of one read has been handed over."""
+        """Everything from one read has been passed on."""
 
     def upstream_lost(self, why: str, error_type: str) -> None:
-        """It will not be whole."""
+        """The response will not be completed."""
 
     def upstream_paused(self, paused: bool) -> None:
-        """The gateway reads more slowly than the request comes, or no longer."""
+        """Writing to the gateway is paused, as it reads slowly, or resumed."""
 
 
 class Home(Protocol):
-    """Where connections come from and go back to: the pool."""
+    """The owner of the connections: the pool."""
 
     buffer: ReadBuffer
 
     def opened(self, connection: UpstreamConnection) -> None:
-        """*connection* is there."""
+        """*connection* is established."""
 
     def give_back(self, connection: UpstreamConnection) -> None:
         """*connection* may carry the next exchange."""
 
     def forget(self, connection: UpstreamConnection) -> None:
-        """*connection* is no more."""
+        """*connection* is closed."""
 
 
 class UpstreamConnection(asyncio.BufferedProtocol):
@@ -66,13 +66,13 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport | None = None
         self.taker: ResponseTaker | None = None
         self.reused = False
-        self.heard = False  # something of the response came
+        self.heard = False  # bytes have arrived in this exchange
         self.idle_since = 0.0
         self._parser: Any = None
         self._headers: list[tuple[bytes, bytes]] = []
         self._trailers: list[tuple[bytes, bytes]] = []
         self._reason = b""
-        self._unheard_bytes = 0  # bytes that brought neither body nor the end of a message
+        self._unheard_bytes = 0  # bytes since the last body data or end of a message
         self._in_body = self._interim = self._until_close = self._keep_alive = False
         self._fault = ""
         self._write_paused = False
@@ -80,20 +80,20 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     # -- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
+        """Register the new connection with the pool."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
         self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         self._pool.opened(self)
 
     def get_buffer(self, _sizehint: int) -> bytearray | memoryview:
-        """One for all connections: what is read is taken out of it at once."""
+        """The buffer shared by all connections: `buffer_updated` empties it before the next read."""
         return self._pool.buffer.room
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Parse and hand over."""
+        """Parse what was read, and pass it on."""
         taker = self.taker
         if taker is None:
-            self.abort()  # nobody asked
+            self.abort()  # unsolicited bytes
             return
         self.heard = True
         self._unheard_bytes += nbytes
@@ -110,7 +110,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         taker.after_data()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end of a body that has no other, or of hope."""
+        """Ends a body that is delimited by the close; any other response has failed."""
         self._pause_writing(False)
         self._pool.forget(self)
         if self.taker is not None and self._in_body and self._until_close and exc is None:
@@ -120,16 +120,16 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             taker.after_data()
         else:
             self._lost(str(exc) if exc else "it closed the connection")
-        self._parser = None  # it holds our methods: a cycle
+        self._parser = None  # it refers to our methods: break the cycle
 
     def pause_writing(self) -> None:
-        """The gateway reads slowly."""
+        """The gateway reads slowly: tell the exchange."""
         self._pause_writing(True)
         if self.taker is not None:
             self.taker.upstream_paused(True)
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """The gateway has caught up: tell the exchange."""
         self._pause_writing(False)
         if self.taker is not None:
             self.taker.upstream_paused(False)
@@ -137,7 +137,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     # -- for the exchange
 
     def carry(self, taker: ResponseTaker) -> None:
-        """From now on the responses are for *taker*."""
+        """Begin an exchange: the next response goes to *taker*."""
         self.taker = taker
         self.heard = False
         self._begin_head()
@@ -145,7 +145,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._parser = httptools.HttpResponseParser(self)
 
     def abort(self) -> None:
-        """Hang up at once: the gateway notices that nobody wants its answer."""
+        """Close at once: the gateway notices that its answer is no longer wanted."""
         self.taker = None
         self._pool.forget(self)
         if self.transport is not None:
@@ -158,7 +158,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A field of the head or, behind the body, of the trailer."""
+        """A field of the head or, after the body, of the trailer."""
         if self._in_body:
             if len(self._trailers) < _MOST_TRAILERS:
                 self._trailers.append((name, value))
@@ -168,7 +168,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._fault = _TOO_LARGE
 
     def on_headers_complete(self) -> None:
-        """The head is whole: hand it over."""
+        """The head is complete: pass it on."""
         taker = self.taker
         if taker is None or self._fault:
             return
@@ -197,7 +197,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def on_message_begin(self) -> None:
         """A response begins."""
         if self.taker is None:
-            self._keep_alive = False  # more than was asked for: what comes next cannot be told apart
+            self._keep_alive = False  # unsolicited: later responses could not be matched to requests
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
@@ -208,7 +208,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._keep_alive = False
 
     def on_message_complete(self) -> None:
-        """The response is whole."""
+        """The response is complete."""
         self._unheard_bytes = 0
         if self._interim:
             self._begin_head()
@@ -225,7 +225,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._unheard_bytes = 0
 
     def _parser_is_behind(self) -> None:
-        """It waits for the body that a HEAD's answer announces and does not have: the next gets a new one."""
+        """Discard the parser: it waits for the body that a response to HEAD announces but does not have."""
         self._parser = None
 
     def _end(self) -> None:
@@ -235,7 +235,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             taker.response_end(self._trailers)
 
     def settle(self, *, request_whole: bool) -> None:
-        """The exchange is over: keep the connection for the next, if both sides are where they should be."""
+        """The exchange is over: return to the pool if the request is complete and keep-alive holds; else close."""
         if request_whole and self._keep_alive and not self._fault and self.transport is not None:
             self._pool.give_back(self)
         else:

@@ -1,4 +1,4 @@
-"""Route templates: paths with what varies folded, so that calls of one kind share an endpoint, and few exist."""
+"""Route templates: paths with their variable segments folded, so that similar calls share one of few endpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 _MOST_NAMES = 1000
 _MOST_SEGMENTS = 16
-_MOST_TARGET = 2048  # bytes looked at: what was folded is remembered by them
+_MOST_TARGET = 2048  # bytes that are used; they also are the cache's keys
 _MOST_SEGMENT = 64  # characters
 _ID = "{id}"
 _MORE = "{more}"
@@ -17,14 +17,14 @@ _VARIES = re.compile(
     r"|(?=[0-9a-fA-F]*\d)[0-9a-fA-F]{8,}"
     r"|\d{4}-\d\d-\d\dT.*"
     r"|(?=.*\d)[A-Za-z0-9_~.=-]{20,}"  # long, with a digit
-    r"|[A-Za-z]{1,12}[_-]?\d{3,}"  # HAT030, gift_card is kept, order_4711 and W2378156 are not
+    r"|[A-Za-z]{1,12}[_-]?\d{3,}"  # HAT030, order_4711 and W2378156, but not gift_card
     r"|(?:[A-Za-z]{1,12}_){1,3}\d{3,}"
     r"|.*@.*"
 )
 
 
 class Templates:
-    """Gives paths their template. At most *most* names come out of it; later ones share coarser ones."""
+    """Maps paths to templates. After *most* distinct names, further paths share coarser templates."""
 
     def __init__(self, most: int = _MOST_NAMES) -> None:
         self._most = most
@@ -36,7 +36,7 @@ class Templates:
         return self.bounded(template)
 
     def bounded(self, name: str) -> str:
-        """*name*, or where too many are known already what it begins with, or `/{more}`."""
+        """*name* if it is known or room is left; else its first segment and `/{more}`, or `/{more}` alone."""
         if name in self._known:
             return name
         if len(self._known) < self._most:

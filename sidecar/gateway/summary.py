@@ -1,4 +1,4 @@
-"""What a gateway's answer comes to, in a line; existing readers know these wordings."""
+"""Summarises a gateway's answer in one line. Existing readers depend on these wordings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _JSON_CHARACTERS = 100
 
 
 def summarize(data: Any, cut: Callable[[str, int], str]) -> str:
-    """*data*, a decoded JSON answer of any shape, as a short line; *cut* gives a text's beginning. Never raises."""
+    """Summarise *data*, a decoded JSON answer of any shape, in one line; *cut* truncates texts. Never raises."""
     if isinstance(data, dict):
         if "sql_matches" in data:
             return f"hybrid: {_said(data['sql_matches'])} sql → {_said(data.get('vector_reranked', '?'))} results"
@@ -26,7 +26,7 @@ def summarize(data: Any, cut: Callable[[str, int], str]) -> str:
 
 
 def _is_given(value: Any) -> bool:
-    """Whether *value* is more than null, false, 0 or "": an empty list says something too, `0 rows`."""
+    """Whether *value* is not null, false, 0 or "". An empty list or dict counts: it means `0 rows`."""
     return bool(value) or isinstance(value, list | dict)
 
 
