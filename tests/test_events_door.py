@@ -11,12 +11,14 @@ import resource
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
-from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_BATCH_EVENTS
+from sidecar.receivers.event_intake import Reading
+from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, EventsResource
+from tests.fakes import SettledReceipt, an_op
 from tests.observers import FaultyFile, client, journal, observer
 
 _ZIPPED = {"content-encoding": "gzip"}
@@ -201,3 +203,37 @@ async def test_one_trace_context_holds_for_the_whole_batch(door: httpx.AsyncClie
     found = journal(tmp_path)
     assert {(line["trace_id"], line["parent_span_id"]) for line in found} == {(trace, span)}
     assert len({line["span_id"] for line in found}) == 3
+
+
+class TimedIntake:
+    """Reading an event takes a tenth of a millisecond of the time *now*."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def read(self, _event: object) -> Reading:
+        self.now += 0.0001
+        return Reading(an_op(), stamped=False)
+
+    def take(self, reading: Reading, _headers: object) -> SettledReceipt:
+        return SettledReceipt(reading.op)
+
+
+async def test_many_small_events_leave_others_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn of other tasks every five milliseconds, though the events read together take less."""
+    loop, turns = asyncio.get_running_loop(), 0
+    intake = TimedIntake(loop.time())
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    monkeypatch.setattr(loop, "time", lambda: intake.now)
+    other = asyncio.create_task(others())
+    door = EventsResource(cast("Any", intake), cast("Any", None))
+    receipts, rejected = await door._record([b"{}"] * 2000, {}, {})
+    other.cancel()
+    assert (len(receipts), rejected) == (2000, [])
+    assert 25 <= turns <= 41

@@ -80,9 +80,8 @@ class EventsResource:
         """Record *events*. Returns receipts and rejections; *hints* gets each hint with its first event's index."""
         receipts: list[Receipt] = []
         rejected: list[dict[str, int | str]] = []
-        time = asyncio.get_running_loop().time
+        turn_began = asyncio.get_running_loop().time()
         while (first := len(receipts) + len(rejected)) < len(events):
-            turn_began = time()
             for index, reading in enumerate(await self._some(events, first, turn_began + _TURN_S), first):
                 try:
                     if isinstance(reading, InvalidInputError):
@@ -99,9 +98,7 @@ class EventsResource:
                     if not receipts:
                         raise
                     return receipts, rejected
-            taken = int((time() - turn_began) / _TURN_S)  # by time rather than number, as events differ much in size
-            for _ in range(min(taken, _MOST_TURNS)):
-                await asyncio.sleep(0)
+            turn_began = await _next_turn(turn_began)
         return receipts, rejected
 
     async def _some(self, events: list[Any], first: int, until: float) -> list[Reading | InvalidInputError]:
@@ -123,6 +120,17 @@ class EventsResource:
             if time() > until:
                 break
         return some
+
+
+async def _next_turn(began: float) -> float:
+    """Give other tasks their turns, if this one, which *began* then, has lasted. Returns when the current one began."""
+    time = asyncio.get_running_loop().time
+    taken = int((time() - began) / _TURN_S)  # by time rather than number, as events differ much in size
+    if not taken:
+        return began
+    for _ in range(min(taken, _MOST_TURNS)):
+        await asyncio.sleep(0)
+    return time()
 
 
 def _accepted(op: ObservedOp, ring_size: int, hints: tuple[str, ...]) -> bytes:
