@@ -46,7 +46,7 @@ async def test_a_list_that_changes_meanwhile_is_read_again() -> None:
             await listed(observer)
 
 
-@pytest.mark.parametrize(("page", "why"), [(a_page(0, 1), "circle"), ({"others": []}, "has no 'ops'")])
+@pytest.mark.parametrize(("page", "why"), [(a_page(0, 1), "cycle"), ({"others": []}, "has no 'ops'")])
 async def test_what_is_no_list_of_ours_ends_the_reading(page: dict[str, Any], why: str) -> None:
     """Pages without an end, or of something else."""
     async with stand_in() as observer:
