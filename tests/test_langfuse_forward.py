@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -189,18 +189,18 @@ async def test_spans_go_to_the_collector_too(tmp_path: Path, ratio: str) -> None
 
 async def test_what_sdks_ask_is_asked_of_langfuse(tmp_path: Path) -> None:
     """Prompts and projects are its own, by the forward's keys; when it is gone the answer says so."""
-    async with langfuse_server() as before:
-        port = port_of(before)
-    env = {"LANGFUSE_FORWARD_URL": f"http://127.0.0.1:{port}", **FORWARD}
-    async with observer(tmp_path, **env) as running, client(running) as http:
-        async with langfuse_server(port=port) as server:
+    async with AsyncExitStack() as while_it_is_there:
+        server = await while_it_is_there.enter_async_context(langfuse_server())
+        env = {"LANGFUSE_FORWARD_URL": server.url, **FORWARD}
+        async with observer(tmp_path, **env) as running, client(running) as http:
             prompt = await http.get("/api/public/v2/prompts/team%2Fgreeting", params={"label": "production"})
             assert (prompt.status_code, prompt.json()["version"]) == (200, 3)
             assert server.asked[-1][1:3] == ("/api/public/v2/prompts/team%2Fgreeting", {"label": ["production"]})
             assert (await http.get("/api/public/projects", auth=("pk", "sk"))).json()["data"][0]["id"] == "theirs"
             assert (await http.get("/api/public/traces")).status_code == 404
-        gone = await http.get("/api/public/v2/prompts/greeting")
-        assert (gone.status_code, "Langfuse does not answer" in gone.json()["error"]) == (502, True)
+            await while_it_is_there.aclose()
+            gone = await http.get("/api/public/v2/prompts/greeting")
+            assert (gone.status_code, "Langfuse does not answer" in gone.json()["error"]) == (502, True)
 
 
 async def test_an_answer_that_never_ends_is_given_up() -> None:
