@@ -29,8 +29,8 @@ MCP_METHOD = "mcp.method.name"
 MCP_SESSION = "mcp.session.id"
 _INPUT_CHARACTERS = 200
 _OUTPUT_CHARACTERS = 100
-_LOOKED_AT = 2048  # characters of a text that are masked for a summary: masking more would block the event loop
-_LATE_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*(?!null|false|""|0[,}\s])')
+_MASKED = 2048  # characters of a text that are masked for a summary: masking more would block the event loop
+_LEADING_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*(?!null|false|""|0[,}\s])')
 
 
 class CallFacts(NamedTuple):
@@ -54,7 +54,7 @@ class FactReader:
         self._normalizer = normalizer
         self._cut = normalizer.cut
         self._templates = templates
-        self._target = lru_cache(maxsize=512)(self._readable)  # agents call few distinct targets
+        self._target = lru_cache(maxsize=512)(self._readable_target)  # agents call few distinct targets
 
     def read(self, call: ProxiedCall) -> CallFacts:
         """All facts of *call*, which has ended."""
@@ -78,7 +78,7 @@ class FactReader:
             error_type=error_type,
             features=self._features(call, asked.data, rpc),
             fields=fields,
-            extra={**extra, **_told(attributes)},
+            extra={**extra, **_op_attributes(attributes)},
             attributes=attributes,
         )
 
@@ -112,9 +112,9 @@ class FactReader:
             said = f"{llm.operation} {llm.model}: {llm.asked_text}"
         else:
             said = f"{call.request.method.decode('ascii')} {self._target(call.request.target[:1024])} {_shown(asked)}"
-        return self._cut(said[:_LOOKED_AT].strip(), _INPUT_CHARACTERS)
+        return self._cut(said[:_MASKED].strip(), _INPUT_CHARACTERS)
 
-    def _readable(self, target: bytes) -> str:
+    def _readable_target(self, target: bytes) -> str:
         return unquote_plus(
             self._normalizer.text(target.decode("latin-1"))
         )  # mask, then decode: a decoded space would end the secret
@@ -128,17 +128,17 @@ class FactReader:
             return summarize(answer.data, self._cut)
         if answer.is_stream:
             first = json_text(answer.messages[0]) if answer.messages else answer.text
-            return self._cut(first[:_LOOKED_AT], _OUTPUT_CHARACTERS)
+            return self._cut(first[:_MASKED], _OUTPUT_CHARACTERS)
         if answer.text and answer.readable:
-            return self._cut(answer.text[:_LOOKED_AT], _OUTPUT_CHARACTERS)
-        return _what_it_is(call)
+            return self._cut(answer.text[:_MASKED], _OUTPUT_CHARACTERS)
+        return _described(call)
 
     def _rpc_output(self, rpc: RpcCall, answer: ReadBody) -> str:
         message = rpc_answer(rpc, [answer.data] if answer.has_data else answer.messages)
         result = message.get("result") if message is not None else None
         if isinstance(result, dict):
             text = result_text(result)
-            return self._cut(text[:_LOOKED_AT], _OUTPUT_CHARACTERS) if text else summarize(result, self._cut)
+            return self._cut(text[:_MASKED], _OUTPUT_CHARACTERS) if text else summarize(result, self._cut)
         return summarize(result, self._cut) if result is not None else "no result"
 
 
@@ -146,7 +146,7 @@ def plain_facts(call: ProxiedCall) -> CallFacts:
     """The facts of *call* without parsing its bodies: the fallback if `FactReader.read` fails."""
     error, error_type = _outcome(call, ReadBody(has_data=True), None)
     method = call.request.method.decode("ascii", "replace")
-    return CallFacts(call.template, f"{method} {call.template}", _what_it_is(call), error, error_type, {}, {}, {}, {})
+    return CallFacts(call.template, f"{method} {call.template}", _described(call), error, error_type, {}, {}, {}, {})
 
 
 def _body(capture: Any, headers: Headers) -> ReadBody:
@@ -162,7 +162,7 @@ def _shown(body: ReadBody) -> str:
     return json_text(body.data) if body.has_data else body.text[:1024] if body.readable else ""
 
 
-def _what_it_is(call: ProxiedCall) -> str:
+def _described(call: ProxiedCall) -> str:
     if call.response is None:
         return "no answer"
     size = call.response_body.size
@@ -172,7 +172,7 @@ def _what_it_is(call: ProxiedCall) -> str:
 
 def _outcome(call: ProxiedCall, answer: ReadBody, rpc: RpcCall | None) -> tuple[str | None, str | None]:
     """(message, code) of the failure; (None, None) if the call succeeded."""
-    if call.error is not None and not _was_left(call):
+    if call.error is not None and not _closed_subscription(call):
         return call.error, call.error_type
     response = call.response
     if response is None:
@@ -183,7 +183,7 @@ def _outcome(call: ProxiedCall, answer: ReadBody, rpc: RpcCall | None) -> tuple[
     if rpc_failed is not None:
         return rpc_failed[0], rpc_failed[1] if status < 400 else str(status)
     failed = f"HTTP {status} {response.reason.decode('latin-1')}".strip() if status >= 400 else None
-    said = _said_error(call, answer)
+    said = _reported_error(call, answer)
     if said:
         failed = said if isinstance(said, str) else json_text(said)
     if failed is None:
@@ -191,18 +191,18 @@ def _outcome(call: ProxiedCall, answer: ReadBody, rpc: RpcCall | None) -> tuple[
     return failed, str(status) if status >= 400 else ERROR_TYPE_OTHER
 
 
-def _said_error(call: ProxiedCall, answer: ReadBody) -> Any:
+def _reported_error(call: ProxiedCall, answer: ReadBody) -> Any:
     if isinstance(answer.data, dict):
         return answer.data.get("error")
     if answer.is_stream:
         return stream_error(answer.messages)
     prefix = b"" if answer.has_data else call.response_body.prefix[:256]
-    if _LATE_ERROR.match(prefix):  # too large to be parsed as a whole
+    if _LEADING_ERROR.match(prefix):  # too large to be parsed as a whole
         return prefix.decode(errors="replace")
     return None
 
 
-def _was_left(call: ProxiedCall) -> bool:
+def _closed_subscription(call: ProxiedCall) -> bool:
     """Whether the agent closed an event stream that it had opened with GET: its only end, so not a failure."""
     response = call.response
     return (
@@ -226,7 +226,7 @@ def _rpc_attributes(rpc: RpcCall, call: ProxiedCall) -> dict[str, Any]:
     return attributes
 
 
-def _told(attributes: dict[str, Any]) -> dict[str, Any]:
+def _op_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
     """The *attributes* that the op's `extra` contains too: model, tokens, tools, MCP method and session."""
     kept = ("gen_ai.operation", "gen_ai.provider", "gen_ai.request.model", "gen_ai.response.model", "gen_ai.usage")
     return {

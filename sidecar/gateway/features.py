@@ -10,7 +10,7 @@ from sidecar.normalize import MAX_ENTRIES
 
 _DEPTH = 3
 _CHARACTERS = 256
-_MOST_LOOKED_AT = 1024  # fields of any type
+_MOST_VISITED = 1024  # fields of any type
 _MOST_TEXT = 8192  # characters of all texts together, as each is searched for credentials
 
 
@@ -18,7 +18,7 @@ def request_features(body: Any, cut: Callable[[str, int], str]) -> dict[str, Any
     """Scalar fields of *body*, nested ones under dotted names. Number and depth are bounded; *cut* shortens texts."""
     features: dict[str, Any] = {}
     room = _MOST_TEXT
-    for name, value in islice(_fields(body, "", _DEPTH), _MOST_LOOKED_AT):
+    for name, value in islice(_fields(body, "", _DEPTH), _MOST_VISITED):
         if isinstance(value, str):
             if room <= 0:
                 continue

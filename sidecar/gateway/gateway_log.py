@@ -11,22 +11,22 @@ from sidecar.errors import GatewayLogError, PostRefusedError
 from sidecar.protocols import Clock
 from sidecar.retry_after import asked_seconds
 
-_TRY_AGAIN = frozenset({408, 425, 429})
+_RETRYABLE = frozenset({408, 425, 429})
 
 
-class _Whom(NamedTuple):
+class _Peer(NamedTuple):
     """The receiver of posts, and the setting that holds its address."""
 
     name: str
     setting: str
 
     @property
-    def took_none(self) -> str:
-        return f"{self.name} took no post"
+    def not_taken(self) -> str:
+        return f"{self.name} did not accept a post"
 
     @property
     def fix(self) -> str:
-        return f"It is tried again; look at {self.name} behind {self.setting}"
+        return f"It is retried; check {self.name} at {self.setting}"
 
 
 class HttpGatewayLog:
@@ -35,7 +35,7 @@ class HttpGatewayLog:
     def __init__(self, client: httpx.AsyncClient, gateway_url: str, clock: Clock, timeout_s: float = 5.0) -> None:
         self._client = client
         self._gateway_url = gateway_url.rstrip("/")
-        self._whom = _Whom("the gateway", "GATEWAY_URL")
+        self._peer = _Peer("the gateway", "GATEWAY_URL")
         self._clock = clock
         self._timeout_s = timeout_s
 
@@ -54,16 +54,16 @@ class HttpGatewayLog:
                 status = response.status_code  # the body is not needed and may be endless: it is not read
                 retry_after = response.headers.get("retry-after", "")
         except TimeoutError as exc:
-            raise GatewayLogError(self._whom.took_none, f"no answer in {self._timeout_s:g} s", self._whom.fix) from exc
+            raise GatewayLogError(self._peer.not_taken, f"no answer in {self._timeout_s:g} s", self._peer.fix) from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise GatewayLogError(self._whom.took_none, f"{type(exc).__name__} {exc}".strip(), self._whom.fix) from exc
-        if 400 <= status < 500 and status not in _TRY_AGAIN:
+            raise GatewayLogError(self._peer.not_taken, f"{type(exc).__name__} {exc}".strip(), self._peer.fix) from exc
+        if 400 <= status < 500 and status not in _RETRYABLE:
             raise PostRefusedError(
-                f"{self._whom.name} refused a post", f"HTTP status {status}", "See it with `observer outbox list`"
+                f"{self._peer.name} refused a post", f"HTTP status {status}", "See it with `observer outbox list`"
             )
         if not 200 <= status < 300:
             wait_s = asked_seconds(retry_after, self._clock.time_ns())
-            raise GatewayLogError(self._whom.took_none, f"HTTP status {status}", self._whom.fix, wait_s)
+            raise GatewayLogError(self._peer.not_taken, f"HTTP status {status}", self._peer.fix, wait_s)
 
     def _address(self, path: str) -> str:
         return self._gateway_url + path
@@ -75,7 +75,7 @@ class HttpWebhook(HttpGatewayLog):
     def __init__(self, client: httpx.AsyncClient, url: str, clock: Clock, timeout_s: float = 5.0) -> None:
         super().__init__(client, url, clock, timeout_s)
         self._url = url
-        self._whom = _Whom("the webhook", "OBSERVER_WEBHOOK_URL")
+        self._peer = _Peer("the webhook", "OBSERVER_WEBHOOK_URL")
 
     def _address(self, _path: str) -> str:
         return self._url

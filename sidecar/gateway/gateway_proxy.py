@@ -60,7 +60,7 @@ class GatewayProxy:
         self._limits = limits
         self._grace_s = grace_s
         self._instance = instance
-        self._where = (name, gateway_port, tls, connect_timeout_s)
+        self._upstream = (name, gateway_port, tls, connect_timeout_s)
         self._rules = RequestRules(parts.netloc.rpartition("@")[2], name, allowed_hosts, paths, instance)
         self.recorder = CallRecorder(spans, normalizer, clock, (parts.scheme, name, gateway_port))
         self.agents = Agents()
@@ -78,7 +78,7 @@ class GatewayProxy:
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Listen. Raises StartError if the address cannot be bound."""
         loop = asyncio.get_running_loop()
-        host, port, tls, connect_timeout_s = self._where
+        host, port, tls, connect_timeout_s = self._upstream
         pool = UpstreamPool(host, port, tls=tls, connect_timeout_s=connect_timeout_s, now=loop.time, buffer=self.buffer)
         pool.open()
         self.recorder.open(loop)

@@ -35,7 +35,7 @@ _PATHS = (  # path suffix, provider, operation
     ("/api/embeddings", "ollama", "embeddings"),
 )
 _ENDINGS = tuple(ending for ending, _, _ in _PATHS)
-_ASKED = {
+_REQUEST_ATTRIBUTES = {
     "temperature": "gen_ai.request.temperature",
     "top_p": "gen_ai.request.top_p",
     "top_k": "gen_ai.request.top_k",
@@ -63,9 +63,9 @@ class LlmCall:
             self.attributes[REQUEST_MODEL] = self.model
         options = asked.get("options")  # where Ollama has the request parameters
         for name, value in {**(options if isinstance(options, dict) else {}), **asked}.items():
-            if name in _ASKED and isinstance(value, int | float) and not isinstance(value, bool):
-                self.attributes[_ASKED[name]] = value
-        self.asked_text = _last_said(asked)
+            if name in _REQUEST_ATTRIBUTES and isinstance(value, int | float) and not isinstance(value, bool):
+                self.attributes[_REQUEST_ATTRIBUTES[name]] = value
+        self.asked_text = _last_input(asked)
         self.tools: list[str] = []
         self._reasons: list[str] = []
         self._text: list[str] = []
@@ -98,10 +98,10 @@ class LlmCall:
         self._reason(part.get("done_reason") or part.get("stop_reason"))
         for choice in _dicts(part.get("choices")):
             self._reason(choice.get("finish_reason"))
-            self._said(choice.get("message") or choice.get("delta") or choice)
+            self._chat_message(choice.get("message") or choice.get("delta") or choice)
         if isinstance(part.get("message"), dict):
-            self._said(part["message"])
-        self._write(part.get("response"))
+            self._chat_message(part["message"])
+        self._add_text(part.get("response"))
         self._content(part)
 
     def _identity(self, part: Mapping[str, Any]) -> None:
@@ -129,11 +129,11 @@ class LlmCall:
         if isinstance(reason, str) and reason and len(self._reasons) < _MOST_TOOLS:
             self._reasons.append(reason[:_MOST_NAME])
 
-    def _said(self, message: Any) -> None:
+    def _chat_message(self, message: Any) -> None:
         if not isinstance(message, dict):
             return
         self._content(message)
-        self._write(message.get("text"))
+        self._add_text(message.get("text"))
         for call in _dicts(message.get("tool_calls")):
             function = call.get("function")
             self._tool(function.get("name") if isinstance(function, dict) else None)
@@ -142,26 +142,26 @@ class LlmCall:
         """Read text and tool calls from `content`, `output` (OpenAI's Responses API), or one streamed block."""
         content = message.get("content")
         if isinstance(content, str):
-            self._write(content)
+            self._add_text(content)
         blocks = [*_dicts(content), *_dicts(message.get("output")), *_dicts([message.get("content_block")])]
         for block in blocks:
-            self._write(block.get("text"))
+            self._add_text(block.get("text"))
             if block.get("type") in ("tool_use", "function_call", "server_tool_use", "mcp_call"):
                 self._tool(block.get("name"))
             elif block.get("type") == "message":
                 self._content(block)
         delta = message.get("delta")
         if isinstance(delta, dict):  # Anthropic's stream
-            self._write(delta.get("text"))
+            self._add_text(delta.get("text"))
             self._reason(delta.get("stop_reason"))
         elif isinstance(delta, str) and str(message.get("type", "")).endswith("output_text.delta"):
-            self._write(delta)
+            self._add_text(delta)
 
     def _tool(self, name: Any) -> None:
         if isinstance(name, str) and name and len(self.tools) < _MOST_TOOLS:
             self.tools.append(name[:_MOST_NAME])
 
-    def _write(self, text: Any) -> None:
+    def _add_text(self, text: Any) -> None:
         if isinstance(text, str) and self._text_size < _MOST_TEXT:
             self._text.append(text[:_MOST_TEXT])
             self._text_size += len(text)
@@ -210,7 +210,7 @@ def _unwrapped(message: dict[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield message
 
 
-def _last_said(asked: Mapping[str, Any]) -> str:
+def _last_input(asked: Mapping[str, Any]) -> str:
     """The text of the last message, prompt or input to the model."""
     messages = asked.get("messages")
     if isinstance(messages, list) and messages and isinstance(messages[-1], dict):

@@ -135,7 +135,7 @@ class ObservedGateway:
 def _check(endpoint: str, description: str, fields: Mapping[str, Any]) -> None:
     """Check that the arguments form a valid op, before anything is sent. Raises TypeError."""
     for name in fields.keys() - _GIVEN:
-        raise TypeError(f"{name!r} is not a field that the caller of a gateway gives")
+        raise TypeError(f"{name!r} is not a field that a caller may set")
     for name in _MAPS:
         if not isinstance(fields.get(name), dict | None):
             raise TypeError(f"{name} must be a dict")

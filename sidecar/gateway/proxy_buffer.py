@@ -10,7 +10,7 @@ from typing import Final
 
 WRITE_BUFFER_BYTES: Final = 1  # high-water mark: the unsent rest of one read already pauses reading from the other side
 _READ_BYTES = 16 * 1024
-_LESS_BYTES = 4 * 1024  # streams then cost twice as much, so only while needed
+_SMALL_READ_BYTES = 4 * 1024  # streams then cost twice as much, so only while needed
 _MANY_STALLED = 64
 
 
@@ -19,10 +19,10 @@ class ReadBuffer:
 
     def __init__(self) -> None:
         self.data = bytearray(_READ_BYTES)
-        self._less = memoryview(self.data)[:_LESS_BYTES]
+        self._small = memoryview(self.data)[:_SMALL_READ_BYTES]
         self.stalled = 0  # connections whose writing is paused: the other end reads slowly
 
     @property
     def room(self) -> bytearray | memoryview:
         """The memory for the next read."""
-        return self._less if self.stalled > _MANY_STALLED else self.data
+        return self._small if self.stalled > _MANY_STALLED else self.data

@@ -52,7 +52,7 @@ class CallRecorder:
         self._server: dict[str, Any] = {keys.SERVER_ADDRESS: host, keys.SERVER_PORT: port}
         self._templates = Templates()
         self._facts = FactReader(normalizer, self._templates)
-        self._url = lru_cache(maxsize=512)(self._scrubbed)  # agents call few targets; masking one takes 15 µs
+        self._url = lru_cache(maxsize=512)(self._masked_url)  # agents call few targets; masking one takes 15 µs
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: deque[ProxiedCall] = deque()
         self.budget = CaptureBudget(_CAPTURED_BYTES)
@@ -174,7 +174,7 @@ class CallRecorder:
                 clean[key] = [*map(text, value)]
         return clean
 
-    def _scrubbed(self, target: bytes) -> str:
+    def _masked_url(self, target: bytes) -> str:
         return self._normalizer.text(self._base + target.decode("latin-1"))[:_MOST_URL]
 
     def _op(self, facts: CallFacts, ended_ns: int, elapsed_ns: int, exposure_id: str | None) -> ObservedOp:

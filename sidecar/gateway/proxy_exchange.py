@@ -23,8 +23,9 @@ class Exchange:
     """Forwards the pieces of one request to the gateway, and of its response to the agent."""
 
     __slots__ = (
+        "_advice_task",
         "_agent",
-        "_asking",
+        "_arrived",
         "_connecting",
         "_connection",
         "_continued",
@@ -38,7 +39,6 @@ class Exchange:
         "_rewrites_chunks",
         "_sent_at",
         "_upstream_paused",
-        "_whole",
         "call",
         "head",
         "method",
@@ -62,8 +62,8 @@ class Exchange:
         self._response_whole = False
         self._retried = False
         self._continued = False
-        self._asking: asyncio.Task[bytes] | None = None
-        self._whole: asyncio.Event | None = None
+        self._advice_task: asyncio.Task[bytes] | None = None
+        self._arrived: asyncio.Event | None = None
         self.request_whole = False
         self.over = False
         self._sent_at = self._heard_at = parts.loop.time()
@@ -75,16 +75,16 @@ class Exchange:
         self._heard_at = self._sent_at = self._parts.loop.time()
         lines, advice = self._parts.recorder.start(self.call), self._parts.advice
         if advice is None:
-            self._go(lines)
+            self._send_head(lines)
             return
-        self._whole = asyncio.Event()
+        self._arrived = asyncio.Event()
         if self.request_whole:
-            self._whole.set()
-        self._asking = self._parts.loop.create_task(advice.line(self.call, self._whole))
+            self._arrived.set()
+        self._advice_task = self._parts.loop.create_task(advice.line(self.call, self._arrived))
         if advice.to_gateway:
-            self._asking.add_done_callback(lambda _asked: self._go_advised(lines))
+            self._advice_task.add_done_callback(lambda _asked: self._send_advised_head(lines))
         else:
-            self._go(lines)
+            self._send_head(lines)
 
     def request_data(self, data: bytes) -> None:
         """Queue a piece of the request body."""
@@ -100,8 +100,8 @@ class Exchange:
     def request_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
         """The request is complete."""
         self.request_whole = True
-        if self._whole is not None:
-            self._whole.set()
+        if self._arrived is not None:
+            self._arrived.set()
         self._sent_at = self._parts.loop.time()
         if self.head.chunked:
             self._out.append(b"\r\n".join([b"0", *trailer_lines(trailers), b"", b""]))
@@ -159,9 +159,9 @@ class Exchange:
         if self._connection is None:
             return  # connecting has a time-out of its own
         if self.request_whole and not self._head_sent and now - self._sent_at > limits.first_byte_s:
-            self._late(f"the gateway gave no answer in {limits.first_byte_s:g} s")
+            self._timed_out(f"the gateway gave no answer in {limits.first_byte_s:g} s")
         elif now - max(self._agent.active_at, self._heard_at) > limits.idle_s:
-            self._late(f"nothing passed for {limits.idle_s:g} s")
+            self._timed_out(f"no data was transferred for {limits.idle_s:g} s")
 
     # -- from the gateway: a ResponseTaker
 
@@ -178,7 +178,7 @@ class Exchange:
         trace_id = self._trace_id()
         more = [b"%b: %032x" % (TRACE_ID_HEADER, trace_id)] if trace_id else []
         if self._parts.advice is not None and self._parts.advice.to_agent:
-            more += self._advised()
+            more += self._advice_lines()
         bodiless = self.method == b"HEAD" or head.status in (204, 304)
         if self.head.expects and not self._continued and not self.request_whole:
             self.head.close = True  # the agent may still send its body, or not: RFC 9110, 10.1.1
@@ -232,7 +232,7 @@ class Exchange:
             self._retried = True  # closed while idle: the gateway processed nothing of this request
             to_gateway = self._parts.advice is not None and self._parts.advice.to_gateway
             lines = self._parts.recorder.trace_lines(self.call)
-            self._out = [self.head.to_send([*lines, *(self._advised() if to_gateway else ())])]
+            self._out = [self.head.to_send([*lines, *(self._advice_lines() if to_gateway else ())])]
             self._connecting = self._parts.loop.create_task(self._connect())
         else:
             self._fail(502, "Bad Gateway", f"no answer from the gateway: {why}", error_type)
@@ -245,7 +245,7 @@ class Exchange:
 
     # -- inside
 
-    def _go(self, lines: list[bytes]) -> None:
+    def _send_head(self, lines: list[bytes]) -> None:
         """Queue the head with *lines*, before the body bytes received so far, and get a connection."""
         if self.over:
             return
@@ -256,14 +256,14 @@ class Exchange:
         else:
             self._connecting = self._parts.loop.create_task(self._connect())
 
-    def _go_advised(self, lines: list[bytes]) -> None:
-        self._go([*lines, *self._advised()])
+    def _send_advised_head(self, lines: list[bytes]) -> None:
+        self._send_head([*lines, *self._advice_lines()])
         self.send_on()  # no further body bytes may come to trigger it
         self._agent.regulate()
 
-    def _advised(self) -> list[bytes]:
+    def _advice_lines(self) -> list[bytes]:
         """The header line with advice, if it is known by now."""
-        asking = self._asking
+        asking = self._advice_task
         line = asking.result() if asking is not None and asking.done() and not asking.cancelled() else b""
         return [line] if line else []
 
@@ -271,7 +271,7 @@ class Exchange:
         try:
             connection = await self._parts.pool.connect()
         except TimeoutError:
-            self._late("the gateway cannot be reached: no connection in time")
+            self._timed_out("the gateway cannot be reached: no connection in time")
         except OSError as exc:
             self._fail(502, "Bad Gateway", f"the gateway cannot be reached: {exc.strerror or exc}", "ConnectError")
         else:
@@ -292,7 +292,7 @@ class Exchange:
         if self._agent.write_paused:
             self.agent_paused(True)
 
-    def _late(self, error: str) -> None:
+    def _timed_out(self, error: str) -> None:
         self._fail(504, "Gateway Timeout", error, TimeoutError.__name__)
 
     def _fail(self, status: int, reason: str, error: str, error_type: str) -> None:
@@ -330,6 +330,6 @@ class Exchange:
             self.over = True
             self._out = []
             self._pending_bytes = 0
-            if self._whole is not None:
-                self._whole.set()  # the rest of the request will not come
+            if self._arrived is not None:
+                self._arrived.set()  # the rest of the request will not come
             self._parts.recorder.ended(self.call)

@@ -24,9 +24,9 @@ _OP_PREFIX = b"x-observer-op-"
 _HOP_BY_HOP = frozenset(
     [b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"http2-settings"]
 )
-_PAGE = frozenset([b"origin", b"sec-fetch-site"])  # in which browsers describe the requesting page
-_REQUEST_SPECIAL = _HOP_BY_HOP | _PAGE | {b"host", b"content-length", b"traceparent", b"tracestate", b"expect"}
-_KEPT = _PAGE | {b"content-length", b"expect"}  # checked, and forwarded unchanged
+_ORIGIN = frozenset([b"origin", b"sec-fetch-site"])  # in which browsers describe the requesting page
+_REQUEST_SPECIAL = _HOP_BY_HOP | _ORIGIN | {b"host", b"content-length", b"traceparent", b"tracestate", b"expect"}
+_KEPT = _ORIGIN | {b"content-length", b"expect"}  # checked, and forwarded unchanged
 _RESPONSE_SPECIAL = _HOP_BY_HOP | {b"content-length"}
 _NO_TRAILER = _REQUEST_SPECIAL | {b"authorization", b"content-type", b"content-encoding", b"trailer"}
 _FRAMING = frozenset([b"host", b"content-length", b"transfer-encoding"])
@@ -160,7 +160,7 @@ class RequestRules:
         if b"trailers" in _all_tokens(special, b"te"):
             head.lines.append(b"TE: trailers")
         self._check_host(special.get(b"host", []), head)
-        if not _PAGE.isdisjoint(special):
+        if not _ORIGIN.isdisjoint(special):
             pages, sites = special.get(b"origin", []), special.get(b"sec-fetch-site", [])
             self._pages.check(pages, sites, special.get(b"host", []))
         _check_upgrade(_all_tokens(special, b"upgrade"), nominated)
@@ -180,14 +180,14 @@ class RequestRules:
 
     def _check_target(self, method: bytes, target: bytes) -> None:
         if method == b"CONNECT":
-            raise RefusedError(501, "Not Implemented", "this proxy opens no tunnels: it reaches its one gateway only")
+            raise RefusedError(501, "Not Implemented", "this proxy opens no tunnels: it serves one gateway only")
         if not target.startswith(b"/") and not (target == b"*" and method == b"OPTIONS"):
-            raise RefusedError(400, "Bad Request", "the target must be a path: this proxy reaches its one gateway only")
+            raise RefusedError(400, "Bad Request", "the target must be a path: this proxy serves one gateway only")
         self._paths.check_target(target)
 
     def _check_host(self, hosts: list[bytes], head: RequestHead) -> None:
         if len(hosts) > 1 or (not hosts and not head.http10):
-            raise RefusedError(400, "Bad Request", "a request has one Host header")
+            raise RefusedError(400, "Bad Request", "a request must have exactly one Host header")
         if hosts and hosts[0] not in self._known_hosts:
             if not self._is_known(hosts[0].strip()):
                 raise RefusedError(
@@ -211,7 +211,7 @@ class RequestRules:
 def read_response(status: int, reason: bytes, headers: Headers) -> ResponseHead:
     """The response head to be forwarded. Raises ValueError on an invalid status or an unsupported transfer coding."""
     if status < 100:
-        raise ValueError(f"its status is {status}")
+        raise ValueError(f"its status code {status} is invalid")
     head = ResponseHead(status, reason, headers)
     lines = head.lines
     nominated: list[bytes] = []
@@ -275,7 +275,7 @@ def _check_coding(head: RequestHead, value: bytes) -> None:
     if head.http10:
         raise RefusedError(400, "Bad Request", "HTTP/1.0 has no transfer codings")
     if head.chunked or value.strip().lower() != b"chunked":
-        raise RefusedError(501, "Not Implemented", "of the transfer codings only chunked is understood here")
+        raise RefusedError(501, "Not Implemented", "the only supported transfer coding is chunked")
     head.chunked = True
 
 
@@ -284,7 +284,7 @@ def _check_upgrade(upgrades: list[bytes], nominated: list[bytes]) -> None:
         return  # without the connection option it has no effect, and is dropped like any hop-by-hop field
     if not _OPTIONAL_UPGRADES.issuperset(upgrades):
         raise RefusedError(
-            501, "Not Implemented", "this proxy does not switch protocols (WebSocket): call the gateway itself"
+            501, "Not Implemented", "this proxy does not switch protocols (WebSocket): connect to the gateway directly"
         )
 
 

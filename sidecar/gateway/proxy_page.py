@@ -14,7 +14,7 @@ from sidecar.gateway.proxy_refusal import RefusedError
 
 _OWN_SITES: Final = frozenset([b"same-origin", b"none"])
 _FOREIGN: Final = RefusedError(
-    403, "Forbidden", "web pages of another origin have no access: name their host in OBSERVER_ALLOWED_HOSTS"
+    403, "Forbidden", "web pages of other origins have no access: to allow one, name its host in OBSERVER_ALLOWED_HOSTS"
 )
 
 

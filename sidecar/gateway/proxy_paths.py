@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 from sidecar.gateway.proxy_refusal import RefusedError
 
-_OTHER_PATHS = frozenset([b"x-original-url", b"x-rewrite-url"])  # some servers use them instead of the target
+_PATH_OVERRIDES = frozenset([b"x-original-url", b"x-rewrite-url"])  # some servers use them instead of the target
 _ODD = ("\0", "#", "%u")
 
 
@@ -20,17 +20,17 @@ class AllowedPaths:
 
     def check_target(self, target: bytes) -> None:
         """Raises RefusedError if *target* is not below one of the paths, both raw and decoded."""
-        if self._paths and not self._has(target):
+        if self._paths and not self._allows(target):
             raise RefusedError(403, "Forbidden", "this path is not in OBSERVER_PROXY_PATHS")
 
     def check_headers(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Raises RefusedError if one of *headers* names a path besides the target."""
         if self._paths:
             for name, _ in headers:
-                if name.lower() in _OTHER_PATHS:
-                    raise RefusedError(403, "Forbidden", "with OBSERVER_PROXY_PATHS set no header may name a path")
+                if name.lower() in _PATH_OVERRIDES:
+                    raise RefusedError(403, "Forbidden", "no header may name a path while OBSERVER_PROXY_PATHS is set")
 
-    def _has(self, target: bytes) -> bool:
+    def _allows(self, target: bytes) -> bool:
         path = target.split(b"?", 1)[0]
         plain = unquote_to_bytes(unquote_to_bytes(path)).replace(b"\\", b"/")
         if unquote_to_bytes(plain) != plain or _leads_out(plain):

@@ -15,9 +15,9 @@ class RefusedError(Exception):
         self.status, self.reason, self.text = status, reason, text
 
 
-MALFORMED = RefusedError(400, "Bad Request", "this is not HTTP/1.1: send a valid request")
-TOO_LARGE = RefusedError(431, "Request Header Fields Too Large", "the request's head is too large: send less of it")
-TOO_SLOW = RefusedError(408, "Request Timeout", "the request came too slowly: send it again, faster")
+MALFORMED = RefusedError(400, "Bad Request", "the request is not valid HTTP/1.1: send a valid one")
+TOO_LARGE = RefusedError(431, "Request Header Fields Too Large", "the request head is too large: send fewer headers")
+TOO_SLOW = RefusedError(408, "Request Timeout", "the request head arrived too slowly: send it again, faster")
 PROBED = RefusedError(204, "No Content", "")
 
 

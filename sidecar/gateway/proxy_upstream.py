@@ -13,7 +13,7 @@ from sidecar.gateway.proxy_head import ResponseHead, read_response
 _MOST_HEAD_BYTES = 256 * 1024
 _MOST_FIELDS = 2000
 _MOST_TRAILERS = 100
-_TOO_LARGE = "the head of its answer is too large"
+_TOO_LARGE = "its response head is too large"
 
 
 class ResponseTaker(Protocol):
@@ -43,7 +43,7 @@ class ResponseTaker(Protocol):
         """Writing to the gateway is paused, as it reads slowly, or resumed."""
 
 
-class Home(Protocol):
+class ConnectionOwner(Protocol):
     """The owner of the connections: the pool."""
 
     buffer: ReadBuffer
@@ -61,7 +61,7 @@ class Home(Protocol):
 class UpstreamConnection(asyncio.BufferedProtocol):
     """One connection to the gateway. Parses responses; httptools calls the `on_…` methods."""
 
-    def __init__(self, pool: Home) -> None:
+    def __init__(self, pool: ConnectionOwner) -> None:
         self._pool = pool
         self.transport: asyncio.Transport | None = None
         self.taker: ResponseTaker | None = None
@@ -102,7 +102,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         except httptools.HttpParserUpgrade:
             self._fault = "it switched protocols"
         except httptools.HttpParserError as exc:
-            self._fault = self._fault or f"its answer is not HTTP/1.1: {exc}"
+            self._fault = self._fault or f"its response is not valid HTTP/1.1: {exc}"
         if self._unheard_bytes > _MOST_HEAD_BYTES:
             self._fault = self._fault or _TOO_LARGE
         if self._fault:
@@ -181,7 +181,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._interim = 100 <= status < 200
         if self._interim:
             if status == 101:
-                self._fault = "it switched protocols, unasked"
+                self._fault = "it switched protocols without being asked to"
             else:
                 taker.interim(head)
             return
@@ -191,7 +191,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._until_close = not (bodiless or head.chunked or head.length is not None)
         taker.response_head(head, until_close=self._until_close)
         if taker.method == b"HEAD":
-            self._parser_is_behind()
+            self._discard_parser()
             self._end()
 
     def on_message_begin(self) -> None:
@@ -224,7 +224,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._in_body = self._interim = self._until_close = False
         self._unheard_bytes = 0
 
-    def _parser_is_behind(self) -> None:
+    def _discard_parser(self) -> None:
         """Discard the parser: it waits for the body that a response to HEAD announces but does not have."""
         self._parser = None
 

@@ -15,11 +15,11 @@ def summarize(data: Any, cut: Callable[[str, int], str]) -> str:
     """Summarise *data*, a decoded JSON answer of any shape, in one line; *cut* truncates texts. Never raises."""
     if isinstance(data, dict):
         if "sql_matches" in data:
-            return f"hybrid: {_said(data['sql_matches'])} sql → {_said(data.get('vector_reranked', '?'))} results"
+            return f"hybrid: {_as_text(data['sql_matches'])} sql → {_as_text(data.get('vector_reranked', '?'))} results"
         if _is_given(rows := data.get("rows")):
-            return f"{_said(data.get('row_count') or _length(rows))} rows"
+            return f"{_as_text(data.get('row_count') or _length(rows))} rows"
         if _is_given(answer := data.get("answer")):
-            return f"answer: {cut(_said(answer), _ANSWER_CHARACTERS)}..."
+            return f"answer: {cut(_as_text(answer), _ANSWER_CHARACTERS)}..."
         if _is_given(sources := data.get("sources")):
             return f"{_length(sources)} sources"
     return cut(json_text(data), _JSON_CHARACTERS)
@@ -30,7 +30,7 @@ def _is_given(value: Any) -> bool:
     return bool(value) or isinstance(value, list | dict)
 
 
-def _said(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json_text(value)
 
 
