@@ -35,7 +35,7 @@ class KeptReceipt:
 
 
 class StalledReceipt:
-    """Fails whoever waits while `outcome` is None, as a stalled journal does; later it tells the truth."""
+    """A receipt whose waiters fail while `outcome` is None, as with a stalled journal; later it gives the outcome."""
 
     def __init__(self, op: ObservedOp) -> None:
         self.op = op

@@ -1,4 +1,4 @@
-"""The dashboards' panels and what they ask, with Grafana's placeholders filled in."""
+"""The dashboards' panels and their queries, with Grafana's placeholders filled in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Query:
 
 
 def dashboards() -> dict[str, dict[str, Any]]:
-    """By file name."""
+    """The dashboards by file name."""
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
 
 

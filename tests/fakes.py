@@ -1,4 +1,4 @@
-"""Hand-written stand-ins for the seams: they keep lists, and do what they are told."""
+"""Hand-written fakes of the protocols between rooms: they record calls in lists, and fail or answer as configured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sidecar.protocols import AnswerForm
 
 
 class ManualClock:
-    """Time moves when a test says so; `sleep` returns when it has moved far enough."""
+    """A clock that only `advance` moves; `sleep` returns once it has moved far enough."""
 
     def __init__(self, start_ns: int = 1_700_000_000_000_000_000) -> None:
         self._now_ns = start_ns
@@ -34,7 +34,7 @@ class ManualClock:
         await waiter
 
     async def advance(self, seconds: float) -> None:
-        """Move on, waking who is due, and let them run."""
+        """Move the time on, wake the sleepers that are due, and let them run."""
         self._now_ns += int(seconds * 1e9)
         due = [waiter for at, waiter in self._sleepers if at <= self.monotonic()]
         self._sleepers = [(at, waiter) for at, waiter in self._sleepers if at > self.monotonic()]
@@ -60,7 +60,7 @@ class KeptOps:
 
 
 def an_op(**fields: Any) -> ObservedOp:
-    """A successful op, but for *fields*."""
+    """A successful op; *fields* override its defaults."""
     plain: dict[str, Any] = {
         "timestamp": "2024-05-01T10:00:00.000Z",
         "endpoint": "/fill",
@@ -85,7 +85,7 @@ class SettledReceipt:
 
 
 class KeptDecisions:
-    """A `DecisionLog` that keeps (kind, body, follows) and lets it take effect, or fails while *failing* is set."""
+    """A `DecisionLog` that keeps (kind, body, follows) and runs the handlers, or raises *failing* while that is set."""
 
     def __init__(self) -> None:
         self._applied: dict[str, list[Callable[[bytes], object]]] = {}
@@ -100,17 +100,17 @@ class KeptDecisions:
         self.apply(kind, written)
 
     def on(self, kind: str, *applied: Callable[[bytes], object]) -> None:
-        """What decisions of *kind* do, in turn."""
+        """Set the handlers of decisions of *kind*, in order."""
         self._applied[kind] = list(applied)
 
     def apply(self, kind: str, body: bytes) -> None:
-        """Have a decision take effect that was made elsewhere."""
+        """Run the handlers for a decision that was made elsewhere."""
         for apply in self._applied.get(kind, ()):
             apply(body)
 
 
 class KeptPosts:
-    """A `PostSink` that keeps (kind, entry), or fails with *failing* while that is set; `again` has restored ones."""
+    """A `PostSink` that keeps (kind, entry), or raises *failing* while that is set. `again` has the restored posts."""
 
     def __init__(self) -> None:
         self.posts: list[tuple[str, Mapping[str, Any]]] = []
@@ -129,7 +129,7 @@ class KeptPosts:
 
 
 class CannedModel:
-    """A `TextModel` that keeps its prompts and gives one answer, or fails with it."""
+    """A `TextModel` that keeps its prompts and always gives the same answer, or raises it if it is an exception."""
 
     def __init__(self, answer: str | Exception) -> None:
         self.answer = answer

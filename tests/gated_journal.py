@@ -1,4 +1,4 @@
-"""A commit log over a file in memory that waits, fails and counts as a test says."""
+"""A commit log over an in-memory file that blocks or fails as a test configures, and counts calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sidecar.store.journal_file import opened
 
 
 class GatedFile:
-    """A journal file in memory that waits at its gate, fails when told so, and counts."""
+    """An in-memory journal file: writes wait while `gate` is shut, and raise `failure` if set. Syncs are counted."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -53,7 +53,7 @@ class GatedFile:
 
 
 class KeptWords:
-    """A downstream that keeps what it is given, up to one word that it fails on."""
+    """A downstream that keeps its words; the word *poison* makes it raise ValueError."""
 
     def __init__(self, poison: str = "") -> None:
         self.words: list[str] = []
@@ -103,7 +103,7 @@ class Journal:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Started for the length of the block; the gate opens at its end."""
+        """Run the log for the length of the block; its end opens the gate."""
         async with asyncio.TaskGroup() as tasks:
             await self.log.start(tasks)
             try:

@@ -21,7 +21,7 @@ class Request(NamedTuple):
 
 
 class HttpStub:
-    """Keeps the requests; *status* and *body* are the answer, None a silence that lasts."""
+    """Keeps the requests and answers with *status* and *body*; None: never answers."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -56,7 +56,7 @@ class HttpStub:
         try:
             await self._answer(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client has seen enough
+            pass  # the client disconnected
         finally:
             writer.close()
             self._handlers.discard(task)

@@ -1,4 +1,4 @@
-"""What Langfuse's older SDKs send to `/api/public/ingestion`, built by hand."""
+"""Builds the batches that Langfuse's older SDKs send to `/api/public/ingestion`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def event(kind: str, seconds: float = 0.0, **body: Any) -> dict[str, Any]:
 
 
 def begun(observation: str, kind: str = "span", seconds: float = 0.0, **body: Any) -> dict[str, Any]:
-    """An observation without an end."""
+    """An event that begins an observation."""
     return event(f"{kind}-create", seconds, id=observation, traceId=TRACE, startTime=at(seconds), **body)
 
 
 def ended(observation: str, kind: str = "span", seconds: float = 1.0, **body: Any) -> dict[str, Any]:
-    """Its end."""
+    """The event that ends the observation."""
     return event(f"{kind}-update", seconds, id=observation, traceId=TRACE, endTime=at(seconds), **body)
 
 
@@ -44,7 +44,7 @@ def score(**body: Any) -> dict[str, Any]:
 
 
 async def post(http: httpx.AsyncClient, *events: dict[str, Any]) -> dict[str, Any]:
-    """Send a batch; what the 207 says."""
+    """Send a batch; return the body of its 207 response."""
     answer = await http.post(INGESTION, json={"batch": list(events), "metadata": {"sdk_name": "python"}})
     assert answer.status_code == 207, answer.text
     said: dict[str, Any] = answer.json()
@@ -52,6 +52,6 @@ async def post(http: httpx.AsyncClient, *events: dict[str, Any]) -> dict[str, An
 
 
 async def taken(http: httpx.AsyncClient, *events: dict[str, Any]) -> None:
-    """Send a batch that is taken whole."""
+    """Send a batch of which every event must be accepted."""
     said = await post(http, *events)
     assert said == {"successes": [{"id": each["id"], "status": 201} for each in events], "errors": []}

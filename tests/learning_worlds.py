@@ -1,4 +1,4 @@
-"""A small world that learns, without I/O and clock: tasks ask for advice, follow it, and call."""
+"""A simulated world without I/O or a real clock, in which tasks ask for advice, follow it, and make a call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Features = dict[str, Scalar]
 
 
 class World:
-    """Tasks of one call each, a second apart. *fails* is how likely a call with these features fails."""
+    """Runs tasks of one call each, a second apart. *fails* is the probability that a call with these features fails."""
 
     def __init__(self, seed: int, fails: Callable[[Features], float], *, holdout: float = 0.1) -> None:
         self.dice = Random(seed)
@@ -32,7 +32,7 @@ class World:
         return rfc3339_ms(self.now_ns)
 
     def task(self, *, asks: bool = True, follows: bool = True) -> tuple[list[AdviceItem], bool]:
-        """One task: what it was told, and whether its call succeeded."""
+        """Run one task; return the advice that it got, and whether its call succeeded."""
         self.tasks += 1
         self.now_ns += 10**9
         features: Features = {f"f{number}": "abc"[int(self.dice.random() * 3)] for number in range(5)}
@@ -62,7 +62,7 @@ class World:
         return told, success
 
     def live(self, tasks: int, *, every: int = 20, asks: bool = True, follows: bool = True) -> float:
-        """*tasks* tasks, a cycle after each *every*; the share that succeeded."""
+        """Run *tasks* tasks, with a learning cycle after every *every*; return the share of successes."""
         succeeded = 0
         for number in range(1, tasks + 1):
             succeeded += self.task(asks=asks, follows=follows)[1]

@@ -1,4 +1,4 @@
-"""Failures whose true causes are known, and how well a grouping agrees with them."""
+"""Failure messages with known causes, and scores of how well a grouping agrees with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.fakes import an_op
 
 MESSAGES = Path(__file__).parent / "data" / "messages"
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "tau_bench_airline_gpt4o.jsonl"
-TRUE_CAUSES = (  # what the airline's rules refuse; the tool tells where
+TRUE_CAUSES = (  # refusals by the airline's rules; the cause is this text and the tool
     "total price is",
     "not enough balance in payment method",
     "not enough seats",
@@ -32,7 +32,7 @@ class Failure(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """1 is best. *homogeneity*: no incident has two causes; *completeness*: no cause has two incidents."""
+    """Agreement, 1 is best. *homogeneity*: no incident has two causes; *completeness*: no cause has two incidents."""
 
     homogeneity: float
     completeness: float
@@ -44,7 +44,7 @@ class Scores(NamedTuple):
 
 
 def corpus(name: str, label: str = "cause") -> list[Failure]:
-    """The messages of `tests/data/messages`; *label* says whose labels: `cause` or `reader`."""
+    """The messages of a file in `tests/data/messages`, with the labels of *label*: `cause` or `reader`."""
     rows = [json.loads(line) for line in (MESSAGES / name).read_text().splitlines()]
     return [Failure(row["endpoint"], row["message"], row[label]) for row in rows]
 
@@ -61,7 +61,7 @@ def recorded_failures() -> list[Failure]:
 
 
 def incidents(failures: Sequence[Failure]) -> list[Hashable]:
-    """For each failure the incident that it is in, once all have been seen."""
+    """The fingerprint of each failure's incident, after all failures were consumed."""
     book, keys = IncidentBook(), []
     for failure in failures:
         book.consume(an_op(success=False, endpoint=failure.endpoint, error=failure.message))
@@ -77,14 +77,14 @@ def scores(failures: Sequence[Failure], group: Callable[[Sequence[Failure]], lis
 
 
 def agreement(causes: Sequence[Hashable], found: Sequence[Hashable]) -> Scores:
-    """Source: Rosenberg and Hirschberg, "V-measure", 2007."""
+    """The scores of two labellings. Source: Rosenberg and Hirschberg, "V-measure", 2007."""
     both = _entropy(list(zip(causes, found, strict=True)))
     shared = _entropy(causes) + _entropy(found) - both
     return Scores(shared / _entropy(causes), shared / _entropy(found))
 
 
 def adjusted_rand(left: Sequence[Hashable], right: Sequence[Hashable]) -> float:
-    """Pairs that two labellings treat alike: 1 all, 0 as many as by chance. Source: Hubert and Arabie, 1985."""
+    """Adjusted Rand index of two labellings: 1 is equal, 0 as by chance. Source: Hubert and Arabie, 1985."""
     both = _pairs(list(zip(left, right, strict=True)))
     by_left, by_right, every = _pairs(left), _pairs(right), math.comb(len(left), 2)
     chance = by_left * by_right / every

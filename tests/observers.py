@@ -1,4 +1,4 @@
-"""The whole observer on ports of its own, and the gateway and model beside it: real servers on 127.0.0.1."""
+"""Runs the whole observer on free ports of 127.0.0.1, with stand-in servers for gateway and model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEAD = "http://127.0.0.1:9"
 
 
 def settings(tmp_path: Path, **env: str) -> Settings:
-    """Settings for a test: ports picked by the system, data under *tmp_path*, cycles by hand; *env* goes over them."""
+    """Settings for a test: free ports, data under *tmp_path*, no cycles by timer; *env* overrides them."""
     return Settings.from_env(
         {
             "OBSERVER_PORT": "0",
@@ -43,13 +43,13 @@ def settings(tmp_path: Path, **env: str) -> Settings:
 
 @asynccontextmanager
 async def observer(tmp_path: Path, *, open_file: Any = AppendFile, **env: str) -> AsyncIterator[Observer]:
-    """A running observer; `await it.cycle.run_once()` is one cycle."""
+    """A running observer; `await running.cycle.run_once()` runs one cycle."""
     async with Observer(settings(tmp_path, **env), env={}, open_file=open_file) as running:
         yield running
 
 
 async def cycle(running: Observer) -> None:
-    """One cycle, and every post that it gave tried once."""
+    """Run one cycle, and wait until each of its posts was tried once."""
     await running.cycle.run_once()
     await running.outbox.idle()
 
@@ -63,19 +63,19 @@ async def client(running: Observer, **options: Any) -> AsyncIterator[httpx.Async
 
 
 def journal(tmp_path: Path, name: str = "ops.jsonl") -> list[dict[str, Any]]:
-    """The lines of the journal as they are in the file now."""
+    """The decoded lines of the journal file."""
     data = (tmp_path / "data" / name).read_bytes()
     assert data == b"" or data.endswith(b"\n")
     return [json.loads(line) for line in data.splitlines()]
 
 
 def without_crc(line: dict[str, Any]) -> dict[str, Any]:
-    """A journal line's op, without the checksum and what stands beside it of its span."""
+    """A journal line's op, without the checksum and the note on its span."""
     return {name: value for name, value in line.items() if name not in ("crc", "span")}
 
 
 async def settled(running: Observer, count: int) -> None:
-    """Return once *count* ops are in the ring: gateway calls do not wait for theirs."""
+    """Wait until *count* ops are in the ring, as gateway calls do not wait for theirs."""
     with running.feed.watch(lambda _op: True) as watch:
         async with asyncio.timeout(60):
             batches = watch.batches(0.2)
@@ -84,7 +84,7 @@ async def settled(running: Observer, count: int) -> None:
 
 
 async def raw(port: int, request: bytes) -> bytes:
-    """All that the server at *port* sends for *request*, until it closes the connection."""
+    """Send *request* to *port*; return everything received until the server closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     try:
@@ -106,7 +106,7 @@ class Asked(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a stand-in says. *content* is sent as it is."""
+    """A stand-in's response; *content* is sent unchanged."""
 
     status: int = 200
     content: bytes = b"{}"
@@ -114,12 +114,12 @@ class Answer(NamedTuple):
 
 
 def says(body: object, status: int = 200) -> Answer:
-    """*body* as JSON."""
+    """A response with *body* as JSON."""
     return Answer(status, json.dumps(body).encode())
 
 
 class StandIn:
-    """A gateway or model: keeps what it is asked, answers by path as it was told, `{}` otherwise.
+    """A stand-in gateway or model: records requests, and answers by path from `answers`, otherwise `{}`.
 
     An answer may be a function of the request. Paths in *silent* are never answered; `release` ends that.
     """
@@ -150,7 +150,7 @@ class StandIn:
             await self._changed.wait_for(lambda: self.counts().get(path, 0) >= count)
 
     def release(self) -> None:
-        """Drop the connections of those that wait in silence."""
+        """Close the connections of requests that are never answered."""
         self._released.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -218,7 +218,7 @@ class FaultyFile:
 
     @classmethod
     def fresh(cls) -> type[FaultyFile]:
-        """A class of its own for one test: nothing is shared."""
+        """A new subclass for one test, so that tests share no state."""
         gate = threading.Event()
         gate.set()
         return type("FaultyFile", (cls,), {"failure": None, "open_gate": gate})

@@ -1,4 +1,4 @@
-"""An `OtlpIntake` over a disk that takes, holds and refuses what a test says."""
+"""An `OtlpIntake` over a fake disk that accepts, delays or refuses writes as a test configures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAILED = JournalError("the journal did not accept the record", "told so", "Send 
 
 
 class HandReceipt:
-    """A receipt that is settled when the test says so; at once unless *open* was asked for."""
+    """A receipt that the test settles; `Disk` settles it at once unless `holding` is set."""
 
     def __init__(self, op: ObservedOp) -> None:
         self.op = op
@@ -36,17 +36,17 @@ class HandReceipt:
 
 
 class Disk:
-    """Both ways to it, a `SpanWitness` and a `RequestSpool`: keeps what it takes, and refuses what it is told to."""
+    """A `SpanWitness` and a `RequestSpool` in one. It keeps what it accepts; its attributes make it refuse or delay."""
 
     def __init__(self) -> None:
         self.ops: list[str] = []
         self.requests: list[bytes] = []
         self.spans = 0
-        self.full_at: int | None = None  # ops
+        self.full_at: int | None = None  # number of ops
         self.spool_full = False
-        self.failing: set[str] = set()  # endpoints, and "spool"
+        self.failing: set[str] = set()  # endpoints whose ops fail, and "spool" for requests
         self.holding: list[HandReceipt] | None = None
-        self.held = asyncio.Event()  # two receipts are
+        self.held = asyncio.Event()  # set once two receipts are held
 
     def witness(self, op: ObservedOp) -> HandReceipt | None:
         if self.full_at is not None and len(self.ops) >= self.full_at:
@@ -76,7 +76,7 @@ class Disk:
 
 
 class EverySpanIsAnOp:
-    """A `SpanReader` that takes each span named `tool…` as an op of that endpoint, and counts its reads."""
+    """A `SpanReader` that turns each span named `tool…` into an op with that endpoint, and counts the spans read."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -99,7 +99,7 @@ def tools(*suffixes: str) -> bytes:
 
 
 async def fail(door: OtlpIntake, disk: Disk, count: int) -> None:
-    """*count* requests whose ops are on disk and whose bytes are not."""
+    """Make *count* requests fail: their ops are on disk, but their bytes are not."""
     disk.spool_full = True
     for number in range(count):
         with pytest.raises(OverloadedError):

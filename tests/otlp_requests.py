@@ -1,4 +1,4 @@
-"""OTLP requests for tests, and what they say."""
+"""Builds OTLP requests for tests, and reads them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fresh_span_id() -> bytes:
 
 
 def a_span(name: str = "work", **fields: Any) -> Span:
-    """A valid span, but for *fields*."""
+    """A valid span; *fields* override its defaults."""
     plain = {"trace_id": TRACE, "span_id": fresh_span_id(), "start_time_unix_nano": 1, "end_time_unix_nano": 2}
     return Span(name=name, **{**plain, **fields})
 
@@ -34,7 +34,7 @@ def a_failed_span(**fields: Any) -> Span:
 
 
 def an_op_span(op: ObservedOp | None = None, **fields: Any) -> Span:
-    """A span that mirrors an op, as another observer exports it."""
+    """A span that mirrors an op, as exported by another observer."""
     span = a_span(**fields)
     known = op or an_op(op_id=f"op-{span.span_id.hex()}", source="otlp")
     for key, value in op_attributes(known).items():

@@ -1,4 +1,4 @@
-"""What the tests of the outbox share: a gateway that answers as it is told, and lives of an outbox on a real file."""
+"""Shared by the outbox tests: a gateway with configured answers, and runs of an outbox on a real state file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.fakes import ManualClock
 
 
 class HastyClock(ManualClock):
-    """Nobody waits: each sleep moves the time on at once."""
+    """A clock whose sleeps return at once, having moved the time on."""
 
     async def sleep(self, seconds: float) -> None:
         self._now_ns += round(seconds * 1e9)
@@ -25,12 +25,12 @@ class HastyClock(ManualClock):
 
 
 class Gateway:
-    """A `GatewayLog` that counts what it takes by key, answers as *answers* say, and takes everything afterwards."""
+    """A `GatewayLog` that answers by *answers* in order, then always 200, and counts accepted posts by key."""
 
     def __init__(self, answers: Sequence[str] = ()) -> None:
         self.answers = list(answers)
-        self.keys: Counter[str] = Counter()  # every arrival that was taken
-        self.taken: list[bytes] = []  # as a gateway sees it that knows a key it has had
+        self.keys: Counter[str] = Counter()  # accepted posts by key, repeats included
+        self.taken: list[bytes] = []  # accepted bodies, each key only once
         self.asked: list[bytes] = []
         self.always: Callable[[bytes], str | None] = lambda _body: None
         self.changed = asyncio.Condition()
@@ -44,7 +44,7 @@ class Gateway:
         async with self.changed:
             self.changed.notify_all()
         await self.open_gate.wait()
-        if answer in ("200", "lost"):  # lost: taken, and its answer never came
+        if answer in ("200", "lost"):  # lost: accepted, but the answer does not arrive
             if not self.keys[key]:
                 self.taken.append(body)
             self.keys[key] += 1
@@ -87,7 +87,7 @@ class Life:
 async def a_life(
     folder: Path, gateway: Gateway, clock: ManualClock | None = None, *, killed: bool = False
 ) -> AsyncIterator[Life]:
-    """An outbox that runs for the length of the block, stopped in order or *killed* wherever it is."""
+    """A running outbox, stopped in order at the end of the block, or *killed* at whatever point it is."""
     life = Life(folder, gateway, clock or HastyClock())
     async with asyncio.TaskGroup() as tasks:
         await life.outbox.start(tasks)

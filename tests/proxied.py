@@ -1,4 +1,4 @@
-"""A gateway and a client that speak HTTP/1.1 byte by byte, by a parser of their own, and the proxy between them."""
+"""A raw HTTP/1.1 gateway and client, with a parser of their own, and an observer whose proxy runs between them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "transfer-en
 
 
 class Message(NamedTuple):
-    """A request or response as it stood on the wire; *first* is its first line, *body* without transfer coding."""
+    """A request or response as received; *first* is the start line, *body* has its transfer coding removed."""
 
     first: str
     headers: Pairs
@@ -31,7 +31,7 @@ class Message(NamedTuple):
         return next((value for key, value in self.headers if key.lower() == name), None)
 
     def end_to_end(self) -> Pairs:
-        """What must be the same directly and through the proxy, in an order that does not matter."""
+        """The headers that must be equal with and without the proxy, sorted: order does not matter."""
         gone = HOP_BY_HOP | TRACING | {"host"}
         return sorted(
             (k, v) for k, v in self.headers if k.lower() not in gone and not k.lower().startswith("x-observer-")
@@ -41,7 +41,7 @@ class Message(NamedTuple):
 async def read_message(
     reader: asyncio.StreamReader, *, bodiless: bool = False, response: bool = False
 ) -> Message | None:
-    """The next message, or None at the end; *bodiless*: it answers HEAD."""
+    """Read the next message; None at the end of the stream. *bodiless*: it is a response to HEAD."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     except (asyncio.IncompleteReadError, ConnectionError):
@@ -79,11 +79,11 @@ def _pair(line: str) -> tuple[str, str]:
 
 
 Answering = Callable[[Message, asyncio.StreamWriter], Awaitable[bool]]
-"""Writes a response; says whether the connection may carry another."""
+"""Writes a response; returns whether the connection stays open."""
 
 
 def answer(data: bytes, *, keep: bool = True) -> Answering:
-    """Always *data*, as it stands."""
+    """Always respond with the bytes *data*, unchanged."""
 
     async def write(_asked: Message, writer: asyncio.StreamWriter) -> bool:
         writer.write(data)
@@ -96,7 +96,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\
 
 
 class RawGateway:
-    """Keeps the requests; `answering` says what comes back. `connections` counts those accepted."""
+    """Keeps the requests in `asked` and responds by `answering`. `connections` counts accepted connections."""
 
     def __init__(self) -> None:
         self.asked: list[Message] = []
@@ -133,7 +133,7 @@ class RawGateway:
 
 @asynccontextmanager
 async def raw_gateway() -> AsyncIterator[RawGateway]:
-    """A gateway on a port of its own."""
+    """A running `RawGateway` on a free port."""
     gateway = RawGateway()
     server = await asyncio.start_server(gateway.serve, "127.0.0.1", 0, limit=2**20)
     gateway.port = server.sockets[0].getsockname()[1]
@@ -147,13 +147,13 @@ async def raw_gateway() -> AsyncIterator[RawGateway]:
 
 @asynccontextmanager
 async def proxied(tmp_path: Path, gateway_url: str, **env: Any) -> AsyncIterator[Observer]:
-    """An observer whose proxy stands before the gateway; `proxy_port` tells where."""
+    """A running observer whose proxy forwards to *gateway_url*; see `proxy_port`."""
     async with observer(tmp_path, GATEWAY_URL=gateway_url, **{"OBSERVER_PROXY_PORT": "0", **env}) as running:
         yield running
 
 
 def proxy_port(running: Observer) -> int:
-    """Where its proxy listens."""
+    """The port on which its proxy listens."""
     assert running.proxy is not None
     return running.proxy.port
 
@@ -171,7 +171,7 @@ async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyn
 
 
 async def exchange(port: int, request: bytes, *, bodiless: bool = False) -> Message:
-    """The final response to *request* over a connection of its own."""
+    """Send *request* over a new connection; return the final response."""
     async with connected(port) as (reader, writer):
         writer.write(request)
         async with asyncio.timeout(30):

@@ -1,4 +1,4 @@
-"""Worlds to learn rules in, planted or without any; as a command, how often a world without rules gets one.
+"""Simulated worlds with or without planted rules; as a command, the rate of false rules in worlds without any.
 
 `python -m tests.rules_worlds [runs] [cycles]` (200 and 1,000: some minutes on one core).
 """
@@ -23,7 +23,7 @@ def an_outcome(success: bool, features: Features, **fields: Any) -> ObservedOp:
 
 
 def learn(book: RuleBook) -> None:
-    """A whole cycle's learning."""
+    """Run the learning of one whole cycle."""
     for _ in book.learn():
         pass
 
@@ -33,7 +33,7 @@ def letters(dice: Random, names: int = 10, values: str = "abc") -> Features:
 
 
 def mixed(dice: Random) -> Features:
-    """Texts, truths, numbers with few and with many values, and one that is often missing."""
+    """Features of all kinds: texts, booleans, numbers with few and with many values, and a text sometimes missing."""
     found: Features = letters(dice, 5) | {f"b{number}": dice.random() < 0.3 for number in range(3)}
     found |= {"count": int(dice.random() * 6), "amount": dice.gauss(100, 30)}
     if dice.random() < 0.2:
@@ -44,7 +44,7 @@ def mixed(dice: Random) -> Features:
 def live(
     book: RuleBook, dice: Random, ops: int, draw: Callable[[Random], Features], fails: Callable[[Features], float]
 ) -> None:
-    """*ops* ops that fail as likely as *fails* says of their features; the book learns after each twenty."""
+    """Consume *ops* ops that fail with the probability *fails* of their features; learn after every twenty."""
     for number in range(1, ops + 1):
         features = draw(dice)
         book.consume(an_outcome(dice.random() >= fails(features), features))
@@ -53,12 +53,12 @@ def live(
 
 
 def conditions(book: RuleBook) -> list[set[str]]:
-    """The conditions of each rule of the endpoint."""
+    """The conditions of each learnt rule of the endpoint, as texts."""
     return [{condition.text() for condition in rule.conditions} for rule in book.rules(ENDPOINT)]
 
 
 def false_alarm(seed: int, cycles: int, ops_a_cycle: int = 10) -> bool:
-    """Whether a world without rules gets one, ever, over *cycles* cycles; it is left at the first."""
+    """Whether, in a world without rules, any rule is reported within *cycles* cycles."""
     dice = Random(seed)
     base = (0.05, 0.1, 0.2, 0.3, 0.5)[seed % 5]
     book = RuleBook()

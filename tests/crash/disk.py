@@ -1,4 +1,4 @@
-"""Ways to make the data folder's disk fail: a shim under the C library, and a small file system in memory."""
+"""Injects disk faults into the data folder: by an LD_PRELOAD shim, or by a small in-memory file system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SOURCE = Path(__file__).with_name("disk_faults.c")
 
 @functools.cache
 def shim() -> Path | None:
-    """The compiled shim, made once per process; None where there is no C compiler."""
+    """The compiled shim, built once per process; None without a C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         return None
@@ -33,25 +33,25 @@ def remove_shim() -> None:
 
 
 class FaultLayer:
-    """Sits under a process's writes to *folder*; off until told otherwise. *library* is the shim."""
+    """Makes a process's writes to *folder* fail; off until `set`. *library* is the shim, loaded by `env`."""
 
     def __init__(self, library: Path, folder: Path, flag: Path) -> None:
         self._flag = flag
         self.env = {"LD_PRELOAD": str(library), "CRASH_FOLDER": f"{folder}/", "CRASH_FLAG": str(flag)}
 
     def set(self, fault: str) -> None:
-        """From now on *fault* (see disk_faults.c) holds."""
+        """Inject *fault* (see disk_faults.c) from now on."""
         fresh = self._flag.with_suffix(".new")
         fresh.write_text(fault)
         fresh.replace(self._flag)
 
     def clear(self) -> None:
-        """The disk works again."""
+        """Stop injecting faults."""
         self._flag.unlink(missing_ok=True)
 
 
 class SmallDisk:
-    """A file system in memory of *size_mib* at *folder*, and a file that fills it."""
+    """A tmpfs of *size_mib* at *folder*, and a file that fills it."""
 
     def __init__(self, folder: Path, size_mib: int = 32) -> None:
         self.folder = folder
@@ -61,7 +61,7 @@ class SmallDisk:
     @staticmethod
     @functools.cache
     def refused() -> str:
-        """Why none can be mounted here; "" if one can."""
+        """Why no tmpfs can be mounted here; "" if one can."""
         if os.geteuid() != 0:
             return "mounting a small tmpfs needs root"
         with tempfile.TemporaryDirectory() as scratch:
@@ -72,17 +72,17 @@ class SmallDisk:
         return ""
 
     def mount(self) -> bool:
-        """Whether it is there now."""
+        """Mount it; return whether that succeeded."""
         self.folder.mkdir(exist_ok=True)
         command = ["mount", "-t", "tmpfs", "-o", f"size={self._size_mib}m,mode=700", "tmpfs", str(self.folder)]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def unmount(self) -> None:
-        """Let go of it, and of what is in it."""
+        """Unmount it; its contents are lost."""
         subprocess.run(["umount", "-l", str(self.folder)], check=True)
 
     def fill(self) -> None:
-        """Take all the room that is left."""
+        """Use up all free space."""
         with self._filler.open("ab", buffering=0) as file:
             for step in (1 << 20, 1 << 12, 1):
                 try:
@@ -92,5 +92,5 @@ class SmallDisk:
                     continue
 
     def free(self) -> None:
-        """Give the room back."""
+        """Free the space used by `fill`."""
         self._filler.unlink(missing_ok=True)

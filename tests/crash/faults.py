@@ -22,14 +22,14 @@ from tests.crash.servers import Collector, CutServer, Gateway
 from tests.processes import Process
 
 COMMIT_TIMEOUT_S = 0.5
-"""What a sender waits for the journal in these runs: short, so that a stall is met by it."""
+"""How long requests wait for the journal in these runs: short, so that stalls exceed it."""
 _MOST_WAIT_S = 3.0
-_HEALTH_S = 5.0  # generous: what is looked for is a door that hangs as long as the disk does
+_HEALTH_S = 5.0  # generous: only a door that hangs as long as the disk is a failure
 
 
 @dataclass
 class Scene:
-    """What a fault may use, and what it tells the oracle."""
+    """What a fault can act on, and what it reports to the oracle."""
 
     data: Path
     random: Random
@@ -40,19 +40,19 @@ class Scene:
     disk: SmallDisk | None = None
     fsync: str = "1"
     ending: str = "SIGKILL"
-    struck: list[str] = field(default_factory=list)  # what was done, in words
-    spoilt: set[str] = field(default_factory=set)  # acknowledged ids whose lines we damaged
+    struck: list[str] = field(default_factory=list)  # descriptions of what was done
+    spoilt: set[str] = field(default_factory=set)  # acknowledged ids whose lines the fault damaged
     spoilt_bytes: bytes = b""
     torn: bool = False
-    unsynced: bool = False  # `OBSERVER_FSYNC=always`, and the sync failed: what was refused may be there twice
+    unsynced: bool = False  # a sync failed under `OBSERVER_FSYNC=always`: refused events may be journalled twice
     failures: list[str] = field(default_factory=list)
 
     async def load(self, least: int, most: int) -> None:
-        """Let some events be acknowledged."""
+        """Wait until between *least* and *most* further events are acknowledged."""
         await self.ledger.wait_acknowledged(self.random.randint(least, most), _MOST_WAIT_S)
 
     async def rest(self, most_s: float) -> None:
-        """Let a fault last for a while."""
+        """Wait up to *most_s* seconds while a fault lasts."""
         await asyncio.sleep(self.random.random() * most_s)
 
 
@@ -61,18 +61,18 @@ Strike = Callable[[Scene, Process], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Fault:
-    """A named fault. *strike* acts on the first life; *between* on the folder while no one runs."""
+    """A named fault. *strike* acts on the first process; *between* on the folder, before the second one starts."""
 
     name: str
     strike: Strike
     needs: Literal["", "shim", "disk"] = ""
     between: Callable[[Scene], None] | None = None
-    false_starts: int = 0  # lives between the two that are killed while they start
-    keeps_cursor: bool = True  # so that spans in flight alone are exported again
-    ending: Literal["", "SIGKILL", "SIGTERM"] = ""  # how the first life ends, where the seed does not choose
+    false_starts: int = 0  # processes between the two that are killed while they start
+    keeps_cursor: bool = True  # then only spans in flight may be exported again
+    ending: Literal["", "SIGKILL", "SIGTERM"] = ""  # how the first process ends; empty: the seed chooses
 
     def missing(self) -> str:
-        """Why it cannot be done here; "" if it can."""
+        """Why this machine cannot inject it; "" if it can."""
         if self.needs == "shim" and shim() is None:
             return "no C compiler for the fault layer"
         return SmallDisk.refused() if self.needs == "disk" else ""
@@ -143,13 +143,13 @@ def _cut(server_of: Callable[[Scene], CutServer]) -> Strike:
 
 
 async def _recovers(scene: Scene) -> None:
-    """The disk works again: so must the observer, before the next fault."""
+    """Check that the observer accepts events again, now that the disk works."""
     if not await scene.ledger.wait_acknowledged(scene.random.randint(1, 500), 4 * _MOST_WAIT_S):
         scene.failures.append("nothing is acknowledged though the disk works again")
 
 
 async def _is_healthy(scene: Scene, observer: Process) -> None:
-    """Whatever the disk does, `/health` answers."""
+    """Check that `/health` answers although the disk fails."""
     http = HttpConnection(int(observer.url.rpartition(":")[2]))
     try:
         async with asyncio.timeout(_HEALTH_S):
@@ -164,7 +164,7 @@ async def _is_healthy(scene: Scene, observer: Process) -> None:
 
 
 def _tear_tail(scene: Scene) -> None:
-    """Append what a write that was cut short leaves: part of a line, at times ending inside a character."""
+    """Append a torn write to the journal: part of a line, possibly ending inside a character, or zeros."""
     line = json.dumps({"timestamp": "2026-01-01T00:00:00.000Z", "error": "Zoë 日本語 \U0001f600"}, ensure_ascii=False)
     cuts = [line.encode()[: scene.random.randint(1, len(line))], line.encode()[:-5], b"\x00" * 700, b'{"a":"\xf0\x9f']
     cut = scene.random.randrange(len(cuts))
@@ -175,7 +175,7 @@ def _tear_tail(scene: Scene) -> None:
 
 
 def _damage_line(scene: Scene) -> None:
-    """Spoil a byte of an acknowledged line, and take the state away, so that every line is read at the start."""
+    """Flip a bit of an acknowledged line, and delete the state database, so that every line is read at the start."""
     lines = [(path, at, line) for path in segments(scene.data) for at, line in whole_lines(path)]
     path, at, line = scene.random.choice(lines[: max(1, len(lines) - 1)])
     scene.spoilt.add(json.loads(line)["extra"]["id"])
@@ -224,4 +224,4 @@ FAULTS = (
     Fault("state-damaged", _nothing, between=_damage_state),
     Fault("cursor-damaged", _nothing, between=_damage_cursor, keeps_cursor=False),
 )
-"""A round's seed picks one by its remainder, so that successive seeds go through all."""
+"""A round's seed modulo their number selects the fault, so successive seeds cover all of them."""

@@ -1,4 +1,4 @@
-"""The load: many connections that post events with ids of their own, and a ledger of what was answered."""
+"""The load: many connections that post events with unique ids, and a ledger of the answers."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from tests.crash.http_client import Broken, HttpConnection
 
 CONNECTIONS = 64
 SENT_AGAIN_OVER = 16
-"""Connections that `send_again` uses."""
-_REST_S = 0.02  # after a refusal: shorter than `Retry-After` asks, to meet the fault again
+"""Number of connections that `send_again` uses."""
+_REST_S = 0.02  # pause after a refusal: shorter than `Retry-After`, to hit the fault again
 _MOST_IN_BATCH = 20
-_MOST_ATTEMPTS = 500  # ten seconds and more
+_MOST_ATTEMPTS = 500  # at least ten seconds
 
 
 class Ledger:
-    """Each id that was sent, and what is known of it. Ids are `<connection>-<number>`, numbers rising."""
+    """Records every id sent and its outcome. Ids are `<connection>-<number>`, with ascending numbers."""
 
     def __init__(self) -> None:
-        self.sent: dict[str, bool] = {}  # id → whether the event carried it
+        self.sent: dict[str, bool] = {}  # id → whether it was sent as the event's id (named)
         self.acknowledged: dict[str, None] = {}
-        self.refused: set[str] = set()  # answered with 503 at some time
-        self._unread: Counter[str] = Counter()  # id → attempts whose answer, if there was one, nobody read
+        self.refused: set[str] = set()  # answered with 503 at least once
+        self._unread: Counter[str] = Counter()  # id → attempts without an answer, or with one that was not read
         self.statuses: Counter[int] = Counter()
         self.surprises: list[str] = []  # answers that are neither a 200 nor a refusal
         self._changed = asyncio.Condition()
 
     @property
     def unsettled(self) -> list[str]:
-        """Ids that a sender would send again: refused or never answered, and named."""
+        """Named ids that were never acknowledged: a sender would send them again."""
         return [one for one, named in self.sent.items() if named and one not in self.acknowledged]
 
     def may_be_refused(self, event_id: str) -> bool:
-        """Whether an attempt was answered with 503, or with something that nobody read."""
+        """Whether an attempt was answered with 503, or its answer is unknown."""
         return event_id in self.refused or self._unread[event_id] > 0
 
     def note_attempt(self, ids: Sequence[str]) -> None:
-        """A request that carries *ids* goes out."""
+        """Note that a request with *ids* is sent."""
         self._unread.update(ids)
 
     def note_sent(self, ids: Sequence[str], *, named: bool = True) -> None:
-        """They are about to be sent."""
+        """Register *ids* before they are first sent."""
         for event_id in ids:
             self.sent[event_id] = named
 
     async def note_answer(self, ids: Sequence[str], status: int, answer: bytes) -> None:
-        """The answer to the request that carried *ids*."""
+        """Note the answer to a request with *ids*."""
         self._unread.subtract(ids)
         self.statuses[status] += 1
         if status == 200:
@@ -71,7 +71,7 @@ class Ledger:
             self._changed.notify_all()
 
     async def wait_acknowledged(self, count: int, most_s: float) -> bool:
-        """Whether *count* events more have been acknowledged within *most_s* seconds."""
+        """Wait for *count* further acknowledged events; False if *most_s* seconds pass first."""
         goal = len(self.acknowledged) + count
         try:
             async with asyncio.timeout(most_s), self._changed:
@@ -159,14 +159,14 @@ class Sender:
 
 
 async def post(http: HttpConnection, event_id: str, *, named: bool = True) -> tuple[int, bytes]:
-    """Post one event; every third named one has its id in the `Idempotency-Key` header alone."""
+    """Post one event; every third named one has its id only in the `Idempotency-Key` header."""
     by_header = named and hash_of(event_id) % 3 == 0
     headers = f'Idempotency-Key: "{event_id}"\r\n' if by_header else ""
     return await http.request("POST", "/event", dumps(event_of(event_id, named=named and not by_header)), headers)
 
 
 def hash_of(event_id: str) -> int:
-    """The same in every process."""
+    """A hash that is the same in every process."""
     return sum(event_id.encode())
 
 
@@ -176,14 +176,14 @@ def dumps(value: Any) -> bytes:
 
 
 async def send_again(port: int, ids: Sequence[str], ledger: Ledger) -> None:
-    """Post named events one at a time, dealt round to `SENT_AGAIN_OVER` connections. Raises Broken, in a group."""
+    """Post named events one at a time over each of `SENT_AGAIN_OVER` connections. Raises a group of Broken."""
 
     async def sender(own: Sequence[str]) -> None:
         http = HttpConnection(port)
         try:
             for event_id in own:
                 status, answer = await _insisted(http, event_id, ledger)
-                if status == 503:  # any other surprise is noted
+                if status == 503:  # other statuses are noted by the ledger
                     ledger.surprises.append(f"{event_id} sent again: {status} {answer[:200]!r}")
         finally:
             http.drop()
@@ -194,7 +194,7 @@ async def send_again(port: int, ids: Sequence[str], ledger: Ledger) -> None:
 
 
 async def _insisted(http: HttpConnection, event_id: str, ledger: Ledger) -> tuple[int, bytes]:
-    """Post until it is taken, as a sender does: no fault is meant now, but the machine's own disk may stall."""
+    """Post until the answer is not 503, as a sender does: without a fault, the machine's own disk may still stall."""
     status, answer = 503, b""
     for _ in range(_MOST_ATTEMPTS):
         ledger.note_attempt([event_id])

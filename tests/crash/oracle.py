@@ -1,4 +1,4 @@
-"""What must be true after a round, judged from the journal's bytes, the ledger and the collector alone."""
+"""Checks the invariants after a round, from the journal's bytes, the ledger and the collector alone."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from tests.crash.journal import segments, whole_lines
 
 @dataclass
 class Verdict:
-    """What is wrong, by kind; all empty when nothing is."""
+    """Violations by kind; all lists are empty if the round went well."""
 
-    lost: list[str] = field(default_factory=list)  # acknowledged, and not in the journal
+    lost: list[str] = field(default_factory=list)  # acknowledged, but not in the journal
     doubled: list[str] = field(default_factory=list)  # in the journal more than once
     damaged: list[str] = field(default_factory=list)  # a line whose checksum or payload is wrong
-    disordered: list[str] = field(default_factory=list)  # behind one that the same connection sent later
-    unexported: list[str] = field(default_factory=list)  # in the journal, not at the collector, not counted
+    disordered: list[str] = field(default_factory=list)  # after an event that the same connection sent later
+    unexported: list[str] = field(default_factory=list)  # in the journal, but not at the collector, nor counted as lost
     other: list[str] = field(default_factory=list)
 
     @property
     def kinds(self) -> dict[str, list[str]]:
-        """Every kind that is not empty."""
+        """The kinds with violations."""
         return {name: found for name, found in vars(self).items() if found}
 
 
 def judge(scene: Scene, sent_again: set[str]) -> Verdict:
-    """Hold the journal against what was acknowledged; *sent_again* are those whose place is not that of a first try."""
+    """Compare the journal with the ledger. Events *sent_again* may be out of order: a retry gave them their place."""
     verdict, ledger = Verdict(), scene.ledger
     lines, damaged = journal.read(scene.data)
     places: defaultdict[str, list[int]] = defaultdict(list)
@@ -64,7 +64,7 @@ def spans_of(scene: Scene) -> dict[bytes, str]:
 
 
 def diagnoses(data: Path) -> set[str]:
-    """The texts that the observer has decided on, and so must have told the gateway."""
+    """The texts of the diagnoses in the journal, each of which must have been posted to the gateway."""
     found = set()
     for path in segments(data, "decisions"):
         for _, text in whole_lines(path):
@@ -76,12 +76,12 @@ def diagnoses(data: Path) -> set[str]:
 
 
 def repeats(spans: Counter[bytes]) -> int:
-    """How many spans the collector was sent more than it needed: what at-least-once allows."""
+    """The number of duplicate spans at the collector, which at-least-once delivery allows."""
     return sum(count - 1 for count in spans.values())
 
 
 def _is_event(line: journal.Line) -> bool:
-    """Corrections and the like are in the same journal, and are not the load's."""
+    """Whether *line* is an event of the load: the journal also has corrections and the like."""
     return line.record.get("source") == "scenario"
 
 

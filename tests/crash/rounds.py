@@ -1,4 +1,4 @@
-"""One round: a first life under load that a fault ends, a second that must make good, and the oracle's verdict."""
+"""One round: a first process under load and a fault, a second that must recover, and the oracle's verdict."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POSTED_S = 20.0
 _IN_FLIGHT = 512  # spans in the request that a kill may leave unanswered
 _FOLDER_BYTES = 32 * 2**20  # journal segments of 1 MiB: a round fills several, and never as many as are kept
 _SAMPLE = 200  # acknowledged events sent again after the restart
-_FRESH = 1000  # the number of the first connection of the second life
+_FRESH = 1000  # number of the first connection to the second process
 
 
 @dataclass
@@ -46,12 +46,12 @@ class Round:
 
 
 def fault_of(seed: int) -> Fault:
-    """The fault that a round with *seed* brings, whether it can be done here or not."""
+    """The fault of a round with *seed*, even if this machine cannot inject it."""
     return FAULTS[seed % len(FAULTS)]
 
 
 async def run_round(seed: int, folder: Path) -> Round:
-    """Play the round of *seed* in the empty *folder*. What goes wrong is in the verdict, not raised."""
+    """Run the round of *seed* in the empty *folder*. Failures are in the verdict, not raised."""
     began = time.monotonic()
     fault = fault_of(seed)
     missing = fault.missing()
@@ -67,7 +67,7 @@ async def run_round(seed: int, folder: Path) -> Round:
         await scene.gateway.restore()
         settings |= {"OTEL_EXPORTER_OTLP_ENDPOINT": scene.collector.url, "GATEWAY_URL": scene.gateway.url}
         verdict = await _play(scene, fault, folder, settings)
-    except (AssertionError, Broken) as exc:  # it did not start, or was gone
+    except (AssertionError, Broken) as exc:  # the observer did not start, or ended
         verdict = Verdict(other=[repr(exc)])
     finally:
         await scene.collector.cut()
@@ -92,7 +92,7 @@ async def run_round(seed: int, folder: Path) -> Round:
 
 
 def _unmounted(disk: SmallDisk, folder: Path) -> None:
-    """Let go of the disk in memory; what was on it stays, for whoever looks into a round that went wrong."""
+    """Unmount the in-memory disk, after copying its contents for the inspection of a failed round."""
     shutil.copytree(disk.folder, folder / "data-kept")
     disk.unmount()
 
@@ -143,7 +143,7 @@ async def _play(scene: Scene, fault: Fault, folder: Path, settings: dict[str, st
 
 
 def _false_start(scene: Scene, folder: Path, settings: dict[str, str]) -> None:
-    """Kill it somewhere on its way to being ready, or shortly after."""
+    """Start the observer, and kill it while it starts or shortly after."""
     with started(folder, "run", **settings) as observer:
         time.sleep(scene.random.uniform(0.1, 0.9))
         observer.kill()
@@ -164,12 +164,12 @@ async def _first_life(scene: Scene, fault: Fault, observer: Process) -> None:
 
 async def _terminated(scene: Scene, observer: Process) -> None:
     status = await asyncio.to_thread(observer.stop)
-    if status != 0 and not (scene.layer or scene.disk):  # with a disk that fails it may have to say so
+    if status != 0 and not (scene.layer or scene.disk):  # with a failing disk, a non-zero status is legitimate
         scene.failures.append(f"SIGTERM under load ended with status {status}")
 
 
 async def _second_life(scene: Scene, observer: Process, unsettled: list[str]) -> list[str]:
-    """Send again what a sender would, and something new; the ids whose spans do not come."""
+    """Send unsettled, known and new events; return the ids whose spans do not reach the collector."""
     port, ledger = _port(observer), scene.ledger
     named = [one for one in ledger.acknowledged if ledger.sent[one] and one not in scene.spoilt]
     known = scene.random.sample(named, min(_SAMPLE, len(named)))
@@ -195,7 +195,7 @@ async def _second_life(scene: Scene, observer: Process, unsettled: list[str]) ->
 
 
 async def stats_of(observer: Process) -> dict[str, dict[str, int]]:
-    """What `/stats` says now."""
+    """The current `/stats`."""
     http = HttpConnection(_port(observer))
     try:
         _, answer = await http.request("GET", "/stats")

@@ -1,4 +1,4 @@
-"""A collector and a gateway on ports of 127.0.0.1 that can be cut off and restored; they keep what they were sent."""
+"""A collector and a gateway on 127.0.0.1 that can be cut off and restored, and that record what they receive."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CutServer:
 
     @property
     def url(self) -> str:
-        """Where it listens, or did."""
+        """Its address, also while it is cut off."""
         return f"http://127.0.0.1:{self._port}"
 
     async def restore(self) -> None:
@@ -45,7 +45,7 @@ class CutServer:
             self._server = None
 
     def take(self, path: str, headers: dict[str, str], body: bytes) -> tuple[bytes, bytes]:
-        """Keep a request; the answer's content type and body."""
+        """Record a request; return the content type and body of the response."""
         raise NotImplementedError
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -57,14 +57,14 @@ class CutServer:
                 async with self._changed:
                     self._changed.notify_all()
         except (OSError, asyncio.IncompleteReadError):
-            pass  # the observer closed it, or we did
+            pass  # closed by the observer, or by `cut`
         finally:
             self._open.discard(writer)
             writer.close()
 
 
 class Collector(CutServer):
-    """OTLP over HTTP/protobuf. Spans of the load are counted: in all in `taken`, and with *keep* by id in `spans`."""
+    """OTLP over HTTP/protobuf. Counts the load's spans: all of them in `taken`, and with *keep* by id in `spans`."""
 
     def __init__(self, *, keep: bool = True) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Collector(CutServer):
         self.taken = 0
 
     def take(self, path: str, headers: dict[str, str], body: bytes) -> tuple[bytes, bytes]:
-        """Keep the spans' ids; what an observer sends of its own (metrics, spans of its work) is not looked at."""
+        """Count the load's spans; the observer's own metrics and spans are ignored."""
         if path != "/v1/traces":
             return b"application/x-protobuf", b""
         raw = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
@@ -85,7 +85,7 @@ class Collector(CutServer):
         return b"application/x-protobuf", b""
 
     async def wait_for(self, spans: set[bytes], most_s: float) -> set[bytes]:
-        """Those of *spans* that have not come within *most_s* seconds."""
+        """Wait up to *most_s* seconds for *spans*; return those that have not arrived."""
         missing = spans - self.spans.keys()
         try:
             async with asyncio.timeout(most_s), self._changed:
@@ -97,7 +97,7 @@ class Collector(CutServer):
         return missing
 
     async def wait_taken(self, count: int, most_s: float) -> bool:
-        """Whether *count* spans, repeated ones too, have come within *most_s* seconds."""
+        """Wait for *count* spans, repeats included; False if *most_s* seconds pass first."""
         try:
             async with asyncio.timeout(most_s), self._changed:
                 await self._changed.wait_for(lambda: self.taken >= count)
@@ -107,16 +107,16 @@ class Collector(CutServer):
 
 
 class Gateway(CutServer):
-    """Takes posts to `/log`, by their `Idempotency-Key`; answers everything else with an empty object."""
+    """Records posts to `/log` by their `Idempotency-Key`; answers every request with an empty object."""
 
     def __init__(self) -> None:
         super().__init__()
         self.posts: dict[str, dict[str, Any]] = {}
         self.repeated = 0
-        self.changed_keys: list[str] = []  # came again with another body
+        self.changed_keys: list[str] = []  # keys repeated with another body
 
     def take(self, path: str, headers: dict[str, str], body: bytes) -> tuple[bytes, bytes]:
-        """Keep a post."""
+        """Record a post."""
         if path == "/log":
             key, post = headers["idempotency-key"], json.loads(body)
             known = self.posts.setdefault(key, post)
@@ -126,7 +126,7 @@ class Gateway(CutServer):
         return b"application/json", b"{}"
 
     async def wait_results(self, texts: set[str], most_s: float) -> set[str]:
-        """Those of *texts* whose beginning has not been posted as a `result` within *most_s* seconds."""
+        """Wait up to *most_s* seconds; return those of *texts* whose beginning was not posted as a `result`."""
 
         def missing() -> set[str]:
             results = tuple(str(post["result"]).rstrip("…") for post in self.posts.values())

@@ -1,4 +1,4 @@
-"""A Pod under podman: started of what Kustomize prints, looked at from outside and from within, stopped in order."""
+"""Runs a Pod under podman from Kustomize's output, inspects it from outside and inside, and stops it in order."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NETWORK = "podman"  # its default bridge
 GATEWAY, PROXY, DOOR, HEALTH = 3700, 3701, 3800, 3802
 PORTS = (GATEWAY, PROXY, DOOR, HEALTH)
 TOKENS = {"all": "ingest,advice,read,admin", "ingest": "ingest"}
-"""The tokens of the tests are named as what they may do."""
+"""The tests' tokens and their scopes; each token is named after what it may do."""
 
 PODMAN_ENV = {**os.environ, "CONTAINERS_CONF": str(Path(__file__).with_name("containers.conf"))}
 _PATIENCE_S = 120
 
 
 def podman(*arguments: str, check: bool = True, given: str = "") -> str:
-    """What it prints, with *given* at its standard input."""
+    """Run podman with *given* as standard input; return its output."""
     done = subprocess.run(
         ["podman", *arguments],
         env=PODMAN_ENV,
@@ -70,14 +70,14 @@ def secret() -> Document:
 
 
 def alone(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The image's command as a container by itself, read-only, with *variables*."""
+    """Run the image as a single read-only container with the environment *variables*."""
     given = [part for name, value in variables.items() for part in ("--env", f"{name}={value}")]
     command = ["podman", "run", "--rm", "--read-only", *given, IMAGE, *arguments]
     return subprocess.run(command, env=PODMAN_ENV, capture_output=True, text=True, check=False, timeout=_PATIENCE_S)
 
 
 class Pod:
-    """A running Pod of the exposed example. `url[port]` is where a container's port is reached from this machine."""
+    """A running Pod of the exposed example. `url[port]`: the address of a container's port on this machine."""
 
     def __init__(self, manifest: Path, ports: dict[int, int]) -> None:
         self.manifest = manifest
@@ -85,7 +85,7 @@ class Pod:
         self.client = httpx.Client(trust_env=False, timeout=30, headers={"Authorization": "Bearer all"})
 
     def get(self, path: str) -> Any:
-        """What the observer answers to someone with all scopes."""
+        """GET *path* from the observer with a token of all scopes."""
         answer = self.client.get(f"{self.url[DOOR]}{path}")
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -95,7 +95,7 @@ class Pod:
         return self._answers("/livez")
 
     def is_ready(self) -> bool | None:
-        """Whether every door is open: later than alive, where a journal is read back first."""
+        """Whether every door is open; later than `is_alive` if a journal is replayed first."""
         return self._answers("/readyz")
 
     def _answers(self, path: str) -> bool | None:
@@ -105,20 +105,20 @@ class Pod:
             return None
 
     def state(self, container: str = "observer") -> dict[str, Any]:
-        """What podman says of it."""
+        """The container's state, from `podman inspect`."""
         (found,) = json.loads(podman("inspect", f"{POD}-{container}"))
         return dict(found)
 
     def pid(self, container: str = "observer") -> int:
-        """Of its first process; 0 while it is not running."""
+        """Pid of the container's first process; 0 while it is not running."""
         return int(self.state(container)["State"]["Pid"])
 
     def kill(self, container: str = "observer") -> None:
-        """As the kernel does when memory is short: nobody is asked."""
+        """SIGKILL the container's first process, as the kernel's OOM killer does."""
         os.kill(self.pid(container), signal.SIGKILL)
 
     def logs(self, container: str = "observer") -> str:
-        """All that it said, on both streams."""
+        """The container's output on both streams."""
         command = ["podman", "logs", f"{POD}-{container}"]
         done = subprocess.run(
             command, env=PODMAN_ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
@@ -126,7 +126,7 @@ class Pod:
         return done.stdout
 
     def stop(self, grace_s: int = 30) -> float:
-        """As the kubelet does: the gateway first, the sidecar after it, within what is left. The sidecar's seconds."""
+        """Stop as the kubelet does: gateway, then sidecar in the time left. Returns the seconds the sidecar took."""
         started = time.monotonic()
         podman("stop", "--time", str(grace_s), f"{POD}-gateway")
         left = max(1, grace_s - int(time.monotonic() - started))
@@ -135,12 +135,12 @@ class Pod:
         return time.monotonic() - since
 
     def inside(self, command: Sequence[str]) -> list[str]:
-        """*command* as it is run in the Pod's network, where loopback is the Pod's."""
+        """The command line that runs *command* in the Pod's network namespace."""
         return ["nsenter", "--target", str(self.pid("gateway")), "--net", "--", *command]
 
 
 def customized(folder: Path, *patches: Document, components: Sequence[str] = ()) -> list[Document]:
-    """What Kustomize prints of the exposed example with *patches* and *components* of one's own."""
+    """Kustomize's output for the exposed example with additional *patches* and *components*."""
     relative = [os.path.relpath((K8S / each).resolve(), folder.resolve()) for each in components]
     example = os.path.relpath((K8S / "examples" / "gateway-exposed").resolve(), folder.resolve())
     kustomization = {
@@ -174,7 +174,7 @@ def settings(**variables: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def played(folder: Path, printed: list[Document]) -> Iterator[Pod]:
-    """*printed* under podman until the block ends; its volumes go as well. It may not be up yet."""
+    """Run *printed* under podman; the end of the block removes Pod and volumes. It may not be ready yet."""
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     manifest, tokens = folder / "for-podman.yaml", folder / "secret.yaml"
     manifest.write_text(yaml.safe_dump_all(for_podman(printed, ports)), encoding="utf-8")
@@ -199,23 +199,23 @@ def running_pod(folder: Path, printed: list[Document]) -> Iterator[Pod]:
 
 
 def removed() -> None:
-    """Nothing of a Pod, of this run or one before, is left."""
+    """Remove the Pod, volumes and secret of this or an earlier run."""
     podman("pod", "rm", "--force", "--time", "0", POD, check=False)
     podman("volume", "rm", "--force", "observer-data", "observer-tokens", "tmp", check=False)
     podman("secret", "rm", "observer-tokens", check=False)
 
 
 def replayed(pod: Pod) -> None:
-    """Roll the Pod: another one of the same manifest, with the volumes that the last one left."""
+    """Replace the Pod by a new one from the same manifest, with the volumes that the old one left."""
     podman("pod", "rm", "--force", "--time", "0", POD)
     podman("volume", "rm", "--force", "observer-tokens", check=False)
     again = pod.manifest.with_name("again.yaml")
     documents = yaml.safe_load_all(pod.manifest.read_text(encoding="utf-8"))
-    again.write_text(yaml.safe_dump_all(workloads(list(documents))), encoding="utf-8")  # the claim is there already
+    again.write_text(yaml.safe_dump_all(workloads(list(documents))), encoding="utf-8")  # the claim exists already
     podman("kube", "play", "--network", NETWORK, str(again))
     waited_for(pod.is_ready)
 
 
 def eventually(look: Callable[[], Any]) -> Any:
-    """What *look* gives once it is something. Raises TimeoutError."""
+    """Poll *look* until its result is truthy; return that. Raises TimeoutError."""
     return waited_for(lambda: look() or None)
