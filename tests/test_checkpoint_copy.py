@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from base64 import b64decode
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sidecar.analysis.rules import RuleBook
 from sidecar.errors import RetryableError
+from sidecar.packed import numbers, spans
 from sidecar.store.checkpoint_copy import NAME, Covered, dumped, load_copy
 from sidecar.store.state import StateStore
-from tests.fakes import ManualClock
+from tests.fakes import ManualClock, an_op
 
 CURSORS = {"ops": b"70", "decisions": b"7", "corrections": b'{"x":1}', "other": b"1"}
 
@@ -63,3 +69,36 @@ async def test_the_same_state_is_shown_by_the_same_bytes(state: StateStore, tmp_
     shown = dumped(tmp_path / "state.db")
     assert json.loads(shown)["cursors"] == {"ops": 70, "decisions": 7}
     assert shown.index(b'"a": "ff00"') < shown.index(b'"a": 2') < shown.index(b'"z": 1')
+
+
+def lists_instead_of_bytes(body: bytes) -> bytes:
+    """A row of rules as it was saved before numbers and spans were packed (schema version 11)."""
+    saved: dict[str, Any] = json.loads(body)
+    sheet = saved["row"]["sheet"]
+    sheet["refs"] = list(spans(b64decode(sheet["refs"])))
+    for column in sheet["fields"].values():
+        if "early" in column:
+            column["early"] = list(numbers(b64decode(column["early"])))
+    return json.dumps(saved).encode()
+
+
+async def test_a_copy_of_an_older_version_keeps_what_dropped_segments_held(state: StateStore, tmp_path: Path) -> None:
+    """Nothing can be read again for it: its rows are converted, and it goes as far into the journals as before."""
+    book = RuleBook()
+    for number in range(90):
+        ids = {"trace_id": f"{number + 1:032x}", "span_id": f"{number + 1:016x}"}
+        features = {"age": number, "late": number} if number > 60 else {"age": number}
+        book.consume(an_op(success=number % 3 > 0, features=features, **ids))
+    rows = book.take_dirty()
+    state.save({"learning": {key: lists_instead_of_bytes(row) if "/fill" in key else row for key, row in rows.items()}})
+    state.save({"learning": {"rules/odd": b'{"n":1}'}})
+    await state.copy_to(tmp_path / NAME)
+    with closing(sqlite3.connect(tmp_path / NAME)) as older:
+        assert b'"early": [[' in older.execute("SELECT body FROM learning WHERE key = 'rules//fill'").fetchone()[0]
+        older.execute("PRAGMA user_version = 11")
+    copy = load_copy(tmp_path / NAME)
+    assert copy is not None
+    assert copy.covered == Covered(70, 7)
+    kept = {key: json.loads(row) for key, row in copy.rows["learning"].items()}
+    assert kept == {key: json.loads(row) for key, row in rows.items()} | {"rules/odd": {"n": 1}}
+    assert load_copy(tmp_path / NAME) == copy

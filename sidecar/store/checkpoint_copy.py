@@ -71,7 +71,7 @@ def load_copy(path: Path) -> Copy | None:
     if not path.exists():
         return None
     try:
-        with closing(connect(path, 5.0)) as connection:
+        with closing(connect(path, 5.0, is_copy=True)) as connection:
             rows = {table: dict(connection.execute(SELECT[table])) for table in DERIVED}
             cursors = dict(connection.execute(SELECT["cursors"]))
     except (sqlite3.Error, OSError, StartError) as exc:

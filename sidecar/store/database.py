@@ -10,6 +10,7 @@ from typing import Final
 
 from sidecar.errors import StartError
 from sidecar.store import outbox_rows
+from sidecar.store.packed_rows import packed_rule
 
 Changes = Mapping[str, Mapping[str, bytes]]
 """Table → key → body; an empty body deletes the row."""
@@ -88,6 +89,9 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 )
 """Step n migrates schema version n to n + 1 (`PRAGMA user_version`). Steps are only ever added."""
 
+_OF_COPIES: Final = {11: ("UPDATE learning SET body = packed_rule(body) WHERE key LIKE 'rules/%'",)}
+"""The same step where a copy takes another: it has what dropped segments held, which cannot be read again."""
+
 SELECT: Final = {
     table: f"SELECT {key}, body FROM {table}"  # noqa: S608 - both names are the constants above
     for table, key in _KEY_COLUMNS.items()
@@ -114,15 +118,18 @@ def is_damage(exc: sqlite3.DatabaseError) -> bool:
     return getattr(exc, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
 
 
-def connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
-    """Open or create the file (0600), check it, migrate it. Raises sqlite3.Error, OSError, StartError."""
+def connect(path: Path, busy_timeout_s: float, *, is_copy: bool = False) -> sqlite3.Connection:
+    """Open or create the file (0600), check it, migrate it. *is_copy*: it is a checkpoint, whose rows are all there is.
+
+    Raises sqlite3.Error, OSError, StartError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     os.fchmod(fd, 0o600)  # SQLite gives the -wal and -shm files the same mode
     os.close(fd)
     connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     try:
-        _prepare(connection, path)
+        _prepare(connection, path, _OF_COPIES if is_copy else {})
     except BaseException:
         connection.close()
         raise
@@ -136,7 +143,7 @@ def write(connection: sqlite3.Connection, changes: Changes) -> None:
         connection.executemany(_DELETE[table], [(key,) for key, body in rows.items() if not body])
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, others: Mapping[int, tuple[str, ...]]) -> None:
     verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
         raise DamageError(verdict)
@@ -150,11 +157,12 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA cache_size = -512")  # KiB; small, because rows are written whole and read only at start
-    for number, statements in enumerate(_MIGRATIONS[version:], version + 1):
+    connection.create_function("packed_rule", 1, packed_rule, deterministic=True)
+    for number, statements in enumerate(_MIGRATIONS[version:], version):
         connection.execute("BEGIN IMMEDIATE")
-        for statement in statements:
+        for statement in others.get(number, statements):
             connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute(f"PRAGMA user_version = {number + 1}")
         connection.execute("COMMIT")
     for select in (*SELECT.values(), outbox_rows.SELECT):
         connection.execute(f"{select} LIMIT 0")

@@ -100,7 +100,7 @@ class Forgetting:
 
     def _saved(self, path: Path) -> Iterator[tuple[str, str, bytes]]:
         if path.exists():
-            with closing(connect(path, 5.0)) as connection:
+            with closing(connect(path, 5.0, is_copy=path.name == NAME)) as connection:
                 for table in _TABLES:
                     for key, body in connection.execute(SELECT[table]):
                         yield table, key, bytes(body)
@@ -127,7 +127,7 @@ class Forgetting:
         """Clean the rows of *path*, a state file or its copy; no old content stays in free pages."""
         if not path.exists():
             return
-        with closing(connect(path, 5.0)) as connection:
+        with closing(connect(path, 5.0, is_copy=path.name == NAME)) as connection:
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("BEGIN IMMEDIATE")
             for table in _TABLES:
