@@ -1,4 +1,4 @@
-"""Agents that ask for advice and then act, over HTTP: so that there is something measured."""
+"""Agents that ask for advice over HTTP and then act, so that the observer has an effect to measure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tests.peers.peers import waited_for
 
 
 def advised(url: str, endpoint: str, tasks: int, token: str = "") -> None:
-    """*tasks* tasks ask what to do at *endpoint*, and then do it; what is known of it is approved by a person first.
+    """Run *tasks* tasks that ask for advice at *endpoint* and then act; before each, a person approves the entry.
 
-    Approved again and again, since every version that successes make of an entry needs it.
+    Approval is repeated, as each new version of an entry made from successes needs it.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with httpx.Client(base_url=url, headers=headers, trust_env=False) as client:

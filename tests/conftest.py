@@ -1,7 +1,7 @@
-"""What holds for every test.
+"""Set-up for all tests.
 
-One that goes over the same lines thousands of times is marked `no_cover`: coverage more than doubles the time of what
-it measures, and other tests measure those lines.
+Tests that run the same lines thousands of times are marked `no_cover`: coverage more than doubles their time, and other
+tests cover those lines.
 """
 
 from __future__ import annotations

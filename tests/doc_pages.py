@@ -1,4 +1,4 @@
-"""The pages that people read, and what tests look for in them: links, headings, commands with what they print."""
+"""The documentation pages, and what tests read from them: links, headings, commands and their output."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ class Page(NamedTuple):
 
     @property
     def links(self) -> list[str]:
-        """Where its links lead, those to other sites left out."""
+        """The targets of its links, except those to other sites."""
         return [each for each in _LINK.findall(_FENCED.sub("", self.text)) if "://" not in each]
 
     @property
     def anchors(self) -> set[str]:
-        """The names that its headings have in links, as GitHub makes them."""
+        """The anchors of its headings, as GitHub forms them."""
         titles = (re.sub(r"[^\w\- ]", "", each.lower()) for each in _HEADING.findall(_FENCED.sub("", self.text)))
         return {each.replace(" ", "-") for each in titles}
 
     def reaches(self, target: str) -> bool:
-        """Whether the file of *target* is there, and its heading, if it names one."""
+        """Whether the file of *target* exists, and its heading, if *target* names one."""
         name, _, anchor = target.partition("#")
         path = (self.path.parent / name).resolve() if name else self.path
         return path.exists() and (not anchor or anchor in Page(path, path.read_text()).anchors)
 
     def section(self, heading: str) -> str:
-        """What stands below *heading*, up to the next one of its level or above."""
+        """The text below *heading*, up to the next heading of its level or above."""
         level = heading.partition(" ")[0]
         rest = self.text.split(f"\n{heading}\n", 1)[1]
         return re.split(rf"^#{{1,{len(level)}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 class Command(NamedTuple):
-    """What a page says to type, and the lines that it prints."""
+    """A command that a page shows, and its output lines."""
 
     line: str
     printed: str
@@ -79,4 +79,4 @@ PAGES: Final = {
         *sorted(ROOT.glob("docs/*.md")),
     )
 }
-"""By their path in the project."""
+"""The pages by their path in the project."""

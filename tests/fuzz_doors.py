@@ -1,7 +1,7 @@
-"""`make fuzz`: schemathesis against a running observer, from the description that it serves itself.
+"""`make fuzz`: runs schemathesis against a running observer, with the OpenAPI description that it serves.
 
-Everything `/openapi.json` names, but `/ops/stream`, whose answer has no end. All checks apply: no 5xx,
-documented statuses only, answers that fit their schema, wrong input refused.
+Covers every path in `/openapi.json` except `/ops/stream`, whose response has no end. All checks apply: no 5xx,
+only documented statuses, responses that match their schema, invalid input refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def fuzz(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
                 *(str(command), "run", f"{observer.url}/openapi.json", "--exclude-path", "/ops/stream"),
                 *("--checks", "all", "--no-color", *options),
             ],
-            cwd=folder,  # it leaves its own files where it runs
+            cwd=folder,  # it writes files into its working directory
             env={**os.environ, **UNMEASURED},
             capture_output=True,
             text=True,

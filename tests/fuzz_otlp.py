@@ -1,6 +1,6 @@
-"""`make fuzz-otlp`: OTLP requests and gRPC messages, broken in every way, thrown at a running observer.
+"""`make fuzz-otlp`: sends OTLP requests and gRPC messages, broken in every way, to a running observer.
 
-After each the observer must answer, as a door answers: no crash, no hang, no memory that grows without a bound. The
+Each must get an orderly answer: no crash, no hang, no unbounded memory growth. The
 bytes come from hypothesis: real requests with bytes changed, cut, doubled, nested, compressed, and plain noise.
 """
 
@@ -84,7 +84,7 @@ _seeds = st.one_of(
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    """A request, broken or not."""
+    """A request, valid or broken."""
     body = bytearray(draw(_seeds))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, max(0, len(body) - 1)))
@@ -149,7 +149,7 @@ class Target:
 
 
 def fuzz(target: Target, examples: int, *, derandomize: bool = False) -> None:
-    """*examples* of each kind against *target*. Raises AssertionError with the smallest input that fails."""
+    """Send *examples* of each kind to *target*. Raises AssertionError with the smallest failing input."""
     profile = settings(
         max_examples=examples,
         deadline=None,
@@ -185,7 +185,7 @@ def _resident_mib(pid: int) -> float:
 
 
 def main() -> None:
-    """Rounds of new inputs until the time is over."""
+    """Run rounds of new inputs until the time is over."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--examples", type=int, default=300, help="of each kind, a round")

@@ -1,7 +1,7 @@
-"""A stand-in Langfuse server, written from its public API description: takes what SDKs send, is read page by page.
+"""A stand-in Langfuse server, written from its public API description: accepts SDK data, and serves it in pages.
 
-What it has taken is what `events`, `spans` and `scores` hold, each by its own id, so that what comes twice shows. It
-refuses, is silent, lags and limits as a test tells it; a new one on the same `store` is a server that was restarted.
+`events`, `spans` and `scores` count what it accepted by id, so that duplicates show. It refuses, stays silent, lags and
+limits as a test configures; a new one on the same `store` is a restarted server.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_OBSERVATIONS, _MOST_SCORES = 1000, 100
 
 
 class Store:
-    """What a server keeps over its restarts: how often each id was taken, and what it shows to readers."""
+    """What a server keeps across restarts: how often it accepted each id, and the rows that it serves."""
 
     def __init__(self) -> None:
         self.events: Counter[str] = Counter()
@@ -42,7 +42,7 @@ Said = tuple[int, Any, dict[str, str]]
 
 
 class LangfuseServer:
-    """One life of it. *refuses* may answer a request (method, path) in its place; *page* bounds each page.
+    """One run of the server. *refuses* may answer a request (method, path) instead of it; *page* limits each page.
 
     `asked` has every request as (method, path, query, headers).
     """
@@ -61,7 +61,7 @@ class LangfuseServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def until(self, fits: Callable[[], bool]) -> None:
-        """Return once *fits* says so, looked at after each request."""
+        """Wait until *fits* is true; it is evaluated after each request."""
         async with self.changed:
             await asyncio.wait_for(self.changed.wait_for(fits), 30)
 
@@ -161,7 +161,7 @@ class LangfuseServer:
     # --- reading -------------------------------------------------------------------------------------------------
 
     def _page(self, rows: list[dict[str, Any]], field: str, query: dict[str, list[str]], name: str, most: int) -> Said:
-        """Newest first, as Langfuse orders; the cursor says how many came before, and in which window."""
+        """A page of rows, newest first as in Langfuse; the cursor holds the window and the number of rows before."""
         limit = int(query.get("limit", ["50"])[0])
         if limit > most:
             return 400, {"message": f"limit must be at most {most}"}, {}

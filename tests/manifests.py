@@ -1,4 +1,4 @@
-"""Reading the manifests: as they are written, and as Kustomize prints them."""
+"""Reads the manifests, as written and as Kustomize prints them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def documents(path: Path) -> list[Document]:
 
 
 def mounted_files() -> set[Path]:
-    """What Kustomize puts into ConfigMaps: YAML of other programs."""
+    """Files that Kustomize puts into ConfigMaps: configuration of other programs."""
     return {
         kustomization.parent / file
         for kustomization in K8S.rglob("kustomization.yaml")
@@ -53,7 +53,7 @@ def observer_of(workload: Document) -> Document:
 
 
 def environment(container: Document) -> dict[str, str]:
-    """Its variables; what the downward API fills in is the field's path."""
+    """The container's variables; for the downward API the value is the field's path."""
     return {
         one["name"]: one["value"] if "value" in one else one["valueFrom"]["fieldRef"]["fieldPath"]
         for one in container.get("env", [])
@@ -70,7 +70,7 @@ def workloads(found: list[Document]) -> list[Document]:
 
 
 def built(folder: Path) -> list[Document]:
-    """What Kustomize makes of *folder*."""
+    """Kustomize's output for *folder*."""
     assert KUSTOMIZE is not None
     command = [KUSTOMIZE, "build"] if KUSTOMIZE == "kustomize" else [KUSTOMIZE, "kustomize"]
     done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
@@ -79,7 +79,7 @@ def built(folder: Path) -> list[Document]:
 
 
 def built_of(folder: Path, resources: str, *components: str) -> dict[str, Document]:
-    """What Kustomize makes of the YAML *resources* with our *components*, by kind and name; *folder* is scratch."""
+    """Kustomize's output for the YAML *resources* with our *components*, by kind and name; *folder* is scratch."""
     (folder / "resources.yaml").write_text(resources, encoding="utf-8")
     used = [os.path.relpath((K8S / each).resolve(), folder.resolve()) for each in components]
     (folder / "kustomization.yaml").write_text(

@@ -57,7 +57,7 @@ def attributes_dict(attributes: Iterable[KeyValue]) -> dict[str, Any]:
 
 
 def op_from_otlp(span: Span) -> ObservedOp | None:
-    """The op that an OTLP *span* says, or None if it is not one."""
+    """The op of an OTLP *span*; None if the span is not an op."""
     parent = span.parent_span_id.hex() or None
     return op_from_attributes(attributes_dict(span.attributes), span.trace_id.hex(), span.span_id.hex(), parent)
 
@@ -68,7 +68,7 @@ def spans_in(request: ExportTraceServiceRequest) -> list[Span]:
 
 
 class Said(NamedTuple):
-    """An answer other than a plain success: a gRPC code with details and RetryInfo, or an HTTP status with headers."""
+    """A response: a gRPC code with details and RetryInfo, or an HTTP status with headers."""
 
     code: grpc.StatusCode = grpc.StatusCode.OK
     details: str = ""
@@ -85,8 +85,8 @@ TAKEN = Said()
 class OtlpReceiver:
     """Keeps what was exported. `refusals` makes the next requests fail (UNAVAILABLE, 503), one each.
 
-    `answer` decides on each other request; what is not answered with success is not kept. Requests wait while `gate`
-    is clear; `arrived` counts those that came.
+    `answer` decides the response to each other request; only requests answered with success are kept. Requests wait
+    while `gate` is clear; `arrived` counts all of them.
     """
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class OtlpReceiver:
             await self._changed.wait_for(lambda: len(self.metrics) >= count)
 
     async def take(self, request: ExportTraceServiceRequest, headers: dict[str, str]) -> Said:
-        """Keep *request* if the answer to it is a success."""
+        """Keep *request* if it is answered with success."""
         async with self._changed:
             self.arrived += 1
             self._changed.notify_all()
@@ -227,7 +227,7 @@ class _Door:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals alone, and says when it listens."""
+    """A uvicorn server that installs no signal handlers and tells when it listens."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -299,7 +299,7 @@ def request_of(*names: str) -> bytes:
 async def sender(receiver: OtlpReceiver, protocol: str, **more: Any) -> AsyncIterator[OtlpSender]:
     """The real sender to *receiver*."""
     endpoint = receiver.grpc_endpoint if protocol == "grpc" else f"{receiver.http_endpoint}/v1/traces"
-    made = otlp_sender(OtlpTarget(endpoint, protocol, **more))  # type: ignore[arg-type]  # one of the two words
+    made = otlp_sender(OtlpTarget(endpoint, protocol, **more))  # type: ignore[arg-type]  # one of the two names
     try:
         yield made
     finally:

@@ -16,16 +16,16 @@ from typing import Any
 
 PATIENCE_S = 30.0
 NOWHERE = "http://127.0.0.1:9"
-"""An address where no one listens (the discard port)."""
+"""An address on which nothing listens (the discard port)."""
 _OURS = ("OBSERVER_", "OTEL_", "K8S_", "GATEWAY_URL", "LAKEHOUSE_URL", "OVERSEER_", "NO_COLOR")
 
 
 UNMEASURED = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
-"""Settings for a program under load: it runs at its own speed, and a kill would lose its coverage anyway."""
+"""Settings for a program under load: without coverage, which slows it down and would be lost on a kill."""
 
 
 def observer_env(tmp_path: Path, **settings: str) -> dict[str, str]:
-    """This process's environment without any setting, then *settings*: ports of its own, all files in *tmp_path*."""
+    """This process's environment with test settings (free ports, files in *tmp_path*), overridden by *settings*."""
     clean = {name: value for name, value in os.environ.items() if not name.upper().startswith(_OURS)}
     return {
         **clean,
@@ -43,7 +43,7 @@ def observer_env(tmp_path: Path, **settings: str) -> dict[str, str]:
 
 
 def observer_command(*arguments: str) -> list[str]:
-    """How to start the program with *arguments*."""
+    """The command line of the program with *arguments*."""
     return [sys.executable, "-m", "sidecar", *arguments]
 
 
@@ -93,7 +93,7 @@ class Process:
         return [event for event in found if isinstance(event, dict)]
 
     def wait_for(self, name: str, fits: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
-        """The first event called *name* that fits, waited for; fails with the log if it does not come."""
+        """Wait for the first matching event *name*; fails with the log if it does not come."""
 
         def found() -> dict[str, Any] | None:
             return next((e for e in self.events if e.get("event") == name and fits(e)), None)
@@ -105,17 +105,17 @@ class Process:
         return event
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to this very process."""
+        """Send a signal to the process itself."""
         self._popen.send_signal(number)
 
     def wait(self) -> int:
-        """Its exit status, waited for."""
+        """Wait for the exit; return the status."""
         status = self._popen.wait(PATIENCE_S)
         self._reader.join(PATIENCE_S)
         return status
 
     def stop(self) -> int:
-        """SIGTERM, then its exit status; killed if it does not end."""
+        """Send SIGTERM; return the exit status. Kills it if it does not end."""
         if self._popen.poll() is None:
             self.send(signal.SIGTERM)
         try:
@@ -124,7 +124,7 @@ class Process:
             return self.kill()
 
     def kill(self) -> int:
-        """SIGKILL, then its exit status."""
+        """Send SIGKILL; return the exit status."""
         self._popen.kill()
         return self.wait()
 
@@ -153,7 +153,7 @@ def started(tmp_path: Path, *arguments: str, **settings: str) -> Iterator[Proces
 def running_observer(tmp_path: Path, *arguments: str, **settings: str) -> Iterator[Process]:
     """`observer run ARGUMENTS` with *settings* over `observer_env`, ready when the block begins.
 
-    The log is JSON; leave it so: readiness and ports are read from it.
+    Readiness and ports are read from the log, so its format must stay JSON.
     """
     with started(tmp_path, "run", *arguments, **settings) as process:
         ready = process.wait_for("observer.ready")
@@ -164,7 +164,7 @@ def running_observer(tmp_path: Path, *arguments: str, **settings: str) -> Iterat
 
 @contextlib.asynccontextmanager
 async def observer_life(tmp_path: Path, **settings: str) -> AsyncIterator[Process]:
-    """`running_observer` for a block that uses the event loop; what it logged is added to `observer.log`."""
+    """`running_observer` for blocks that use the event loop; its log is appended to `observer.log`."""
     manager = running_observer(tmp_path, **settings)
     observer = await asyncio.to_thread(manager.__enter__)
     try:

@@ -35,17 +35,17 @@ numbers: st.SearchStrategy[int | float] = st.one_of(
 """Finite numbers of any size; ints and floats."""
 
 durations = numbers.map(abs)
-"""Milliseconds: what the doors let through is never negative."""
+"""Milliseconds; the doors let no negative ones through."""
 
 scalars: st.SearchStrategy[Any] = st.one_of(st.booleans(), texts, numbers, st.none())
-"""What a field of a JSON object may hold, nesting aside."""
+"""Values of a JSON object's field, without nesting."""
 
 values: st.SearchStrategy[Any] = st.recursive(
     st.one_of(scalars, st.sampled_from([float("nan"), float("inf"), float("-inf")])),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
     max_leaves=5,
 )
-"""Any JSON value, and the floats that JSON cannot say."""
+"""Any JSON value, plus the floats that JSON cannot represent."""
 
 crowded = st.integers(60, 200).map(lambda n: {f"field_{i}": i if i % 3 else f"value {i}" for i in range(n)})
 """More fields than an op keeps by name."""

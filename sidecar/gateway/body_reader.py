@@ -12,7 +12,7 @@ import msgspec
 from sidecar.gateway.proxied_call import PREFIX_BYTES, Capture
 
 _MISSING = object()
-_FIRST_MESSAGES = 250  # always parsed; later ones only if they match `_TELLING`, so not mere pieces of text
+_FIRST_MESSAGES = 250  # always parsed; later ones only if they match `_TELLING`, as they say more than a text delta
 _MOST_MESSAGES = 1000
 _MOST_LINES = 5000
 _TELLING = re.compile(

@@ -115,9 +115,8 @@ class FactReader:
         return self._cut(said[:_MASKED].strip(), _INPUT_CHARACTERS)
 
     def _readable_target(self, target: bytes) -> str:
-        return unquote_plus(
-            self._normalizer.text(target.decode("latin-1"))
-        )  # mask, then decode: a decoded space would end the secret
+        # Mask before decoding: a decoded space would end the secret, and leave its rest unmasked.
+        return unquote_plus(self._normalizer.text(target.decode("latin-1")))
 
     def _output(self, call: ProxiedCall, answer: ReadBody, rpc: RpcCall | None, llm: LlmCall | None) -> str:
         if rpc is not None:

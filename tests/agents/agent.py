@@ -1,12 +1,12 @@
-"""An agent in Python, traced by what its environment has: one model call through the gateway, and what reports of it.
+"""A Python agent, traced by the SDKs of its environment: one model call through the gateway, and reports of it.
 
 `python agent.py openai_v2|openinference|openllmetry grpc|http/protobuf`. OTEL_EXPORTER_OTLP_ENDPOINT says where the
-spans go; STRAIGHT, where they go as well, so that both can be compared; GATEWAY_URL, where the model is. OBSERVER, if
-set, is told of the call twice more: by Langfuse's SDK and as a scenario event. Nothing of the observer's is used.
+spans go; STRAIGHT is a second target, to compare both; GATEWAY_URL is the model's address. OBSERVER, if set, gets two
+more reports of the call: by Langfuse's SDK and as a scenario event. No code of the observer's is used.
 """
 
 # mypy: disable-error-code="import-not-found, import-untyped"
-# ^ what it uses is installed in an environment of its own
+# ^ its dependencies are installed in an environment of their own
 # ruff: noqa: PLC0415 - each instrumentation is imported where it is used
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def langfuse() -> Any:
 
 
 def report(client: Any) -> None:
-    """Tell of the call once more, twice: as an observation, and as an event.
+    """Report the call two more times: as a Langfuse observation, and as a scenario event.
 
-    The event is posted by a client that is not traced: its parent is the work, not a span of its own post.
+    The client that posts the event is not traced, so the event's parent is the work, not a span of the post.
     """
     with client.start_as_current_observation(as_type="generation", name="answer", input="Who is free?") as told:
         told.update(model="small-chat", output="Mia is free.")

@@ -24,7 +24,7 @@ _OPS = (("lost", "lost"), ("doubled", "doubled"), ("damaged", "damaged"), ("out 
 
 
 def play(seed: int) -> Round:
-    """One round in a folder of its own, which goes away unless the round went wrong."""
+    """Run one round in its own folder, which is removed unless the round failed."""
     folder = Path(tempfile.mkdtemp(prefix=f"observer-crash-{seed}-"))
     try:
         played = uvloop.run(run_round(seed, folder))

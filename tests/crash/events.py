@@ -1,4 +1,4 @@
-"""The events that are sent: each is made from its id alone, so that the oracle knows what its line must say."""
+"""The events of the load. Each is derived from its id alone, so the oracle knows the expected journal line."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import zlib
 from typing import Any
 
 TOOLS = "/tools/"
-"""What the load's endpoints, and so the names of their spans, begin with."""
+"""Prefix of the load's endpoints, and so of their span names."""
 _TEXTS = ("plain", "Zoë", "日本語", '\U0001f600 \\ "quoted"', "line\u2028end", "tab\there", "ß" * 40, "x" * 1500)
-"""One to four bytes a character, what JSON escapes, and some length."""
+"""Characters of one to four bytes, characters that JSON escapes, and long texts."""
 
 
 def event_of(event_id: str, *, named: bool = True) -> dict[str, Any]:
-    """The event called *event_id*; with *named* it carries the id, otherwise only `extra` tells it."""
+    """The event *event_id*. With *named* it has that `event_id`; without, only its extra field `id` tells the id."""
     bits = zlib.crc32(event_id.encode())
     text = f"{_TEXTS[bits % len(_TEXTS)]} {bits % 1000}"
     success = bits % 3 > 0
@@ -32,12 +32,12 @@ def event_of(event_id: str, *, named: bool = True) -> dict[str, Any]:
 
 
 def digest(event_id: str, text: str) -> int:
-    """What ties an id to its payload."""
+    """A checksum over the id and its payload."""
     return zlib.crc32(f"{event_id}\n{text}".encode())
 
 
 def is_intact(line: dict[str, Any], event_id: str) -> bool:
-    """Whether a journal *line* says what was sent as *event_id*, in every field."""
+    """Whether every field of a journal *line* equals what was sent as *event_id*."""
     sent = event_of(event_id)
     extra = line.get("extra", {})
     same = all(line.get(name) == sent.get(name) for name in ("endpoint", "success", "input_summary", "error", "task"))

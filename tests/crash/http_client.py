@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client over one kept-alive connection: cheap enough for thousands of requests a second."""
+"""A minimal HTTP/1.1 client over one keep-alive connection, fast enough for thousands of requests a second."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 class Broken(Exception):  # noqa: N818 - an outcome that is expected here
-    """The connection ended before the answer came."""
+    """The connection ended before the response was complete."""
 
 
 class HttpConnection:
@@ -18,7 +18,7 @@ class HttpConnection:
         self._writer: asyncio.StreamWriter | None = None
 
     async def request(self, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
-        """Status and body of the answer. Raises Broken."""
+        """Send a request; return status and body of the response. Raises Broken."""
         await self.send(method, path, body, headers)
         assert self._reader is not None
         try:
@@ -32,7 +32,7 @@ class HttpConnection:
         return int(head[9:12]), answer
 
     async def send(self, method: str, path: str, body: bytes, headers: str = "") -> None:
-        """Send a request and do not wait for its answer. Raises Broken."""
+        """Send a request without waiting for the response. Raises Broken."""
         try:
             if self._writer is None:
                 self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
@@ -44,7 +44,7 @@ class HttpConnection:
             raise Broken from exc
 
     def drop(self) -> None:
-        """Close at once; what was not answered never will be."""
+        """Close the connection at once; outstanding responses are lost."""
         if self._writer is not None:
             self._writer.transport.abort()
         self._reader = self._writer = None

@@ -1,4 +1,4 @@
-"""The oracle's own reading of a journal: from the bytes alone, sharing no code with what is under test."""
+"""The oracle's own journal reader: it works on the raw bytes and shares no code with the observer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MEMBER = b',"crc":"'
 
 
 class Line(NamedTuple):
-    """One whole record; *place* counts from the oldest."""
+    """One complete record; *place* is its index, the oldest is 0."""
 
     place: int
     record: dict[str, Any]
@@ -26,7 +26,7 @@ def segments(data: Path, name: str = "ops") -> list[Path]:
 
 
 def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(offset, line with its line feed) of each line that has one."""
+    """Yield (offset, line with its line feed) of each complete line."""
     at = 0
     for text in path.read_bytes().split(b"\n")[:-1]:
         yield at, text + b"\n"
@@ -34,7 +34,7 @@ def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def read(data: Path) -> tuple[list[Line], list[bytes]]:
-    """All records in order, and the lines that are damaged, a torn end among them."""
+    """All valid records in order, and all damaged lines, including a torn last one."""
     lines: list[Line] = []
     damaged: list[bytes] = []
     for path in segments(data):

@@ -1,6 +1,6 @@
-"""`make outage`: the collector goes away under load and comes back; every span arrives, memory stays flat.
+"""`make outage`: the collector fails under load and comes back; every span must arrive, and memory must stay flat.
 
-Status 1 if an event was refused, a span is missing or came twice, or resident memory rose by more than a tenth.
+Exit status 1 if an event was refused, a span is missing or duplicated, or resident memory rose by over a tenth.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_GROWTH = 0.1
 
 
 async def outage(seconds: float, rate: float, folder: Path, *, around_s: tuple[float, float]) -> bool:
-    """Whether *seconds* without a collector under *rate* events a second left no trace; prints what was seen."""
+    """Run *seconds* without a collector at *rate* events/s; print the findings and return whether all is well."""
     collector, gateway = Collector(), Gateway()
     await collector.restore()
     await gateway.restore()
@@ -71,13 +71,13 @@ async def outage(seconds: float, rate: float, folder: Path, *, around_s: tuple[f
 
 
 class _Watch:
-    """Looks at a process once a second."""
+    """Samples a process once a second."""
 
     def __init__(self, pid: int, data: Path, load: Load, collector: Collector) -> None:
         self._of = (pid, data, load, collector)
 
     async def most(self, seconds: float) -> int:
-        """The most bytes that were resident during the next *seconds*."""
+        """The peak resident bytes during the next *seconds*."""
         samples: list[Sample] = []
         ends = asyncio.get_running_loop().time() + seconds
         while not samples or asyncio.get_running_loop().time() < ends:

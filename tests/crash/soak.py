@@ -1,6 +1,6 @@
-"""`make soak MINUTES=n`: steady load with collector and gateway present; memory, threads, descriptors, files as CSV.
+"""`make soak MINUTES=n`: steady load with a collector and gateway; writes memory, threads, descriptors, files as CSV.
 
-At the end it says whether anything grew: status 1 if so, or if an event was refused, or a span did not arrive.
+Exit status 1 if any of them grew, an event was refused, or a span did not arrive.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from tests.crash.servers import Collector, Gateway
 from tests.processes import UNMEASURED, Process, observer_life
 
 _CONNECTIONS = 16
-_NAMED_EVERY = 20  # one event in so many carries an id: a million remembered ids alone take 30 MiB
+_NAMED_EVERY = 20  # every 20th event has an id: a million remembered ids alone take 30 MiB
 _SAMPLE_S = 10.0
 _SETTLED_S = 300.0
-_WINDOW_S = 60.0  # two cycles: what one sample says of memory depends on what was being done just then
+_WINDOW_S = 60.0  # two cycles: a single sample of memory depends on what the observer is doing
 _MOST_GROWTH = 0.05
 _MOST_RESIDENT = 120 * 2**20
-_SPARE = 2  # threads or descriptors that may be open by chance at one sample and not at another
+_SPARE = 2  # threads or descriptors that a single sample may have by chance
 _LATE_S = 60.0
-_FOLDER_BYTES = 256 * 2**20  # less than the default, so that a run of minutes meets its bounds
+_FOLDER_BYTES = 256 * 2**20  # below the default, so that a run of minutes reaches the limit
 
 
 @dataclass(frozen=True)
 class Sample:
     """One row of the CSV. *seconds* since the load began; sizes in bytes.
 
-    *anonymous* is what of *resident* is in no file: pages of libraries come and go as the machine needs memory.
+    *anonymous*: the part of *resident* not backed by files; library pages come and go as the machine needs memory.
     """
 
     seconds: float
@@ -58,7 +58,7 @@ class Sample:
 
 
 class Load:
-    """*rate* events a second over some connections, each at its own moments."""
+    """Posts *rate* events a second over several connections, each with its own timing."""
 
     def __init__(self, port: int, rate: float) -> None:
         self._port = port
@@ -94,7 +94,7 @@ class Load:
 
 
 def sample(pid: int, data: Path, load: Load, collector: Collector, seconds: float) -> Sample:
-    """What the process and its folder take now. Source: proc(5)."""
+    """Measure the process and its folder. Source: proc(5)."""
     proc = Path(f"/proc/{pid}")
     status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
     sizes = {path.name: path.stat().st_size for path in data.rglob("*") if path.is_file()}
@@ -114,7 +114,7 @@ def sample(pid: int, data: Path, load: Load, collector: Collector, seconds: floa
 
 
 def findings(samples: Sequence[Sample], minutes: float, rate: float, most_bytes: int) -> list[tuple[bool, str]]:
-    """(whether it is well, what was found), a line each. Short runs take their first half as what has settled."""
+    """One (whether it is well, text) per check. Short runs count their first half as warm-up."""
     settled_s = min(_SETTLED_S, minutes * 30)
     end = samples[-1]
     early = [one for one in samples if one.seconds <= settled_s] or list(samples[:1])
@@ -150,7 +150,7 @@ def _mib(size: float) -> str:
 
 
 async def soak(minutes: float, rate: float, folder: Path, table: Path, settings: dict[str, str]) -> bool:
-    """Whether *minutes* of load left nothing behind."""
+    """Run the load for *minutes*; return whether nothing grew or was lost."""
     collector, gateway = Collector(keep=False), Gateway()
     await collector.restore()
     await gateway.restore()

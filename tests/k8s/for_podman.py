@@ -1,11 +1,11 @@
-"""The one change between what Kustomize prints and what podman is given, and why.
+"""Adapts Kustomize's output to podman. The differences, with reasons.
 
-- Podman 4 takes an init container with `restartPolicy: Always` for one that must end before the others start, so a
-  native sidecar becomes a plain container, the first one. Stopping in order is then the test's work (`Pod.stop`).
-- It knows `metadata.name` of the downward API only, so the other fields are filled in.
-- It would run HTTP probes as `curl` inside of the container, and there is none; the tests ask as the kubelet does.
+- Podman 4 waits for an init container to end even with `restartPolicy: Always`, so a native sidecar becomes a plain
+  container, the first one. The test then has to stop the containers in order (`Pod.stop`).
+- Of the downward API it supports only `metadata.name`, so the other fields are filled in.
+- It would run HTTP probes as `curl` inside the container, which has none; the tests probe as the kubelet does.
 - Podman 4.3 forgets to decode a Secret's base64 for a volume, so `podman_secret` has the plain values.
-- There are no Services: what a Service would lead to is published on loopback, at a free port.
+- There are no Services: container ports are published on free loopback ports instead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 
 
 def for_podman(printed: list[Document], published: Mapping[int, int]) -> list[Document]:
-    """*printed* as podman can play it; container ports that *published* names come out at its ports on loopback."""
+    """*printed*, adapted to podman. *published*: container port → port on loopback."""
     documents = [copy.deepcopy(one) for one in printed if one["kind"] in _KEPT]
     for workload in workloads(documents):
         spec = workload["spec"]["template"]["spec"]
@@ -39,11 +39,11 @@ def for_podman(printed: list[Document], published: Mapping[int, int]) -> list[Do
         spec["containers"] = [*sidecars, *spec["containers"]]
         for container in spec["containers"]:
             _adapt(container, published)
-    return sorted(documents, key=lambda one: one["kind"] == "Deployment")  # what it mounts comes first
+    return sorted(documents, key=lambda one: one["kind"] == "Deployment")  # volumes come before their user
 
 
 def podman_secret(secret: Document) -> Document:
-    """*secret* for `podman secret create`, its values as they shall be read."""
+    """*secret* for `podman secret create`, with plain values."""
     return {**secret, "data": {name: base64.b64decode(value).decode() for name, value in secret["data"].items()}}
 
 

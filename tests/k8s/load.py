@@ -1,4 +1,4 @@
-"""Calls at a steady rate, whatever becomes of them: `python -m tests.k8s.load --seconds 10 --proxied 100 --direct 10`.
+"""Calls at a steady rate, whatever their outcome: `python -m tests.k8s.load --seconds 10 --proxied 100 --direct 10`.
 
 Runs in the Pod's network, so all of it stays on that loopback. Prints one JSON line a call.
 """
@@ -15,13 +15,13 @@ from typing import Any
 
 import httpx
 
-_CITIES = ("Denver", "Phoenix", "Tucson", "Boise")  # the last one's office is closed: it has failures to learn from
+_CITIES = ("Denver", "Phoenix", "Tucson", "Boise")  # calls for the last one fail, so there is something to learn
 _ROLES = ("welder", "picker", "packer")
 _TIMEOUT_S = 10.0
 
 
 async def call(client: httpx.AsyncClient, kind: str, url: str, body: dict[str, Any]) -> None:
-    """One call, and its line: what came of it (`outcome` is a status, the proxy's own answer, or an exception)."""
+    """Make one call and print its line; `outcome` is a status, the proxy's own answer, or an exception."""
     started = time.perf_counter()
     try:
         answer = await client.post(url, json=body)
@@ -34,7 +34,7 @@ async def call(client: httpx.AsyncClient, kind: str, url: str, body: dict[str, A
 
 
 async def steadily(client: httpx.AsyncClient, kind: str, rate: float, seconds: float, port: int) -> None:
-    """*rate* calls a second for *seconds*; a slow answer delays none of those after it."""
+    """Make *rate* calls a second for *seconds*; a slow answer does not delay later calls."""
     dice, loop = Random(port), asyncio.get_running_loop()
     began, tasks = loop.time(), set()
     for number in range(int(rate * seconds)):

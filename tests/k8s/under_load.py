@@ -27,7 +27,7 @@ SMALL = {"resources": {"requests": {"cpu": "50m", "memory": "80Mi"}, "limits": {
 
 @contextlib.contextmanager
 def load(pod: Pod, into: Path, seconds: float, **rates: float) -> Iterator[subprocess.Popen[bytes]]:
-    """Calls in the Pod's network, while the block runs and until they are done; their lines go to *into*."""
+    """Make calls in the Pod's network during the block, and wait for them at its end; their lines go to *into*."""
     command = [sys.executable, "-m", "tests.k8s.load", "--seconds", str(seconds)]
     command += [part for name, rate in rates.items() for part in (f"--{name}", str(rate))]
     with into.open("wb") as out, subprocess.Popen(pod.inside(command), cwd=ROOT, stdout=out) as process:
@@ -36,13 +36,13 @@ def load(pod: Pod, into: Path, seconds: float, **rates: float) -> Iterator[subpr
 
 
 def calls(lines: Path, kind: str) -> list[dict[str, Any]]:
-    """What became of the calls of one kind."""
+    """The results of the calls of one kind."""
     read = (json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines())
     return [one for one in read if one["kind"] == kind]
 
 
 def outcomes(lines: Path, kind: str) -> Counter[str]:
-    """How often each outcome was met."""
+    """The number of calls by outcome."""
     return Counter(one["outcome"] for one in calls(lines, kind))
 
 
@@ -65,7 +65,7 @@ def resident_mib(pid: int) -> float:
 
 
 def throttling(pid: int) -> str:
-    """How often the quota of a process's control group stopped it; "" where that cannot be read."""
+    """How often the CPU quota of its control group throttled a process; "" if that cannot be read."""
     groups = Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii").splitlines()
     for _, controllers, path in (line.split(":", 2) for line in groups):
         folder = "cpu" if "cpu" in controllers.split(",") else ""
@@ -83,7 +83,7 @@ def cpu_s(pid: int) -> float:
 
 
 def main(seconds: float, rate: float) -> int:
-    """Run it. 1 if a call failed or the sidecar restarted."""
+    """Run the load; 1 if a call failed or the sidecar restarted."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         observer = {**SMALL, **settings(OTEL_TRACES_EXPORTER="none", OTEL_METRICS_EXPORTER="none")}

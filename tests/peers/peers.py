@@ -32,7 +32,7 @@ def missing() -> str:
 
 @dataclass(frozen=True)
 class Jaeger:
-    """A running Jaeger: where it takes spans, and what it says about them."""
+    """A running Jaeger: its OTLP endpoint, and queries of its spans."""
 
     otlp: str
     query: str
@@ -57,7 +57,7 @@ class Collector:
 
 
 def waited_for(look: Callable[[], T | None]) -> T:
-    """What *look* gives once it gives something. Raises TimeoutError."""
+    """Poll *look* until its result is not None; return that. Raises TimeoutError."""
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline:
         found = look()
@@ -69,7 +69,7 @@ def waited_for(look: Callable[[], T | None]) -> T:
 
 @contextlib.contextmanager
 def jaeger(folder: Path) -> Iterator[Jaeger]:
-    """Jaeger, keeping what it gets in memory."""
+    """A running Jaeger with in-memory storage."""
     otlp, query = free_ports(2)
     ports = {"JAEGER_OTLP_PORT": str(otlp), "JAEGER_QUERY_PORT": str(query), "JAEGER_GRPC_PORT": "0"}
     env = {**ports, "OTEL_TRACES_SAMPLER": "always_off"}
@@ -81,7 +81,7 @@ def jaeger(folder: Path) -> Iterator[Jaeger]:
 
 @contextlib.contextmanager
 def collector(folder: Path, jaeger_endpoint: str, host: str = "127.0.0.1", grpc: int = 0) -> Iterator[Collector]:
-    """The Collector, told by its environment where Jaeger is; no Tempo is there. It takes spans at *host*."""
+    """A running Collector, configured by environment to export to Jaeger, without Tempo. It listens on *host*."""
     http, metrics, nowhere, any_port = free_ports(4)
     grpc = grpc or any_port
     env = {
@@ -100,13 +100,13 @@ def collector(folder: Path, jaeger_endpoint: str, host: str = "127.0.0.1", grpc:
 
 
 def validated() -> subprocess.CompletedProcess[str]:
-    """What the Collector says of the project's configuration."""
+    """The result of the Collector's `validate` of the project's configuration."""
     command = [str(BIN / "otelcol"), "validate", "--config", str(COLLECTOR_CONFIG)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S)
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody has at the moment: these programs do not tell which they took."""
+    """Currently free loopback ports, as these programs do not tell which port they chose."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
