@@ -184,3 +184,17 @@ async def test_nothing_is_decided_before_the_journals_are_read() -> None:
     order.apply("work", b'"learn"')
     order.consume(an_op(op_id="a"))
     assert learner.seen == ['"learn"', "step 0", "step 1", "step 2", "a"]
+
+
+async def test_what_has_been_handed_on_does_not_count_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More bytes than the bound wait over time, never at once: the order is kept."""
+    monkeypatch.setattr(in_order, "MOST_WAITING_BYTES", 2000)
+    bench = Bench()
+    for number in range(10):
+        await bench.decide("plain", f"d{number}")
+        bench.op(*(f"{number}-{each}" for each in range(5)))
+        await bench.written()
+    assert (bench.order.waiting, bench.order.unordered) == (0, 0)
+    assert bench.learner.seen == [
+        each for number in range(10) for each in (f'"d{number}"', *(f"{number}-{op}" for op in range(5)))
+    ]

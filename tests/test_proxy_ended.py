@@ -19,7 +19,9 @@ from sidecar.normalize import Normalizer
 from sidecar.protocols import BegunCall
 from sidecar.redaction import Redactor
 from sidecar.spans.recorder import OpRecorder
-from tests.fakes import ManualClock
+from tests.fakes import KeptSpans, ManualClock
+from tests.proxied import exchange, raw_gateway, request
+from tests.test_proxy_ops import alone
 
 _SLOW_S = 0.0006  # what an op takes here: two of them are a turn
 _CALLS = 9
@@ -113,3 +115,16 @@ async def test_no_call_is_left_at_the_end() -> None:
     bench.recorder.ended(bench.call("more"))
     await bench.turns(_CALLS + 1)
     assert (bench.spans.made, bench.recorder.lost) == (_CALLS + 1, 0)
+
+
+async def test_a_proxy_that_stops_makes_the_ops_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The turn that they waited for would come too late."""
+    monkeypatch.setattr(proxy_calls, "_GATHER_S", 3600)
+    kept = KeptSpans()
+    async with raw_gateway() as gateway, asyncio.TaskGroup() as tasks:
+        proxy = await alone(gateway, OpRecorder(kept.provider), tasks)
+        for name in "abc":
+            await exchange(proxy.port, request("GET", f"/{name}"))
+        assert kept.exporter.get_finished_spans() == ()
+        await proxy.stop()
+    assert [span.name for span in kept.exporter.get_finished_spans()] == ["/a", "/b", "/c"]
