@@ -116,7 +116,7 @@ class CallRecorder:
             self._record(self._ended.popleft())
 
     def _record_some(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Make ops for `_TURN_S`, or longer if many calls wait: they must not end faster than their ops are made."""
+        """Make ops for `_TURN_S`, or longer if many calls wait, so that calls do not end faster than ops are made."""
         until = self._clock.monotonic() + _TURN_S
         while self._ended and (self._clock.monotonic() < until or self._is_behind):
             self._record(self._ended.popleft())

@@ -100,7 +100,7 @@ class ObserverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Streams operations as they settle, until the caller cancels. A caller that reads too slowly is told what it missed.
+        """Streams operations once they are in the journal, until the caller cancels. Tells slow callers how many they missed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,7 +114,7 @@ class ObserverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListIncidents(self, request, context):
-        """Lists incidents (recurring failures), most recently seen first.
+        """Lists incidents (what keeps failing), most recently seen first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
