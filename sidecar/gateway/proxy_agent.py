@@ -82,7 +82,7 @@ class AgentConnection(asyncio.BufferedProtocol):
             self._drop(nbytes)
             return
         self._reader.feed(self._parts.buffer.data, nbytes)
-        self._go_on()
+        self._pump()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """The agent disconnected: abandon its exchange."""
@@ -141,7 +141,7 @@ class AgentConnection(asyncio.BufferedProtocol):
             return
         if done is not None and done.request_whole:  # otherwise the rest of the request is discarded first
             self._reader.next()
-        self._go_on()
+        self._pump()
 
     def cut_off(self, *, abruptly: bool) -> None:
         """The response stays incomplete: close, so that the agent notices."""
@@ -226,7 +226,7 @@ class AgentConnection(asyncio.BufferedProtocol):
         self._parts.buffer.stalled += paused - self.write_paused
         self.write_paused = paused
 
-    def _go_on(self) -> None:
+    def _pump(self) -> None:
         """After a read: write the results in both directions."""
         self.flush()
         if self._exchange is not None:

@@ -49,7 +49,7 @@ class RequestReader:
         self._refusal: RefusedError | None = None  # never reset: nothing after it can be trusted to be a request
         self._parsing = False
         self._whole = False
-        self._unheard_bytes = 0  # bytes since the last body data or end of a message
+        self._overhead_bytes = 0  # bytes since the last body data or end of a message: heads, trailers, chunk sizes
         self.head_since: float | None = now()
         self._begin()
 
@@ -139,14 +139,14 @@ class RequestReader:
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
-        self._unheard_bytes = 0
+        self._overhead_bytes = 0
         self._body_left -= len(data)
         if self._refusal is None:
             self._taker.request_data(data)
 
     def on_message_complete(self) -> None:
         """The request is complete."""
-        self._unheard_bytes = 0
+        self._overhead_bytes = 0
         if self._offered is None and self._refusal is None:
             self.in_body, self._whole = False, True
             self._taker.request_end(self._trailers)
@@ -158,7 +158,7 @@ class RequestReader:
         self._parsing, at = True, 0
         while at < size and not self._whole and self._parser is not None:
             end = self._end_of_piece(data, at, size)
-            self._unheard_bytes += end - at
+            self._overhead_bytes += end - at
             try:
                 self._parser.feed_data(memoryview(data)[at:end])
             except httptools.HttpParserUpgrade as exc:
@@ -166,7 +166,7 @@ class RequestReader:
                 size, end = len(data), 0
             except httptools.HttpParserError:
                 self._refusal = self._refusal or MALFORMED
-            if self._unheard_bytes > _MOST_HEAD_BYTES:
+            if self._overhead_bytes > _MOST_HEAD_BYTES:
                 self._refusal = self._refusal or TOO_LARGE
             self._last = (self._last + data[max(at, end - 3) : end])[-3:]
             at = end

@@ -72,7 +72,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._trailers: list[tuple[bytes, bytes]] = []
         self._reason = b""
-        self._unheard_bytes = 0  # bytes since the last body data or end of a message
+        self._overhead_bytes = 0  # bytes since the last body data or end of a message: heads, trailers, chunk sizes
         self._in_body = self._interim = self._until_close = self._keep_alive = False
         self._fault = ""
         self._write_paused = False
@@ -96,14 +96,14 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self.abort()  # unsolicited bytes
             return
         self.heard = True
-        self._unheard_bytes += nbytes
+        self._overhead_bytes += nbytes
         try:
             self._parser.feed_data(memoryview(self._pool.buffer.data)[:nbytes])
         except httptools.HttpParserUpgrade:
             self._fault = "it switched protocols"
         except httptools.HttpParserError as exc:
             self._fault = self._fault or f"its response is not valid HTTP/1.1: {exc}"
-        if self._unheard_bytes > _MOST_HEAD_BYTES:
+        if self._overhead_bytes > _MOST_HEAD_BYTES:
             self._fault = self._fault or _TOO_LARGE
         if self._fault:
             self._lost(self._fault)
@@ -201,7 +201,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
-        self._unheard_bytes = 0
+        self._overhead_bytes = 0
         if self.taker is not None and not self._fault:
             self.taker.response_data(data)
         else:
@@ -209,7 +209,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def on_message_complete(self) -> None:
         """The response is complete."""
-        self._unheard_bytes = 0
+        self._overhead_bytes = 0
         if self._interim:
             self._begin_head()
         elif self._in_body and not self._fault:
@@ -222,7 +222,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def _begin_head(self) -> None:
         self._headers, self._trailers, self._reason = [], [], b""
         self._in_body = self._interim = self._until_close = False
-        self._unheard_bytes = 0
+        self._overhead_bytes = 0
 
     def _discard_parser(self) -> None:
         """Discard the parser: it waits for the body that a response to HEAD announces but does not have."""
