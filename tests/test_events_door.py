@@ -16,7 +16,8 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from sidecar.receivers.event_intake import Reading
+from sidecar.errors import OverloadedError
+from sidecar.receivers.event_intake import LARGE_BYTES, Reading
 from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, EventsResource
 from tests.fakes import SettledReceipt, an_op
 from tests.observers import FaultyFile, client, journal, observer
@@ -237,3 +238,31 @@ async def test_many_small_events_leave_others_their_turns(monkeypatch: pytest.Mo
     other.cancel()
     assert (len(receipts), rejected) == (2000, [])
     assert 25 <= turns <= 41
+
+
+class FullIntake(TimedIntake):
+    """It has room for five events."""
+
+    taken = 0
+
+    def take(self, reading: Reading, headers: object) -> SettledReceipt:
+        if self.taken == 5:
+            raise OverloadedError("the journal cannot keep up", "too much waits", "Send it again later")
+        self.taken += 1
+        return super().take(reading, headers)
+
+
+async def test_events_beyond_the_room_are_named_and_those_before_are_not() -> None:
+    """Of events that were read together, some are taken: only the others are to be sent again."""
+    door = EventsResource(cast("Any", FullIntake(0.0)), cast("Any", None))
+    receipts, rejected = await door._record([b"{}"] * 8, {}, {})
+    assert (len(receipts), [each["index"] for each in rejected]) == (5, [5, 6, 7])
+    assert all(str(each["error"]).startswith("retry: ") for each in rejected)
+
+
+async def test_a_large_event_among_small_ones_keeps_its_place(door: httpx.AsyncClient, tmp_path: Path) -> None:
+    """It is read in a thread; none before or behind it is lost, repeated or overtaken."""
+    events = [{"count": number, "error": "x" * (2 * LARGE_BYTES if number in (2, 5) else 1)} for number in range(8)]
+    status, said = await post(door, lines([*events, {"count": "many"}]))
+    assert (status, said["accepted"], [wrong["index"] for wrong in said["rejected"]]) == (200, 8, [8])
+    assert [line["count"] for line in journal(tmp_path)] == list(range(8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -158,3 +159,29 @@ def test_a_cursor_of_as_many_ranges_as_there_can_be_fits_its_slot(tmp_path: Path
         file.save(saved)
         assert CursorFile(path).load() == saved
     assert path.stat().st_size == 2 * SLOT_BYTES
+
+
+def test_a_save_that_failed_leaves_the_last_cursor_its_slot(tmp_path: Path) -> None:
+    """The next save takes the slot of the failed one; torn, it still leaves the cursor before."""
+    path, away = tmp_path / "data" / "cursor.json", tmp_path / "away"
+    path.parent.mkdir()
+    file = CursorFile(path)
+    file.save(Saved(10))
+    path.parent.rename(away)
+    file.save(Saved(20))
+    assert file.failures == 1
+    away.rename(path.parent)
+    file.save(Saved(30))
+    assert CursorFile(path).load() == Saved(30)
+    path.write_bytes(b"x" * SLOT_BYTES + path.read_bytes()[SLOT_BYTES:])
+    assert CursorFile(path).load() == Saved(10)
+
+
+def test_a_slot_that_nobody_can_read_does_not_stay(tmp_path: Path) -> None:
+    """All is exported again once, not at each start."""
+    path, said = tmp_path / "cursor.json", b'{"number":99}'
+    path.write_bytes((b"%08x %b" % (zlib.crc32(said), said)).ljust(SLOT_BYTES))
+    file = CursorFile(path)
+    assert file.load() == Saved(0)
+    file.save(Saved(3))
+    assert CursorFile(path).load() == Saved(3)
