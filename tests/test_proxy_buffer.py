@@ -86,3 +86,26 @@ async def test_a_slow_agent_among_many_gets_all(tmp_path: Path) -> None:
             message = await read_message(reader, response=True)
         assert message is not None
         assert len(message.body) == _BODY
+
+
+async def test_a_gateway_that_stopped_reading_counts_until_it_is_gone(tmp_path: Path) -> None:
+    """It hangs up on a body that it did not take: reads do not stay small after that."""
+    done = asyncio.Event()
+
+    async def deaf(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport can
+        await done.wait()
+        writer.close()
+
+    server = await asyncio.start_server(deaf, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with proxied(tmp_path, f"http://127.0.0.1:{port}") as running:
+        assert running.proxy is not None
+        async with connected(proxy_port(running)) as (_, writer):
+            writer.write(request("POST", "/", [("Content-Type", "text/plain")], bytes(_BODY * 4)))
+            await stalled(running.proxy.buffer, 1)
+            done.set()
+            await settled(running, 1)
+        assert running.proxy.buffer.stalled == 0
+    server.close()
+    await server.wait_closed()
