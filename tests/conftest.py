@@ -1,8 +1,4 @@
-"""Set-up for all tests.
-
-Tests that run the same lines thousands of times are marked `no_cover`: coverage more than doubles their time, and other
-tests cover those lines.
-"""
+"""Set-up for all tests."""
 
 from __future__ import annotations
 

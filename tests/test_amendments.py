@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -170,7 +169,6 @@ def histories(draw: st.DrawFn) -> list[ObservedOp]:
     ]
 
 
-@pytest.mark.no_cover
 @settings(deadline=None)
 @given(histories())
 def test_books_count_as_if_amended_ops_had_never_been(ops: list[ObservedOp]) -> None:

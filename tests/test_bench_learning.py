@@ -7,7 +7,6 @@ import json
 from random import Random
 
 import msgspec
-import pytest
 from rich.console import Console
 
 from benchmarks.learning import Report, Runs, Sizes, measure, show, wilson
@@ -19,7 +18,6 @@ from sidecar.analysis.rule_standing import Rule
 _FEW = Sizes(worlds=3, several=1, null_worlds=2, null_cycles=20, loops=1, reversals=1, lives=4, coverage=1)
 
 
-@pytest.mark.no_cover
 def test_a_short_run_has_every_figure_and_prints_it() -> None:
     """Thirteen figures with their bounds, tables with rows, in the output and as JSON."""
     said: list[str] = []
@@ -44,7 +42,6 @@ def test_the_same_seed_gives_the_same_world_and_the_same_run() -> None:
     assert [first.call() for _ in range(60)] == [second.call() for _ in range(60)]
 
 
-@pytest.mark.no_cover
 def test_a_rule_that_reverses_is_retired_and_replaced() -> None:
     """Its entry goes, though it helped for a thousand ops, and the reverse stands within 400."""
     found = reversal(1)

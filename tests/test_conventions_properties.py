@@ -143,7 +143,6 @@ def op_of(span: Span) -> ObservedOp:
     return op
 
 
-@pytest.mark.no_cover
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(spans())
 def test_garbage_never_raises_and_ops_are_normal_and_bounded(span: Span) -> None:
@@ -168,7 +167,6 @@ def test_garbage_never_raises_and_ops_are_normal_and_bounded(span: Span) -> None
     assert TOKEN not in repr(op)
 
 
-@pytest.mark.no_cover
 @settings(deadline=None)
 @given(spans())
 def test_a_span_that_is_no_op_alone_is_none_among_others(span: Span) -> None:

@@ -166,7 +166,6 @@ def test_unwritable_characters_and_credentials_are_gone() -> None:
     assert secret[:12] not in repr(op)
 
 
-@pytest.mark.no_cover
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(_FIELDS, _json)))
 def test_any_object_is_an_op_in_the_normal_form(row: dict[str, Any]) -> None:
     """Whatever its fields hold, an object becomes an op that normalising changes no more and a span can carry."""

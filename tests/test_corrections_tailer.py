@@ -242,7 +242,6 @@ async def test_unreadable_path_is_counted_and_logged_once(bench: Bench) -> None:
 _texts = st.lists(st.text(max_size=12) | st.just("same"), max_size=12)
 
 
-@pytest.mark.no_cover
 @settings(max_examples=100, deadline=None)
 @given(_texts, st.lists(st.tuples(st.integers(0, 400), st.sampled_from(["go on", "restart", "kill"])), max_size=8))
 def test_any_split_yields_each_row_once_in_order(

@@ -150,7 +150,6 @@ async def test_a_disk_that_stalls(tmp_path: Path) -> None:
         assert running.ops_log.refused == 0
 
 
-@pytest.mark.no_cover
 async def test_a_disk_that_stalls_for_long_holds_a_bounded_amount(tmp_path: Path) -> None:
     """What the journal cannot take any more is refused and counted; memory is bounded."""
     fault = FaultyFile.fresh()
@@ -173,7 +172,6 @@ async def test_a_data_folder_that_cannot_be_opened_is_refused_at_start(tmp_path:
             pass
 
 
-@pytest.mark.no_cover
 async def test_hostile_names_and_texts_everywhere(tmp_path: Path) -> None:
     """In every text field of events, bodies and answers: all are taken, and nothing in the cycle stumbles."""
     async with (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from msgspec.structs import replace
 
 from sidecar.ids import new_id
@@ -36,7 +35,6 @@ def judge(ops: JudgedOps, number: int, *given: Judgement) -> None:
         ops.consume(replace(said, op_id=op_id, event_id=f"{SCORE_EVENT}{op_id}", span_id=op_id[:16]))
 
 
-@pytest.mark.no_cover
 def test_long_comments_take_room() -> None:
     """Scores count among the bytes: ops that were judged at length leave room to fewer."""
     ops = remembered()

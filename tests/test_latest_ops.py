@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,7 +63,6 @@ def test_the_op_is_given_back_as_it_was() -> None:
     assert latest.take(an_op(op_id="b", amends="a")) == (op,)
 
 
-@pytest.mark.no_cover
 @settings(max_examples=200, deadline=None)
 @given(
     ops().map(Normalizer(Redactor()).op), st.sampled_from([b"", b'{"unsampled":true}', b'{"name":"a,\\"span\\":{"}'])
@@ -183,7 +181,6 @@ def journals(draw: st.DrawFn) -> list[ObservedOp]:
     ]
 
 
-@pytest.mark.no_cover
 @settings(deadline=None)
 @given(journals(), st.sets(st.integers(0, 40)), st.integers(1, 4), st.integers(4, 20))
 def test_restarts_change_nothing(ops: list[ObservedOp], saves: set[int], block: int, most: int) -> None:
@@ -211,7 +208,6 @@ def test_restarts_change_nothing(ops: list[ObservedOp], saves: set[int], block: 
         latest_ops.BLOCK, latest_ops.MOST_OPS = was  # type: ignore[misc]  # as it was
 
 
-@pytest.mark.no_cover
 @settings(deadline=None)
 @given(journals())
 def test_each_op_is_taken_back_once_and_only_for_what_names_it(ops: list[ObservedOp]) -> None:

@@ -150,7 +150,6 @@ async def test_a_new_incident_has_no_history_to_rise_from() -> None:
     assert await bench.look(90, *(a_failure(60 + number / 50) for number in range(600))) == []
 
 
-@pytest.mark.no_cover
 async def test_a_steady_incident_is_hardly_ever_called_escalating() -> None:
     """Ten days of Poisson failures at three rates, looked at each 30 s: 86,400 looks, no false alarm."""
     dice = random.Random(7)

@@ -136,7 +136,6 @@ async def test_large_operations_keep_their_place(tmp_path: Path) -> None:
     assert first["input_summary"] == third["input_summary"] == "password: [redacted] " * 5000
 
 
-@pytest.mark.no_cover
 async def test_a_stream_of_many_is_held_back_not_refused(tmp_path: Path) -> None:
     """A sender that writes all before it reads: all are recorded, in the order of the stream."""
     many = 3000

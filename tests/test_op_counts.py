@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
-import pytest
 from hypothesis import given
 from hypothesis.strategies import lists
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,7 +17,6 @@ from tests.strategies import ops
 SOURCES = ("mcp", "scenario")
 
 
-@pytest.mark.no_cover
 @given(lists(ops(), max_size=30))
 def test_every_op_that_amends_none_is_counted_once(given_ops: list[ObservedOp]) -> None:
     """However they are split up, the counts add up to the ops, and the seconds to theirs."""

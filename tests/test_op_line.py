@@ -31,7 +31,6 @@ def an_op(**fields: Any) -> ObservedOp:
     return ObservedOp(**{**known, **fields})
 
 
-@pytest.mark.no_cover
 @given(
     st.lists(st.tuples(st.text("ab \u2028\x85:", max_size=9), st.text("xé\u2029: ", min_size=1, max_size=9))), st.data()
 )

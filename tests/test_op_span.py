@@ -96,7 +96,6 @@ def exact(op: ObservedOp) -> object:
 normalized = ops().map(Normalizer(Redactor()).op)
 
 
-@pytest.mark.no_cover
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(normalized, st.sampled_from(["", SAMPLED, UNSAMPLED]))
 def test_op_is_the_same_after_span_and_otlp(bench: Bench, op: ObservedOp, traceparent: str) -> None:

@@ -382,7 +382,6 @@ async def test_httpx_is_answered_on_the_other_port_too(tmp_path: Path) -> None:
         assert (await http.get(f"{base}/stats")).status_code == 404
 
 
-@pytest.mark.no_cover
 def test_broken_requests_do_no_harm(tmp_path: Path) -> None:
     """A short, repeatable run of what `make fuzz-otlp` does at length."""
     with running_observer(tmp_path, OBSERVER_GRPC_PORT="0") as process:

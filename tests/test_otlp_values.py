@@ -75,7 +75,6 @@ async def test_large_texts_and_deep_nests_are_not_many_values() -> None:
         await OtlpIntake(EverySpanIsAnOp(), Disk()).take(deep)
 
 
-@pytest.mark.no_cover
 async def test_others_have_their_turn_while_values_are_counted() -> None:
     """Counting half a million takes a second."""
     span = a_span("tool wide")

@@ -117,7 +117,6 @@ def test_unknown_fields_are_kept() -> None:
     assert b"".join(parts).count(b"hello") == 1000 + 2 * len(parts)
 
 
-@pytest.mark.no_cover
 def test_too_many_items_are_refused() -> None:
     """Two bytes can be a span of a hundred bytes in memory: their number is bounded, not only their size."""
     with pytest.raises(TooLargeError, match=str(MAX_ITEMS)):

@@ -31,7 +31,6 @@ _answers = st.lists(
 )
 
 
-@pytest.mark.no_cover
 @settings(deadline=None, max_examples=60)
 @given(answers=_answers, lives=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.booleans()), max_size=4))
 def test_each_post_arrives_once_by_its_key_in_the_end(

@@ -8,7 +8,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-import pytest
 import uvloop
 
 from tests.proxied import (
@@ -86,7 +85,6 @@ async def _chaos(tmp_path: Path, seed: int) -> None:
     assert faults == []
 
 
-@pytest.mark.no_cover
 def test_chaos_leaves_nothing_behind(tmp_path: Path) -> None:
     """No answer goes to another's request, no fault of ours, no connection and no byte is kept; over both loops."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

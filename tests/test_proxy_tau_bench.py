@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from sidecar.gateway.features import request_features
 from sidecar.model import ObservedOp
@@ -27,7 +26,6 @@ def said(op: ObservedOp) -> tuple[Any, ...]:
     return op.endpoint, op.success, op.error, op.error_type, op.features, op.output_summary, op.source, op.task
 
 
-@pytest.mark.no_cover
 async def test_recorded_calls_are_the_same_ops_through_the_proxy(tmp_path: Path) -> None:
     """572 calls: endpoint, success, error, features and order as through `observed()`."""
     calls = recorded()

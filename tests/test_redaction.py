@@ -239,7 +239,6 @@ _FRAGMENTS = [
 tangled = st.lists(st.one_of(st.sampled_from(_FRAGMENTS), st.text(max_size=5)), max_size=12).map("".join)
 
 
-@pytest.mark.no_cover
 @settings(max_examples=600, deadline=None)
 @given(tangled)
 def test_masking_twice_changes_nothing(text: str) -> None:
@@ -248,7 +247,6 @@ def test_masking_twice_changes_nothing(text: str) -> None:
     assert REDACTOR.text(once) == once
 
 
-@pytest.mark.no_cover
 @settings(max_examples=600, deadline=None)
 @given(tangled)
 def test_the_cheap_test_never_says_no_too_often(text: str) -> None:

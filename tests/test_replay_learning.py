@@ -62,7 +62,6 @@ async def live(tmp_path: Path, *, segment: int = 10**9, lives: int = 3) -> None:
     assert measured["shown"]["tasks"] > 10 < measured["withheld"]["tasks"]
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("segment", [10**9, 30_000], ids=["journals alone", "across a checkpoint"])
 async def test_everything_learnt_is_rebuilt(tmp_path: Path, capsys: pytest.CaptureFixture[str], segment: int) -> None:
     """The same dump, though ops settled while coins and cycles were being written."""

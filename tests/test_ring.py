@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +15,6 @@ from tests.fakes import an_op
 from tests.strategies import ops
 
 
-@pytest.mark.no_cover
 @settings(max_examples=50, deadline=None)
 @given(st.lists(ops().map(Normalizer(Redactor()).op), max_size=30), st.integers(1, 8))
 def test_ring_keeps_the_newest_ops_in_order(pushed: list[ObservedOp], capacity: int) -> None:

@@ -21,7 +21,6 @@ from tests.rules_worlds import ENDPOINT, Features, an_outcome, conditions, false
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "tau_bench_airline_gpt4o.jsonl"
 
 
-@pytest.mark.no_cover
 def test_worlds_without_rules_get_none() -> None:
     """Of 14 runs at most 3 report a rule over 120 cycles (were it 5 % a run, more would be seen 4 times in 1,000)."""
     assert sum(false_alarm(seed, 120) for seed in range(14)) <= 3
@@ -169,7 +168,6 @@ def test_a_rule_fades_where_nothing_makes_a_difference_any_more() -> None:
     assert conditions(book) == []
 
 
-@pytest.mark.no_cover
 def test_a_rule_that_holds_stays_over_full_sheets() -> None:
     """Ten thousand ops, three sheets: the rule is reported all along, and counted on."""
     dice, book = Random(9), RuleBook()
@@ -230,7 +228,6 @@ def test_a_full_sheet_takes_no_more_until_it_was_looked_at() -> None:
     assert (book.ops, book.skipped) == (4097, 904)
 
 
-@pytest.mark.no_cover
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 699))
 def test_a_restored_book_goes_on_as_if_nothing_had_been(seed: int, cut: int) -> None:
@@ -281,7 +278,6 @@ def test_any_features_are_taken(draws: list[tuple[bool, dict[str, Scalar]]]) -> 
     assert (book.not_counted, again.unusable, book.ops) == (0, 0, 3 * len(draws))
 
 
-@pytest.mark.no_cover
 def test_fields_and_values_without_end_stay_within_bounds() -> None:
     """New names and values in every op make no more than so many columns."""
     book = RuleBook()

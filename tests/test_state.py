@@ -43,7 +43,6 @@ def store(tmp_path: Path) -> Iterator[StateStore]:
     opened.close()
 
 
-@pytest.mark.no_cover
 @settings(deadline=None)  # each example opens files; a busy disk is no failure
 @given(st.lists(_changes, max_size=5))
 def test_tables_hold_the_sum_of_all_changes(tmp_path_factory: pytest.TempPathFactory, saves: list[object]) -> None:

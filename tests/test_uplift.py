@@ -89,7 +89,6 @@ def test_a_stratum_without_one_arm_says_nothing() -> None:
     assert uplift(more).shown.tasks == 80
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("rates", [(0.5, 0.5), (0.95, 0.75), (0.03, 0.03)])
 def test_the_interval_covers_however_often_one_looks(rates: tuple[float, float]) -> None:
     """After every one of 1,500 tasks, 40 times: at most 6 runs miss (were it 5 %, more would come once in 70)."""
@@ -128,7 +127,6 @@ def test_standing_follows_the_interval(
     assert standing(state, uplift([Stratum(0.5, Arm(*shown), Arm(*withheld))], STANDING_ALPHA)) == then
 
 
-@pytest.mark.no_cover
 def test_a_harmful_entry_is_given_up_within_400_exposures_and_a_helpful_one_is_not() -> None:
     """Of 20 that cost 20 points at least 15 go, of 20 that gain 20 at most 2; all figures: `make bench-learning`."""
     assert [life(Random(seed), 0.7, -0.2) for seed in range(20)].count("retired") >= 15
