@@ -68,11 +68,11 @@ async def test_what_the_pages_show_is_what_happens(
 ) -> None:
     """Every `curl` gives the fields, status and headers that are shown; every `observer` command works."""
     assert shutil.which("curl"), "the pages' commands need curl"
-    monkeypatch.chdir(tmp_path)
     async with (
         gateway_process(1, tmp_path / "gateway.log") as gateway_url,
         observer(tmp_path, GATEWAY_URL=gateway_url, OBSERVER_PROXY_PORT="0") as running,
     ):
+        monkeypatch.chdir(tmp_path)  # not before: a process that is started elsewhere is measured by other rules
         await _taught(running)
         monkeypatch.setenv("OBSERVER_PORT", str(running.port))
         monkeypatch.setenv("OBSERVER_DATA_DIR", str(tmp_path / "data"))
