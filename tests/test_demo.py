@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -16,11 +17,12 @@ import pytest
 from rich.console import Console
 
 from sidecar.demo.agents import Agent, Job
+from sidecar.demo.counted_ops import CountedOps
 from sidecar.demo.findings import Findings
 from sidecar.demo.gateway_process import gateway_process
 from sidecar.demo.observer_doors import Seen
 from sidecar.demo.overseer import Overseer
-from sidecar.demo.plain_lines import PlainLines
+from sidecar.demo.plain_lines import PlainLines, summary
 from sidecar.demo.screen import LiveScreen
 from sidecar.demo.wording import RunInfo
 from sidecar.model import Incident, ObservedOp
@@ -167,7 +169,7 @@ def test_a_models_words_are_given_whole() -> None:
 
 
 async def test_a_bounded_run_ends_by_itself_with_a_true_summary(tmp_path: Path) -> None:
-    """Exit status 0, lines of at most 100 columns, and as many operations as the journal has."""
+    """Exit status 0, lines of at most 100 columns, and the operations of the whole journal, each counted once."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _WHOLE_RUN, str(tmp_path), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -176,12 +178,53 @@ async def test_a_bounded_run_ends_by_itself_with_a_true_summary(tmp_path: Path) 
     text = out.decode()
     assert max(len(line) for line in text.splitlines() if str(tmp_path) not in line) <= 100
     journal = [json.loads(line) for line in (tmp_path / "_observer" / "ops.jsonl").read_bytes().splitlines()]
-    counted = re.search(r"operations  (\d+) \(", text)
+    amended = {op_id for op in journal for op_id in (op.get("amends") or "").split()}
+    operations = [op for op in journal if op["op_id"] not in amended]
+    counted = re.search(r"operations  (\d+) \([\d.]+/s\): (.*)\n  failures    (\d+) \(", text)
     assert counted is not None
-    assert int(counted[1]) == len(journal) > 0
+    assert int(counted[1]) == len(operations) > 0
+    assert int(counted[3]) == sum(not op["success"] for op in operations)
+    by_source = Counter(op["source"] for op in operations)
+    assert counted[2] == ", ".join(f"{source} {count}" for source, count in by_source.most_common())
     assert "mcp" in {op["source"] for op in journal}
     assert str(tmp_path / "_observer" / "ops.jsonl") in text
     assert "[observer]" in (tmp_path / "observer.log").read_text()
+
+
+def test_an_operation_counts_once_by_its_latest_record() -> None:
+    """A record that amends others replaces them, under any of their names; one that amends an unknown one is new."""
+    counted = CountedOps()
+    counted.add(an_op(op_id="a", success=False))
+    counted.add(an_op(op_id="b", success=False, source="langfuse"))
+    assert (counted.ops, counted.failures) == (2, 2)
+    counted.add(an_op(op_id="c", success=False, amends="a b", source="mcp"))
+    assert (counted.ops, counted.failures, counted.by_source) == (1, 1, {"mcp": 1})
+    counted.add(an_op(op_id="d", success=True, amends="a", source="langfuse"))
+    assert (counted.ops, counted.failures, counted.by_source) == (1, 0, {"langfuse": 1})
+    counted.add(an_op(op_id="e", success=True, amends="never-seen", source="mcp"))
+    assert (counted.ops, counted.by_source) == (2, {"langfuse": 1, "mcp": 1})
+
+
+def test_what_the_stream_did_not_deliver_is_counted() -> None:
+    """The observer's own number of operations stands in while records are missing."""
+    seen = Seen()
+    seen.add(an_op(op_id="a"))
+    seen.recorded = 3
+    assert (seen.ops, seen.counted.ops) == (3, 1)
+
+
+def test_incidents_of_the_summary_have_their_present_counts() -> None:
+    """Not those at the last diagnosis; the largest comes first."""
+    seen = _seen("closed")
+    for number, incident in enumerate(seen.incidents):
+        incident.message = f"closed {number}"
+        incident.count += 100 if number == 3 else 0
+    seen.findings.take(seen.incidents)
+    info = RunInfo("http://x", "http://x", "http://x", 6, 1, 20.0, "/tmp/demo")
+    lines = list(summary(info, seen, 20.0, [], []))
+    first = next(at for at, line in enumerate(lines) if "incidents   39" in line) + 1
+    assert lines[first].split()[0] == "104"
+    assert "closed 3" in lines[first]
 
 
 def an_entry(shown: tuple[int, int], withheld: tuple[int, int], effect: float | None) -> PlaybookView:

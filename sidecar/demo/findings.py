@@ -15,7 +15,7 @@ _DASH: Final = " — "
 
 
 class Finding(NamedTuple):
-    """The diagnosis of one incident; *why* is the explanation, *by* its author."""
+    """The diagnosis of one incident; *failures* is its present count, *why* the explanation, *by* its author."""
 
     fingerprint: str
     endpoint: str
@@ -65,7 +65,7 @@ def _finding(incident: Incident) -> Finding | None:
         fingerprint=incident.fingerprint,
         endpoint=incident.endpoint,
         message=incident.message,
-        failures=incident.diagnosed_count,
+        failures=incident.count,
         by=incident.diagnosed_by or "?",
         why=_folded((why or piece).rstrip(".")),
     )

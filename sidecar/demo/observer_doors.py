@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import structlog
 
+from sidecar.demo.counted_ops import CountedOps
 from sidecar.demo.findings import Findings
 from sidecar.demo.lessons import Lessons
 from sidecar.model import Incident, ObservedOp
@@ -24,7 +25,7 @@ _RECONNECT_S: Final = 0.5
 
 class _Stats(msgspec.Struct):
     cycle: int = 0
-    total: int = 0
+    operations_in_all: int = 0
 
 
 class _Incidents(msgspec.Struct):
@@ -41,15 +42,19 @@ class _Missed(msgspec.Struct):
 
 @dataclass
 class Seen:
-    """The demo's view of the observer so far. Counts start with the demo."""
+    """The demo's view of the observer so far. Counts start with the demo and are those of operations.
 
-    ops: int = 0
-    failures: int = 0
+    *delivered* are the records that came through the stream, of which several may be about the same operation.
+    *recorded* is the observer's own count of operations, at the last look.
+    """
+
+    delivered: int = 0
+    recorded: int = 0
     missed: int = 0
-    by_source: Counter[str] = field(default_factory=Counter)
+    counted: CountedOps = field(default_factory=CountedOps)
     last_ops: deque[ObservedOp] = field(default_factory=lambda: deque(maxlen=_LAST_OPS))
     cycle: int = 0
-    total_before: int | None = None
+    recorded_before: int | None = None
     incidents: list[Incident] = field(default_factory=list)
     playbooks: list[PlaybookView] = field(default_factory=list)
     lessons: Lessons = field(default_factory=Lessons)
@@ -60,11 +65,25 @@ class Seen:
         """Store the incidents' present counts, which come from an earlier run in the same folder."""
         self.before = {incident.fingerprint: incident.count for incident in self.incidents}
 
+    @property
+    def ops(self) -> int:
+        """The operations so far, with those that the stream did not deliver."""
+        return max(self.counted.ops, self.recorded)
+
+    @property
+    def failures(self) -> int:
+        """The failed operations among those delivered."""
+        return self.counted.failures
+
+    @property
+    def by_source(self) -> Counter[str]:
+        """The operations delivered, by source."""
+        return self.counted.by_source
+
     def add(self, op: ObservedOp) -> None:
         """Count one op."""
-        self.ops += 1
-        self.failures += not op.success
-        self.by_source[op.source or "mcp"] += 1
+        self.delivered += 1
+        self.counted.add(op)
         self.last_ops.append(op)
 
 
@@ -115,10 +134,9 @@ class ObserverDoors:
         try:
             stats = msgspec.json.decode(await self._get("/stats"), type=_Stats)
             self.seen.cycle = stats.cycle
-            if self.seen.total_before is None:
-                self.seen.total_before = stats.total
-            # Includes ops that the stream did not deliver, as long as the ring holds the whole run.
-            self.seen.ops = max(self.seen.ops, stats.total - self.seen.total_before)
+            if self.seen.recorded_before is None:
+                self.seen.recorded_before = stats.operations_in_all
+            self.seen.recorded = stats.operations_in_all - self.seen.recorded_before
             self.seen.incidents = msgspec.json.decode(await self._get("/incidents"), type=_Incidents).incidents
             self.seen.findings.take(self.seen.incidents)
             found = msgspec.json.decode(await self._get("/playbooks"), type=_Playbooks).playbooks
@@ -132,9 +150,7 @@ class ObserverDoors:
             return
         data = line[5:].strip()
         if data.startswith('{"missed":'):
-            missed = msgspec.json.decode(data, type=_Missed).missed
-            self.seen.missed += missed
-            self.seen.ops += missed
+            self.seen.missed += msgspec.json.decode(data, type=_Missed).missed
         else:
             self.seen.add(msgspec.json.decode(data, type=ObservedOp))
 

@@ -313,7 +313,8 @@ async def _settled(observer: Observer, doors: ObserverDoors, corrections: int) -
     with suppress(TimeoutError):
         async with asyncio.timeout(_SETTLE_S):
             while (  # noqa: ASYNC110 - polled: there is no event to await
-                observer.corrections.recorded < corrections or doors.seen.ops < observer.ops_log.committed
+                observer.corrections.recorded < corrections
+                or doors.seen.delivered + doors.seen.missed < observer.ops_log.committed
             ):
                 await asyncio.sleep(_SETTLE_STEP_S)
 
