@@ -56,6 +56,10 @@ class PostRefusedError(ObserverError):
     """A post refused for its content, so that a retry would be refused again."""
 
 
+class NotOfferedError(PostRefusedError):
+    """A post to an address that the receiver does not have; nothing is wrong with the post."""
+
+
 class ConflictError(InvalidInputError):
     """The request conflicts with the current state: its id is taken, or the entry has nothing to approve."""
 

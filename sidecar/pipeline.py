@@ -191,7 +191,7 @@ class Observer:
             *self.langfuse.stages,
             Closing("corrections", self.corrections.close),
             self.retention,
-            self.outbox,
+            *([self.outbox] if self._settings.gateway_log else ()),
             Opening("learning", lambda: self.books.in_order.begin(self.decisions)),
             Opening("one-op", self._remember_last),
             *self.webhook.stages,

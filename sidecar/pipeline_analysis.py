@@ -19,6 +19,7 @@ from sidecar.analysis.incidents import CORRECTION
 from sidecar.analysis.life_cycle import LifeCycle
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.analysis.playbook_consolidator import PlaybookConsolidator
+from sidecar.export.no_posts import NoPosts
 from sidecar.export.outbox import Outbox
 from sidecar.gateway.gateway_log import HttpGatewayLog
 from sidecar.normalize import Normalizer
@@ -26,7 +27,7 @@ from sidecar.pipeline_advice import LearningLoop
 from sidecar.pipeline_incidents import WebhookRoom, local_model
 from sidecar.pipeline_spans import Spans
 from sidecar.pipeline_store import Store
-from sidecar.protocols import Clock
+from sidecar.protocols import Clock, PostSink
 from sidecar.receivers.corrections_tailer import CorrectionsTailer
 from sidecar.settings import Settings
 from sidecar.store.outbox_table import OutboxTable
@@ -58,6 +59,7 @@ class Analysis:
         books, decide = store.books, store.journals.decide
         gateway_log = HttpGatewayLog(client, settings.gateway_url, clock)
         self.outbox = Outbox(OutboxTable(store.state), gateway_log, clock, random.random)
+        posts: PostSink = self.outbox if settings.gateway_log else NoPosts()
         self.model = local_model(settings, client, clock, normalizer.text)
         self.life_cycle = LifeCycle(books.incidents, decide, clock)
         self.webhook = WebhookRoom(settings.webhook_url, store.state, client, clock, books)
@@ -66,7 +68,7 @@ class Analysis:
             self.model,
             decide,
             rules=books.learning.rules,
-            outbox=self.outbox,
+            outbox=posts,
             tracer=spans.tracer,
             clock=clock,
             model_name=settings.model,
@@ -75,7 +77,7 @@ class Analysis:
             books.successes,
             books.learning.playbook,
             books.in_order,
-            outbox=self.outbox,
+            outbox=posts,
             tracer=spans.tracer,
             clock=clock,
         )

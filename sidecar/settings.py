@@ -121,6 +121,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model_timeout: Annotated[float, _doc("Seconds the model may take", gt=0)] = 20.0
     webhook_url: Annotated[str, _doc("Address that gets a POST for new, escalating and regressed incidents")] = ""
     gateway_timeout: Annotated[float, _doc("Seconds a gateway call may take", gt=0)] = 60.0
+    gateway_log: Annotated[bool, _doc("Post what is learnt to the gateway's `/log`")] = True
     grace: Annotated[float, _doc("Seconds to drain at stop; keep it below the pod's grace period", gt=0)] = 8.0
     require_gateway: Annotated[bool, _doc("Exit at start when the gateway does not answer")] = False
     log_format: Annotated[Literal["text", "json"], _doc("Format of the log on standard error")] = "text"

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
-from sidecar.errors import GatewayLogError, PostRefusedError
+from sidecar.errors import GatewayLogError, NotOfferedError, PostRefusedError
 from sidecar.export.outbox import Outbox
 from sidecar.store.outbox_table import OutboxTable
 from sidecar.store.state import StateStore
@@ -56,6 +56,8 @@ class Gateway:
             raise RuntimeError("a bug")
         if answer == "400":
             raise PostRefusedError("refused", "HTTP status 400", "Nothing")
+        if answer == "404":
+            raise NotOfferedError("not offered", "HTTP status 404", "Nothing")
         after = float(answer.partition(" ")[2]) if answer.startswith("429") else None
         raise GatewayLogError("no post", answer, "Nothing", after)
 

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 import httpx
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
-from sidecar.errors import GatewayLogError, PostRefusedError, RetryableError
-from sidecar.gateway.gateway_log import HttpGatewayLog
+from sidecar.errors import GatewayLogError, NotOfferedError, PostRefusedError, RetryableError
+from sidecar.gateway.gateway_log import HttpGatewayLog, HttpWebhook
 from tests.fakes import ManualClock
 from tests.http_stub import HttpStub
 from tests.observers import Answer, stand_in
@@ -111,3 +112,28 @@ async def test_a_huge_answer_is_not_read(gateway: HttpStub, client: httpx.AsyncC
     """The status is all that counts."""
     gateway.body = b"x" * 50_000_000
     await sender(client, gateway.url).post("key-1", "/log", BODY)
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+async def test_a_gateway_without_a_log_is_told_of_once(
+    gateway: HttpStub, client: httpx.AsyncClient, status: int
+) -> None:
+    """Each post is refused for good; one line names the setting that turns the posts off."""
+    gateway.status = status
+    posts = sender(client, gateway.url)
+    with capture_logs() as logs:
+        for key in ("key-1", "key-2"):
+            with pytest.raises(NotOfferedError, match=f"status {status}"):
+                await posts.post(key, "/log", BODY)
+    (line,) = logs
+    assert (line["event"], line["log_level"], line["status"]) == ("gateway.log_not_offered", "info", status)
+    assert "OBSERVER_GATEWAY_LOG=false" in line["fix"]
+
+
+async def test_a_missing_webhook_is_a_failure(gateway: HttpStub, client: httpx.AsyncClient) -> None:
+    """It was asked for: a refusal is not one of a gateway that has no log."""
+    gateway.status = 404
+    with capture_logs() as logs, pytest.raises(PostRefusedError) as caught:
+        await HttpWebhook(client, gateway.url, ManualClock()).post("key-1", "webhook", BODY)
+    assert not isinstance(caught.value, NotOfferedError)
+    assert logs == []

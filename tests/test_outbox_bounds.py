@@ -123,3 +123,23 @@ def test_a_row_keeps_all_that_a_post_is(tmp_path: Path) -> None:
         post.body,
         5,
     )
+
+
+async def test_what_the_gateway_does_not_offer_is_settled_quietly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dead letters and evictions are counted as always, without a line each; a refusal after them has its line."""
+    monkeypatch.setattr(outbox_rows, "MAX_DEAD", 2)
+    gateway = Gateway(["404"] * 4 + ["400"])
+    with capture_logs() as logs:
+        async with a_life(tmp_path, gateway) as life:
+            await life.put(*"abcd")
+            while life.outbox.failed < 4:
+                await life.outbox.idle()
+            await life.outbox.idle()
+            assert (life.outbox.dead, life.outbox.failed, life.outbox.lost) == (2, 4, 2)
+            assert logs == []
+            await life.put("e")
+            await gateway.until(lambda: len(gateway.asked) == 5)
+            await life.outbox.idle()
+    assert [each["event"] for each in logs] == ["outbox.dead_letter", "outbox.dead_letter_evicted"]

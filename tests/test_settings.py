@@ -38,6 +38,7 @@ EXAMPLES = {
     "OBSERVER_LOG_LEVEL": ("debug", "debug"),
     "OBSERVER_MODEL_API": ("openai", "openai"),
     "OBSERVER_WEBHOOK_URL": ("https://hooks/1", "https://hooks/1"),
+    "OBSERVER_GATEWAY_LOG": ("false", False),
     "OTEL_EXPORTER_OTLP_ENDPOINT": ("http://c:4317", "http://c:4317"),
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("http://t:4318/v1/traces", "http://t:4318/v1/traces"),
     "OTEL_EXPORTER_OTLP_PROTOCOL": ("http/protobuf", "http/protobuf"),

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from sidecar.clock import rfc3339_ms
-from sidecar.errors import GatewayLogError, ObserverError, RetryableError
+from sidecar.errors import GatewayLogError, NotOfferedError, ObserverError, RetryableError
 from sidecar.export.pacing import Pacing
 from sidecar.model import Post, PostOutcome, QueuedPost
 from sidecar.protocols import Clock, GatewayLog, OutboxStore
@@ -60,6 +60,7 @@ class Outbox:
         self._stopping = False
         self._blocked = False  # the disk failed last time; logged once
         self._full = False
+        self._not_offered = False  # the last attempt failed so: a gateway may do without these posts, no error
         self._oldest_ns: int | None = None
         self.waiting = 0
         self.dead = 0
@@ -167,6 +168,7 @@ class Outbox:
         return 0.0
 
     async def _attempt(self, post: QueuedPost) -> PostOutcome:
+        self._not_offered = False
         try:
             await self._sender.post(post.key, post.url, post.body)
         except RetryableError as exc:
@@ -174,6 +176,7 @@ class Outbox:
         except ObserverError as exc:
             self.failed += 1
             self._pacing.refused(post.number)
+            self._not_offered = isinstance(exc, NotOfferedError)
             return self._given_up(post, str(exc))
         except Exception as exc:  # a poison post costs only itself
             log.exception("outbox.post_failed", number=post.number)
@@ -192,7 +195,8 @@ class Outbox:
 
     def _given_up(self, post: QueuedPost, error: str) -> PostOutcome:
         self._pacing.given_up(post.number)
-        log.error("outbox.dead_letter", number=post.number, kind=post.kind, url=post.url, error=error)
+        if not self._not_offered:
+            log.error("outbox.dead_letter", number=post.number, kind=post.kind, url=post.url, error=error)
         return PostOutcome(state="dead", at_ns=self._clock.time_ns(), error=error[:_MAX_ERROR])
 
     async def _save_outcome(self) -> None:
@@ -202,7 +206,7 @@ class Outbox:
             evicted = await self._store.settle(post.number, outcome)
             self._unsaved = None
             self.lost += evicted
-            if evicted:
+            if evicted and not self._not_offered:
                 log.error("outbox.dead_letter_evicted", evicted=evicted, lost=self.lost)
 
     async def _last_writes(self) -> None:

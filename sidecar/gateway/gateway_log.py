@@ -6,12 +6,16 @@ import asyncio
 from typing import NamedTuple
 
 import httpx
+import structlog
 
-from sidecar.errors import GatewayLogError, PostRefusedError
+from sidecar.errors import GatewayLogError, NotOfferedError, PostRefusedError
 from sidecar.protocols import Clock
 from sidecar.retry_after import asked_seconds
 
+log = structlog.get_logger(__name__)
+
 _RETRYABLE = frozenset({408, 425, 429})
+_NOT_OFFERED = frozenset({404, 405, 501})
 
 
 class _Peer(NamedTuple):
@@ -38,11 +42,13 @@ class HttpGatewayLog:
         self._peer = _Peer("the gateway", "GATEWAY_URL")
         self._clock = clock
         self._timeout_s = timeout_s
+        self._told = False  # that the gateway has no log
 
     async def post(self, key: str, path: str, body: bytes) -> None:
         """Send *body* (JSON) with *key* as its `Idempotency-Key`.
 
-        Raises PostRefusedError on 4xx other than 408, 425 and 429, GatewayLogError on any other failure to get a 2xx.
+        Raises PostRefusedError on 4xx other than 408, 425 and 429 (NotOfferedError if the gateway has no log), and
+        GatewayLogError on any other failure to get a 2xx.
         """
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         url = self._address(path)
@@ -57,6 +63,7 @@ class HttpGatewayLog:
             raise GatewayLogError(self._peer.not_taken, f"no answer in {self._timeout_s:g} s", self._peer.fix) from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise GatewayLogError(self._peer.not_taken, f"{type(exc).__name__} {exc}".strip(), self._peer.fix) from exc
+        self._require_offered(status, path)
         if 400 <= status < 500 and status not in _RETRYABLE:
             raise PostRefusedError(
                 f"{self._peer.name} refused a post", f"HTTP status {status}", "See it with `observer outbox list`"
@@ -67,6 +74,15 @@ class HttpGatewayLog:
 
     def _address(self, path: str) -> str:
         return self._gateway_url + path
+
+    def _require_offered(self, status: int, path: str) -> None:
+        if status not in _NOT_OFFERED:
+            return
+        fix = "Set OBSERVER_GATEWAY_LOG=false if the gateway shall get no posts"
+        if not self._told:
+            self._told = True
+            log.info("gateway.log_not_offered", status=status, path=path, fix=fix)
+        raise NotOfferedError(f"{self._peer.name} does not offer {path}", f"HTTP status {status}", fix)
 
 
 class HttpWebhook(HttpGatewayLog):
@@ -79,3 +95,6 @@ class HttpWebhook(HttpGatewayLog):
 
     def _address(self, _path: str) -> str:
         return self._url
+
+    def _require_offered(self, status: int, path: str) -> None:
+        """A webhook was asked for, so that one that is missing is a failure like others."""
