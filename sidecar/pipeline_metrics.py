@@ -92,7 +92,7 @@ def _register_intake(observer: Observer) -> None:
     intake, ring, budget = observer.intake, observer.ring, observer.budget
     count("observer.events.accepted", "{event}", "Events acknowledged", lambda: intake.accepted)
     count("observer.events.duplicates", "{event}", "Repeated events, not recorded again", lambda: intake.repeats)
-    count("observer.events.hinted", "{event}", "Events with fields that resemble known ones", lambda: intake.hinted)
+    count("observer.events.hinted", "{event}", "Events whose answer had hints", lambda: intake.hinted)
     level("observer.events.ids", "{id}", "Event ids remembered", lambda: len(observer.books.duplicates))
     count(
         "observer.requests.refused",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.receivers.event_hints import FieldHints
+from sidecar.receivers.event_hints import NO_SUCCESS, FieldHints, with_outcome_hint
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,12 @@ from sidecar.receivers.event_hints import FieldHints
         ("feature", "features"),
         ("roles", "role"),
         ("rescue_attempt", "rescue_attempted"),
+        *((name, "task") for name in ("task_id", "taskId", "session_id")),
+        *((name, "success") for name in ("ok", "OK", "succeeded", "is_success")),
+        *((name, "duration_ms") for name in ("latency_ms", "elapsed_ms", "elapsedMs")),
+        *((name, "error") for name in ("err", "error_message")),
+        *((name, "features") for name in ("inputs", "args")),
+        *((name, "timestamp") for name in ("ts", "time")),
         *((name, None) for name in ("account", "country", "rule", "mask", "status", "region", "user_id", "op_id", "v")),
     ],
 )
@@ -47,3 +53,30 @@ def test_names_without_end_are_compared_within_bounds() -> None:
         hints.of([f"id-{number}"], {})
     assert hints.of(["sucesss"], {"sucesss": True}) == ()
     assert len(hints.of(many, many)) == 10
+
+
+@pytest.mark.parametrize(
+    ("event", "is_hinted"),
+    [
+        ({"endpoint": "/book"}, True),
+        ({"endpoint": "/book", "success": None, "features": {"a": 1}}, True),
+        ({"endpoint": "/book", "success": False}, False),
+        ({"endpoint": "/book", "error": "no seat"}, False),
+        ({"endpoint": "/book", "correction": "ask first"}, False),
+        ({"endpoint": "/book", "role": "welder"}, False),
+        ({"endpoint": "scenario:cancel"}, False),
+        ({}, False),
+    ],
+)
+def test_a_call_without_an_outcome_counts_as_a_failure_and_is_told_so(
+    event: dict[str, object], *, is_hinted: bool
+) -> None:
+    """Scenarios are left alone: for them a missing `success` is established."""
+    assert with_outcome_hint((), event) == ((NO_SUCCESS,) if is_hinted else ())
+
+
+def test_one_hint_on_success_is_enough() -> None:
+    """An event with another word for it gets the hint on that word."""
+    event = {"endpoint": "/book", "ok": True}
+    hints = FieldHints().of(["ok"], event)
+    assert with_outcome_hint(hints, event) == hints

@@ -80,6 +80,23 @@ async def test_hints_come_once_with_the_first_event_that_they_are_about(door: ht
     assert "hints" not in said
 
 
+async def test_calls_without_an_outcome_are_hinted_at_once(door: httpx.AsyncClient) -> None:
+    """Once a request, with the first of them; scenarios are answered as ever."""
+    _, said = await post(door, lines([{"count": 1}, {"endpoint": "/a"}, {"endpoint": "/b"}]))
+    assert said["hints"] == [{"index": 1, "hint": "no success given: it counts as a failure"}]
+
+
+@pytest.mark.parametrize("body", [b'{"events": [{"count": 1}]}', b'{\n "n": 2,\n "items": [\n {},\n {}\n ]\n}\n'])
+async def test_an_array_inside_an_object_is_refused(door: httpx.AsyncClient, tmp_path: Path, body: bytes) -> None:
+    """It would count as one failed event. An event that holds an array is one all the same, and so are several."""
+    status, said = await post(door, body)
+    assert status == 422
+    assert "Send the array itself, or one event a line" in said["error"]
+    for fine in (b'{"success": true, "rows": [1]}', b'{"rows": [1]}\n{"rows": [2]}', b'{"shift": "[night]"}'):
+        assert (await post(door, fine))[0] == 200
+    assert len(journal(tmp_path)) == 4
+
+
 async def test_a_line_that_is_no_json_costs_itself(door: httpx.AsyncClient, tmp_path: Path) -> None:
     """Malformed, cut short or not UTF-8: the lines around it count."""
     status, said = await post(door, b'{"count": 1}\n{"count": \n\xff\xfe\n{"count": 4}\n{"count": 5')

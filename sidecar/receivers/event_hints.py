@@ -1,6 +1,6 @@
-"""Detects unknown fields of events whose names resemble known ones: `sucess` was meant to be `success`.
+"""Detects what a sender may have meant otherwise: unknown fields like known ones (`sucess`, `ok`), no `success` at all.
 
-Like all unknown fields they are kept in `extra`; the sender gets a hint. Each name is compared only once.
+Such fields are kept in `extra` like all unknown ones; the sender gets a hint. Each name is compared only once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from sidecar.receivers.event_fields import FIELD_SCHEMAS
+from sidecar.receivers.event_summary import is_plain_call
 
 MAX_HINTS: Final = 20  # per response
 _MOST_NAMES = 1000  # names compared in the life of a process
@@ -17,6 +18,16 @@ _MOST_NEW = 4  # new names compared per event, 0.2 ms each
 _LENGTHS = range(3, 41)  # characters of names that are compared
 _ALIKE = 0.85  # difflib's ratio: one letter in five missing, doubled or moved
 _KNOWN: Final = {name.replace("_", ""): name for name in FIELD_SCHEMAS}
+_OTHER_WORDS: Final = {
+    **dict.fromkeys(("taskid", "sessionid"), "task"),
+    **dict.fromkeys(("ok", "succeeded", "issuccess"), "success"),
+    **dict.fromkeys(("latencyms", "duration", "elapsedms"), "duration_ms"),
+    **dict.fromkeys(("err", "errormessage"), "error"),
+    **dict.fromkeys(("feature", "inputs", "args"), "features"),
+    **dict.fromkeys(("ts", "time"), "timestamp"),
+}
+"""Names, without underscores and capitals, that other programs give to our fields."""
+NO_SUCCESS: Final = "no success given: it counts as a failure"
 
 
 class FieldHints:
@@ -42,9 +53,23 @@ class FieldHints:
         return tuple(found[:MAX_HINTS])
 
 
+def with_outcome_hint(hints: tuple[str, ...], event: Mapping[str, object]) -> tuple[str, ...]:
+    """*hints* for an *event* without `success`, and that it counts as a failure, unless that is clear.
+
+    It is for one with an `error`, for a scenario and a correction, and where a hint names `success` already.
+    """
+    given = {"endpoint": ""} | {name: value for name, value in event.items() if value is not None}
+    if not given.keys().isdisjoint(("success", "error", "correction")) or not is_plain_call(given):
+        return hints
+    return hints if any(hint.endswith("'success'?") for hint in hints) else (*hints[: MAX_HINTS - 1], NO_SUCCESS)
+
+
 def _resembled(name: str) -> str | None:
-    """The known field that *name* resembles, ignoring underscores and capitals."""
-    if len(name) not in _LENGTHS:
+    """The known field that *name* is another word for or resembles, ignoring underscores and capitals."""
+    if len(name) > max(_LENGTHS):
         return None
-    near = difflib.get_close_matches(name.lower().replace("_", "").replace("-", ""), _KNOWN, n=1, cutoff=_ALIKE)
+    plain = name.lower().replace("_", "").replace("-", "")
+    if plain in _OTHER_WORDS or len(name) not in _LENGTHS:
+        return _OTHER_WORDS.get(plain)
+    near = difflib.get_close_matches(plain, _KNOWN, n=1, cutoff=_ALIKE)
     return _KNOWN[near[0]] if near else None

@@ -15,7 +15,7 @@ from sidecar.normalize import Normalizer
 from sidecar.protocols import Clock, Receipt, Recorder, SentOnce
 from sidecar.receivers.bodies import parse_json
 from sidecar.receivers.event_fields import event_op
-from sidecar.receivers.event_hints import FieldHints
+from sidecar.receivers.event_hints import FieldHints, with_outcome_hint
 
 LARGE_BYTES = 32 * 1024  # bytes; reading and masking a larger event would block others for more than a few milliseconds
 
@@ -41,7 +41,7 @@ class Repeat:
 
 
 class Reading(NamedTuple):
-    """The op of an event, whether the event had a timestamp, and hints on fields that may be misspelt."""
+    """The op of an event, whether the event had a timestamp, and hints on what the sender may have meant otherwise."""
 
     op: ObservedOp
     stamped: bool
@@ -67,7 +67,7 @@ class EventIntake:
         self._millisecond, self._now_text = -1, ""
         self._large = asyncio.Lock()
         self._hints = FieldHints()
-        self.hinted = 0  # events with fields that resemble known ones
+        self.hinted = 0  # events whose answer had hints
         self.accepted = 0
         self.invalid = 0
         self.repeats = 0
@@ -132,7 +132,10 @@ class EventIntake:
         op = event_op(raw, now, self._normalizer)
         if not isinstance(raw, dict):
             return Reading(op, stamped=False)
-        return Reading(op, raw.get("timestamp") is not None, self._hints.of(op.extra, raw) if op.extra else ())
+        hints = self._hints.of(op.extra, raw) if op.extra else ()
+        if raw.get("success") is None:
+            hints = with_outcome_hint(hints, raw)
+        return Reading(op, raw.get("timestamp") is not None, hints)
 
     async def settled(self, receipts: Sequence[Receipt]) -> None:
         """Wait for all receipts, and count the accepted events. Raises JournalError if one failed."""

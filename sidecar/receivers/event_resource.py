@@ -13,6 +13,7 @@ from sidecar.errors import InvalidInputError, MalformedError, RetryableError, To
 from sidecar.model import ObservedOp
 from sidecar.protocols import Receipt
 from sidecar.receivers.bodies import BodyReader, parse_json
+from sidecar.receivers.event_fields import FIELD_SCHEMAS
 from sidecar.receivers.event_hints import MAX_HINTS
 from sidecar.receivers.event_intake import LARGE_BYTES, TEXT, EventIntake, Reading
 
@@ -25,6 +26,7 @@ _TOGETHER = 32  # events read in a row before they are taken
 _MOST_TURNS = 10  # turns for other tasks after a long one, as their responses need several
 
 _raw_array = msgspec.json.Decoder(list[msgspec.Raw])
+_raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class EventResource:
@@ -147,7 +149,7 @@ def _accepted(op: ObservedOp, ring_size: int, hints: tuple[str, ...]) -> bytes:
 
 
 def _events(body: bytes) -> list[Any]:
-    """The events of a batch, still as JSON text, or decoded. Raises MalformedError, TooLargeError.
+    """The events of a batch, still as JSON text, or decoded. Raises InvalidInputError.
 
     The result must be bounded like the body: ten million `1,` would become 700 MiB of objects.
     """
@@ -156,6 +158,7 @@ def _events(body: bytes) -> list[Any]:
     is_array = body.lstrip()[:1] == b"["
     _bound("values", body.count(b"," if is_array else b"\n"), MAX_BATCH_VALUES)
     if not is_array:
+        _refuse_wrapped(body)
         return [line for line in body.split(b"\n") if line.strip()]
     try:
         return _raw_array.decode(body)
@@ -163,6 +166,23 @@ def _events(body: bytes) -> list[Any]:
         _bound("objects and arrays", body.count(b"{") + body.count(b"["), 4 * MAX_BATCH_EVENTS)
         events: list[Any] = parse_json(body)  # accepts what the fast decoder rejects, such as lone surrogates
         return events
+
+
+def _refuse_wrapped(body: bytes) -> None:
+    """Raise InvalidInputError for an array inside one object, such as `{"events": […]}`: it would count as an event."""
+    if b"[" not in body:
+        return
+    try:
+        whole = _raw_object.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # several lines, or no JSON
+        return
+    is_event = not whole.keys().isdisjoint(FIELD_SCHEMAS)
+    if not is_event and any(bytes(memoryview(value)[:1]) == b"[" for value in whole.values()):
+        raise InvalidInputError(
+            "the events are inside an object",
+            "it has no field of an event",
+            "Send the array itself, or one event a line",
+        )
 
 
 def _bound(what: str, count: int, most: int) -> None:

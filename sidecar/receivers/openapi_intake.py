@@ -42,7 +42,7 @@ def events() -> dict[str, Any]:
         ),
         "responses": {
             "200": parts.answer("The valid events are in the journal", answer),
-            **parts.errors("400", "401", "403", "413", "415", "421", "503"),
+            **parts.errors("400", "401", "403", "413", "415", "421", "422", "503"),
         },
     }
 
@@ -84,7 +84,7 @@ def _acknowledgement() -> dict[str, Any]:
     answer["properties"]["span_id"] = {"type": "string", "pattern": "^[0-9a-f]{16}$"}
     answer["properties"]["hints"] = {
         **parts.array({"type": "string"}),
-        "description": "Unknown fields whose names resemble known ones: they are kept in `extra`",
+        "description": "Unknown fields like known ones, which are kept in `extra`; a call without `success`",
         "maxItems": MAX_HINTS,
     }
     answer["description"] = "The span's ids are missing only if the event repeats one of long ago"
