@@ -17,10 +17,10 @@ from sidecar.gateway.route_template import Templates
 from sidecar.model import ObservedOp
 from sidecar.normalize import MAX_ENTRIES, Normalizer
 from sidecar.redaction import Redactor
-from sidecar.spans.attributes import OP_ID
+from sidecar.spans.attributes import FEATURES_PREFIX, OP_ID, OP_PREFIX
 from sidecar.spans.clock_skew import taken_by
 from sidecar.spans.conventions import SpanConventions
-from sidecar.spans.conventions_table import EVALUATION_EVENT, KEYS, KINDS
+from sidecar.spans.conventions_table import EVALUATION_EVENT, KEYS, KINDS, NAMED
 from sidecar.spans.conventions_values import op_id_of
 from sidecar.spans.op_span import OpSpan, placed
 from tests.fakes import ManualClock
@@ -49,7 +49,7 @@ WORDS = st.sampled_from(
     ]
 )
 KEYS_SEEN = st.one_of(
-    st.sampled_from([*KEYS, OP_ID]),
+    st.sampled_from([*KEYS, OP_ID, *(OP_PREFIX + name for name in NAMED), FEATURES_PREFIX + "row"]),
     st.builds(
         "{}{}{}".format, st.sampled_from(["llm.input_messages.", "gen_ai.prompt."]), st.integers(), st.just(".content")
     ),

@@ -40,6 +40,7 @@ class Row(NamedTuple):
     kind: SpanKind = SpanKind.INTERNAL
     status: Status = Status()
     event: dict[str, Any] | None = None
+    fields: dict[str, Any] | None = None  # more of the operation's
 
 
 GENAI, MODEL = "gen_ai.operation.name", {"gen_ai.request.model": "small"}
@@ -147,6 +148,47 @@ ROWS = {
         {"row": 3},
         task="trip-4",
     ),
+    "fields of its own": Row(
+        {
+            GENAI: "execute_tool",
+            **TOOL,
+            "observer.op.task": "trip-5",
+            "observer.op.staffer_id": "bo",
+            "observer.op.exposure_id": "ex-1",
+            "observer.op.role": "clerk",
+            "observer.op.city": "Boise",
+            "observer.op.state": "ID",
+            "observer.op.count": 2,
+            "observer.op.features.row": 13,
+            "observer.op.features.window": True,
+        },
+        "execute_tool book_seat",
+        {**FEATURES, "row": 13, "window": True},
+        task="trip-5",
+        staffer_id="bo",
+        fields={"exposure_id": "ex-1", "role": "clerk", "city": "Boise", "state": "ID", "count": 2},
+    ),
+    "fields of the wrong type, or not to be named": Row(
+        {
+            GENAI: "execute_tool",
+            **TOOL,
+            "observer.op.task": 5,
+            "observer.op.role": "",
+            "observer.op.city": True,
+            "observer.op.count": "2",
+            "observer.op.state": ["ID"],
+            "observer.op.features.row": [13],
+            "observer.op.success": False,
+            "observer.op.endpoint": "/other",
+            "observer.op.trace_id": "0" * 31 + "1",
+            "observer.op.amends": "op-1",
+        },
+        "execute_tool book_seat",
+        FEATURES,
+        task="trip-1",
+        fields=dict.fromkeys(["role", "city", "count", "state", "amends"]),
+    ),
+    "fields alone": Row({"observer.op.task": "trip-6", "observer.op.features.row": 1}, ""),
     "no convention": Row({"row": 12}, ""),
 }
 
@@ -179,6 +221,8 @@ async def test_spans_become_the_operations_that_the_page_says(tmp_path: Path) ->
             said = [op.get(field) for field in ("features", "error", "task", "staffer_id")]
             assert said == [row.features, row.error, row.task, row.staffer_id], name
             assert op["success"] is (row.error is None), name
+            for field, value in (row.fields or {}).items():
+                assert op.get(field) == value, (name, field)
 
 
 def test_the_page_names_the_attributes_of_the_table() -> None:

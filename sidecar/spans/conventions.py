@@ -32,6 +32,7 @@ from sidecar.spans.conventions_facts import (
     cost,
     evaluations,
     facts_of,
+    named_fields,
     outcome,
     subject,
     tokens,
@@ -128,7 +129,10 @@ class SpanConventions:
         else:
             content = self._operation(span, operation, facts)
         extra = self._extra(convention, operation, facts, service)
-        return self._op(span, convention, facts, content, extra)
+        named, features = named_fields(span)
+        if features:
+            content = content._replace(features={**content.features, **scalars_of(features, self._cut)})
+        return self._op(span, convention, {**facts, **named}, content, extra)
 
     def _kind(self, span: Span, facts: Facts) -> tuple[table.Convention, str]:
         """The convention that makes *span* an operation, and the operation's name; ("" if it is none)."""
@@ -212,7 +216,7 @@ class SpanConventions:
         }
         if error is not None:
             texts["error"], texts["error_type"] = error, result.error_type or ERROR_TYPE_OTHER
-        for name in ("task", "staffer_id"):
+        for name in table.NAMED_TEXTS:
             value = facts.get(name)
             if value not in (None, ""):
                 texts[name] = self._short(value if isinstance(value, str) else str(value))
@@ -233,6 +237,7 @@ class SpanConventions:
             event_id=_observation(span) if convention.source == "langfuse" else None,
             features={**(self._normalizer.scalars(given, plain=plain) or {}), **ours} or None,
             extra={**extra, **self._scores(result)} if result.scores else extra,
+            count=facts.get("count"),
             **texts,
         )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from typing import Any, NamedTuple
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from sidecar.spans import conventions_table as table
-from sidecar.spans.attributes import ERROR_TYPE_OTHER, OP_ID
+from sidecar.spans.attributes import ERROR_TYPE_OTHER, FEATURES_PREFIX, OP_ID, OP_PREFIX
 from sidecar.spans.conventions_values import integer, opened, said, value_of
 
 Facts = dict[str, Any]
@@ -64,6 +65,23 @@ def facts_of(span: Span) -> Facts:
             facts[fact] = value
             ranks[fact] = rank
     return facts
+
+
+def named_fields(span: Span) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields (`conventions_table.NAMED`) and features that *span* names itself; empty or ill-typed ones are not."""
+    fields: dict[str, Any] = {}
+    features: dict[str, Any] = {}
+    for attribute in span.attributes:
+        key = attribute.key
+        if not key.startswith(OP_PREFIX):
+            continue
+        value = value_of(attribute.value)
+        name = key[len(OP_PREFIX) :]
+        if key.startswith(FEATURES_PREFIX):
+            features[key[len(FEATURES_PREFIX) :]] = value
+        elif type(value) in table.NAMED.get(name, ()) and (isfinite(value) if name == "count" else value):
+            fields[name] = value
+    return fields, features
 
 
 def outcome(span: Span, facts: Facts, convention: table.Convention) -> Outcome:

@@ -10,7 +10,8 @@ is a `span`, and its level is its outcome.
 
 Conventions, versions and sources:
 
-    own            observer.op.*, schema version 1; `spans.attributes`. Exact: the op comes back as it was.
+    own            observer.op.*, schema version 1; `spans.attributes`. Exact: the op comes back as it was. Without
+                   observer.op.op_id, only `NAMED` is read, beside another convention.
     langfuse       langfuse.observation.*, Python SDK 3.15, 4.18 and 5.0; langfuse.com/integrations/native/opentelemetry
     openinference  openinference-semantic-conventions 0.1.42; github.com/Arize-ai/openinference, spec/
     genai          GenAI semantic conventions as of opentelemetry-semantic-conventions 0.66b1 (Development);
@@ -146,6 +147,22 @@ KEYS: Final[dict[str, tuple[str, int]]] = {
     ),
 }
 """Attribute key → (fact, rank): if several attributes give one fact, the lowest rank wins."""
+
+NAMED_TEXTS: Final = (
+    "task",
+    "staffer_id",
+    "role",
+    "city",
+    "state",
+    "event_kind",
+    "sig_hash",
+    "task_class",
+    "exposure_id",
+)
+NAMED: Final[dict[str, tuple[type, ...]]] = {**dict.fromkeys(NAMED_TEXTS, (str,)), "count": (int, float)}
+"""Fields that any operation's span may name itself, as `observer.op.<field>`, and their types; so may it features, as
+`observer.op.features.<name>`. They win over what the convention says; values of other types are ignored. Ids, times
+and outcome cannot be named: those are the span's own."""
 
 PARAMETERS: Final = ("temperature", "max_tokens", "top_p", "stream")
 """Model parameters that become features, besides the model's name."""
