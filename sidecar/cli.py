@@ -161,7 +161,12 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=_seconds, metavar="N", help="end by itself after N seconds, with a summary")
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        metavar="N",
+        help="end by itself after N seconds, with a summary [default: at Ctrl-C; without a terminal after 40 s]",
+    )
     parser.add_argument("--plain", action="store_true", help="print lines, also where a full screen is possible")
     parser.add_argument(
         "--port", type=_whole(65535), metavar="N", help="the observer's port [default 3800, or any if that is taken]"

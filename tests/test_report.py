@@ -10,10 +10,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.cells import cell_len
 
 from sidecar.cli import main
+from sidecar.commands.report import _lines
 from sidecar.commands.report_charts import intervals
-from sidecar.commands.report_data import Estimate, Incident, ReportData, _Buckets, avoided, times
+from sidecar.commands.report_data import Estimate, Incident, ReportData, _Buckets, avoided, open_words, times
 from sidecar.commands.report_html import html
 from sidecar.measured_words import effect_words
 from sidecar.model_learning import ArmResult, Measured, PlaybookView
@@ -108,6 +110,35 @@ def test_an_interval_is_drawn_where_it_lies() -> None:
     (zero,) = re.findall(r'zero" x1="([\d.]+)"', drawn)
     assert low < float(dot) < high < float(zero)
     assert "−40" in drawn
+
+
+def test_long_entries_and_incidents_are_wrapped_and_never_cut() -> None:
+    """Whole on one line where there is no terminal; on one, in lines that fit, without a lost word."""
+    text = "Avoid channel=sms " + "and " * 30 + "x" * 150 + " 漢字" * 30 + " the end"
+    report = a_report([an_entry(text)], [an_incident("refused " * 30 + "last")])
+    whole = [line for line, _ in _lines(report, None)]
+    assert any(line.endswith(f"{NASTY}: {text}") for line in whole)
+    assert any(line.endswith("refused last") for line in whole)
+    narrow = [line for line, _ in _lines(report, 80)]
+    assert max(cell_len(line) for line in narrow[5:]) <= 80
+    assert "".join("".join(narrow).split()) == "".join("".join(whole).split())
+    assert "  +50 " in "\n".join(narrow)
+
+
+def test_open_incidents_are_said_in_words() -> None:
+    """All, none, or how many."""
+    open_, closed = an_incident("a"), an_incident("b")
+    closed.state = "resolved"
+    said = [open_words(each) for each in ([open_, open_], [open_, closed], [closed], [])]
+    assert said == ["2, all open", "2, 1 open", "1, none open", "0"]
+
+
+def test_an_entry_that_was_not_measured_has_no_line_at_zero() -> None:
+    """Nothing strikes its text through; its label is whole, however long."""
+    drawn = intervals([("label " * 40, "flat", Estimate(None))])
+    assert "not measured yet" in drawn
+    assert 'class="zero"' not in drawn
+    assert "label " * 40 in drawn
 
 
 async def test_the_command_prints_tables_and_writes_the_page(

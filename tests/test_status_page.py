@@ -87,6 +87,29 @@ const settled = () => new Promise((done) => setImmediate(done));  // all else he
 """
 
 
+_SHOWN = (
+    _UNFOLDED[: _UNFOLDED.index("const settled")]
+    + """
+const arm = (tasks, successes) => ({tasks, successes, reported: 0});
+const entry = (text, state, low, more) => ({
+  playbook_id: text, text, state, endpoint: "/book", author: "rule", version: 1,
+  measured: {shown: arm(9, 8), withheld: arm(9, 1), effect: low === null ? null : low + 0.1, low, high: low + 0.2},
+  ...more,
+});
+answers["/stats"] = {
+  operations_in_all: 10238, total: 2000, failures: 645, advice: {measured: {shown: arm(4, 4), withheld: arm(0, 0)}},
+};
+answers["/playbooks?limit=200"] = {playbooks: [
+  entry("gone", "retired", 0.8), entry("tried", "candidate", 0.6), entry("unknown", "candidate", null),
+  entry("weak", "active", 0.1), entry("strong", "active", 0.4, {version: 3}),
+  entry("fresh", "active", null, {version: 2}),
+]};
+require("vm").runInNewContext(SCRIPT, page);
+setImmediate(() => console.log(JSON.stringify({cards: places.cards.text, entries: places.entries.text})));
+"""
+)
+
+
 async def test_the_page_is_served_with_a_policy_that_names_its_own_script(tmp_path: Path) -> None:
     """The hashes in the header are those of what stands on the page; everything else is forbidden."""
     async with observer(tmp_path) as running, client(running) as http:
@@ -131,6 +154,18 @@ async def test_an_incident_unfolds_its_diagnosis() -> None:
     for part in ("<b>full</b> (by statistics)", "go later", "order 4711: no seat", "observer incidents resolve v2-1"):
         assert part in said["unfolded"]
     assert said["asked"] == ["/incidents/v2-1"]
+
+
+async def test_cards_and_entries_say_what_their_figures_are_of() -> None:
+    """Failures are of the operations in memory; entries that are active come first, each by its lower bound."""
+    said = json.loads(await _said(_SHOWN))
+    for part in ("645 of the last 2,000 (32 %)", "4 shown, none withheld yet"):
+        assert part in said["cards"]
+    names = re.findall(r"/book: (\w+)", said["entries"])
+    assert names == ["strong", "weak", "fresh", "tried", "unknown", "gone"]
+    assert re.search(r"strong +active +v3 ", said["entries"])
+    assert re.search(r"fresh +active +v2, measured anew", said["entries"])
+    assert said["entries"].count("measured anew") == 1
 
 
 async def _said(program: str) -> str:

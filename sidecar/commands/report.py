@@ -10,14 +10,15 @@ from pathlib import Path
 
 from sidecar.commands.observer_client import observer_client
 from sidecar.commands.private_file import write_private
-from sidecar.commands.report_data import Estimate, ReportData, avoided, gather
+from sidecar.commands.report_data import Estimate, ReportData, avoided, gather, open_words
 from sidecar.commands.report_html import html
-from sidecar.commands.terminal import Terminal, fitted, padded, visible
+from sidecar.commands.terminal import Terminal, padded, visible, wrapped
 from sidecar.errors import StartError
 from sidecar.measured_words import effect_words, is_known
 from sidecar.model_learning import PlaybookView
 
-_COLUMNS = 100  # if the output is not a terminal
+_WIDEST = 140  # columns
+_INDENT = 10  # of the lines that a long one goes on in
 _MOST = 12
 
 
@@ -26,7 +27,7 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     with observer_client(args.url, args.token, env) as client:
         data = gather(client, datetime.now(UTC))
     terminal = Terminal(sys.stdout, env)
-    for line, colour in _lines(data, min(terminal.width or _COLUMNS, 140)):
+    for line, colour in _lines(data, terminal.width):
         terminal.write(terminal.paint(line, colour))
     if args.html is not None:
         path = Path(args.html)
@@ -38,7 +39,8 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     return 0
 
 
-def _lines(data: ReportData, columns: int) -> Iterator[tuple[str, str]]:
+def _lines(data: ReportData, width: int | None) -> Iterator[tuple[str, str]]:
+    columns = min(width, _WIDEST) if width is not None else None
     yield f"what the observer at {visible(data.url)} learnt, {data.at}", "bold"
     share = f" ({100 * data.failures / data.operations:.0f} %)" if data.operations else ""
     yield f"  operations        {data.in_all:,}; of the last {data.operations:,} {data.failures:,} failed{share}", ""
@@ -61,16 +63,15 @@ def _colour(found: Estimate) -> str:
     return "green" if found.low is not None and found.low > 0 else ""
 
 
-def _entries(data: ReportData, columns: int) -> Iterator[tuple[str, str]]:
+def _entries(data: ReportData, columns: int | None) -> Iterator[tuple[str, str]]:
     told = [each for each in data.entries if each.measured is not None or each.author != "successes"]
     yield f"entries by uplift  {len(told)}", "bold"
     if told:
         yield "  points          interval  shown  withheld  avoided  state      entry", "dim"
     for each in told[:_MOST]:
-        yield (
-            fitted(f"  {_entry(each)}  {visible(each.endpoint)}: {visible(each.text)}", columns),
-            _colour(avoided(each.measured)),
-        )
+        told_as = f"  {_entry(each)}  {visible(each.endpoint)}: {visible(each.text)}"
+        for line in wrapped(told_as, columns, _INDENT):
+            yield line, _colour(avoided(each.measured))
     if len(told) > _MOST:
         yield f"  and {len(told) - _MOST} more", "dim"
 
@@ -87,11 +88,12 @@ def _entry(each: PlaybookView) -> str:
     return f"{100 * measured.effect:>+6.0f}{between:>18}{counts}{avoided(measured).value or 0.0:>9,.0f}  {state}"
 
 
-def _incidents(data: ReportData, columns: int) -> Iterator[tuple[str, str]]:
-    still = sum(each.is_open for each in data.incidents)
-    yield f"incidents          {len(data.incidents)}, {still} open", "bold"
+def _incidents(data: ReportData, columns: int | None) -> Iterator[tuple[str, str]]:
+    yield f"incidents          {open_words(data.incidents)}", "bold"
     for each in data.incidents[:_MOST]:
         what = f"{visible(each.endpoint)}: {visible(each.message)}"
-        yield fitted(f"{each.count:>8,}  {padded(each.state, 10)} {each.last_seen[:16]}  {what}", columns), ""
+        told_as = f"{each.count:>8,}  {padded(each.state, 10)} {each.last_seen[:16]}  {what}"
+        for line in wrapped(told_as, columns, _INDENT):
+            yield line, ""
     if len(data.incidents) > _MOST:
         yield f"  and {len(data.incidents) - _MOST} more", "dim"

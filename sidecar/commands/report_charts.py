@@ -18,8 +18,8 @@ _LEFT, _RIGHT = 44, 12
 _TOP, _PLOT, _FOOT = 10, 190, 26
 _ROW: Final = 34
 _WIDEST = 60.0  # widest column
-_LABELS = 400  # width of the labels to the left of the intervals
-_LABEL_CHARACTERS = 58
+_BAR: Final = 400  # width of an interval's row, which stands beside its label or, on a narrow page, below it
+_SAID = 60  # of it, for the figure at its end
 _COLOURS = 6
 
 
@@ -60,37 +60,45 @@ def _time_labels(times: Times, count: int, step: float) -> Iterator[str]:
 
 
 def intervals(rows: Sequence[tuple[str, str, Estimate]]) -> str:
-    """One row per entry: its (label, class), a dot at the estimate (−1 to 1), and its interval."""
+    """One row per entry: its (label, class), a dot at the estimate (−1 to 1), and its interval; at last the scale."""
     most = max((abs(end) for _, _, each in rows for end in (each.low, each.high) if end is not None), default=1.0)
     reach = min(1.0, max(0.2, ceil(5 * most) / 5))
-    middle, half = (_LABELS + WIDTH - 70) / 2, (WIDTH - 70 - _LABELS) / 2
-    height = _ROW * len(rows)
-    parts = [f'<line class="zero" x1="{middle}" x2="{middle}" y1="0" y2="{height + 6}"/>']
+    middle = half = (_BAR - _SAID) / 2
+    half -= 16  # so that the labels of the scale's ends have room
+    drawn = [
+        f'<span class="label">{escape(label)}</span>{_row(label, _interval(kind, each, (middle, half / reach)))}'
+        for label, kind, each in rows
+    ]
+    drawn.append(f"<span></span>{_row('Scale, in points', _scale(middle, half, reach))}")
+    return f'<div class="intervals">{"".join(drawn)}</div>'
+
+
+def _row(title: str, parts: Iterator[str]) -> str:
+    return _svg(_ROW, title, list(parts), _BAR)
+
+
+def _scale(middle: float, half: float, reach: float) -> Iterator[str]:
     for share in (-1, -0.5, 0, 0.5, 1):
         x = middle + half * share
-        label = _points(reach * share)
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{height + 22}" text-anchor="middle">{label}</text>')
-    for number, (label, kind, each) in enumerate(rows):
-        parts += _interval(_ROW * number + _ROW / 2, label, kind, each, (middle, half / reach))
-    return _svg(height + 30, "Uplift of each entry, in points, with its interval", parts)
+        yield f'<text class="tick" x="{x:.1f}" y="16" text-anchor="middle">{_points(reach * share)}</text>'
 
 
-def _interval(y: float, label: str, kind: str, each: Estimate, scale: tuple[float, float]) -> Iterator[str]:
+def _interval(kind: str, each: Estimate, scale: tuple[float, float]) -> Iterator[str]:
     middle, unit = scale
-    short = label if len(label) <= _LABEL_CHARACTERS else label[: _LABEL_CHARACTERS - 1] + "…"
-    yield f'<text class="label" x="0" y="{y + 4}">{escape(short)}<title>{escape(label)}</title></text>'
+    y = _ROW / 2
     if each.value is None or each.low is None or each.high is None:
         yield f'<text class="tick" x="{middle}" y="{y + 4}" text-anchor="middle">not measured yet</text>'
         return
+    yield f'<line class="zero" x1="{middle}" x2="{middle}" y1="0" y2="{_ROW}"/>'
     low, value, high = (middle + unit * min(max(end, -1.0), 1.0) for end in (each.low, each.value, each.high))
     yield f'<line class="{kind} span" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>'
     yield f'<circle class="{kind}" cx="{value:.1f}" cy="{y}" r="5"/>'
     said = "?" if each.low <= 0 <= each.high else _points(each.value)
-    yield f'<text class="value" x="{WIDTH}" y="{y + 4}" text-anchor="end">{said}</text>'
+    yield f'<text class="value" x="{_BAR}" y="{y + 4}" text-anchor="end">{said}</text>'
 
 
-def _svg(height: float, title: str, parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+def _svg(height: float, title: str, parts: Sequence[str], width: int = WIDTH) -> str:
+    return f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
 
 
 def _points(share: float) -> str:

@@ -109,6 +109,14 @@ def avoided(measured: Measured | None) -> Estimate:
     return Estimate(tasks * measured.effect, tasks * measured.low, tasks * measured.high)
 
 
+def open_words(incidents: Sequence[Incident]) -> str:
+    """How many incidents there are, and how many of them are open: `26, all open`."""
+    still = sum(each.is_open for each in incidents)
+    if not still:
+        return f"{len(incidents)}, none open" if incidents else "0"
+    return f"{len(incidents)}, {'all' if still == len(incidents) else still} open"
+
+
 def _estimate(found: Avoided | None) -> Estimate:
     return Estimate(found.value, found.low, found.high) if found is not None else Estimate(None)
 

@@ -7,7 +7,7 @@ from html import escape
 from typing import Final
 
 from sidecar.commands.report_charts import columns, intervals
-from sidecar.commands.report_data import Estimate, Incident, ReportData, Times, avoided
+from sidecar.commands.report_data import Estimate, Incident, ReportData, Times, avoided, open_words
 from sidecar.measured_words import effect_words
 from sidecar.model_learning import ArmResult, Measured, PlaybookView
 
@@ -32,7 +32,8 @@ font-weight:500}th,td{padding:6px 10px 6px 0;border-bottom:1px solid var(--line)
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.w{overflow-wrap:anywhere;min-width:140px}
 svg{width:100%;height:auto;display:block;font:12px system-ui,sans-serif}.grid{stroke:var(--line)}
 .zero{stroke:var(--dim);
-stroke-dasharray:3 3}.tick{fill:var(--dim)}.label{fill:var(--ink);font-size:13px}.value{fill:var(--ink);
+stroke-dasharray:3 3}.tick{fill:var(--dim)}
+.label{font-size:13px;overflow-wrap:anywhere}.value{fill:var(--ink);
 font-weight:600}
 .span{stroke-width:3;stroke-linecap:round;opacity:.55}line.good{stroke:var(--good)}line.bad{stroke:var(--bad)}
 line.flat{stroke:var(--flat)}circle.good{fill:var(--good)}circle.bad{fill:var(--bad)}circle.flat{fill:var(--flat)}
@@ -44,7 +45,13 @@ background:var(--c1)}
 background:var(--c4)}
 .c5{fill:var(--c5);background:var(--c5)}.state{font-size:12px;border:1px solid var(--line);border-radius:99px;
 padding:1px 8px;
-white-space:nowrap}"""
+white-space:nowrap}
+.intervals{display:grid;grid-template-columns:1fr 400px;gap:4px 16px;align-items:center;margin-bottom:16px}
+.plot{overflow-x:auto}.plot svg{min-width:700px}
+@media(max-width:700px){main{padding:12px}.intervals{grid-template-columns:1fr;gap:2px}thead{display:none}
+tr{display:block;padding:8px 0;border-bottom:1px solid var(--line)}
+td,td.n{display:inline-block;border:0;padding:2px 16px 2px 0;text-align:left}
+td:first-child{display:block}td.n::before{content:attr(data-name) " ";color:var(--dim)}}"""
 
 
 def html(data: ReportData) -> str:
@@ -155,7 +162,11 @@ def _over_time(times: Times | None) -> str:
         for number, each in enumerate(times.series)
     )
     chart = columns(times)
-    return _section("Incidents over time", f"Failures a {unit}, UTC.", f'{chart}<div class="legend">{legend}</div>')
+    return _section(
+        "Incidents over time",
+        f"Failures a {unit}, UTC.",
+        f'<div class="plot">{chart}</div><div class="legend">{legend}</div>',
+    )
 
 
 def _incidents(incidents: Sequence[Incident]) -> str:
@@ -165,9 +176,8 @@ def _incidents(incidents: Sequence[Incident]) -> str:
     ]
     if not rows:
         return ""
-    still = sum(each.is_open for each in incidents)
     heads = ("incident", "state", "endpoint", "failures", "first", "last")
-    return _section("Incidents", f"{len(incidents)}, {still} of them open.", _table(heads, rows, words=3))
+    return _section("Incidents", f"{open_words(incidents)}.", _table(heads, rows, words=3))
 
 
 def _section(title: str, said: str, body: str) -> str:
@@ -177,15 +187,19 @@ def _section(title: str, said: str, body: str) -> str:
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
     """A table whose first *words* columns are text, the others numbers."""
     head = "".join(f"<th{'' if at < words else _NUMBER}>{escape(name)}</th>" for at, name in enumerate(heads))
-    body = "".join(f"<tr>{''.join(_cell(at, text, words) for at, text in enumerate(row))}</tr>" for row in rows)
+    body = "".join(
+        f"<tr>{''.join(_cell(at, heads[at], text, words) for at, text in enumerate(row))}</tr>" for row in rows
+    )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 _NUMBER = ' class="n"'
 
 
-def _cell(at: int, text: str, words: int) -> str:
+def _cell(at: int, name: str, text: str, words: int) -> str:
     if at == 1 and words > 1:
         return f'<td><span class="state">{escape(text)}</span></td>'
     told = escape(text[:300]).replace("/", "/<wbr>") if at == 2 and words > 1 else escape(text[:300])  # endpoints
-    return f'<td class="{"w" if at < words else "n"}">{told}</td>'
+    if at < words:
+        return f'<td class="w">{told}</td>'
+    return f'<td class="n" data-name="{escape(name)}">{told}</td>'

@@ -6,12 +6,13 @@ import contextlib
 import io
 import json
 import os
+import re
 import select
 import unicodedata
 from collections.abc import Mapping
 from typing import TextIO
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, chop_cells, set_cell_size
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36", "alarm": "1;31"}
 _FALLBACK_WIDTH = 80
@@ -75,6 +76,24 @@ def fitted(text: str, columns: int) -> str:
     if cell_len(text) <= columns:
         return text
     return set_cell_size(text, columns - 1).rstrip() + "…" if columns > 0 else ""
+
+
+def wrapped(text: str, columns: int | None, indent: int) -> list[str]:
+    """*text* in lines of at most *columns*, all but the first indented; None leaves it whole. Long words are broken."""
+    if columns is None or cell_len(text) <= columns:
+        return [text]
+    lines, line, space = [], "", " " * indent
+    for word in re.findall(r" *[^ ]+", text):
+        if line and cell_len(line + word) > columns:
+            lines.append(line)
+            line = space + word.lstrip()
+        else:
+            line += word
+        while cell_len(line) > columns > indent + 1:
+            first = chop_cells(line, columns)[0]
+            lines.append(first)
+            line = space + line[len(first) :]
+    return [*lines, line]
 
 
 def padded(text: str, columns: int) -> str:

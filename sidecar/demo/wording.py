@@ -79,6 +79,8 @@ def reasons(seen: Seen) -> list[tuple[str, int]]:
     """(message, this run's failures) over all endpoints, the most frequent first."""
     counts: Counter[str] = Counter()
     for incident in seen.incidents:
+        if incident.kind != "failure":  # of slow successes and of repeated corrections
+            continue
         counts[printable(incident.message)] += incident.count - seen.before.get(incident.fingerprint, 0)
     return [(message, count) for message, count in counts.most_common() if count > 0]
 
