@@ -102,7 +102,7 @@ answers["/stats"] = {
 answers["/playbooks?limit=200"] = {playbooks: [
   entry("gone", "retired", 0.8), entry("tried", "candidate", 0.6), entry("unknown", "candidate", null),
   entry("weak", "active", 0.1), entry("strong", "active", 0.4, {version: 3}),
-  entry("fresh", "active", null, {version: 2}),
+  entry("fresh", "active", null, {version: 2}), entry("pattern", "candidate", null, {version: 2, measured: null}),
 ]};
 require("vm").runInNewContext(SCRIPT, page);
 setImmediate(() => console.log(JSON.stringify({cards: places.cards.text, entries: places.entries.text})));
@@ -162,7 +162,7 @@ async def test_cards_and_entries_say_what_their_figures_are_of() -> None:
     for part in ("645 of the last 2,000 (32 %)", "4 shown, none withheld yet"):
         assert part in said["cards"]
     names = re.findall(r"/book: (\w+)", said["entries"])
-    assert names == ["strong", "weak", "fresh", "tried", "unknown", "gone"]
+    assert names == ["strong", "weak", "fresh", "tried", "unknown", "pattern", "gone"]
     assert re.search(r"strong +active +v3 ", said["entries"])
     assert re.search(r"fresh +active +v2, measured anew", said["entries"])
     assert said["entries"].count("measured anew") == 1
