@@ -6,6 +6,7 @@ import asyncio
 import json
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from sidecar import cli
 from sidecar.commands.forget import UNKNOWN
 from sidecar.store.checkpoint_copy import NAME, dumped
 from sidecar.store.forgetting import Forgetting, tombstone
-from sidecar.store.journal_file import TOMBSTONE, opened
+from sidecar.store.journal_file import TOMBSTONE, AppendFile, opened
 from sidecar.store.segments import closed_segments, journal_span
 from tests.observers import client, cycle, observer
-from tests.test_replay import live
+from tests.test_replay import drop_all, live
 
 STAFFER = "st-3"
 
@@ -130,6 +131,32 @@ async def test_somebody_who_was_never_here_is_said_to_be_unknown(
     state = dumped(data / "state.db")
     assert "nothing was removed" in await asyncio.to_thread(forget, tmp_path, capsys, "nobody", UNKNOWN)
     assert dumped(data / "state.db") == state
+
+
+@pytest.mark.parametrize("are_gone", [False, True])
+async def test_an_unknown_person_has_no_share_in_what_counts_had_no_room_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], are_gone: bool
+) -> None:
+    """Where an op has more fields than are counted, the staffer may be among the rest: but only one who is known."""
+    event = {"endpoint": "/many", "success": True, "features": {f"f{number}": f"v{number}" for number in range(200)}}
+    async with (
+        observer(tmp_path, open_file=partial(AppendFile, segment_bytes=4000)) as running,
+        client(running) as http,
+    ):
+        for staffer in (None, "co-1"):
+            known = {"staffer_id": staffer} if staffer else {}
+            assert (await http.post("/event", json={**event, **known})).is_success
+        await cycle(running)
+        if are_gone:
+            await drop_all(running)
+    data = tmp_path / "data"
+    assert (journal_span(data / "ops.jsonl")[0] > 0) is are_gone
+    state = dumped(data / "state.db")
+    assert "endpoint//many" in json.loads(state)["incidents"]
+    assert "no record of nope" in await asyncio.to_thread(forget, tmp_path, capsys, "nope", UNKNOWN)
+    assert dumped(data / "state.db") == state
+    if not are_gone:
+        assert "forgot co-1: 1 operations" in await asyncio.to_thread(forget, tmp_path, capsys, "co-1")
 
 
 def _lines(data: bytes) -> list[tuple[int, bytes]]:

@@ -76,6 +76,7 @@ class Forgetting:
 
     def _look(self) -> None:
         """Collect from ops, rows and decisions the texts that only they used."""
+        self._person.is_known = self._is_named()
         for op in self._known_ops():
             if self._person.is_theirs(op):
                 self._person.learn(op)
@@ -88,6 +89,21 @@ class Forgetting:
         for op in self._known_ops():
             if not self._person.is_theirs(op):
                 self._person.unlearn(op)
+
+    def _is_named(self) -> bool:
+        """Whether an op is theirs, or a saved row or a decision names them."""
+        return (
+            any(self._person.is_theirs(op) for op in self._known_ops())
+            or any(
+                self._person.is_named_in(b"%b %b" % (msgspec.json.encode(key), body))
+                for name in (_STATE, NAME)
+                for _, key, body in self._saved(self._data_dir / name)
+            )
+            or any(
+                self._person.is_named_in(bytes(decision.body))
+                for decision, _ in JournalReader(self._data_dir / _DECISIONS).scan(Decision)
+            )
+        )
 
     def _known_ops(self) -> Iterator[ObservedOp]:
         """Yield the ops in the journal, and the recent ops that a state file holds in full."""

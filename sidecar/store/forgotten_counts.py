@@ -1,7 +1,7 @@
 """Finds and removes one person's share in aggregated counts: saved rows of incidents, endpoints and rules.
 
 Pure functions on rows as decoded JSON. A count only gives an upper bound for how many ops were theirs: a value that
-more ops had was not theirs alone, and stays. What cannot be told apart is removed.
+more ops had was not theirs alone, and stays. What cannot be told apart is removed, unless nothing names the person.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from base64 import b64decode, b64encode
 from typing import Any, Final
 
 from sidecar.call_fields import FIELDS, feature_name
-from sidecar.normalize import clean_text
 from sidecar.packed import NUMBER_BYTES, SPAN_BYTES, numbers, without
-from sidecar.store.forgotten_person import FIELD, Person
+from sidecar.store.forgotten_person import FIELD, Person, counted_as
 
 Row = dict[str, Any]
 
 _OTHER: Final = "_OTHER"  # the key under which counts sum up what they had no room for
-_LENGTHS: Final = 60  # characters of a counted value
 _BY_LENGTH: Final = 100
 _MOST_FIELDS: Final = 32  # bound of counts; beyond it, a field that is missing may still have occurred
 _SHEET_FIELDS, _SHEET_COLUMNS = 73, 32  # the same bounds for a sheet
@@ -27,11 +25,13 @@ _WORK: Final = tuple(field for field in FIELDS if field != FIELD)  # fields that
 
 def at_most(counts: Row, person: Person) -> int:
     """The largest number of ops in `FieldCounts` *counts* that may be theirs."""
+    if not person.is_known:
+        return 0
     values, beyond, found = counts.get("values", {}), counts.get("beyond", {}), 0
     for name in _NAMES:
         if name in values:
             known = values[name]
-            found += known.get(_key(person, _LENGTHS), beyond.get(name, 0))
+            found += known.get(counted_as(person.staffer_id), beyond.get(name, 0))
         elif name == FIELD and len(values) >= _MOST_FIELDS:
             found += counts.get("seen", 0)
     return int(min(found, counts.get("seen", 0)))
@@ -39,10 +39,12 @@ def at_most(counts: Row, person: Person) -> int:
 
 def incident_at_most(row: Row, person: Person) -> int:
     """The largest number of an incident's failures that may be theirs."""
+    if not person.is_known:
+        return 0
     by_staffer = row["incident"].get("by_staffer", {})
-    own = by_staffer.get(_key(person, _BY_LENGTH), by_staffer.get(_OTHER, 0))
+    own = by_staffer.get(counted_as(person.staffer_id, _BY_LENGTH), by_staffer.get(_OTHER, 0))
     values = row["counts"].get("values", {}).get(_NAMES[1], {})
-    return int(own + values.get(_key(person, _LENGTHS), 0))
+    return int(own + values.get(counted_as(person.staffer_id), 0))
 
 
 def suspects(counts: Row, most: int) -> set[str]:
@@ -92,7 +94,7 @@ def clean_rules(row: Row, person: Person) -> None:
         sheet["columns"] = sheet.get("columns", 0) - len(gone)
     if theirs and "refs" in sheet:
         sheet["refs"] = b64encode(without(b64decode(sheet["refs"]), SPAN_BYTES, theirs)).decode()
-    gone |= {(name, _key(person, _LENGTHS)) for name in _NAMES}
+    gone |= {(name, counted_as(person.staffer_id)) for name in _NAMES}
     for name in ("suspects", "leading", "fallen", "earlier", "found"):
         if name in row:
             row[name] = [each for each in row[name] if not _is_on(_together(each), gone)]
@@ -113,10 +115,12 @@ def _clean_column(column: Row, gone: set[str], theirs: int) -> None:
 
 def _theirs(sheet: Row, person: Person, *, surely: bool = False) -> int:
     """A bit mask of the sheet's ops that may be theirs (*surely*: that certainly are)."""
+    if not person.is_known:
+        return 0
     fields, found = sheet.get("fields", {}), 0
     for name in _NAMES:
         column = fields.get(name)
-        known = column.get("values", {}).get(_key(person, _LENGTHS)) if column is not None else None
+        known = column.get("values", {}).get(counted_as(person.staffer_id)) if column is not None else None
         if known is not None:
             found |= _bits(known)
         elif surely:
@@ -146,10 +150,6 @@ def _together(each: Any) -> list[Row]:
 
 def _is_on(together: list[Row], gone: set[tuple[str, str]]) -> bool:
     return any(each["kind"] == "is" and (each["field"], each.get("value", "")) in gone for each in together)
-
-
-def _key(person: Person, most: int) -> str:
-    return clean_text(person.staffer_id[:most])
 
 
 def _bits(encoded: str) -> int:

@@ -21,6 +21,7 @@ from sidecar.normalize import clean_text
 
 MASK: Final = "*"
 FIELD: Final = "staffer_id"
+COUNTED: Final = 60  # characters of a counted value
 _LEAST_CUT: Final = 12  # characters by which a truncated text is recognised
 _BEHIND: Final = (":", ";", "\n")
 _LEAST, _LEAST_DIGITS = 3, 6  # least characters of a text, and of a number, that identifies someone
@@ -48,11 +49,15 @@ class Person:
 
     def __init__(self, staffer_id: str) -> None:
         self.staffer_id = staffer_id
+        self.is_known = True  # whether anything names them; if not, no count is guessed to be theirs
         self.traces: set[str] = set()  # their traces as reported to Langfuse
         self.candidates: set[str] = set()  # values that may be theirs alone
         self.vouched: set[str] = set()  # candidates that others had too
         self.needle = msgspec.json.encode(staffer_id)[1:-1]  # the id as it appears in JSON
         self._encoded = re.compile(rb'(?<!%b)%b(?!%b|":)' % (_IN_ID, re.escape(self.needle), _IN_ID))
+        spelled = (self.needle, msgspec.json.encode(counted_as(staffer_id))[1:-1])
+        either = b"|".join(re.escape(each) for each in spelled)
+        self._named = re.compile(rb"(?<!%b)(?:%b)(?!%b)" % (_IN_ID, either, _IN_ID))
         self._id = re.compile(rf"(?<![\w-]){re.escape(staffer_id)}(?![\w-])", re.ASCII)
         self._texts: set[str] = set()
         self._ordered: list[str] = []
@@ -99,6 +104,10 @@ class Person:
     def names(self, line: bytes) -> bool:
         """Whether JSON, or a fragment of it, has their id in a text value."""
         return self._encoded.search(line) is not None
+
+    def is_named_in(self, encoded: bytes) -> bool:
+        """The same, also as the name of a member: counts have the id there."""
+        return self._named.search(encoded) is not None
 
     def masked_id(self, text: str) -> str:
         """*text* with their id masked where it is a whole word."""
@@ -147,6 +156,11 @@ class Person:
         self._is_sorted = True
 
 
+def counted_as(staffer_id: str, most: int = COUNTED) -> str:
+    """The id as counts have it."""
+    return clean_text(staffer_id[:most])
+
+
 def _said(op: ObservedOp) -> Iterator[str]:
     for name in _TEXTS:
         if text := getattr(op, name):
@@ -161,7 +175,7 @@ def _values(op: ObservedOp) -> set[str]:
     fields = (op.source, op.role, op.city, op.state, op.event_kind, op.sig_hash, op.task_class, op.count)
     values: list[Scalar] = [value for value in fields if value is not None]
     values += (op.features or {}).values()
-    return {clean_text(word(value)[:60]) for value in values}
+    return {clean_text(word(value)[:COUNTED]) for value in values}
 
 
 def _pieces(text: str) -> Iterator[str]:

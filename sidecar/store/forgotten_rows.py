@@ -155,12 +155,15 @@ class CleanedRows:
             return self._clean_incident(row)
         elif kind == "endpoint":
             clean_counts(row["successes"], at_most(row["successes"], self._person), self._person)
-        elif kind == "success" and self._are_gone and (name in self._endpoints or name not in self._counted):
+        elif kind == "success" and self._are_gone and self._may_count(name):
             row["inputs"] = []
         elif kind == "entry":
             for entry in row["versions"]:
                 self._entry(entry)
         return True
+
+    def _may_count(self, endpoint: str) -> bool:
+        return self._person.is_known and (endpoint in self._endpoints or endpoint not in self._counted)
 
     def _tells(self, text: str) -> bool:
         return self._person.masked(text) != text
