@@ -20,6 +20,12 @@ async def test_every_route_is_described_and_every_description_is_a_route(tmp_pat
         assert set(json.loads(openapi("1"))["paths"]) == routes
 
 
+def test_the_description_says_what_an_unknown_path_and_method_get() -> None:
+    """These errors belong to no call that is listed."""
+    told = json.loads(openapi("1"))["info"]["description"]
+    assert all(status in told for status in ("404", "405", "415"))
+
+
 @pytest.mark.timeout(300)  # a program of many calls: a busy machine may take its time
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     """A short, repeatable run of what `make fuzz` does at length."""

@@ -27,6 +27,7 @@ from sidecar.receivers.guards import Guard
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 1
+_SHOWN: Final = 80  # characters of a request that an error repeats
 App: TypeAlias = "falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]"
 
 
@@ -49,10 +50,17 @@ class _Errors:
 
     def __init__(self, routes: Mapping[str, object]) -> None:
         self._say = {path: say for path, each in routes.items() if (say := getattr(each, "say_error", None))}
+        known = "see /openapi.json" if "/openapi.json" in routes else f"this port has {', '.join(sorted(routes))}"
+        self._known_paths = known
 
     def serialize(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, exc: falcon.HTTPError) -> None:
         """Handle Falcon's own errors, and HTTP errors raised by resources."""
-        self._answer(req, resp, str(exc.description or exc.title or exc.status))
+        text = exc.description or exc.title or exc.status
+        if isinstance(exc, falcon.HTTPRouteNotFound):
+            text = f"no such path: {req.path[:_SHOWN]!r}; {self._known_paths}"
+        elif isinstance(exc, falcon.HTTPMethodNotAllowed):
+            text = f"{req.path[:_SHOWN]!r} does not take {req.method[:_SHOWN]}: use {_methods(exc)}"
+        self._answer(req, resp, str(text))
 
     async def observer_error(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, exc: ObserverError, _params: dict[str, str]
@@ -78,6 +86,12 @@ class _Errors:
         else:
             resp.content_type = falcon.MEDIA_JSON
             resp.data = msgspec.json.encode({"error": text})
+
+
+def _methods(exc: falcon.HTTPMethodNotAllowed) -> str:
+    """The methods of the header `Allow`, without OPTIONS, which every path takes."""
+    allowed = dict(exc.headers or {}).get("Allow", "").split(", ")
+    return " or ".join(each for each in allowed if each != "OPTIONS")
 
 
 _STATUS: Final[tuple[tuple[type[ObserverError], str], ...]] = (  # specific types before general ones

@@ -26,7 +26,9 @@ def openapi(version: str) -> bytes:
         "info": {
             "title": "Lakehouse Observer",
             "version": version,
-            "description": "The third-party witness beside an agent gateway.",
+            "description": "The third-party witness beside an agent gateway. Errors are JSON with `error`: "
+            "a path that is not listed gets 404, a method that its path does not list 405 with `Allow`, "
+            "and a body in an encoding other than gzip 415.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{}, {"token": []}],
