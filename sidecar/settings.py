@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from sidecar.errors import SettingsError
-from sidecar.settings_checks import FIX, PREFIX, is_number, refuse_service_links, refuse_unknown
-from sidecar.settings_together import check_together
+from sidecar.settings_checks import FIX, PREFIX, all_in_one, is_number, not_from_you, service_links, unknown
+from sidecar.settings_together import contradictions
 
 _SECRET = ("token", "langfuse_forward_secret_key", "langfuse_pull_secret_key")
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -189,14 +189,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Settings:
-        """Settings from *env*, overridden by *flags* (field name → text). Raises `SettingsError`."""
-        refuse_service_links(env)
-        refuse_unknown(env, set(VARIABLES.values()))
+        """Settings from *env*, overridden by *flags* (field name → text). Raises one `SettingsError` for all."""
+        links = service_links(env)
+        found = [not_from_you(links)] if links else []
+        env = {name: text for name, text in env.items() if name not in links}
+        found += unknown(env, set(VARIABLES.values()))
         raw: dict[str, str] = {field: env[name] for field, name in VARIABLES.items() if env.get(name, "") != ""}
         raw.update(flags or {})
-        values: dict[str, Any] = {name: _converted(name, text) for name, text in raw.items()}
+        values: dict[str, Any] = {}
+        for field, text in raw.items():
+            try:
+                values[field] = _converted(field, text)
+            except SettingsError as exc:
+                found.append(exc)
+        wrong = {*raw} - {*values} | {field for field, name in VARIABLES.items() if name in links}
         settings = cls(**values)
-        check_together(settings, VARIABLES)
+        found += contradictions(settings, VARIABLES, wrong)
+        if found:
+            raise all_in_one(found)
         return settings
 
     @property

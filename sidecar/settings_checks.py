@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from urllib.parse import urlsplit
 
@@ -13,37 +13,52 @@ from sidecar.errors import SettingsError
 
 PREFIX = "OBSERVER_"
 FIX = "See the README's settings table"
+_NEAR = 0.7  # likeness from which a name is taken for a misspelt one: CYCEL and CYCLE have 0.8
 _SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 _SERVICE_LINK_VALUE = re.compile(r"^(tcp|udp|sctp)://")
 
 
-def refuse_service_links(env: Mapping[str, str]) -> None:
-    """Raise SettingsError if Kubernetes service links appear among our variables."""
-    links = sorted(
+def service_links(env: Mapping[str, str]) -> list[str]:
+    """The names among our variables that Kubernetes injected for a Service."""
+    return sorted(
         name
         for name, value in env.items()
         if name.startswith(PREFIX) and (_SERVICE_LINK_NAME.search(name) or _SERVICE_LINK_VALUE.match(value))
     )
-    if links:
-        raise SettingsError(
-            f"{', '.join(links)} came from Kubernetes, not from you",
-            "a Service whose name begins with `observer` injects such variables into every pod of its namespace",
-            "Set `enableServiceLinks: false` in the pod's spec, or give the Service another name",
-        )
 
 
-def refuse_unknown(env: Mapping[str, str], known: AbstractSet[str]) -> None:
-    """Raise SettingsError if a name has our prefix but is not one of the *known* ones."""
+def not_from_you(links: Sequence[str]) -> SettingsError:
+    """What to say of service *links*."""
+    return SettingsError(
+        f"{', '.join(links)} came from Kubernetes, not from you",
+        "a Service whose name begins with `observer` injects such variables into every pod of its namespace",
+        "Set `enableServiceLinks: false` in the pod's spec, or give the Service another name",
+    )
+
+
+def unknown(env: Mapping[str, str], known: AbstractSet[str]) -> Iterator[SettingsError]:
+    """Yield an error for each name that has our prefix but is not one of the *known* ones."""
     for name in sorted(env):
         if name.startswith(PREFIX) and name not in known:
             nearest = max(sorted(known), key=lambda candidate: _likeness(name, candidate))
-            raise SettingsError(f"{name} is not a setting", "no setting has that name", f"Did you mean {nearest}?")
+            is_near = _likeness(name, nearest) >= _NEAR
+            yield SettingsError(
+                f"{name} is not a setting", "no setting has that name", f"Did you mean {nearest}?" if is_near else FIX
+            )
+
+
+def all_in_one(found: Sequence[SettingsError]) -> SettingsError:
+    """One error that says all that was *found*: at least one."""
+    if len(found) == 1:
+        return found[0]
+    told = " ".join(f"({number}) {each}" for number, each in enumerate(found, 1))
+    return SettingsError(f"{len(found)} settings are wrong", told.rstrip("."), "`observer doctor` checks them again")
 
 
 def _likeness(name: str, candidate: str) -> float:
-    """The similarity of two names, with and without our prefix: people add it to settings that have none."""
-    spelled = (name, name.removeprefix(PREFIX))
-    return max(difflib.SequenceMatcher(None, text, candidate).ratio() for text in spelled)
+    """The similarity of two names without our prefix, which people add to settings that have none."""
+    short = (name.removeprefix(PREFIX), candidate.removeprefix(PREFIX))
+    return difflib.SequenceMatcher(None, *short).ratio()
 
 
 def is_number(text: str) -> bool:
@@ -64,19 +79,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_url(name: str, url: str, *, optional: bool) -> None:
-    """Raise SettingsError unless *url*, the value of *name*, is an HTTP URL with a host."""
-    if optional and not url:
-        return
+def is_url(url: str) -> bool:
+    """Whether *url* is an HTTP URL with a host."""
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        usable = False
-    if not usable:
-        raise SettingsError(
-            f"{name}={shown_url(url)!r} is not usable", "expected an http:// or https:// address with a host", FIX
-        )
+        return False
 
 
 def shown_url(url: str) -> str:

@@ -5,12 +5,13 @@ Used only by `settings`, which passes the variable names to use in messages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sidecar.errors import SettingsError
-from sidecar.settings_checks import FIX, check_url, is_loopback, is_number, shown_url
+from sidecar.settings_checks import FIX, is_loopback, is_number, is_url, shown_url
 
 if TYPE_CHECKING:
     from sidecar.settings import Settings
@@ -26,6 +27,7 @@ _URLS = (
     "langfuse_pull_url",
     "webhook_url",
 )
+_OFF = ("sdk_disabled", "traces_exporter", "metrics_exporter")
 _OPTIONAL = ("otlp", "langfuse", "webhook")
 _NEVER_OURS = {
     "gateway_url": ("it would call itself", "Point GATEWAY_URL at the gateway, and the agents at the proxy"),
@@ -40,76 +42,90 @@ _NEVER_OURS = {
 """Addresses of others: what would happen if they were one of our doors, and the fix."""
 
 
-def check_together(settings: Settings, names: Mapping[str, str]) -> None:
-    """Raise SettingsError if settings contradict each other; *names* maps fields to variables."""
-    for field in _URLS:
-        check_url(names[field], getattr(settings, field), optional=field.startswith(_OPTIONAL))
+def contradictions(settings: Settings, names: Mapping[str, str], wrong: AbstractSet[str]) -> Iterator[SettingsError]:
+    """Yield an error for each contradiction; *names* maps fields to variables. Of *wrong* fields nothing is concluded."""
+    unusable = {field for field in _URLS if not _is_usable(field, getattr(settings, field))}
+    for field in sorted(unusable, key=_URLS.index):
+        yield SettingsError(
+            f"{names[field]}={shown_url(getattr(settings, field))!r} is not usable",
+            "expected an http:// or https:// address with a host",
+            FIX,
+        )
     for part in ("forward", "pull"):
-        _check_keys(settings, names, f"langfuse_{part}")
+        yield from _half_set(settings, names, f"langfuse_{part}")
     if settings.fsync not in ("always", "never") and not is_number(settings.fsync):
         why = "expected `always`, `never` or seconds above 0"
-        raise SettingsError(f"OBSERVER_FSYNC={settings.fsync!r} is not usable", why, FIX)
+        yield SettingsError(f"OBSERVER_FSYNC={settings.fsync!r} is not usable", why, FIX)
     if bool(settings.tls_cert) != bool(settings.tls_key):
         why = "OBSERVER_TLS_CERT and OBSERVER_TLS_KEY go together"
-        raise SettingsError("TLS is half set", why, "Set both, or neither")
-    _check_ports(settings, names)
-    _check_exposure(settings)
-    _check_proxy_exposure(settings)
-    _check_loops(settings, names)
+        yield SettingsError("TLS is half set", why, "Set both, or neither")
+    yield from _shared_ports(settings, names, wrong)
+    if "allow_anonymous" not in wrong:
+        yield from _exposure(settings)
+    if not wrong & {"proxy_port", "proxy_expose"}:
+        yield from _proxy_exposure(settings)
+    if not wrong & {*_PORTS, *_OFF}:
+        yield from _loops(settings, names, unusable)
 
 
-def _check_exposure(settings: Settings) -> None:
+def _is_usable(field: str, url: str) -> bool:
+    return is_url(url) or (not url and field.startswith(_OPTIONAL))
+
+
+def _exposure(settings: Settings) -> Iterator[SettingsError]:
     if is_loopback(settings.host) or settings.token or settings.token_file or settings.allow_anonymous:
         return
-    raise SettingsError(
+    yield SettingsError(
         f"OBSERVER_HOST={settings.host} would let anyone on the network in",
         "it is not a loopback address and no token is set",
         "Set OBSERVER_TOKEN or OBSERVER_TOKEN_FILE, or OBSERVER_ALLOW_ANONYMOUS=true if that is what you want",
     )
 
 
-def _check_proxy_exposure(settings: Settings) -> None:
+def _proxy_exposure(settings: Settings) -> Iterator[SettingsError]:
     if settings.proxy_port < 0 or is_loopback(settings.proxy_host) or settings.proxy_expose:
         return
-    raise SettingsError(
+    yield SettingsError(
         f"OBSERVER_PROXY_HOST={settings.proxy_host} would let anyone on the network reach the gateway",
         "it is not a loopback address, and calls through the proxy need no token of ours",
         "Set OBSERVER_PROXY_EXPOSE=true if that is what you want, and OBSERVER_PROXY_PATHS to what may be called",
     )
 
 
-def _check_ports(settings: Settings, names: Mapping[str, str]) -> None:
+def _shared_ports(settings: Settings, names: Mapping[str, str], wrong: AbstractSet[str]) -> Iterator[SettingsError]:
     taken: dict[int, str] = {}
     for field in _PORTS:
         port = getattr(settings, field)
-        if port > 0 and port in taken:
-            raise SettingsError(f"{taken[port]} and {names[field]} are both {port}", "each needs its own", "Change one")
+        if field in wrong or port <= 0:
+            continue
+        if port in taken:
+            yield SettingsError(f"{taken[port]} and {names[field]} are both {port}", "each needs its own", "Change one")
         taken[port] = names[field]
 
 
-def _check_keys(settings: Settings, names: Mapping[str, str], part: str) -> None:
-    """Check that a Langfuse URL comes with both keys."""
+def _half_set(settings: Settings, names: Mapping[str, str], part: str) -> Iterator[SettingsError]:
+    """A Langfuse URL comes with both keys."""
     fields = [f"{part}_{what}" for what in ("url", "public_key", "secret_key")]
     missing = [names[field] for field in fields if not getattr(settings, field)]
     if 0 < len(missing) < len(fields):
-        raise SettingsError(
+        yield SettingsError(
             f"{names[fields[0]]} is half set",
             f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing",
             "Set the URL and both keys of the Langfuse project, or none of them",
         )
 
 
-def _check_loops(settings: Settings, names: Mapping[str, str]) -> None:
-    """Check that no address of others is one of our doors: the observer would feed itself."""
+def _loops(settings: Settings, names: Mapping[str, str], unusable: AbstractSet[str]) -> Iterator[SettingsError]:
+    """No address of others is one of our doors: the observer would feed itself."""
     for field, (why, fix) in _NEVER_OURS.items():
-        door = _own_door(settings, getattr(settings, field))
+        door = "" if field in unusable else _own_door(settings, getattr(settings, field))
         if door:
-            raise SettingsError(
+            yield SettingsError(
                 f"{names[field]} is the observer itself ({names[door]}={getattr(settings, door)})", why, fix
             )
-    for endpoint in (settings.export_endpoint, settings.metrics_endpoint):
-        if _own_door(settings, endpoint):
-            raise SettingsError(
+    for endpoint in dict.fromkeys((settings.export_endpoint, settings.metrics_endpoint)):
+        if is_url(endpoint) and _own_door(settings, endpoint):
+            yield SettingsError(
                 f"the OTLP endpoint {shown_url(endpoint)} is the observer itself",
                 "it would export its spans to its own door",
                 "Point OTEL_EXPORTER_OTLP_ENDPOINT at the collector; if it uses that port, set OBSERVER_GRPC_PORT",

@@ -146,7 +146,6 @@ def test_an_unusable_value_is_refused_by_name(variable: str, text: str) -> None:
         ("OBSERVER_CYCLES", "OBSERVER_CYCLE"),
         ("OBSERVER_TOKENS_FILE", "OBSERVER_TOKEN_FILE"),
         ("OBSERVER_GATEWAYURL", "GATEWAY_URL"),
-        ("OBSERVER_", "OBSERVER_"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name: str, nearest: str) -> None:
@@ -155,6 +154,44 @@ def test_an_unknown_name_is_refused_with_the_nearest(name: str, nearest: str) ->
     assert message.startswith(f"{name} is not a setting")
     assert f"Did you mean {nearest}" in message
     assert "hush" not in message
+
+
+@pytest.mark.parametrize("name", ["OBSERVER_FOO", "OBSERVER_", "OBSERVER_COLOUR"])
+def test_a_name_that_resembles_none_gets_no_suggestion(name: str) -> None:
+    """The prefix alone is no likeness."""
+    message = refusal({name: "hush"})
+    assert message.startswith(f"{name} is not a setting")
+    assert "Did you mean" not in message
+    assert "settings table" in message
+
+
+def test_all_wrong_settings_are_told_at_once() -> None:
+    """Unknown names, values, flags and contradictions, in one line; a wrong value is not taken for its default."""
+    env = {
+        "OBSERVER_CYCEL": "3",
+        "OBSERVER_FOO": "1",
+        "OBSERVER_PORT": "many",
+        "OBSERVER_HEALTH_PORT": "3800",
+        "OBSERVER_MODEL_API": "grpc",
+        "OBSERVER_TLS_CERT": "c",
+        "GATEWAY_URL": "gateway:3700",
+        "OBSERVER_FSYNC": "sometimes",
+    }
+    message = refusal(env, {"ring": "5"})
+    assert message.startswith("8 settings are wrong: (1) OBSERVER_CYCEL is not a setting")
+    for said in (
+        "Did you mean OBSERVER_CYCLE?",
+        "OBSERVER_FOO is not a setting",
+        "OBSERVER_PORT='many' is not usable: expected 0 to 65,535",
+        "OBSERVER_MODEL_API='grpc' is not usable: expected one of `lakehouse`, `openai`",
+        "OBSERVER_RING='5' is not usable: expected 10 to 100,000",
+        "TLS is half set",
+        "GATEWAY_URL='gateway:3700' is not usable: expected an http:// or https:// address",
+        "OBSERVER_FSYNC='sometimes' is not usable: expected `always`, `never` or seconds above 0",
+    ):
+        assert said in message
+    assert "OBSERVER_HEALTH_PORT" not in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
