@@ -43,7 +43,7 @@ _NEVER_OURS = {
 
 
 def contradictions(settings: Settings, names: Mapping[str, str], wrong: AbstractSet[str]) -> Iterator[SettingsError]:
-    """Yield an error for each contradiction; *names* maps fields to variables. Of *wrong* fields nothing is concluded."""
+    """Yield an error for each contradiction; *names* maps fields to variables. *wrong* fields prove nothing."""
     unusable = {field for field in _URLS if not _is_usable(field, getattr(settings, field))}
     for field in sorted(unusable, key=_URLS.index):
         yield SettingsError(

@@ -55,6 +55,18 @@ def test_a_bad_token_file_is_a_wrong_setting(tmp_path: Path) -> None:
     assert done.returncode == 64
 
 
+def test_a_token_file_without_tokens_lets_nobody_in(tmp_path: Path) -> None:
+    """Comments are no tokens. With a token beside it, or in it, somebody gets in."""
+    file = tmp_path / "tokens"
+    file.write_text("# ours\n\n")
+    for said, more in (("nobody can get in", {}), ("callers need a token", {"OBSERVER_TOKEN": "t"})):
+        done = run_command(tmp_path, "doctor", "--offline", OBSERVER_TOKEN_FILE=str(file), **more)
+        assert done.returncode == 0
+        (line,) = [line for line in done.stdout.splitlines() if "access " in line]
+        assert said in line
+        assert line.startswith("ok" if more else "warn")
+
+
 def test_a_dead_gateway_fails_a_dead_model_only_warns(tmp_path: Path) -> None:
     """Without a model the observer still diagnoses, so that is no reason to hold a deployment up."""
     done = run_command(tmp_path, "doctor")

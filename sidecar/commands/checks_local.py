@@ -29,9 +29,13 @@ def access(settings: Settings, env: Mapping[str, str]) -> Finding:
     """Who may call the doors. Reads token file and TLS files as `run` does. Raises SettingsError as it would."""
     try:
         quiet = msgspec.structs.replace(settings, otlp_endpoint="", otlp_traces_endpoint="")
-        Observer(quiet, env=env).metrics.shutdown()  # builds everything but opens nothing
+        observer = Observer(quiet, env=env)  # builds everything but opens nothing
+        observer.metrics.shutdown()
     except StartError as exc:
         return Finding("access", "fail", f"{exc.args[0]}: {exc.args[1]}", exc.args[2])
+    if observer.tokens.required and not observer.tokens.known:
+        fix = "Add lines of the form `TOKEN scope,scope`; the file is re-read on change"
+        return Finding("access", "warn", f"nobody can get in: {settings.token_file} has no tokens", fix)
     if settings.token or settings.token_file:
         source = " and ".join(filter(None, [settings.token and "OBSERVER_TOKEN", settings.token_file]))
         return Finding("access", "ok", f"callers need a token, from {source}")

@@ -11,6 +11,7 @@ import msgspec
 
 from sidecar.commands.observer_client import NotThereError, ObserverClient, observer_client
 from sidecar.commands.terminal import Terminal, fitted, padded, visible, visible_json
+from sidecar.commands.user_name import user_name
 from sidecar.errors import ObserverError, SettingsError
 
 _HEAD = ("fingerprint", "state", "count", "last seen (UTC)", "endpoint", "message")
@@ -50,7 +51,7 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
             _test_webhook(client)
             terminal.write("queued; see `observer outbox list` if it does not arrive")
         else:
-            said = {"by": args.by or env.get("USER", ""), "note": args.note}
+            said = {"by": args.by or user_name(env), "note": args.note}
             path = f"/incidents/{_resolve_fingerprint(client, args.fingerprint)}/{args.action}"
             body = client.post(path, {name: text for name, text in said.items() if text})
             if args.json:

@@ -14,6 +14,7 @@ from sidecar.commands.observer_client import ObserverClient, observer_client
 from sidecar.commands.playbook_text import markdown, summary_lines, told_lines
 from sidecar.commands.private_file import write_private
 from sidecar.commands.terminal import Terminal, visible_json
+from sidecar.commands.user_name import user_name
 from sidecar.errors import ObserverError, SettingsError
 
 FORMAT: Final = "observer.playbook/1"
@@ -64,7 +65,7 @@ def _print(terminal: Terminal, client: ObserverClient, args: argparse.Namespace)
 
 def _decide(terminal: Terminal, client: ObserverClient, args: argparse.Namespace, env: Mapping[str, str]) -> None:
     for name in args.names:
-        said = {"by": args.by or env.get("USER"), "note": args.note, "version": args.version}
+        said = {"by": args.by or user_name(env), "note": args.note, "version": args.version}
         body = {name: value for name, value in said.items() if value not in (None, "")}
         done = client.decoded(client.post(f"/playbooks/{_safe(name)}/{args.action}", body), dict[str, Any])
         terminal.write(f"{name} {_DONE[args.action]}: {done.get('state')} now")

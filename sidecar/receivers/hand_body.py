@@ -11,6 +11,7 @@ from sidecar.receivers.bodies import parse_json
 
 MAX_BODY_BYTES: Final = 16 * 1024
 MAX_NOTE, MAX_BY = 1000, 100  # characters
+SOMEONE = "someone"  # who decided, if they did not say
 _FIX: Final = 'Send {"by": "…", "note": "…"}, or nothing'
 
 

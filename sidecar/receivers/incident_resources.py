@@ -12,13 +12,12 @@ import msgspec
 from sidecar.errors import InvalidInputError
 from sidecar.model import Incident, IncidentState
 from sidecar.receivers.bodies import BodyReader
-from sidecar.receivers.hand_body import said_by_hand
+from sidecar.receivers.hand_body import SOMEONE, said_by_hand
 from sidecar.receivers.op_filter import page_query
 from sidecar.receivers.read_resources import page_of
 
 STATES: Final = get_args(IncidentState)
 ACTIONS: Final[dict[str, IncidentState]] = {"resolve": "resolved", "ignore": "ignored", "reopen": "ongoing"}
-_SOMEONE = "someone"
 
 
 class IncidentsView(NamedTuple):
@@ -86,7 +85,7 @@ class IncidentHandResource:
         with self._bodies.lease() as lease:
             said = said_by_hand(await self._bodies.read(req, lease))
         by, note = self._clean(said.by), self._clean(said.note)
-        incident = await self._hand(fingerprint, self._state, by or _SOMEONE, note or None)
+        incident = await self._hand(fingerprint, self._state, by or SOMEONE, note or None)
         if incident is None:
             raise _unknown(fingerprint)
         resp.content_type = falcon.MEDIA_JSON

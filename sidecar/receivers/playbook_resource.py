@@ -11,7 +11,7 @@ import msgspec
 from sidecar.model_learning import EntryAction
 from sidecar.protocols import AdviceSource, PlaybookKeeper
 from sidecar.receivers.bodies import BodyReader
-from sidecar.receivers.hand_body import said_by_hand
+from sidecar.receivers.hand_body import SOMEONE, said_by_hand
 from sidecar.receivers.op_filter import playbook_query
 from sidecar.receivers.read_resources import page_of
 
@@ -74,6 +74,6 @@ class EntryActionResource:
         with self._bodies.lease() as lease:
             said = said_by_hand(await self._bodies.read(req, lease), versioned=True)
         by, why = self._clean(said.by), self._clean(said.note)
-        found = await self._playbook.change(playbook_id, self._action, why, said.version, who=by)
+        found = await self._playbook.change(playbook_id, self._action, why, said.version, who=by or SOMEONE)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(found)

@@ -40,6 +40,11 @@ class TokenStore:
         """Whether callers need a token."""
         return bool(self._fixed) or self._path is not None
 
+    @property
+    def known(self) -> int:
+        """How many tokens there are."""
+        return len(self._fixed) + len(self._from_file)
+
     def scopes(self, authorization: str | None) -> frozenset[str] | None:
         """The caller's scopes; None if its `Authorization` header has no known token.
 
