@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from sidecar import cli
@@ -202,6 +203,7 @@ def test_a_damaged_state_goes_as_a_whole(tmp_path: Path, capsys: pytest.CaptureF
     assert sorted(path.name for path in data.glob("*.db*")) == ["state.db"]
 
 
+@hypothesis_settings(deadline=None)
 @given(st.integers(29, 400))
 def test_a_tombstone_has_the_length_that_it_needs(size: int) -> None:
     """And a checksum that fits."""
