@@ -44,7 +44,14 @@ async def main(proxy_url: str, observer_url: str) -> None:
     """Fill the shifts both ways."""
     job = {"role": "picker", "city": "Denver", "state": "CO", "count": 1, "certified": True, "channel": "sms"}
     jobs = {f"job-{uuid.uuid4()}": job for _ in range(30)}
-    print(f"without asking {await fill_unasked(jobs, proxy_url)} of {len(jobs)} succeed", flush=True)
+    try:
+        async with httpx.AsyncClient(base_url=observer_url) as observer:
+            await observer.get("/livez")
+        unasked = await fill_unasked(jobs, proxy_url)
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        at = f"{exc.request.url} does not answer" if isinstance(exc, httpx.TransportError) else "that is no address"
+        sys.exit(f"agent: {at}: {str(exc).rstrip('.')}. Start `make demo`, and name the addresses that it prints")
+    print(f"without asking {unasked} of {len(jobs)} succeed", flush=True)
     print(f"asking first   {await fill(jobs, proxy_url, observer_url)} of {len(jobs)} succeed", flush=True)
 
 

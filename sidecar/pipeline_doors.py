@@ -55,6 +55,7 @@ def http_receiver(observer: Observer, settings: Settings) -> HttpReceiver:
         create_app(http_routes(observer), observer.guard),
         host=settings.host,
         port=settings.port,
+        setting="OBSERVER_PORT",
         request_timeout_s=settings.body_timeout,
         grace_s=settings.grace,
         tls=tls_context(settings.tls_cert, settings.tls_key),
@@ -68,6 +69,7 @@ def health_receiver(observer: Observer, settings: Settings) -> HttpReceiver:
         create_app(health_routes(observer), None),
         host=settings.health_host,
         port=settings.health_port,
+        setting="OBSERVER_HEALTH_PORT",
         request_timeout_s=settings.body_timeout,
         grace_s=_HEALTH_GRACE_S,
     )

@@ -164,6 +164,7 @@ def _otlp_http(observer: Observer, settings: Settings, routes: dict[str, object]
         create_app(routes, observer.guard),
         host=settings.host,
         port=settings.otlp_http_port,
+        setting="OBSERVER_OTLP_HTTP_PORT",
         request_timeout_s=settings.body_timeout,
         grace_s=settings.grace,
         tls=tls_context(settings.tls_cert, settings.tls_key),

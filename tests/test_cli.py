@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import socket
@@ -144,16 +145,28 @@ def test_a_flag_wins_over_the_environment(tmp_path: Path) -> None:
     assert begun["version"]
 
 
-def test_a_port_in_use_is_exit_1_with_what_to_do(tmp_path: Path) -> None:
-    """The program that this one re-creates exited 0 here."""
+def test_the_log_names_every_port_once_ready(tmp_path: Path) -> None:
+    """The proxy's too, which agents call; none for a door that is off."""
+    with running_observer(tmp_path, OBSERVER_PROXY_PORT="0") as observer:
+        ready = observer.wait_for("observer.ready")
+        assert httpx.get(f"http://127.0.0.1:{ready['proxy_port']}/any", timeout=30).status_code == 502
+    assert ready["grpc_port"] is None
+
+
+@pytest.mark.parametrize(
+    ("door", "setting"),
+    [("http", "OBSERVER_PORT"), ("health", "OBSERVER_HEALTH_PORT"), ("otlp-http", "OBSERVER_OTLP_HTTP_PORT")],
+)
+def test_a_port_in_use_is_exit_1_with_what_to_do(tmp_path: Path, door: str, setting: str) -> None:
+    """The program that this one re-creates exited 0 here. Only the setting of that port is named."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = run_command(tmp_path, "run", OBSERVER_PORT=str(port))
+        done = run_command(tmp_path, "run", **{setting: str(port)})
     assert done.returncode == 1
-    assert f"observer: the http door cannot listen on 127.0.0.1:{port}" in done.stderr
-    assert "OBSERVER_PORT" in done.stderr
+    assert f"observer: the {door} door cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert re.findall(r"OBSERVER_\w*PORT", done.stderr) == [setting]
     assert "Traceback" not in done.stderr
 
 

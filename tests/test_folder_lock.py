@@ -105,7 +105,7 @@ def test_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     """What cannot be a folder is a StartError with a fix, not a traceback."""
     path = tmp_path / "file"
     path.write_text("")
-    with pytest.raises(StartError, match="cannot be written to"):
+    with pytest.raises(StartError, match=r"file is a file: .*OBSERVER_DATA_DIR"):
         FolderLock(path).acquire()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from random import Random
@@ -15,7 +16,7 @@ import pytest
 
 from sidecar.demo.gateway_process import gateway_process
 from sidecar.demo.staffing_rules import CHANNELS
-from tests.observers import client, cycle, observer
+from tests.observers import DEAD, client, cycle, observer
 
 pytest.importorskip("mcp", reason="the MCP SDK is not installed")
 
@@ -41,6 +42,14 @@ def test_the_example_has_the_lines_of_the_readme() -> None:
     assert _lines() in (ROOT / "examples" / "agent.py").read_text()
     loop = _lines().partition("done = 0\n")[2]
     assert 0 < len(loop.splitlines()) <= 10
+
+
+def test_without_an_observer_it_says_so_in_one_line() -> None:
+    """What does not answer, and what to do; exit 1, no traceback."""
+    command = [sys.executable, str(ROOT / "examples" / "agent.py"), DEAD, DEAD]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"agent: http://127.0.0.1:9/livez does not answer: .+ Start `make demo`, .+\n", done.stderr)
 
 
 async def _succeeds(gateway: httpx.AsyncClient, job: dict[str, Any]) -> bool:

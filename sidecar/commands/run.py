@@ -63,7 +63,13 @@ async def _announce(observer: Observer, ready: asyncio.Event) -> None:
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
     grpc_port = observer.otlp.grpc.port if observer.otlp.grpc is not None else None
-    ports = {"port": observer.port, "health_port": observer.health_port, "grpc_port": grpc_port}
+    proxy_port = observer.proxy.port if observer.proxy is not None else None
+    ports = {
+        "port": observer.port,
+        "health_port": observer.health_port,
+        "grpc_port": grpc_port,
+        "proxy_port": proxy_port,
+    }
     log.info("observer.ready", pid=os.getpid(), **ports)
 
 

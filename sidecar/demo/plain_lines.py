@@ -116,11 +116,13 @@ def _lesson(seen: Seen, columns: int) -> Iterator[str]:
     """The measured effect of the advice."""
     lesson = seen.lessons.best()
     rules = len(seen.lessons.entries)
+    of = "one entry" if rules == 1 else f"{rules} entries"
     if lesson is None:
-        yield f"  advice      {rules} rules became entries, none that agents could act by yet"
+        became = "rule became an entry" if rules == 1 else "rules became entries"
+        yield f"  advice      {rules} {became}, none that agents could act by yet"
         return
     yield f"  advice      {lesson.uplift}"
-    told = f"by the best of {rules} entries ({lesson.entry.state}): {entry_text(lesson.entry)}"
+    told = f"by the best of {of} ({lesson.entry.state}): {entry_text(lesson.entry)}"
     yield from _wrapped("              ", printable(told), columns)
     for line in lesson_lines(lesson, _LINE_COLUMNS):
         yield f"              {line}"

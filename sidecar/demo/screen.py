@@ -142,7 +142,8 @@ def _finding_lines(finding: Finding) -> tuple[Text, Text]:
 
 def _advised(seen: Seen) -> str:
     lesson = seen.lessons.best()
-    rules = f"{len(seen.lessons.entries)} rules"
+    count = len(seen.lessons.entries)
+    rules = "1 rule" if count == 1 else f"{count} rules"
     return rules if lesson is None else f"{rules}, the best: {lesson.uplift}, {lesson.entry.state}"
 
 

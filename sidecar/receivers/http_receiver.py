@@ -28,7 +28,10 @@ _LEFT_S = 0.005  # interval of checks whether a stopping door is empty
 
 
 class HttpReceiver:
-    """Listens on *host*:*port* (0: any free port; see `port`) and serves *app* until stopped."""
+    """Listens on *host*:*port* (0: any free port; see `port`) and serves *app* until stopped.
+
+    *setting* is the variable that chooses the port, for the message if it is taken.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class HttpReceiver:
         *,
         host: str,
         port: int,
+        setting: str,
         request_timeout_s: float,
         grace_s: float,
         tls: ssl.SSLContext | None = None,
@@ -45,6 +49,7 @@ class HttpReceiver:
         self.port = port
         self._app = app
         self._host = host
+        self._setting = setting
         self._request_timeout_s = request_timeout_s
         self._grace_s = grace_s
         self._tls = tls
@@ -53,7 +58,7 @@ class HttpReceiver:
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Bind and listen. Raises StartError if the address is not available."""
-        bound = _bound(self._host, self.port, self.name)
+        bound = self._bound()
         self.port = bound.getsockname()[1]
         server = _Server(self._config(), self._request_timeout_s)
         self._task = tasks.create_task(server.serve(sockets=[bound]), name=self.name)
@@ -91,6 +96,29 @@ class HttpReceiver:
         config.ssl = self._tls
         return config
 
+    def _bound(self) -> socket.socket:
+        try:
+            family, kind, proto, _, address = socket.getaddrinfo(self._host, self.port, type=socket.SOCK_STREAM)[0]
+            sock = socket.socket(family, kind, proto)
+        except OSError as exc:
+            raise self._cannot_listen(exc) from exc
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(_BACKLOG)
+            sock.setblocking(False)
+        except OSError as exc:
+            sock.close()
+            raise self._cannot_listen(exc) from exc
+        return sock
+
+    def _cannot_listen(self, exc: OSError) -> StartError:
+        return StartError(
+            f"the {self.name} door cannot listen on {self._host}:{self.port}",
+            exc.strerror or str(exc),
+            f"Stop what uses that port, or choose another with {self._setting}",
+        )
+
 
 def tls_context(cert: str, key: str) -> ssl.SSLContext | None:
     """A server-side TLS context from PEM files; None if there are none. Raises StartError."""
@@ -104,31 +132,6 @@ def tls_context(cert: str, key: str) -> ssl.SSLContext | None:
             "TLS cannot be set up", f"{cert} and {key}: {exc}", "Give a PEM certificate and its unencrypted key"
         ) from exc
     return context
-
-
-def _bound(host: str, port: int, name: str) -> socket.socket:
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, kind, proto)
-    except OSError as exc:
-        raise _cannot_listen(host, port, name, exc) from exc
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
-    except OSError as exc:
-        sock.close()
-        raise _cannot_listen(host, port, name, exc) from exc
-    return sock
-
-
-def _cannot_listen(host: str, port: int, name: str, exc: OSError) -> StartError:
-    return StartError(
-        f"the {name} door cannot listen on {host}:{port}",
-        exc.strerror or str(exc),
-        "Stop what uses that port, or choose another with OBSERVER_PORT / OBSERVER_HEALTH_PORT",
-    )
 
 
 class _Server(uvicorn.Server):

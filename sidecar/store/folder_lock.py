@@ -64,6 +64,12 @@ class FolderLock:
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
 
     def _unwritable(self, exc: OSError) -> StartError:
+        if self._folder.exists() and not self._folder.is_dir():
+            return StartError(
+                f"the data folder {self._folder} is a file",
+                "the observer keeps several files, in a folder of its own",
+                "Name a folder with OBSERVER_DATA_DIR, or move the file away",
+            )
         return StartError(
             f"the data folder {self._folder} cannot be written to",
             exc.strerror or str(exc),
