@@ -136,11 +136,11 @@ class LearningLoop:
         return taken
 
     def views(self, as_of: str | None = None) -> Iterator[PlaybookView]:
-        """All entries, most recently changed first; *as_of* a past time, without their effects."""
+        """See `PlaybookKeeper`. Entries of a past time come without their effects."""
         book = self._learning.playbook
         if as_of is not None:
             return (_view(row, None) for row in book.as_of(as_of))
-        return (_view(row, self._effect(row.latest.playbook_id)) for row in book.rows())
+        return (_view(row, self._effect(row.latest.playbook_id)) for row in book.rows() if row.latest.says_something)
 
     def history(self, playbook_id: str) -> PlaybookHistory:
         """One entry with its full history. Raises NotKnownError."""

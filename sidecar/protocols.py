@@ -345,7 +345,7 @@ class PlaybookKeeper(Protocol):
     """The playbook for people: views and decisions. Implementation: `pipeline_advice.LearningLoop`."""
 
     def views(self, as_of: str | None = None) -> Iterator[PlaybookView]:
-        """All entries, most recently changed first; as of the time *as_of* (RFC 3339), if given."""
+        """The entries that say something, most recently changed first; or all as of the time *as_of* (RFC 3339)."""
         ...
 
     def history(self, playbook_id: str) -> PlaybookHistory:

@@ -65,3 +65,41 @@ async def test_what_cannot_be_done_is_said(tmp_path: Path, capsys: pytest.Captur
         assert (status, err.startswith("observer: no webhook is set")) == (1, True)
         status, _, err = await said(running, capsys, "list", "--state", "open")
         assert (status, "expected new, ongoing" in err) == (1, True)
+
+
+async def test_the_list_is_by_last_seen_and_tells_namesakes_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the time of the failures, whatever the order in which they arrive; equal messages have their error types."""
+    failures = [
+        ("/b", "no seat", "KeyError", "08:03"),
+        ("/a", "no seat", "Timeout", "08:01"),
+        ("/a", "no seat", "Refused", "08:02"),
+        ("/a", "city closed", "Other", "08:00"),
+    ]
+    async with observer(tmp_path) as running, client(running) as door:
+        for endpoint, error, kind, at in failures:
+            event = {"endpoint": endpoint, "error": error, "error_type": kind, "timestamp": f"2026-01-31T{at}:00Z"}
+            await door.post("/event", json=event)
+        capsys.readouterr()
+        _, out, _ = await said(running, capsys, "list")
+        rows = [line.split("2026-01-31 ")[1].split(maxsplit=2) for line in out.splitlines()[1:]]
+        assert rows == [
+            ["08:03:00", "/b", "no seat"],
+            ["08:02:00", "/a", "Refused: no seat"],
+            ["08:01:00", "/a", "Timeout: no seat"],
+            ["08:00:00", "/a", "city closed"],
+        ]
+
+
+async def test_few_of_many_hashes_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The five with the most failures; five are shown in full."""
+    async with observer(tmp_path) as running, client(running) as door:
+        for number in (*range(5), 6, 6, 7, 7):
+            event = {"endpoint": "/book", "error": "no seat", "sig_hash": f"h{number}"}
+            await door.post("/event", json=event)
+        (row,) = (await door.get("/incidents")).json()["incidents"]
+        capsys.readouterr()
+        _, out, _ = await said(running, capsys, "show", row["fingerprint"])
+        (line,) = [line for line in out.splitlines() if line.startswith("by sig hash")]
+        assert line.split("  ", 1)[1].strip() == "h6 2, h7 2, h0 1, h1 1, h2 1 and 2 more"

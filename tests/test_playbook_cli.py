@@ -11,7 +11,7 @@ import pytest
 
 from sidecar import cli
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
-from sidecar.model_learning import EntryChange, PlaybookEntry
+from sidecar.model_learning import NO_PATTERN, EntryChange, PlaybookEntry
 from sidecar.pipeline_learning import PLAYBOOK_CHANGE
 from sidecar.store.checkpoint_copy import dumped
 from tests.observers import client, journal, observer
@@ -77,8 +77,9 @@ async def test_what_is_exported_is_imported_elsewhere(tmp_path: Path, capsys: py
 OLD = "common pattern: ? ?×? in ?, ?; ? ?×? in ?, ?; ? ?×?"
 
 
-async def test_an_old_entry_that_says_nothing_cannot_be_approved(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("text", [OLD, NO_PATTERN])
+async def test_an_old_entry_that_says_nothing_is_not_listed_nor_approved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     """With what, why and what to do; one that was approved once is told to nobody either, and a replay agrees."""
     entry = PlaybookEntry(
@@ -87,7 +88,7 @@ async def test_an_old_entry_that_says_nothing_cannot_be_approved(
         at="2026-01-01T00:00:00.000Z",
         kind="do",
         endpoint="/fill",
-        text=OLD,
+        text=text,
         successes=9,
         avg_duration_ms=1.0,
     )
@@ -105,6 +106,10 @@ async def test_an_old_entry_that_says_nothing_cannot_be_approved(
         assert (await http.get("/advice", params={"endpoint": "/fill"})).json()["advice"] == []
         assert await run(running, "show", entry.playbook_id) == 0
         assert "told    to nobody: there is nothing in it" in capsys.readouterr().out
+        assert await run(running, "list") == 0
+        assert "the playbook has no entries yet" in capsys.readouterr().out
+        assert await run(running, "list", "--as-of", "2026-01-02T00:00:00Z") == 0
+        assert entry.playbook_id in capsys.readouterr().out
     before = dumped(tmp_path / "data" / "state.db")
     assert (await in_thread(replay, tmp_path, capsys))[0] == before
 

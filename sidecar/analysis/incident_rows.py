@@ -193,8 +193,8 @@ def absorb(row: IncidentRow, other: IncidentRow) -> None:
     mine, theirs = row.incident, other.incident
     mine.evidence = _joined_evidence(mine, theirs)
     mine.count += theirs.count
-    mine.first_seen = min(mine.first_seen, theirs.first_seen, key=_order)
-    mine.last_seen = max(mine.last_seen, theirs.last_seen, key=_order)
+    mine.first_seen = min(mine.first_seen, theirs.first_seen, key=time_order)
+    mine.last_seen = max(mine.last_seen, theirs.last_seen, key=time_order)
     for counts, _ in _COUNTED:
         into = getattr(mine, counts)
         for value, count in getattr(theirs, counts).items():
@@ -225,7 +225,8 @@ def _joined_evidence(mine: Incident, theirs: Incident) -> list[SpanRef]:
     return list(dict.fromkeys([first, *some[: MAX_EVIDENCE - 2], last]))
 
 
-def _order(timestamp: str) -> tuple[float, str]:
+def time_order(timestamp: str) -> tuple[float, str]:
+    """The sort key of a time; texts that are not times come first."""
     return seconds(timestamp) or 0.0, timestamp
 
 

@@ -18,7 +18,7 @@ from sidecar.analysis.event_time import is_earlier
 from sidecar.analysis.field_counts import Common, FieldCounts, common_to_failures
 from sidecar.analysis.findings import known_mark
 from sidecar.analysis.fingerprint import MAX_ENDPOINT, Fingerprints, kind_fingerprint
-from sidecar.analysis.incident_rows import IncidentRow, Mark, Step, failure_line
+from sidecar.analysis.incident_rows import IncidentRow, Mark, Step, failure_line, time_order
 from sidecar.analysis.slow_successes import SLOW_MESSAGE, Latency, slow_line
 from sidecar.analysis.template_tree import TemplateTree
 from sidecar.kept_rows import KeptBook, KeptRows
@@ -130,8 +130,9 @@ class IncidentBook(KeptBook):
         return row.incident if row is not None and row.incident.count else None
 
     def incidents(self) -> list[Incident]:
-        """All incidents, the most recent first."""
-        return [row.incident for row in reversed(self.rows())]
+        """All incidents, the last seen first; of those seen at the same time, the one that failed last by arrival."""
+        newest = [row.incident for row in reversed(self.rows())]
+        return sorted(newest, key=lambda each: time_order(each.last_seen), reverse=True)
 
     def rows(self) -> list[IncidentRow]:
         """All rows, the least recent first, without those whose failures were all amended away."""

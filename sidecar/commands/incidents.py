@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ _COLOURS = {"new": "red", "regressed": "red", "escalating": "red", "resolved": "
 _HANDS = ("resolve", "ignore", "reopen")
 _LEAST_PREFIX = 4
 _PAGE = {"limit": "1000"}
+_MOST_HASHES = 5  # shown of `by_sig_hash`: they are long, and there may be one a failure
 
 
 class _Incident(msgspec.Struct):
@@ -30,6 +32,7 @@ class _Incident(msgspec.Struct):
     count: int
     last_seen: str
     state: str = "?"
+    error_type: str | None = None
 
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
@@ -82,6 +85,7 @@ def _list(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) 
     if not rows:
         terminal.write("no incidents" + (f" in the state {visible(args.state)}" if args.state else ""))
         return
+    same = Counter((row.endpoint, row.message) for row in rows)
     lines = [
         (
             visible(row.fingerprint),
@@ -89,7 +93,7 @@ def _list(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) 
             f"{row.count:,}",
             visible(row.last_seen)[:19].replace("T", " "),
             visible(row.endpoint)[:40],
-            visible(row.message),
+            visible(_message(row, is_unique=same[row.endpoint, row.message] == 1)),
         )
         for row in rows
     ]
@@ -99,6 +103,11 @@ def _list(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) 
         text = fitted(text, terminal.width).rstrip() if terminal.width is not None else text.rstrip()
         colour = "bold" if line is _HEAD else _COLOURS.get(line[1])
         terminal.write(terminal.paint(text, colour) if colour else text)
+
+
+def _message(row: _Incident, *, is_unique: bool) -> str:
+    """Its message, with the error type in front where another incident of the endpoint has the same message."""
+    return row.message if is_unique or not row.error_type else f"{row.error_type}: {row.message}"
 
 
 def _all(client: ObserverClient, query: Mapping[str, str]) -> list[_Incident]:
@@ -145,8 +154,8 @@ def _show(terminal: Terminal, body: bytes, *, as_json: bool) -> None:
             terminal.write(f"{name.replace('_', ' '):<12} {visible(str(said[name]))}")
     for name in ("by_source", "by_role", "by_city", "by_staffer", "by_sig_hash"):
         if said.get(name):
-            counts = ", ".join(f"{visible(value)} {count}" for value, count in said[name].items())
-            terminal.write(f"{name.replace('_', ' '):<12} {counts}")
+            most = _MOST_HASHES if name == "by_sig_hash" else None
+            terminal.write(f"{name.replace('_', ' '):<12} {_counts(said[name].items(), most)}")
     _show_finding(terminal, said)
     for step in said.get("history", []):
         note = f": {visible(step['note'])}" if step.get("note") else ""
@@ -155,6 +164,14 @@ def _show(terminal: Terminal, body: bytes, *, as_json: bool) -> None:
         )
     _write_all(terminal, "trace", said.get("trace_ids", []))
     _write_all(terminal, "sample", said.get("samples", []))
+
+
+def _counts(counts: Iterable[tuple[str, int]], most: int | None) -> str:
+    """The values with their counts; beyond *most*, those with the highest counts."""
+    told = list(counts)
+    shown = told if most is None or len(told) <= most else sorted(told, key=lambda each: -each[1])[:most]
+    text = ", ".join(f"{visible(value)} {count}" for value, count in shown)
+    return text if len(shown) == len(told) else f"{text} and {len(told) - len(shown):,} more"
 
 
 def _show_finding(terminal: Terminal, said: Mapping[str, Any]) -> None:
