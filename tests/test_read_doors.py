@@ -295,7 +295,9 @@ async def test_the_health_port_tells_nothing_but_health(running: Observer, door:
 
 async def test_incidents_and_playbooks_are_listed(running: Observer, door: httpx.AsyncClient) -> None:
     """What the cycles found, as the status page and people read it."""
-    await post(door, *({"endpoint": "/fill", "success": True} for _ in range(6)), {"endpoint": "/fill", "error": "no"})
+    good = [{"endpoint": "/fill", "success": True, "features": {"shift": "night"}} for _ in range(6)]
+    silent = [{"endpoint": "/silent", "success": True} for _ in range(6)]  # nothing to be said of them
+    await post(door, *good, *silent, {"endpoint": "/fill", "error": "no"})
     for _ in range(5):
         await running.cycle.run_once()
     (incident,) = (await door.get("/incidents")).json()["incidents"]
