@@ -224,7 +224,7 @@ async def test_what_was_counted_and_learnt_is_listed(tmp_path: Path) -> None:
             await http.post(
                 "/event", json={"endpoint": f"/{number % 2}", "staffer_id": "s", **(error if number else {})}
             )
-            await http.post("/event", json={"endpoint": "/good", "success": True, "duration_ms": 5})
+            await http.post("/event", json={"endpoint": "/good", "success": True, "input_summary": f"a {number}"})
         for _ in range(5):
             await cycle(running)
         stats = await stub.GetStats(pb.GetStatsRequest())
@@ -240,6 +240,7 @@ async def test_what_was_counted_and_learnt_is_listed(tmp_path: Path) -> None:
     }
     assert [each.diagnosis for each in incidents if each.diagnosis]
     assert incidents[0].evidence[0].span_id
+    assert len(playbooks) == 1
     assert {each.playbook_id for each in playbooks} == {each["playbook_id"] for each in listed["playbooks"]}
 
 
