@@ -14,7 +14,7 @@ from sidecar.advice.advisor import EXPOSURE
 from sidecar.clock import rfc3339_ms
 from sidecar.model import Scalar
 from sidecar.model_learning import AdviceItem, AdviceQuery, Range, Term
-from sidecar.pipeline_learning import Learning
+from sidecar.pipeline.learning import Learning
 
 CYCLE_OPS = 20  # ops between two cycles
 SEEN = (400, 500)  # ops over which improvement is measured, counted from the start of the world

@@ -25,7 +25,7 @@ from sidecar.gateway.proxy_calls import CallRecorder
 from sidecar.gateway.proxy_head import ResponseHead
 from sidecar.gateway.proxy_parts import ProxyLimits
 from sidecar.normalize import Normalizer
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.redaction import Redactor
 from sidecar.settings import Settings
 from sidecar.spans.recorder import OpRecorder

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sidecar.gateway.observed_gateway import ObservedGateway
     from sidecar.model import ObservedOp
-    from sidecar.pipeline import Observer
+    from sidecar.pipeline.observer import Observer
     from sidecar.settings import Settings
 
 __all__ = ["ObservedGateway", "ObservedOp", "Observer", "Settings"]
@@ -16,7 +16,7 @@ __all__ = ["ObservedGateway", "ObservedOp", "Observer", "Settings"]
 _HOMES = {
     "ObservedGateway": "sidecar.gateway.observed_gateway",
     "ObservedOp": "sidecar.model",
-    "Observer": "sidecar.pipeline",
+    "Observer": "sidecar.pipeline.observer",
     "Settings": "sidecar.settings",
 }
 

@@ -342,7 +342,7 @@ class AdviceSource(Protocol):
 
 
 class PlaybookKeeper(Protocol):
-    """The playbook for people: views and decisions. Implementation: `pipeline_advice.LearningLoop`."""
+    """The playbook for people: views and decisions. Implementation: `pipeline.learning_loop.LearningLoop`."""
 
     def views(self, as_of: str | None = None) -> Iterator[PlaybookView]:
         """The entries that say something, most recently changed first; or all as of the time *as_of* (RFC 3339)."""

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from sidecar.pb.v1.observer_pb2_grpc import ObserverServiceStub
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import observer
 
 SERVICE = "sidecar.pb.v1.ObserverService"

@@ -9,7 +9,7 @@ from sidecar.advice.advisor import EXPOSURE
 from sidecar.clock import rfc3339_ms
 from sidecar.model import Scalar
 from sidecar.model_learning import AdviceItem, AdviceQuery, PlaybookEntry
-from sidecar.pipeline_learning import Learning
+from sidecar.pipeline.learning import Learning
 from tests.fakes import an_op
 
 ENDPOINT = "/fill"

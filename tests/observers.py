@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.settings import Settings
 from sidecar.store.journal_file import AppendFile
 

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Link, StatusCode
 
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import observer
 
 _OTLP = {"OBSERVER_GRPC_PORT": "0", "OBSERVER_OTLP_HTTP_PORT": "0"}

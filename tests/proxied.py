@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import observer
 
 Pairs = list[tuple[str, str]]

@@ -16,7 +16,7 @@ import pytest
 from falcon.asgi import Request, Response
 
 from sidecar.errors import SettingsError, StartError
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.receivers.guards import Guard
 from sidecar.receivers.http_app import create_app
 from sidecar.receivers.tokens import TokenStore

@@ -12,7 +12,7 @@ import pytest
 
 from sidecar.advice.advisor import INFORMED
 from sidecar.pb.v1 import observer_pb2 as pb
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.grpc_service import service
 from tests.observers import FaultyFile, client, cycle, journal, observer
 

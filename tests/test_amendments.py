@@ -14,7 +14,7 @@ from sidecar import cli
 from sidecar.analysis.incidents import IncidentBook
 from sidecar.analysis.success_book import SuccessBook
 from sidecar.model import ObservedOp
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.protocols import OpCounter
 from sidecar.store.checkpoint_copy import dumped
 from sidecar.store.fan_out import hand_on

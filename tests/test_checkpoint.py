@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import client, observer, settings, stand_in
 
 

@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 from sidecar.commands.flags import SETTING_GROUPS
-from sidecar.pipeline_doors import http_routes
+from sidecar.pipeline.doors import http_routes
 from sidecar.receivers.event_fields import FIELD_SCHEMAS
 from sidecar.receivers.openapi import openapi
 from sidecar.settings import describe, expected

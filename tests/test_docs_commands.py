@@ -18,7 +18,7 @@ import pytest
 from sidecar.cli import main
 from sidecar.demo.gateway_process import gateway_process
 from sidecar.demo.staffing_rules import CHANNELS
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.doc_pages import PAGES, Command, commands
 from tests.observers import cycle, observer
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import FaultyFile, client, journal, observer
 from tests.processes import running_observer
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sidecar.model import ObservedOp
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import DEAD, client, journal, observer, says, settled, stand_in, without_crc
 from tests.otlp_receiver import TAKEN, OtlpReceiver, Said, otlp_receiver
 

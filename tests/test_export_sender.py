@@ -15,7 +15,7 @@ from sidecar.errors import StartError
 from sidecar.export.answers import Answer, grpc_answer, http_answer
 from sidecar.export.otlp_sender import otlp_sender
 from sidecar.export.otlp_target import OtlpTarget, header_pairs, timeout_seconds
-from sidecar.pipeline_export import otlp_target
+from sidecar.pipeline.export import otlp_target
 from sidecar.settings import Settings
 from tests.otlp_receiver import TAKEN, OtlpReceiver, Said, otlp_receiver, request_of, sender
 

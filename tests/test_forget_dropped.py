@@ -10,7 +10,7 @@ from typing import Any
 
 from sidecar import cli
 from sidecar.commands.forget import UNKNOWN
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.store.checkpoint_copy import NAME, dumped
 from sidecar.store.journal_file import AppendFile
 from sidecar.store.segments import journal_span

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from sidecar.errors import StartError
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import DEAD, FaultyFile, client, journal, observer, says, settled, stand_in
 
 _ODD = (

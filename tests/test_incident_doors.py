@@ -14,7 +14,7 @@ import pytest
 from sidecar import cli
 from sidecar.pb.v1 import observer_pb2 as pb
 from sidecar.pb.v1.observer_pb2_grpc import ObserverServiceStub
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.store.checkpoint_copy import dumped
 from tests.observers import client, cycle, journal, observer
 

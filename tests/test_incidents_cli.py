@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sidecar import cli
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import client, cycle, observer
 
 

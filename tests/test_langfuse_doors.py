@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from sidecar import cli
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.receivers.langfuse_events import span_id_of, trace_id_of
 from sidecar.store.checkpoint_copy import dumped
 from tests.crash.journal import read

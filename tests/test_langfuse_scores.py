@@ -12,7 +12,7 @@ import pytest
 from sidecar.errors import SettingsError
 from sidecar.langfuse.score_rules import ScoreRules
 from sidecar.model import Fragment, Scalar, Score
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.protocols import Receipt
 from sidecar.spans.conventions_table import FAILING_LABELS
 from tests.langfuse_batches import SCORES, TRACE, begun, ended, score, taken, whole

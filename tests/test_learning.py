@@ -13,7 +13,7 @@ from sidecar.advice.uplift import failures_avoided, uplift
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.clock import rfc3339_ms
 from sidecar.model_learning import AdviceQuery, EntryChange, PlaybookEntry
-from sidecar.pipeline_learning import PLAYBOOK_CHANGE, Learning
+from sidecar.pipeline.learning import PLAYBOOK_CHANGE, Learning
 from sidecar.plain_words import is_plain
 from tests.fakes import an_op
 from tests.learning_worlds import ENDPOINT, Features, World

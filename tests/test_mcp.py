@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import client, cycle, observer
 from tests.test_advice_door import ENDPOINT, calls, learnt
 

@@ -24,7 +24,7 @@ from sidecar.gateway.features import request_features
 from sidecar.gateway.observed_gateway import ObservedGateway
 from sidecar.gateway.summary import summarize
 from sidecar.normalize import Normalizer
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.redaction import Redactor
 from sidecar.spans.recorder import OpRecorder
 from tests.observers import DEAD, Answer, StandIn, journal, observer, says, settled, stand_in, without_crc

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sidecar.model import ObservedOp
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.spans.received import ReceivedRecorder
 from sidecar.spans.same_operation import OneOp
 from sidecar.spans.span_processor import OpSpanProcessor

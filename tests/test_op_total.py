@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sidecar import cli
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.store.checkpoint_copy import dumped
 from sidecar.store.journal_file import AppendFile
 from sidecar.store.segments import journal_span

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.pipeline_doors import http_routes
+from sidecar.pipeline.doors import http_routes
 from sidecar.receivers.openapi import openapi
 from tests.fuzz_doors import fuzz
 from tests.observers import observer

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.spans.conventions_table import KEYS, KINDS
 from tests.doc_pages import PAGES
 from tests.observers import client, cycle, journal, observer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.pipeline_learning import PLAYBOOK_CHANGE
+from sidecar.pipeline.learning import PLAYBOOK_CHANGE
 from sidecar.store.checkpoint_copy import dumped
 from tests.observers import FaultyFile, client, observer, stand_in
 from tests.test_advice_door import learnt

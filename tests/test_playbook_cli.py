@@ -12,7 +12,7 @@ import pytest
 from sidecar import cli
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.model_learning import NO_PATTERN, EntryChange, PlaybookEntry
-from sidecar.pipeline_learning import PLAYBOOK_CHANGE
+from sidecar.pipeline.learning import PLAYBOOK_CHANGE
 from sidecar.store.checkpoint_copy import dumped
 from tests.observers import client, journal, observer
 from tests.test_advice_door import ENDPOINT, learnt

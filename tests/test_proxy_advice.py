@@ -16,7 +16,7 @@ from sidecar.advice.exposures import ExposureBook
 from sidecar.advice.offers import Offers
 from sidecar.gateway.proxy_advice import MOST_BYTES, compact
 from sidecar.model_learning import Advice, AdviceItem, AdviceQuery, EntryRow
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import FaultyFile, client, settled
 from tests.proxied import OK, Message, Pairs, RawGateway, answer, exchange, proxied, proxy_port, raw_gateway, request
 from tests.test_advice_door import ENDPOINT, learnt

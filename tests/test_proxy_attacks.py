@@ -14,7 +14,7 @@ from sidecar.gateway.proxied_call import PREFIX_BYTES, TAIL_BYTES, Capture, Capt
 from sidecar.gateway.proxy_head import RequestHead, RequestRules
 from sidecar.gateway.proxy_refusal import RefusedError
 from sidecar.gateway.proxy_requests import RequestReader
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import settled
 from tests.proxied import (
     OK,

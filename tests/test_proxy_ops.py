@@ -18,7 +18,7 @@ from sidecar.gateway.gateway_proxy import GatewayProxy
 from sidecar.gateway.proxy_parts import ProxyLimits
 from sidecar.model import ObservedOp
 from sidecar.normalize import Normalizer
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.protocols import CallSpans
 from sidecar.redaction import Redactor
 from sidecar.spans.recorder import OpRecorder

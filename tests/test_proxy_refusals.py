@@ -12,7 +12,7 @@ from sidecar.commands import check_proxy
 from sidecar.errors import SettingsError
 from sidecar.gateway.proxy_head import RequestRules
 from sidecar.gateway.proxy_refusal import TOO_SLOW, RefusedError
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import DEAD, observer, settings
 from tests.proxied import OK, answer, connected, exchange, proxied, proxy_port, raw_gateway, read_message, request
 

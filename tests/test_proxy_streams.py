@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import DEAD, settled
 from tests.proxied import (
     OK,

@@ -14,7 +14,7 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.proxied import Message, Pairs, RawGateway, answer, exchange, proxied, proxy_port, raw_gateway, request
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "QUERY", "PURGE"]

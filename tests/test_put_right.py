@@ -17,7 +17,7 @@ import pytest
 from sidecar.errors import SettingsError, StartError
 from sidecar.gateway.summary import summarize
 from sidecar.normalize import Normalizer
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.redaction import Redactor
 from tests.observers import FaultyFile, StandIn, client, cycle, journal, observer, says, settings, stand_in
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.receivers.health_resource import ReadyzResource
 from sidecar.receivers.http_app import create_app
 from sidecar.receivers.http_receiver import HttpReceiver

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sidecar import cli
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.store.checkpoint_copy import NAME, dumped
 from sidecar.store.journal_file import AppendFile, sealed
 from sidecar.store.segments import closed_segments, journal_span

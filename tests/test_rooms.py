@@ -28,9 +28,9 @@ GROUND |= {"kept_rows", "packed", "plain_words", "call_fields", "measured_words"
 SPAN_CONTRACT = {"spans.attributes", "spans.op_span", "spans.span_note"}
 EDGE = {"cli.py", "__main__.py", "commands", "demo"}
 """The command line: reads the environment, and calls the pipeline that joins the rooms."""
-NO_ROOMS = {"pb", "commands"}
+NO_ROOMS = {"pb", "commands", "pipeline"}
 ROOMS = sorted({path.parent.name for path in SIDECAR.glob("*/__init__.py")} - NO_ROOMS)
-PROGRAMS = {"demo": {"pipeline", "logs"}}
+PROGRAMS = {"demo": {"pipeline.observer", "logs"}}
 """A program of its own may run the whole observer."""
 MOST_LINES = 400
 _LEAST_REASON = 4  # characters

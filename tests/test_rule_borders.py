@@ -16,7 +16,7 @@ from sidecar.analysis.rule_entries import rule_entry_id
 from sidecar.analysis.rule_follower import RuleFollower
 from sidecar.analysis.rules import RuleBook
 from sidecar.model_learning import PlaybookEntry, Range
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.store.checkpoint_copy import dumped
 from tests.fakes import an_op
 from tests.observers import client, cycle, observer

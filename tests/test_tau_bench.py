@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import Answer, Asked, StandIn, cycle, journal, observer, says, settled, stand_in
 
 _CALLS = Path(__file__).resolve().parents[2] / "shared" / "data" / "tau_bench_airline_gpt4o.jsonl"

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from sidecar.errors import SettingsError
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import DEAD, Answer, client, observer, says, settings, stand_in
 
 

@@ -15,7 +15,7 @@ import msgspec
 from sidecar.clock import rfc3339_ms
 from sidecar.commands.finding import Finding
 from sidecar.errors import StartError
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.settings import Settings
 from sidecar.settings_checks import is_loopback
 

@@ -14,7 +14,7 @@ from sidecar import logs
 from sidecar.commands.private_file import write_private
 from sidecar.commands.terminal import Terminal
 from sidecar.errors import StartError
-from sidecar.pipeline_replay import WholeReplay
+from sidecar.pipeline.replay import WholeReplay
 from sidecar.settings import Settings
 from sidecar.store.checkpoint_copy import dumped
 from sidecar.store.folder_lock import FolderLock

@@ -15,7 +15,7 @@ import uvloop
 from sidecar import logs
 from sidecar.commands.flags import settings_flags
 from sidecar.commands.process import give_back_memory, keep_memory_small, raise_file_limit
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.redaction import Redactor
 from sidecar.settings import Settings
 from sidecar.version import our_version

@@ -28,7 +28,7 @@ from sidecar.demo.plain_lines import PlainLines, opening, summary
 from sidecar.demo.screen import LEAST_COLUMNS, LEAST_LINES, LiveScreen
 from sidecar.demo.wording import RunInfo
 from sidecar.errors import StartError
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from sidecar.settings import Settings
 
 _AGENTS: Final = ("STF-anna", "STF-ben", "STF-chloe", "STF-dev", "STF-eva", "STF-night")

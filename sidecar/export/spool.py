@@ -1,6 +1,6 @@
 """The spool: OTLP requests on disk that wait for the collector, bounded in bytes and age; the oldest are evicted first.
 
-A commit log of the store (`pipeline_export` joins them) writes requests in groups and gives receipts; to it the spool
+A commit log of the store (`pipeline.export` joins them) writes requests in groups and gives receipts; to it the spool
 is the file it appends to. To the export lane the spool is a `Source` of batches.
 """
 

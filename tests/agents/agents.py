@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sidecar.model import ObservedOp
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.observers import says, settled, stand_in
 from tests.otlp_doors import doors, grpc_port
 from tests.otlp_receiver import OtlpReceiver, otlp_receiver

@@ -22,7 +22,7 @@ import pytest
 from langfuse.api import LangfuseAPI
 
 from sidecar.clock import rfc3339_ms
-from sidecar.pipeline import Observer
+from sidecar.pipeline.observer import Observer
 from tests.langfuse_server import KEYS, Store, given_score, langfuse_server, observation
 from tests.observers import client, observer
 from tests.test_langfuse_doors import ops, written

@@ -26,8 +26,8 @@ from sidecar.langfuse.observations import Observations
 from sidecar.langfuse.score_rules import ScoreRules
 from sidecar.langfuse.verdicts import Verdicts
 from sidecar.model import ObservedOp
-from sidecar.pipeline_spool import spool_log
-from sidecar.pipeline_stages import Closing
+from sidecar.pipeline.spool_log import spool_log
+from sidecar.pipeline.stages import Closing
 from sidecar.receivers.bodies import BodyReader
 from sidecar.receivers.correction_op import CorrectionReader
 from sidecar.receivers.langfuse_events import LangfuseReader
@@ -57,7 +57,7 @@ from sidecar.store.journal_reader import JournalReader
 from sidecar.version import our_version
 
 if TYPE_CHECKING:
-    from sidecar.pipeline import Observer
+    from sidecar.pipeline.observer import Observer
     from sidecar.protocols import Clock, Stage
     from sidecar.settings import Settings
 

@@ -1,4 +1,4 @@
-"""Builds the OTLP export. Part of the pipeline, in its own module because it is imported only if export is on.
+"""Builds the OTLP export. A module of its own because it is imported only if export is on.
 
 ops.jsonl ──► journal source ──► lane ──► collector
 own spans ──► spool ───────────► lane ──► collector
@@ -27,7 +27,7 @@ from sidecar.export.spool import Spool
 from sidecar.export.spool_door import SpoolDoor
 from sidecar.metrics import OwnMetrics
 from sidecar.model import ObservedOp
-from sidecar.pipeline_spool import spool_log
+from sidecar.pipeline.spool_log import spool_log
 from sidecar.protocols import Clock, Stage
 from sidecar.settings import Settings
 from sidecar.spans.recorder import SCOPE_NAME

@@ -1,4 +1,4 @@
-"""Builds the connection to the gateway: clients, wrapper for Python agents, check at start. Part of the pipeline.
+"""Builds the connection to the gateway: clients, wrapper for Python agents, check at start.
 
 agent ──► wrapper ──► gateway
 analysis ──► outbox ──► gateway /log

@@ -1,4 +1,4 @@
-"""Builds the tracer provider: every operation is a span, and processors pass it on. Part of the pipeline.
+"""Builds the tracer provider: every operation is a span, and processors pass it on.
 
 span ──► op processor ──► journal of ops ──► ring, books
      └──► export's processor ──► spool ──► collector
@@ -24,7 +24,7 @@ from sidecar.version import our_version
 
 if TYPE_CHECKING:
     from sidecar.export.metric_export import MetricExport
-    from sidecar.pipeline_export import Export
+    from sidecar.pipeline.export import Export
 
 
 class Spans:
@@ -44,13 +44,13 @@ class Spans:
         self.export: Export | None = None
         self.metric_export: MetricExport | None = None
         if settings.export_endpoint or settings.metrics_endpoint:
-            from sidecar import pipeline_export  # noqa: PLC0415 - gRPC alone takes 10 MiB and 0.2 s
+            from sidecar.pipeline import export  # noqa: PLC0415 - gRPC alone takes 10 MiB and 0.2 s
 
             if settings.export_endpoint:
-                self.export = pipeline_export.Export(settings, resource, Path(settings.data_dir), ops_log, clock)
+                self.export = export.Export(settings, resource, Path(settings.data_dir), ops_log, clock)
                 processors.add_span_processor(self.export.processor)
             if settings.metrics_endpoint:
-                self.metric_export = pipeline_export.metric_export(settings, self.metrics, clock)
+                self.metric_export = export.metric_export(settings, self.metrics, clock)
         sampler = export_sampler(settings.traces_sampler, settings.traces_sampler_arg)
         self.provider = tracer_provider(resource, sampler, processors)
         self.tracer = self.provider.get_tracer(SCOPE_NAME, our_version())

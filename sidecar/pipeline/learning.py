@@ -1,4 +1,4 @@
-"""Learning as one unit: ops → rules → playbook entries → advice with coins → outcomes → standing. Part of the pipeline.
+"""Learning as one unit: ops → rules → playbook entries → advice with coins → outcomes → standing.
 
 No I/O and no clock: it is fed ops and decisions, and the same sequence gives the same state. In the running observer
 `store.in_order` and the decision journal feed it, in a replay the journals do. A simulation can call it directly:

@@ -1,12 +1,12 @@
-"""Connects the rooms' counters to metric names. Part of the pipeline, separate only for length."""
+"""Connects the rooms' counters to metric names."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from sidecar import pipeline_langfuse, pipeline_learning_metrics, pipeline_otlp, pipeline_proxy
 from sidecar.model import IncidentState
-from sidecar.pipeline_store import SOURCES
+from sidecar.pipeline import langfuse, learning_metrics, otlp_doors, proxy
+from sidecar.pipeline.store import SOURCES
 from sidecar.process_usage import cpu_seconds, resident_bytes
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sidecar.export.outbox import Outbox
-    from sidecar.pipeline import Observer
+    from sidecar.pipeline.observer import Observer
     from sidecar.store.commit_log import CommitLog
 
 
@@ -25,9 +25,9 @@ def register(observer: Observer) -> None:
     _register_export(observer)
     _register_analysis(observer)
     _register_same(observer)
-    pipeline_proxy.register(observer)
-    pipeline_otlp.register(observer)
-    pipeline_langfuse.register(observer)
+    proxy.register(observer)
+    otlp_doors.register(observer)
+    langfuse.register(observer)
 
 
 def _by_state(observer: Observer) -> dict[str, int]:
@@ -250,7 +250,7 @@ def _register_analysis(observer: Observer) -> None:
     count("observer.model.failures", "{call}", "Calls without a usable answer", lambda: model.failures)
     _register_posts(observer)
     level("observer.incidents", "{incident}", "Incidents, by state", lambda: _by_state(observer), "state")
-    pipeline_learning_metrics.register(observer.metrics, observer.books.learning)
+    learning_metrics.register(observer.metrics, observer.books.learning)
 
 
 def _outboxes(observer: Observer) -> list[Outbox]:

@@ -1,4 +1,4 @@
-"""Builds the parts that a replay needs: journals → derived state → `state.db`. Part of the pipeline.
+"""Builds the parts that a replay needs: journals → derived state → `state.db`.
 
 No model, gateway or spans: decisions are read from `decisions.jsonl`, and posts are in the outbox already.
 """
@@ -16,7 +16,7 @@ from sidecar.analysis.incidents import CORRECTION
 from sidecar.clock import SystemClock
 from sidecar.errors import ObserverError
 from sidecar.normalize import Normalizer
-from sidecar.pipeline_books import Books
+from sidecar.pipeline.books import Books
 from sidecar.protocols import Receipt
 from sidecar.receivers.corrections_tailer import CorrectionsTailer
 from sidecar.redaction import Redactor

@@ -1,4 +1,4 @@
-"""Builds the two journals, with their files and bounds. Part of the pipeline."""
+"""Builds the two journals, with their files and bounds."""
 
 from __future__ import annotations
 

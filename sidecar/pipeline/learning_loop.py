@@ -1,4 +1,4 @@
-"""Connects the advisor and the doors' views to learning. Part of the pipeline."""
+"""Connects the advisor and the doors' views to learning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sidecar.model_learning import (
     PlaybookHistory,
     PlaybookView,
 )
-from sidecar.pipeline_learning import CYCLE, PLAYBOOK_CHANGE, Learning
+from sidecar.pipeline.learning import CYCLE, PLAYBOOK_CHANGE, Learning
 
 if TYPE_CHECKING:
     from sidecar.protocols import Clock

@@ -1,4 +1,4 @@
-"""Builds the store: the journals, what consumes their records, and what keeps it all bounded. Part of the pipeline.
+"""Builds the store: the journals, what consumes their records, and what keeps it all bounded.
 
 ops ──► ops.jsonl ──► ring, feed, books ──► checkpoint (state.db)
 decisions ──► decisions.jsonl ──► books ──┘
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.analysis.incidents import CORRECTION
-from sidecar.pipeline_books import Books
-from sidecar.pipeline_journals import Journals
+from sidecar.pipeline.books import Books
+from sidecar.pipeline.journals import Journals
 from sidecar.protocols import Clock
 from sidecar.receivers.corrections_tailer import CorrectionsTailer
 from sidecar.settings import Settings

@@ -1,4 +1,4 @@
-"""All state derived from the journals: the books, and how decisions change them. Part of the pipeline.
+"""All state derived from the journals: the books, and how decisions change them.
 
 The running observer and a replay build the same books, so both reach the same state.
 """
@@ -18,7 +18,7 @@ from sidecar.analysis.life_cycle import decided
 from sidecar.analysis.success_book import SuccessBook
 from sidecar.kept_rows import Saved
 from sidecar.langfuse.book import DONE, TOLD, LangfuseBook
-from sidecar.pipeline_learning import KINDS, Learning
+from sidecar.pipeline.learning import KINDS, Learning
 from sidecar.protocols import Clock
 from sidecar.store.checkpoint import Derived
 from sidecar.store.decisions import DecisionHandlers

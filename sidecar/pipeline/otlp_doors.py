@@ -1,4 +1,4 @@
-"""Builds the doors for agents that already trace, and the gRPC door. Part of the pipeline, separate only for length.
+"""Builds the doors for agents that already trace, and the gRPC door.
 
 OTLP ──► intake ──► span processor ──► ring, journal, analysis
             └─────► (sampling) ──► spool ──► collector
@@ -27,7 +27,7 @@ from sidecar.spans.received import ReceivedRecorder
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from sidecar.pipeline import Observer
+    from sidecar.pipeline.observer import Observer
     from sidecar.protocols import Stage
     from sidecar.receivers.grpc_receiver import GrpcReceiver
     from sidecar.settings import Settings

@@ -1,4 +1,4 @@
-"""Builds the gateway proxy. Part of the pipeline, separate only for length."""
+"""Builds the gateway proxy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from sidecar.normalize import Normalizer
-    from sidecar.pipeline import Observer
+    from sidecar.pipeline.observer import Observer
     from sidecar.protocols import AdviceSource, CallSpans, Clock
 
 _ADVICE_S = 0.05  # time that a call may wait for advice to the gateway

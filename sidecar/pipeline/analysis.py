@@ -1,4 +1,4 @@
-"""Builds the analysis of failures, the learning of what works, and the cycle that runs both. Part of the pipeline.
+"""Builds the analysis of failures, the learning of what works, and the cycle that runs both.
 
 books ──► life cycle ──► analyzer ──► learning ──► consolidator ──► gateway /log
                └──► webhook                └──► advice
@@ -23,10 +23,10 @@ from sidecar.export.no_posts import NoPosts
 from sidecar.export.outbox import Outbox
 from sidecar.gateway.gateway_log import HttpGatewayLog
 from sidecar.normalize import Normalizer
-from sidecar.pipeline_advice import LearningLoop
-from sidecar.pipeline_incidents import WebhookRoom, local_model
-from sidecar.pipeline_spans import Spans
-from sidecar.pipeline_store import Store
+from sidecar.pipeline.learning_loop import LearningLoop
+from sidecar.pipeline.spans import Spans
+from sidecar.pipeline.store import Store
+from sidecar.pipeline.webhook import WebhookRoom, local_model
 from sidecar.protocols import Clock, PostSink
 from sidecar.receivers.corrections_tailer import CorrectionsTailer
 from sidecar.settings import Settings

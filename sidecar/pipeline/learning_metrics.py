@@ -1,4 +1,4 @@
-"""Metrics of the playbook and its advice. Part of the pipeline, separate only for length.
+"""Metrics of the playbook and its advice.
 
 Only cheap counts: an uplift's interval is not computed here.
 """
@@ -13,7 +13,7 @@ from sidecar.model_learning import EntryState
 
 if TYPE_CHECKING:
     from sidecar.metrics import OwnMetrics
-    from sidecar.pipeline_learning import Learning
+    from sidecar.pipeline.learning import Learning
 
 MOST_ENTRIES: Final = 50
 """Entries with their own series: those with most tasks; the others are summed up."""

@@ -1,4 +1,4 @@
-"""Connects a spool to the commit log that writes it. Part of the pipeline, shared by two exports."""
+"""Connects a spool to the commit log that writes it. Two exports share it."""
 
 from __future__ import annotations
 

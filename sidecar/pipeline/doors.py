@@ -1,4 +1,4 @@
-"""Builds the main door and the health door, with their routes. Part of the pipeline."""
+"""Builds the main door and the health door, with their routes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar.analysis.incident_details import incident_details
 from sidecar.analysis.playbook_consolidator import playbook_id
 from sidecar.model_learning import EntryAction
-from sidecar.pipeline_metrics import losses
+from sidecar.pipeline.metrics import losses
 from sidecar.receivers.advice_resource import MAX_OUTCOME_BYTES, AdviceResource, OutcomeResource
 from sidecar.receivers.bodies import BodyReader
 from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_EVENT_BYTES, EventResource, EventsResource
@@ -42,7 +42,7 @@ from sidecar.version import our_version
 from sidecar.web.status_page import StatusPage
 
 if TYPE_CHECKING:
-    from sidecar.pipeline import Observer
+    from sidecar.pipeline.observer import Observer
     from sidecar.settings import Settings
 
 _HEALTH_GRACE_S = 1.0

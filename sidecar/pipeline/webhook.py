@@ -1,4 +1,4 @@
-"""Builds the webhook that is told of incidents, and the model that is asked about them. Part of the pipeline."""
+"""Builds the webhook that is told of incidents, and the model that is asked about them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sidecar.store.outbox_table import OutboxTable
 from sidecar.store.state import StateStore
 
 if TYPE_CHECKING:
-    from sidecar.pipeline_books import Books
+    from sidecar.pipeline.books import Books
 
 
 class WebhookRoom:

@@ -1,4 +1,4 @@
-"""Builds and connects all rooms: this module and its `pipeline_*` parts are the only ones that import every room.
+"""The whole observer: joins the parts that this package builds, names them, and orders their stages.
 
 receivers ──► spans ──► store ──► analysis ──► advice ──► agents
                 │                     └──────► gateway /log, webhook
@@ -14,22 +14,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sidecar import pipeline_metrics
 from sidecar.clock import SystemClock
 from sidecar.ids import made_ms
 from sidecar.langfuse.judged_ops import JudgedOps
 from sidecar.lifecycle import serve
 from sidecar.logs import configure_if_unset
 from sidecar.normalize import Normalizer
-from sidecar.pipeline_analysis import Analysis
-from sidecar.pipeline_doors import health_receiver, http_receiver
-from sidecar.pipeline_gateway import Clients, observed_gateway, require_gateway
-from sidecar.pipeline_langfuse import Langfuse
-from sidecar.pipeline_otlp import OtlpDoors
-from sidecar.pipeline_proxy import advise, gateway_proxy
-from sidecar.pipeline_spans import Spans
-from sidecar.pipeline_stages import Closing, Opening, Together
-from sidecar.pipeline_store import Store
+from sidecar.pipeline import metrics
+from sidecar.pipeline.analysis import Analysis
+from sidecar.pipeline.doors import health_receiver, http_receiver
+from sidecar.pipeline.gateway import Clients, observed_gateway, require_gateway
+from sidecar.pipeline.langfuse import Langfuse
+from sidecar.pipeline.otlp_doors import OtlpDoors
+from sidecar.pipeline.proxy import advise, gateway_proxy
+from sidecar.pipeline.spans import Spans
+from sidecar.pipeline.stages import Closing, Opening, Together
+from sidecar.pipeline.store import Store
 from sidecar.protocols import Clock, Stage
 from sidecar.receivers.bodies import ByteBudget
 from sidecar.receivers.event_intake import EventIntake
@@ -69,7 +69,7 @@ class Observer:
         analysis = self._build_analysis(store, spans)
         self._build_doors(spans)
         self.cycle = analysis.cycle(self.langfuse.pull_step(settings))  # pulled last: a server outside may hang
-        pipeline_metrics.register(self)
+        metrics.register(self)
 
     @property
     def ready(self) -> bool:
