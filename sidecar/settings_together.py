@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sidecar.errors import SettingsError
 from sidecar.settings_checks import FIX, is_loopback, is_number, is_url, shown_url
-
-if TYPE_CHECKING:
-    from sidecar.settings import Settings
+from sidecar.settings_fields import SettingsFields
 
 _PORTS = ("port", "health_port", "grpc_port", "otlp_http_port", "proxy_port")
 _URLS = (
@@ -42,7 +39,9 @@ _NEVER_OURS = {
 """Addresses of others: what would happen if they were one of our doors, and the fix."""
 
 
-def contradictions(settings: Settings, names: Mapping[str, str], wrong: AbstractSet[str]) -> Iterator[SettingsError]:
+def contradictions(
+    settings: SettingsFields, names: Mapping[str, str], wrong: AbstractSet[str]
+) -> Iterator[SettingsError]:
     """Yield an error for each contradiction; *names* maps fields to variables. *wrong* fields prove nothing."""
     unusable = {field for field in _URLS if not _is_usable(field, getattr(settings, field))}
     for field in sorted(unusable, key=_URLS.index):
@@ -72,7 +71,7 @@ def _is_usable(field: str, url: str) -> bool:
     return is_url(url) or (not url and field.startswith(_OPTIONAL))
 
 
-def _exposure(settings: Settings) -> Iterator[SettingsError]:
+def _exposure(settings: SettingsFields) -> Iterator[SettingsError]:
     if is_loopback(settings.host) or settings.token or settings.token_file or settings.allow_anonymous:
         return
     yield SettingsError(
@@ -82,7 +81,7 @@ def _exposure(settings: Settings) -> Iterator[SettingsError]:
     )
 
 
-def _proxy_exposure(settings: Settings) -> Iterator[SettingsError]:
+def _proxy_exposure(settings: SettingsFields) -> Iterator[SettingsError]:
     if settings.proxy_port < 0 or is_loopback(settings.proxy_host) or settings.proxy_expose:
         return
     yield SettingsError(
@@ -92,7 +91,9 @@ def _proxy_exposure(settings: Settings) -> Iterator[SettingsError]:
     )
 
 
-def _shared_ports(settings: Settings, names: Mapping[str, str], wrong: AbstractSet[str]) -> Iterator[SettingsError]:
+def _shared_ports(
+    settings: SettingsFields, names: Mapping[str, str], wrong: AbstractSet[str]
+) -> Iterator[SettingsError]:
     taken: dict[int, str] = {}
     for field in _PORTS:
         port = getattr(settings, field)
@@ -103,7 +104,7 @@ def _shared_ports(settings: Settings, names: Mapping[str, str], wrong: AbstractS
         taken[port] = names[field]
 
 
-def _half_set(settings: Settings, names: Mapping[str, str], part: str) -> Iterator[SettingsError]:
+def _half_set(settings: SettingsFields, names: Mapping[str, str], part: str) -> Iterator[SettingsError]:
     """A Langfuse URL comes with both keys."""
     fields = [f"{part}_{what}" for what in ("url", "public_key", "secret_key")]
     missing = [names[field] for field in fields if not getattr(settings, field)]
@@ -115,7 +116,7 @@ def _half_set(settings: Settings, names: Mapping[str, str], part: str) -> Iterat
         )
 
 
-def _loops(settings: Settings, names: Mapping[str, str], unusable: AbstractSet[str]) -> Iterator[SettingsError]:
+def _loops(settings: SettingsFields, names: Mapping[str, str], unusable: AbstractSet[str]) -> Iterator[SettingsError]:
     """No address of others is one of our doors: the observer would feed itself."""
     for field, (why, fix) in _NEVER_OURS.items():
         door = "" if field in unusable else _own_door(settings, getattr(settings, field))
@@ -132,7 +133,7 @@ def _loops(settings: Settings, names: Mapping[str, str], unusable: AbstractSet[s
             )
 
 
-def _own_door(settings: Settings, url: str) -> str:
+def _own_door(settings: SettingsFields, url: str) -> str:
     """The port field of our door to which *url* leads; "" if none."""
     if not url:
         return ""

@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sidecar.data_shares import segment_bytes, shares
 from sidecar.errors import RetryableError
-from sidecar.settings import Settings, segment_bytes, shares
+from sidecar.settings import Settings
 from sidecar.store.checkpoint_copy import NAME, Covered
 from sidecar.store.journal_file import AppendFile, sealed
 from sidecar.store.retention import BoundedJournal, Retention

@@ -17,6 +17,7 @@ GROUND = {
     "errors",
     "settings",
     "settings_checks",
+    "settings_fields",
     "settings_together",
     "clock",
     "normalize",
@@ -24,7 +25,7 @@ GROUND = {
     "ids",
     "version",
 }
-GROUND |= {"kept_rows", "packed", "plain_words", "call_fields", "measured_words"}
+GROUND |= {"kept_rows", "packed", "plain_words", "call_fields", "data_shares", "measured_words"}
 SPAN_CONTRACT = {"spans.attributes", "spans.op_span", "spans.span_note"}
 EDGE = {"cli.py", "__main__.py", "commands", "demo"}
 """The command line: reads the environment, and calls the pipeline that joins the rooms."""

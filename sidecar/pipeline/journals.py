@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
+from sidecar.data_shares import segment_bytes
 from sidecar.model import Decision, ObservedOp
 from sidecar.protocols import Clock, JournalFile
-from sidecar.settings import Settings, segment_bytes
+from sidecar.settings import Settings
 from sidecar.store.commit_log import CommitLog, Downstream
 from sidecar.store.decisions import Decisions
 from sidecar.store.journal_file import AppendFile
