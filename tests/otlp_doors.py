@@ -42,7 +42,9 @@ def otlp_http_port(running: Observer) -> int:
 
 @asynccontextmanager
 async def channel(running: Observer) -> AsyncIterator[Any]:
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port(running)}") as opened:
+    """A channel with a connection of its own."""
+    own = (("grpc.use_local_subchannel_pool", 1),)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port(running)}", options=own) as opened:
         yield opened
 
 

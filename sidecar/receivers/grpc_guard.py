@@ -139,11 +139,11 @@ class _Guarded:
             await _answer(self._inner.unary_stream(message, context), context)
 
     async def _message(self, context: Any, lease: Lease) -> Any:
-        async with self._arrivals.message():
+        async with self._arrivals.message(context.peer()):
             raw = await context.read()
             if raw is grpc.aio.EOF:
                 raise MalformedError("there is no message", "the call ended before one", "Send one")
-            lease.take(len(raw))
+        lease.take(len(raw))
         return await self._read(raw, lease)
 
     async def _messages(self, context: Any) -> AsyncIterator[Any]:
