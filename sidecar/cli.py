@@ -43,7 +43,7 @@ _COMMANDS = {
     "playbook": ("sidecar.commands.playbook", "see, approve, retire, export and import what was learnt"),
     "report": (
         "sidecar.commands.report",
-        "print what was learnt and whether it helped; --html writes a page with plots",
+        "print what was learnt and whether it helped; --html writes a page with charts",
     ),
     "mcp": ("sidecar.commands.mcp", "serve advice, incidents and the playbook to agents over MCP"),
     "outbox": ("sidecar.commands.outbox", "list, retry or drop posts that the gateway has not accepted"),
@@ -145,7 +145,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     _add_stats(words["stats"])
     _add_tail(words["tail"])
     _add_incidents(words["incidents"])
-    words["report"].add_argument("--html", metavar="FILE", help="write a page there too: one file, nothing else needed")
+    _add_report(words["report"])
     _add_playbook(words["playbook"])
     _add_mcp(words["mcp"])
     _add_outbox(words["outbox"])
@@ -198,6 +198,18 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Ctrl-C ends it. Colours appear on a terminal only, and never with NO_COLOR.\n"
         "When the observer restarts, tail connects again and goes on where it was."
+    )
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--html", metavar="FILE", help="write a page there too: one file, nothing else needed")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.epilog = (
+        "The JSON object has `operations` and `failures` (of those in memory), `operations_in_all`;\n"
+        "`asked` and `told` (since the observer's start), `tasks`; `measured` (the groups `shown` and\n"
+        "`withheld`, `effect` from -1 to 1 between `low` and `high`) and `avoided` (failures: `value`,\n"
+        "`low`, `high`), null while not known; `entries` as in /playbooks, the best first;\n"
+        "`incidents` as in /incidents, the largest first; `times`: failures by column of `width_s`."
     )
 
 

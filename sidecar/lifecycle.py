@@ -106,11 +106,12 @@ def _share(deadline: float, *, last: bool) -> float:
 
 
 async def _stop(stage: Stage, deadline: float) -> list[Exception]:
-    log.info("stage.stopping", stage=stage.name)  # the last such line names a hung stage
+    log.debug("stage.stopping", stage=stage.name)
     try:
         async with asyncio.timeout_at(deadline):
             await stage.stop()
     except TimeoutError:
+        log.warning("stage.not_drained", stage=stage.name)  # at once: the process may be killed before it ends
         return [TimeoutError(f"{stage.name} did not drain within the grace period")]
     except Exception as exc:  # one failed stop must not skip the next
         log.exception("stage.stop_failed", stage=stage.name)

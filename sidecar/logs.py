@@ -58,14 +58,14 @@ def _drop_stdlib_fields(_logger: Any, _method: str, event: MutableMapping[str, A
 
 
 def _text_line(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:
-    """`[observer] area.past_tense key=value …`; the cycle's line keeps the format that existing log searches match."""
+    """`TIME [observer] area.past_tense key=value …`; from `[observer]` on, the cycle's line matches old log searches."""
     fields = dict(event)
     name, level, trace = fields.pop("event"), fields.pop("level", "info"), fields.pop("exception", None)
-    fields.pop("timestamp", None)
+    begin = f"{fields.pop('timestamp')} [observer]"
     if name == "cycle.completed":
-        return f"[observer] cycle {fields['cycle']}: {json.dumps(fields, separators=(',', ':'), default=str)}"
+        return f"{begin} cycle {fields['cycle']}: {json.dumps(fields, separators=(',', ':'), default=str)}"
     name = _one_line(str(name))  # the standard library's loggers put whole messages here
-    parts = [f"[observer] {name}" if level == "info" else f"[observer] {level.upper()} {name}"]
+    parts = [f"{begin} {name}" if level == "info" else f"{begin} {level.upper()} {name}"]
     parts += [f"{key}={_shown(value)}" for key, value in fields.items()]
     return " ".join(parts) + (f"\n{trace}" if trace else "")
 

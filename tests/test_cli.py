@@ -211,7 +211,7 @@ def test_a_signal_drains_and_exits_0(tmp_path: Path, number: signal.Signals) -> 
 
 def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     """Someone who presses Ctrl-C twice does not want to wait for the grace period."""
-    with running_observer(tmp_path, OBSERVER_GRACE="60") as observer:
+    with running_observer(tmp_path, OBSERVER_GRACE="60", OBSERVER_LOG_LEVEL="debug") as observer:
         address = ("127.0.0.1", int(observer.url.rsplit(":", 1)[1]))
         with socket.create_connection(address) as slow:
             slow.sendall(b"POST /event HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")

@@ -45,14 +45,17 @@ def test_only_fields_of_the_event_itself_are_meant() -> None:
 
 
 def test_names_without_end_are_compared_within_bounds() -> None:
-    """Four new ones an event and a thousand in all; those that were compared are remembered."""
+    """Four new ones an event and a thousand in all; those that were compared are remembered, the others counted."""
     hints = FieldHints()
     many = {f"sucess{number}": True for number in range(10)}
     assert [len(hints.of(many, many)) for _ in range(4)] == [4, 8, 10, 10]
+    assert hints.not_compared == 6 + 2
     for number in range(1000):
         hints.of([f"id-{number}"], {})
+    assert hints.not_compared == 8  # those were in `extra`
     assert hints.of(["sucesss"], {"sucesss": True}) == ()
     assert len(hints.of(many, many)) == 10
+    assert hints.not_compared == 9
 
 
 @pytest.mark.parametrize(

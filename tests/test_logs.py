@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import structlog
@@ -27,6 +29,24 @@ def lines(stream: io.StringIO) -> list[str]:
     return stream.getvalue().splitlines()
 
 
+def undated(stream: io.StringIO) -> list[str]:
+    """The lines of a text log behind their times."""
+    told = [re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{6})?Z (.*)", line) for line in lines(stream)]
+    return [each[1] if each is not None else "no time" for each in told]
+
+
+def test_text_lines_begin_with_their_time(stream: io.StringIO) -> None:
+    """The same UTC time as in a JSON log, also on the lines of a cycle and of libraries."""
+    begun = datetime.now(UTC)
+    configure("text", "info", stream)
+    structlog.get_logger("t").info("door.opened")
+    structlog.get_logger("t").info("cycle.completed", cycle=3)
+    logging.getLogger("some.library").warning("late")
+    times = [datetime.fromisoformat(line.split()[0]) for line in lines(stream)]
+    assert undated(stream) == ["[observer] door.opened", '[observer] cycle 3: {"cycle":3}', "[observer] WARNING late"]
+    assert all(begun - timedelta(hours=1) < at < begun + timedelta(hours=1) for at in times)  # no local time
+
+
 def test_text_lines_show_level_event_and_fields(stream: io.StringIO) -> None:
     """Levels other than info are named; fields follow as key=value."""
     configure("text", "info", stream)
@@ -34,7 +54,7 @@ def test_text_lines_show_level_event_and_fields(stream: io.StringIO) -> None:
     log.debug("left.out")
     log.info("door.opened", port=3800, door="http", tls=False)
     log.warning("outbox.retry_scheduled", wait_s=1.5, why="no answer yet")
-    assert lines(stream) == [
+    assert undated(stream) == [
         "[observer] door.opened port=3800 door=http tls=false",
         '[observer] WARNING outbox.retry_scheduled wait_s=1.5 why="no answer yet"',
     ]
@@ -44,7 +64,7 @@ def test_the_cycle_keeps_its_line(stream: io.StringIO) -> None:
     """Existing log searches match the line of a cycle; nothing in it can break the log."""
     configure("text", "info", stream)
     structlog.get_logger("t").info("cycle.completed", cycle=3, ops=5, failures=1, odd={1})
-    assert lines(stream) == ['[observer] cycle 3: {"cycle":3,"ops":5,"failures":1,"odd":"{1}"}']
+    assert undated(stream) == ['[observer] cycle 3: {"cycle":3,"ops":5,"failures":1,"odd":"{1}"}']
 
 
 def test_hostile_text_stays_on_its_line(stream: io.StringIO) -> None:
@@ -89,7 +109,7 @@ def test_libraries_log_the_same_way(stream: io.StringIO, form: str, level: str) 
     library.info("chatter")
     library.warning("took %d s\nand more", 3)
     library.error("broke")
-    said = lines(stream)
+    said = lines(stream) if form == "json" else undated(stream)
     if level == "error":
         assert said == ["[observer] ERROR broke"]
     elif form == "text":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -46,15 +47,17 @@ def an_entry(text: str, effect: float | None = 0.5) -> PlaybookView:
 def a_report(entries: list[PlaybookView], incidents: list[Incident]) -> ReportData:
     overall = entries[0].measured if entries else None
     return ReportData(
-        "http://127.0.0.1:3800", "2026-01-01", 10, 3, 0, 5, 4, 3, overall, Estimate(None), entries, incidents,
-        times(incidents),
+        url="http://127.0.0.1:3800", at="2026-01-01T10:00:00Z", operations_in_all=12, operations=10, failures=3,
+        asked=5, told=4, tasks=3, measured=overall, avoided=Estimate(None), entries=entries, incidents=incidents,
+        times=times(incidents),
     )  # fmt: skip
 
 
-def test_failures_avoided_are_uplift_times_those_told() -> None:
+def test_failures_avoided_are_the_effect_times_those_told() -> None:
     """With the interval's ends; nothing where nothing is known."""
-    assert avoided(an_entry("a").measured) == pytest.approx((50.0, 30.0, 60.0))
-    assert avoided(None) == (None, None, None)
+    found = avoided(an_entry("a").measured)
+    assert (found.value, found.low, found.high) == pytest.approx((50.0, 30.0, 60.0))
+    assert avoided(None) == Estimate(None, None, None)
 
 
 def test_columns_are_as_narrow_as_show_everything() -> None:
@@ -141,10 +144,10 @@ def test_an_entry_that_was_not_measured_has_no_line_at_zero() -> None:
     assert "label " * 40 in drawn
 
 
-async def test_the_command_prints_tables_and_writes_the_page(
+async def test_the_command_prints_tables_or_json_and_writes_the_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From a running observer that learnt a rule: its entry and its incident are in both."""
+    """From a running observer that learnt a rule: its entry and its incident are in all of them."""
     async with observer(tmp_path) as running, client(running) as http:
         await learnt(running, http)
         for number in range(40):
@@ -156,14 +159,23 @@ async def test_the_command_prints_tables_and_writes_the_page(
         page = tmp_path / "report.html"
         flags = ["report", "--url", f"http://127.0.0.1:{running.port}", "--html", str(page)]
         assert await asyncio.to_thread(main, flags) == 0
+        said = capsys.readouterr().out
+        page.unlink()
+        assert await asyncio.to_thread(main, [*flags, "--json"]) == 0
+        data = json.loads(capsys.readouterr().out)  # nothing else is on standard output
         stats = (await http.get("/stats")).json()["advice"]
-    said = capsys.readouterr().out
+        entries = (await http.get("/playbooks")).json()["playbooks"]
     low, high = stats["avoided"]["low"], stats["avoided"]["high"]
     assert re.search(rf"failures avoided +.*{low:,.0f} (to|and) {high:,.0f}\)", said)
     assert stats["measured"]["shown"]["tasks"] + stats["measured"]["withheld"]["tasks"] == stats["tasks"]
     assert "Avoid certified=false" in said
-    assert f"uplift            {effect_words(msgspec.convert(stats['measured'], Measured))}" in said
+    assert f"effect            {effect_words(msgspec.convert(stats['measured'], Measured))}" in said
     assert "refused" in said
     assert "Avoid certified=false" in page.read_text()
     assert page.stat().st_mode & 0o777 == 0o600  # it quotes operations
     assert datetime.now(UTC).strftime("%Y-%m") in page.read_text()
+    assert (data["measured"], data["avoided"], data["tasks"]) == (stats["measured"], stats["avoided"], stats["tasks"])
+    assert sorted(data["entries"], key=str) == sorted(entries, key=str)
+    assert datetime.fromisoformat(data["at"]).tzinfo is not None
+    assert {"endpoint", "message", "state", "count"} <= set(data["incidents"][0])
+    assert sum(sum(each["counts"]) for each in data["times"]["series"]) == sum(i["count"] for i in data["incidents"])

@@ -1,4 +1,4 @@
-"""`observer report`: what was learnt and whether it helped, as tables and, with --html, as one file with charts."""
+"""`observer report`: what was learnt and whether it helped, as tables or JSON, and with --html as a file with charts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from sidecar.commands.observer_client import observer_client
 from sidecar.commands.private_file import write_private
 from sidecar.commands.report_data import Estimate, ReportData, avoided, gather, open_words
 from sidecar.commands.report_html import html
-from sidecar.commands.terminal import Terminal, padded, visible, wrapped
+from sidecar.commands.terminal import Terminal, padded, visible, visible_json, wrapped
 from sidecar.errors import StartError
 from sidecar.measured_words import effect_words, is_known
 from sidecar.model_learning import PlaybookView
@@ -27,25 +29,34 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     with observer_client(args.url, args.token, env) as client:
         data = gather(client, datetime.now(UTC))
     terminal = Terminal(sys.stdout, env)
-    for line, colour in _lines(data, terminal.width):
-        terminal.write(terminal.paint(line, colour))
+    if args.json:
+        terminal.write(visible_json(msgspec.json.encode(data).decode()))
+    else:
+        for line, colour in _lines(data, terminal.width):
+            terminal.write(terminal.paint(line, colour))
     if args.html is not None:
-        path = Path(args.html)
-        try:
-            write_private(path, html(data).encode())
-        except OSError as exc:
-            raise StartError(f"{path} cannot be written", str(exc), "Name another file with --html") from exc
-        terminal.write(f"written: {path}")
+        _write_page(Path(args.html), data)
+        Terminal(sys.stderr if args.json else sys.stdout, env).write(f"written: {args.html}")
     return 0
+
+
+def _write_page(path: Path, data: ReportData) -> None:
+    try:
+        write_private(path, html(data).encode())
+    except OSError as exc:
+        raise StartError(f"{path} cannot be written", str(exc), "Name another file with --html") from exc
 
 
 def _lines(data: ReportData, width: int | None) -> Iterator[tuple[str, str]]:
     columns = min(width, _WIDEST) if width is not None else None
-    yield f"what the observer at {visible(data.url)} learnt, {data.at}", "bold"
+    yield f"what the observer at {visible(data.url)} learnt, {data.day_and_time}", "bold"
     share = f" ({100 * data.failures / data.operations:.0f} %)" if data.operations else ""
-    yield f"  operations        {data.in_all:,}; of the last {data.operations:,} {data.failures:,} failed{share}", ""
+    yield (
+        f"  operations        {data.operations_in_all:,}; of the last {data.operations:,} {data.failures:,} failed{share}",
+        "",
+    )
     yield f"  advice            {data.tasks:,} tasks; since start {data.asked:,} asked, {data.told:,} items told", ""
-    yield f"  uplift            {effect_words(data.overall)}", ""
+    yield f"  effect            {effect_words(data.measured)}", ""
     yield f"  failures avoided  {_range(data.avoided)}", _colour(data.avoided)
     yield from _entries(data, columns)
     yield from _incidents(data, columns)
@@ -65,7 +76,7 @@ def _colour(found: Estimate) -> str:
 
 def _entries(data: ReportData, columns: int | None) -> Iterator[tuple[str, str]]:
     told = [each for each in data.entries if each.measured is not None or each.author != "successes"]
-    yield f"entries by uplift  {len(told)}", "bold"
+    yield f"entries by effect  {len(told)}", "bold"
     if told:
         yield "  points          interval  shown  withheld  avoided  state      entry", "dim"
     for each in told[:_MOST]:

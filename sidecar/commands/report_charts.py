@@ -1,4 +1,4 @@
-"""The charts of the HTML report, as inline SVG: columns of failures over time, and intervals of uplift. Pure.
+"""The charts of the HTML report, as inline SVG: columns of failures over time, and intervals of effects. Pure.
 
 Colours are classes, so that the page's style sheet defines them for light and dark. All text is escaped.
 """

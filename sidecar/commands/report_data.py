@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -57,7 +57,7 @@ class Incident(msgspec.Struct, kw_only=True):
         return self.state in _OPEN_STATES
 
 
-class Estimate(NamedTuple):
+class Estimate(msgspec.Struct, frozen=True):
     """A number and its interval; *value* is None if not known yet."""
 
     value: float | None
@@ -65,14 +65,14 @@ class Estimate(NamedTuple):
     high: float | None = None
 
 
-class Series(NamedTuple):
+class Series(msgspec.Struct, frozen=True):
     """Failures of one incident (or of all others) per column."""
 
     name: str
     counts: list[int]
 
 
-class Times(NamedTuple):
+class Times(msgspec.Struct, frozen=True):
     """Columns of *width_s* seconds; the first begins at *start* (s since the Unix epoch)."""
 
     start: int
@@ -80,22 +80,31 @@ class Times(NamedTuple):
     series: list[Series]
 
 
-class ReportData(NamedTuple):
-    """The contents of both forms of the report."""
+class ReportData(msgspec.Struct, frozen=True, kw_only=True):
+    """The contents of all forms of the report; `--json` prints it as it is.
+
+    *operations* and *failures* are those in memory. *asked* and *told* are since the observer's start. *measured* and
+    *avoided* are of all advice together. *entries* are sorted by effect, *incidents* by count.
+    """
 
     url: str
     at: str
+    operations_in_all: int
     operations: int
     failures: int
-    in_all: int
     asked: int
     told: int
     tasks: int
-    overall: Measured | None
+    measured: Measured | None
     avoided: Estimate
     entries: list[PlaybookView]
     incidents: list[Incident]
     times: Times | None
+
+    @property
+    def day_and_time(self) -> str:
+        """*at* for people: `2026-01-31 08:15 UTC`."""
+        return f"{self.at[:16].replace('T', ' ')} UTC"
 
 
 def avoided(measured: Measured | None) -> Estimate:
@@ -131,16 +140,16 @@ def gather(client: ObserverClient, now: datetime) -> ReportData:
     advice = stats.advice
     return ReportData(
         url=client.url,
-        at=now.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        at=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        operations_in_all=stats.operations_in_all,
         operations=stats.total,
         failures=stats.failures,
-        in_all=stats.operations_in_all,
         asked=advice.asked,
         told=advice.told,
         tasks=advice.tasks,
-        overall=advice.measured,
+        measured=advice.measured,
         avoided=_estimate(advice.avoided),
-        entries=sorted(entries, key=_by_uplift),
+        entries=sorted(entries, key=_by_effect),
         incidents=[*detailed, *incidents[MOST_INCIDENTS:]],
         times=times(detailed),
     )
@@ -154,7 +163,7 @@ def _detailed(client: ObserverClient, incident: Incident) -> Incident:
     return found
 
 
-def _by_uplift(entry: PlaybookView) -> tuple[bool, float, str]:
+def _by_effect(entry: PlaybookView) -> tuple[bool, float, str]:
     effect = entry.measured.effect if entry.measured is not None else None
     return effect is None, -(effect or 0.0), entry.playbook_id
 

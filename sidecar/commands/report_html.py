@@ -61,8 +61,8 @@ def html(data: ReportData) -> str:
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width"><title>Observer report</title>'
         f"<style>{_STYLE}</style></head><body><main>"
-        f'<h1>What the observer learnt</h1><p class="dim">{escape(data.url)}, {escape(data.at)}</p>'
-        f"{_cards(data)}{_arms(data.overall)}{_entries(data.entries)}{_over_time(data.times)}{_incidents(data.incidents)}"
+        f'<h1>What the observer learnt</h1><p class="dim">{escape(data.url)}, {escape(data.day_and_time)}</p>'
+        f"{_cards(data)}{_groups(data.measured)}{_entries(data.entries)}{_over_time(data.times)}{_incidents(data.incidents)}"
         "</main></body></html>\n"
     )
 
@@ -70,7 +70,7 @@ def html(data: ReportData) -> str:
 def _cards(data: ReportData) -> str:
     failed = f"{100 * data.failures / data.operations:.0f} % of the last {data.operations:,}" if data.operations else ""
     cards = [
-        ("Operations", f"{data.in_all:,}", f"the last {data.operations:,} of them in memory", ""),
+        ("Operations", f"{data.operations_in_all:,}", f"the last {data.operations:,} of them in memory", ""),
         ("Failures", f"{data.failures:,}", failed, ""),
         ("Failures avoided", *_avoided_words(data.avoided)),
         ("Tasks advised", f"{data.tasks:,}", f"since start {data.told:,} items told to {data.asked:,} questions", ""),
@@ -94,32 +94,32 @@ def _avoided_words(found: Estimate) -> tuple[str, str, str]:
     return f"{found.value:,.0f}", f"between {found.low:,.0f} and {found.high:,.0f}, valid at any time", colour
 
 
-def _arms(overall: Measured | None) -> str:
+def _groups(overall: Measured | None) -> str:
     if overall is None or overall.effect is None:
         return _section("Shown against withheld", "No advice was both shown and withheld yet.", "")
-    rows = [_arm_row("shown something", overall.shown), _arm_row("all withheld at random", overall.withheld)]
+    rows = [_group_row("shown something", overall.shown), _group_row("all withheld at random", overall.withheld)]
     said = (
         f"Success rate of tasks that were shown advice, minus that of tasks from which all advice was withheld at "
         f"random: {effect_words(overall)} (95 % interval, valid at any time)."
     )
-    heads = ("arm", "tasks", "succeeded", "no outcome in time", "only reported", "read it themselves")
+    heads = ("group", "tasks", "succeeded", "no outcome in time", "only reported", "read it themselves")
     return _section("Shown against withheld", said, _table(heads, rows))
 
 
-def _arm_row(name: str, arm: ArmResult) -> list[str]:
-    rate = f"{100 * arm.successes / arm.tasks:.0f} %" if arm.tasks else "–"
-    return [name, f"{arm.tasks:,}", rate, f"{arm.missing:,}", f"{arm.reported:,}", f"{arm.informed:,}"]
+def _group_row(name: str, group: ArmResult) -> list[str]:
+    rate = f"{100 * group.successes / group.tasks:.0f} %" if group.tasks else "–"
+    return [name, f"{group.tasks:,}", rate, f"{group.missing:,}", f"{group.reported:,}", f"{group.informed:,}"]
 
 
 def _entries(entries: Sequence[PlaybookView]) -> str:
     told = [each for each in entries if each.measured is not None or each.author != "successes"][:_MOST_ROWS]
     if not told:
-        return _section("Entries by uplift", "No rule has become an entry yet.", "")
+        return _section("Entries by effect", "No rule has become an entry yet.", "")
     chart = intervals(
-        [(f"{each.endpoint}: {each.text}", _colour(each.measured), _uplift(each.measured)) for each in told]
+        [(f"{each.endpoint}: {each.text}", _colour(each.measured), _effect(each.measured)) for each in told]
     )
     rows = [
-        [each.text, each.state, each.endpoint, *_arm_counts(each.measured), _between(avoided(each.measured))]
+        [each.text, each.state, each.endpoint, *_group_counts(each.measured), _between(avoided(each.measured))]
         for each in told
     ]
     heads = ("entry", "state", "endpoint", "shown", "withheld", "failures avoided")
@@ -127,7 +127,7 @@ def _entries(entries: Sequence[PlaybookView]) -> str:
         "Points of success rate gained by being shown the entry, with the interval that it is in. Tasks that are told "
         "several count for each of them, so that failures avoided do not add up."
     )
-    return _section("Entries by uplift", said, chart + _table(heads, rows, words=3))
+    return _section("Entries by effect", said, chart + _table(heads, rows, words=3))
 
 
 def _colour(measured: Measured | None) -> str:
@@ -136,11 +136,11 @@ def _colour(measured: Measured | None) -> str:
     return "good" if measured.low > 0 else "bad" if measured.high < 0 else "flat"
 
 
-def _uplift(measured: Measured | None) -> Estimate:
+def _effect(measured: Measured | None) -> Estimate:
     return Estimate(None) if measured is None else Estimate(measured.effect, measured.low, measured.high)
 
 
-def _arm_counts(measured: Measured | None) -> tuple[str, str]:
+def _group_counts(measured: Measured | None) -> tuple[str, str]:
     if measured is None:
         return "–", "–"
     return f"{measured.shown.tasks:,}", f"{measured.withheld.tasks:,}"

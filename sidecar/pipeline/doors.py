@@ -156,6 +156,7 @@ def _more_stats(observer: Observer) -> dict[str, Any]:
             "of_unknown_ops": observer.books.latest.unknown,
             "repeated_ops": observer.books.latest.repeats,
         },
+        "hints": observer.intake.hint_stats,
         "one_operation": {
             "absorbed": observer.op_processor.one.absorbed,
             "amended": observer.op_processor.one.amended,

@@ -93,6 +93,12 @@ def _register_intake(observer: Observer) -> None:
     count("observer.events.accepted", "{event}", "Events acknowledged", lambda: intake.accepted)
     count("observer.events.duplicates", "{event}", "Repeated events, not recorded again", lambda: intake.repeats)
     count("observer.events.hinted", "{event}", "Events whose answer had hints", lambda: intake.hinted)
+    count(
+        "observer.events.not_compared",
+        "{field}",
+        "Unknown fields not compared with known ones",
+        lambda: intake.hint_stats["fields_not_compared"],
+    )
     level("observer.events.ids", "{id}", "Event ids remembered", lambda: len(observer.books.duplicates))
     count(
         "observer.requests.refused",

@@ -6,6 +6,7 @@ Such fields are kept in `extra` like all unknown ones; the sender gets a hint. E
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -31,14 +32,19 @@ NO_SUCCESS: Final = "no success given: it counts as a failure"
 
 
 class FieldHints:
-    """Remembers for up to 1000 names which field each resembles; further names are not compared. Thread-safe."""
+    """Remembers for up to 1000 names which field each resembles; further names are counted only. Thread-safe.
+
+    *not_compared*: fields of events whose name was new where no more could be compared, so they may lack a hint.
+    """
 
     def __init__(self) -> None:
         self._meant: dict[str, str | None] = {}
+        self._counting = threading.Lock()
+        self.not_compared = 0
 
     def of(self, names: Iterable[str], event: Mapping[str, object]) -> tuple[str, ...]:
         """A hint for each of *names* in *event* that resembles a known field which *event* lacks."""
-        meant, new = self._meant, 0
+        meant, new, skipped = self._meant, 0, 0
         found: list[str] = []
         for name in names:
             if name in meant:
@@ -47,9 +53,13 @@ class FieldHints:
                 new += 1
                 known = meant[name] = _resembled(name)
             else:
+                skipped += name in event  # what was put into `extra` needs no hint
                 continue
             if known is not None and name in event and known not in event:
                 found.append(f"'{name}' is kept as an extra field; did you mean '{known}'?")
+        if skipped:
+            with self._counting:
+                self.not_compared += skipped
         return tuple(found[:MAX_HINTS])
 
 

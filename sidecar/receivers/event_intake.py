@@ -120,6 +120,11 @@ class EventIntake:
         return Repeat(receipt)
 
     @property
+    def hint_stats(self) -> dict[str, int]:
+        """For `/stats`: events whose answer had hints, and unknown fields of which nobody knows what they resemble."""
+        return {"events": self.hinted, "fields_not_compared": self._hints.not_compared}
+
+    @property
     def reading_large(self) -> bool:
         """Whether a large event is being read."""
         return self._large.locked()
