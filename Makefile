@@ -11,7 +11,7 @@ MINUTES ?= 2
 
 .PHONY: dashboards load-k8s test-k8s demo test check lint types unit coverage test-reference fuzz fuzz-otlp crash soak outage bench bench-proxy bench-langfuse bench-otlp peers test-peers agents test-agents test-langfuse proto lock clean
 
-demo: $(READY)  ## run a small gateway, agents and the observer; ARGS="--seconds 30" stops after 30 s
+demo: $(READY)  ## run a small gateway, agents and the observer; ARGS="--seconds 30" ends it after 30 s, otherwise Ctrl-C
 	$(BIN)/observer demo $(ARGS)
 
 test: check coverage  ## lint, types, tests and coverage

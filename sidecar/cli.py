@@ -165,7 +165,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         type=_seconds,
         metavar="N",
-        help="end by itself after N seconds, with a summary [default: at Ctrl-C; without a terminal after 40 s]",
+        help="end by itself after N seconds [default: run until Ctrl-C; 40 s if the output is not a terminal]",
     )
     parser.add_argument("--plain", action="store_true", help="print lines, also where a full screen is possible")
     parser.add_argument(
@@ -245,6 +245,7 @@ def _add_incidents(parser: argparse.ArgumentParser) -> None:
     )
     _add_hand(parser)
     parser.add_argument("--json", action="store_true", help="print the observer's JSON answer as it is")
+    parser.epilog = "What is reopened is `ongoing`, whatever it was."
 
 
 def _add_hand(parser: argparse.ArgumentParser) -> None:

@@ -58,7 +58,7 @@ def _drop_stdlib_fields(_logger: Any, _method: str, event: MutableMapping[str, A
 
 
 def _text_line(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:
-    """`TIME [observer] area.past_tense key=value …`; from `[observer]` on, the cycle's line matches old log searches."""
+    """`TIME [observer] area.past_tense key=value …`; the cycle's line is as ever from `[observer]` on."""
     fields = dict(event)
     name, level, trace = fields.pop("event"), fields.pop("level", "info"), fields.pop("exception", None)
     begin = f"{fields.pop('timestamp')} [observer]"

@@ -25,7 +25,7 @@ def effect_words(measured: Measured | None) -> str:
     reported = measured.shown.reported + measured.withheld.reported
     told = f"; {reported:,} only reported by agents" if reported else ""
     if measured.effect is None or measured.low is None or measured.high is None:
-        return f"not measured yet: no task in both arms{told}"
+        return f"not measured yet: no task in both groups{told}"
     between = f"{100 * measured.low:+.0f} {{}} {100 * measured.high:+.0f}"
     arms = f"{measured.shown.tasks:,} shown, {measured.withheld.tasks:,} withheld"
     if not is_known(measured):

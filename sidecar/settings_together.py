@@ -128,7 +128,7 @@ def _loops(settings: SettingsFields, names: Mapping[str, str], unusable: Abstrac
         if is_url(endpoint) and _own_door(settings, endpoint):
             yield SettingsError(
                 f"the OTLP endpoint {shown_url(endpoint)} is the observer itself",
-                "it would export its spans to its own door",
+                "it would export its spans to its own port",
                 "Point OTEL_EXPORTER_OTLP_ENDPOINT at the collector; if it uses that port, set OBSERVER_GRPC_PORT",
             )
 

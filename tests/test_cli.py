@@ -119,7 +119,7 @@ def test_wrong_settings_exit_64_and_bind_nothing(tmp_path: Path, settings: dict[
     assert done.returncode == 64
     assert said in done.stderr
     assert "Traceback" not in done.stderr
-    assert "door.opened" not in done.stderr
+    assert "port.opened" not in done.stderr
     assert not (tmp_path / "data").exists()
 
 
@@ -154,10 +154,10 @@ def test_the_log_names_every_port_once_ready(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("door", "setting"),
+    ("serves", "setting"),
     [("http", "OBSERVER_PORT"), ("health", "OBSERVER_HEALTH_PORT"), ("otlp-http", "OBSERVER_OTLP_HTTP_PORT")],
 )
-def test_a_port_in_use_is_exit_1_with_what_to_do(tmp_path: Path, door: str, setting: str) -> None:
+def test_a_port_in_use_is_exit_1_with_what_to_do(tmp_path: Path, serves: str, setting: str) -> None:
     """The program that this one re-creates exited 0 here. Only the setting of that port is named."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -165,7 +165,7 @@ def test_a_port_in_use_is_exit_1_with_what_to_do(tmp_path: Path, door: str, sett
         port = taken.getsockname()[1]
         done = run_command(tmp_path, "run", **{setting: str(port)})
     assert done.returncode == 1
-    assert f"observer: the {door} door cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert f"observer: the observer cannot listen on 127.0.0.1:{port} for {serves}:" in done.stderr
     assert re.findall(r"OBSERVER_\w*PORT", done.stderr) == [setting]
     assert "Traceback" not in done.stderr
 

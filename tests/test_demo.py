@@ -22,7 +22,7 @@ from sidecar.demo.findings import Findings
 from sidecar.demo.gateway_process import gateway_process
 from sidecar.demo.observer_doors import Seen
 from sidecar.demo.overseer import Overseer
-from sidecar.demo.plain_lines import PlainLines, summary
+from sidecar.demo.plain_lines import PlainLines, opening, summary
 from sidecar.demo.screen import LiveScreen
 from sidecar.demo.wording import RunInfo
 from sidecar.model import Incident, ObservedOp
@@ -148,6 +148,20 @@ def test_screen_fills_the_terminal_and_never_overflows(size: tuple[int, int], se
     assert len(lines) == size[1]
     assert max(len(line) for line in lines) <= size[0]
     assert "\x1b[2J" not in captured.get()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_given", "end"),
+    [
+        (None, False, "at Ctrl-C, with a summary; --seconds N ends it by itself"),
+        (30.0, True, "after 30 s (--seconds), with a summary"),
+        (40.0, False, "after 40 s (as there is no terminal; --seconds N says otherwise), with a summary"),
+    ],
+)
+def test_the_first_lines_say_when_it_ends(seconds: float | None, end: str, *, is_given: bool) -> None:
+    """Who waits for the end knows whether it comes by itself."""
+    info = RunInfo("http://a", "http://g", "http://p", 6, 1, seconds, "/tmp/demo", is_limit_given=is_given)
+    assert list(opening(info))[1] == f"  ends     {end}"
 
 
 def test_news_is_told_once() -> None:

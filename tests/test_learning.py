@@ -157,7 +157,7 @@ def test_an_entry_that_harms_is_retired_by_the_numbers() -> None:
     row = world.learning.playbook.get("pb-harm")
     assert row is not None
     assert (row.state, row.changes[-1].by) == ("retired", "numbers")
-    assert row.changes[-1].why.startswith("uplift -")
+    assert row.changes[-1].why.startswith("effect -")
 
 
 def test_advised_calls_teach_no_rules() -> None:

@@ -39,11 +39,11 @@ def test_text_lines_begin_with_their_time(stream: io.StringIO) -> None:
     """The same UTC time as in a JSON log, also on the lines of a cycle and of libraries."""
     begun = datetime.now(UTC)
     configure("text", "info", stream)
-    structlog.get_logger("t").info("door.opened")
+    structlog.get_logger("t").info("port.opened")
     structlog.get_logger("t").info("cycle.completed", cycle=3)
     logging.getLogger("some.library").warning("late")
     times = [datetime.fromisoformat(line.split()[0]) for line in lines(stream)]
-    assert undated(stream) == ["[observer] door.opened", '[observer] cycle 3: {"cycle":3}', "[observer] WARNING late"]
+    assert undated(stream) == ["[observer] port.opened", '[observer] cycle 3: {"cycle":3}', "[observer] WARNING late"]
     assert all(begun - timedelta(hours=1) < at < begun + timedelta(hours=1) for at in times)  # no local time
 
 
@@ -52,10 +52,10 @@ def test_text_lines_show_level_event_and_fields(stream: io.StringIO) -> None:
     configure("text", "info", stream)
     log = structlog.get_logger("t")
     log.debug("left.out")
-    log.info("door.opened", port=3800, door="http", tls=False)
+    log.info("port.opened", port=3800, serves="http", tls=False)
     log.warning("outbox.retry_scheduled", wait_s=1.5, why="no answer yet")
     assert undated(stream) == [
-        "[observer] door.opened port=3800 door=http tls=false",
+        "[observer] port.opened port=3800 serves=http tls=false",
         '[observer] WARNING outbox.retry_scheduled wait_s=1.5 why="no answer yet"',
     ]
 

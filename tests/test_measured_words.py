@@ -17,8 +17,12 @@ def a_measured(effect: float | None, low: float | None, high: float | None, repo
     ("measured", "known", "said"),
     [
         (None, False, "not measured yet"),
-        (a_measured(None, None, None), False, "not measured yet: no task in both arms"),
-        (a_measured(None, None, None, 30), False, "not measured yet: no task in both arms; 30 only reported by agents"),
+        (a_measured(None, None, None), False, "not measured yet: no task in both groups"),
+        (
+            a_measured(None, None, None, 30),
+            False,
+            "not measured yet: no task in both groups; 30 only reported by agents",
+        ),
         (a_measured(0.19, -0.39, 0.76), False, "not known yet (16 shown, 17 withheld; between -39 and +76 points)"),
         (a_measured(0.19, 0.0, 0.76), False, "not known yet (16 shown, 17 withheld; between +0 and +76 points)"),
         (a_measured(0.8, 0.17, 0.96), True, "+80 points (+17 to +96), 16 shown, 17 withheld"),

@@ -60,10 +60,10 @@ def _retry_if_slumped(row: EntryRow, trial: Trial, at: str) -> EntryChange | Non
 
 
 def _why(measured: Uplift) -> str:
-    """The reason as text: `uplift -21 points (-38 to -4), 96 shown, 104 withheld`."""
+    """The reason as text: `effect -21 points (-38 to -4), 96 shown, 104 withheld`."""
     points = [round(100 * each) for each in (measured.estimate, measured.low, measured.high) if each is not None]
     middle, low, high = points
     return (
-        f"uplift {middle:+d} points ({low:+d} to {high:+d}), "
+        f"effect {middle:+d} points ({low:+d} to {high:+d}), "
         f"{measured.shown.tasks} shown, {measured.withheld.tasks} withheld"
     )

@@ -4,7 +4,8 @@ Each incident is checked once a cycle. A change is written to the decision journ
 there (`IncidentBook.decide`), live and in a replay, unless a person has decided since the check: a write can be slow,
 and people have priority. The criteria are pure functions:
 
-- `new` until a day old, then `ongoing`; `regressed` likewise, counted from that decision.
+- `new` until a day old, then `ongoing`; `regressed` likewise, counted from that decision. What a person reopens is
+  `ongoing` at once: it is no news.
 - `escalating`: the last 5 minutes against the 55 before, or the last hours against the day before, by an exact test of
   two Poisson rates (given their sum the later count is binomial): at least 10 failures, at least twice the rate, p at
   most one in a million. A steady incident checked every 30 s is called escalating once in some 200 days at most. It

@@ -17,12 +17,12 @@ _PATIENCE_S = 2.0
 async def grpc_port(host: str, number: int, free: Finding) -> Finding:
     """The finding for the port. *free* is the result of binding; if that failed, the port's holder is probed."""
     if number < 0:
-        return Finding(_CHECK, "ok", "no gRPC door, as set")
+        return Finding(_CHECK, "ok", "no gRPC port, as set")
     if free.status == "ok":
         return free
     if await _is_observer(host, number):
         return Finding(_CHECK, "ok", f"{host}:{number} is held by an observer that is running")
-    fix = "Stop what uses it (a collector?), choose another with OBSERVER_GRPC_PORT, or -1 for no such door"
+    fix = "Stop what uses it (a collector?), choose another with OBSERVER_GRPC_PORT, or -1 for none"
     return Finding(_CHECK, "fail", free.found, fix)
 
 

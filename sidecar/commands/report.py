@@ -1,4 +1,4 @@
-"""`observer report`: what was learnt and whether it helped, as tables or JSON, and with --html as a file with charts."""
+"""`observer report`: what was learnt and whether it helped: tables or JSON, and with --html a page with charts."""
 
 from __future__ import annotations
 
@@ -51,10 +51,8 @@ def _lines(data: ReportData, width: int | None) -> Iterator[tuple[str, str]]:
     columns = min(width, _WIDEST) if width is not None else None
     yield f"what the observer at {visible(data.url)} learnt, {data.day_and_time}", "bold"
     share = f" ({100 * data.failures / data.operations:.0f} %)" if data.operations else ""
-    yield (
-        f"  operations        {data.operations_in_all:,}; of the last {data.operations:,} {data.failures:,} failed{share}",
-        "",
-    )
+    counts = f"{data.operations_in_all:,}; of the last {data.operations:,} {data.failures:,} failed{share}"
+    yield f"  operations        {counts}", ""
     yield f"  advice            {data.tasks:,} tasks; since start {data.asked:,} asked, {data.told:,} items told", ""
     yield f"  effect            {effect_words(data.measured)}", ""
     yield f"  failures avoided  {_range(data.avoided)}", _colour(data.avoided)

@@ -22,19 +22,26 @@ from sidecar.demo.wording import (
 
 _MOST_REASONS: Final = 8
 _MOST_FINDINGS: Final = 5
-_LINE_COLUMNS: Final = 30
+_LINE_COLUMNS: Final = 22  # so that a line with a thousand tasks fits 80 columns
 
 
 def opening(info: RunInfo) -> Iterator[str]:
     """What is running and where to look."""
-    length = f"{info.seconds:g} s" if info.seconds is not None else "until Ctrl-C"
-    yield f"Lakehouse Observer demo: a staffing gateway, {info.agents} agents, the observer beside them ({length})"
+    yield f"Lakehouse Observer demo: a staffing gateway, {info.agents} agents, the observer beside them"
+    yield f"  ends     {_end(info)}"
     yield f"  look at  {info.address} (and /stats, /ops, /incidents, /playbooks, /metrics)"
     yield f"  follow   observer tail --url {info.address}"
     yield f"  gateway  {info.gateway}, and through the observer's proxy {info.proxy}"
     yield f"  try      python examples/agent.py {info.proxy} {info.address}"
     yield f"  files    {info.folder} (journal, corrections, observer.log)"
     yield ""
+
+
+def _end(info: RunInfo) -> str:
+    if info.seconds is None:
+        return "at Ctrl-C, with a summary; --seconds N ends it by itself"
+    why = "--seconds" if info.is_limit_given else "as there is no terminal; --seconds N says otherwise"
+    return f"after {info.seconds:g} s ({why}), with a summary"
 
 
 class PlainLines:

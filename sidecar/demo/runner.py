@@ -89,8 +89,6 @@ def main(
     `OTEL_*` variables and the model's settings are used. Raises ObserverError.
     """
     console = Console()
-    if seconds is None and not console.is_terminal:
-        seconds = _UNATTENDED_S
     with _folder(data_dir) as folder, folder.log.open("a", encoding="utf-8") as log_file:
         logs.configure("text", "info", log_file)
         try:
@@ -106,7 +104,8 @@ class _Demo:
     def __init__(self, console: Console, folder: _Folder, seconds: float | None, seed: int, *, keeps: bool) -> None:
         self._console = console
         self._folder = folder
-        self._seconds = seconds
+        self._is_limit_given = seconds is not None
+        self._seconds = _UNATTENDED_S if seconds is None and not console.is_terminal else seconds
         self._seed = seed
         self._keeps = keeps
         self._stopping = asyncio.Event()
@@ -125,7 +124,9 @@ class _Demo:
         address = f"http://127.0.0.1:{observer.port}"
         proxy = f"http://127.0.0.1:{observer.proxy.port}" if observer.proxy is not None else gateway_url
         folder, columns = str(self._folder.root), _columns(self._console)
-        info = RunInfo(address, gateway_url, proxy, len(_AGENTS), self._seed, self._seconds, folder, columns)
+        info = RunInfo(
+            address, gateway_url, proxy, len(_AGENTS), self._seed, self._seconds, folder, columns, self._is_limit_given
+        )
         async with httpx.AsyncClient(base_url=address, trust_env=False) as client, _followed(client) as doors:
             show = self._show_lines if plain or not _is_roomy(self._console) else self._show_live
             elapsed_s = await self._work(observer, doors, lambda: show(doors, info))

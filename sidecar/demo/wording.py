@@ -17,7 +17,10 @@ _RATE_OVER_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """The constants of a run. *seconds* is None for one without an end; lines have at most *columns*."""
+    """The constants of a run; lines have at most *columns*.
+
+    *seconds* is None for one without an end; *is_limit_given*: whether the caller asked for that end.
+    """
 
     address: str
     gateway: str
@@ -27,6 +30,7 @@ class RunInfo:
     seconds: float | None
     folder: str
     columns: int = 100
+    is_limit_given: bool = True
 
 
 class Rate:

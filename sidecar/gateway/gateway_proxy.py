@@ -96,7 +96,7 @@ class GatewayProxy:
         self._pool, self._server = pool, server
         self.port = server.sockets[0].getsockname()[1]
         self._sweeper = tasks.create_task(self._sweep(pool), name="proxy-sweep")
-        log.info("door.opened", door="proxy", host=self._host, port=self.port)
+        log.info("port.opened", serves="proxy", host=self._host, port=self.port)
 
     async def stop(self) -> None:
         """Stop accepting, wait up to a quarter of *grace_s* for running calls, then abort the rest."""

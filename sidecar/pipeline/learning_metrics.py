@@ -24,18 +24,23 @@ def register(metrics: OwnMetrics, learning: Learning) -> None:
     """Register the learning's counts as *metrics*."""
     level, exposures = metrics.observe_level, learning.exposures
     level("observer.playbooks", "{entry}", "Playbook entries, by state", lambda: _by_state(learning), "state")
-    level("observer.advice.open", "{coin}", "Coins whose outcome is awaited", lambda: exposures.open)
+    level(
+        "observer.advice.open",
+        "{assignment}",
+        "Tasks whose outcome is awaited, once for each entry",
+        lambda: exposures.open,
+    )
     level(
         "observer.advice.tasks",
         "{task}",
-        "Tasks with an outcome, by entry, arm and outcome",
+        "Tasks with an outcome, by entry, group (`arm`: shown or withheld) and outcome",
         lambda: _tasks(exposures.tallies()),
         *("entry", "arm", "outcome"),
     )
     level(
         "observer.advice.missing",
         "{task}",
-        "Tasks without an outcome in time, by arm",
+        "Tasks without an outcome in time, by group (`arm`: shown or withheld)",
         lambda: _missing(exposures.together()),
         "arm",
     )

@@ -35,7 +35,7 @@ class ByteBudget:
         if self.used + count > self.limit and self.used > held:
             self.refused += 1
             raise OverloadedError(
-                "too much is in flight", f"all doors together hold at most {self.limit} bytes", "Send it again later"
+                "too much is in flight", f"all ports together hold at most {self.limit} bytes", "Send it again later"
             )
         self.used += count
 

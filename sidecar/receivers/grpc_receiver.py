@@ -113,7 +113,7 @@ class GrpcReceiver:
         for service in ("", TRACES, OBSERVER):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._server = server
-        log.info("door.opened", door=self.name, host=self._host, port=self.port)
+        log.info("port.opened", serves=self.name, host=self._host, port=self.port)
 
     async def stop(self) -> None:
         """Stop accepting calls and finish those in progress; calls that do not end in time are cancelled."""
@@ -132,9 +132,9 @@ class GrpcReceiver:
                 port = server.add_secure_port(f"{address}:{self.port}", grpc.ssl_server_credentials([(key, cert)]))
         except RuntimeError as exc:
             raise StartError(
-                f"the grpc door cannot listen on {self._host}:{self.port}",
+                f"the observer cannot listen on {self._host}:{self.port} for gRPC",
                 str(exc)[:200],
-                "Stop what uses that port, choose another with OBSERVER_GRPC_PORT, or -1 for no such door",
+                "Stop what uses that port, choose another with OBSERVER_GRPC_PORT, or -1 for none",
             ) from exc
         return port
 

@@ -64,7 +64,7 @@ class HttpReceiver:
         self._task = tasks.create_task(server.serve(sockets=[bound]), name=self.name)
         await server.listening.wait()
         self._server = server
-        log.info("door.opened", door=self.name, host=self._host, port=self.port)
+        log.info("port.opened", serves=self.name, host=self._host, port=self.port)
 
     async def stop(self) -> None:
         """Stop accepting connections and finish requests in progress; those that do not arrive in time are dropped."""
@@ -114,7 +114,7 @@ class HttpReceiver:
 
     def _cannot_listen(self, exc: OSError) -> StartError:
         return StartError(
-            f"the {self.name} door cannot listen on {self._host}:{self.port}",
+            f"the observer cannot listen on {self._host}:{self.port} for {self.name}",
             exc.strerror or str(exc),
             f"Stop what uses that port, or choose another with {self._setting}",
         )
@@ -182,7 +182,7 @@ class _Server(uvicorn.Server):
                 for server in self.servers:
                     await server.wait_closed()
         except TimeoutError:
-            log.warning("door.requests_cancelled", requests=len(state.tasks))
+            log.warning("port.requests_cancelled", requests=len(state.tasks))
             for task in state.tasks:
                 task.cancel()
 

@@ -42,7 +42,7 @@ def incidents(incident: dict[str, Any]) -> dict[str, Any]:
             for action, summary in (
                 ("resolve", "Mark as resolved; a later failure makes it `regressed`"),
                 ("ignore", "Only count it from now on"),
-                ("reopen", "Make it `ongoing` again"),
+                ("reopen", "Make it `ongoing`, whatever it was"),
             )
         },
     }
@@ -149,7 +149,7 @@ def _advice_query() -> list[dict[str, Any]]:
     features = {"type": "object", "additionalProperties": text, "maxProperties": 64}
     return [
         {**parts.query("endpoint", {**text, "minLength": 1}, "what is about to be called"), "required": True},
-        parts.query("task", {**text, "minLength": 1, "maxLength": MAX_TASK}, "the agent's task: it keeps its coins"),
+        parts.query("task", {**text, "minLength": 1, "maxLength": MAX_TASK}, "the agent's task; it stays in its group"),
         parts.query("given", text, "comma-separated names of what the agent cannot change"),
         parts.query("limit", limit, f"at most this many, and never more than {MAX_ADVICE}"),
         {**parts.query("features", features, "every other name is a field or feature of the call"), "style": "form",

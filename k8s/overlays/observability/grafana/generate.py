@@ -116,10 +116,10 @@ LEARNING: Final = [
     ],
     [
         over_time(
-            "Uplift by entry",
+            "Effect by entry",
             "percentunit",
             (f"({_succeeded('shown')}) - ({_succeeded('withheld')})", "{{entry}}"),
-            about="Success with the advice less success where it was withheld by coin, since the entry is measured. "
+            about="Success with the advice less success where it was withheld at random, since the entry is measured. "
             "The interval around it is in /playbooks: do not act on the line alone.",
             least=None,
         ),
@@ -130,11 +130,11 @@ LEARNING: Final = [
             ("succeeded", "percentunit", _succeeded("shown")),
             ("withheld", "short", f'sum by (entry) (observer_advice_tasks{{arm="withheld", {MINE}}})'),
             ("succeeded without", "percentunit", _succeeded("withheld")),
-            about="Tasks with an outcome, as their coin fell.",
+            about="Tasks with an outcome, by group: shown the entry, or not.",
         ),
     ],
     [
-        over_time("Advice whose outcome is awaited", "short", (_level("observer_advice_open"), "coins")),
+        over_time("Advice whose outcome is awaited", "short", (_level("observer_advice_open"), "tasks")),
         over_time("Outcomes that never came", "short", (_level("observer_advice_missing", "arm"), "{{arm}}")),
     ],
     [
