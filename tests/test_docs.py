@@ -16,7 +16,6 @@ import pytest
 import structlog
 
 from sidecar.commands.flags import SETTING_GROUPS
-from sidecar.pipeline.doors import http_routes
 from sidecar.receivers.event_fields import FIELD_SCHEMAS
 from sidecar.receivers.openapi import openapi
 from sidecar.settings import describe, expected
@@ -99,7 +98,7 @@ async def test_the_table_of_endpoints_has_all_of_them_with_their_scopes(tmp_path
     """Method, path and scope, as they are served; what Langfuse's clients ask for is one row."""
     described = json.loads(openapi("1"))["paths"]
     async with observer(tmp_path) as running:
-        scopes = {path: getattr(resource, "scope", None) for path, resource in http_routes(running).items()}
+        scopes = {path: getattr(resource, "scope", None) for path, resource in running.routes.items()}
     served = {
         (method.upper(), path, scopes[path] or "none")
         for path, methods in described.items()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.pipeline.doors import http_routes
 from sidecar.receivers.openapi import openapi
 from tests.fuzz_doors import fuzz
 from tests.observers import observer
@@ -16,7 +15,7 @@ from tests.observers import observer
 async def test_every_route_is_described_and_every_description_is_a_route(tmp_path: Path) -> None:
     """Neither an undocumented door nor a documented one that is not there."""
     async with observer(tmp_path) as running:
-        routes = {path.replace(":path}", "}") for path in http_routes(running)}
+        routes = {path.replace(":path}", "}") for path in running.routes}
         assert set(json.loads(openapi("1"))["paths"]) == routes
 
 

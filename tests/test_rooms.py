@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,26 @@ def test_rooms_never_import_each_other(room: str) -> None:
 def test_the_shared_ground_stands_on_itself(module: str) -> None:
     """What every room imports imports no room."""
     assert imported(SIDECAR / f"{module}.py") <= GROUND
+
+
+def test_imports_never_go_in_a_circle() -> None:
+    """Those for type hints neither: what a module is handed can be read before the module itself."""
+    modules = {".".join(path.relative_to(SIDECAR).with_suffix("").parts): path for path in sources(SIDECAR)}
+    homes = {name.removesuffix(".__init__"): name for name in modules}
+    graph = {
+        module: {
+            homes.get(name) or homes.get(name.rpartition(".")[0], "__init__")
+            for name in imported(path)
+            if not name.startswith("pb.")  # generated
+        }
+        for module, path in modules.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+        circle: list[str] = []
+    except CycleError as exc:
+        circle = exc.args[1]
+    assert circle == []
 
 
 def test_settings_alone_come_from_the_environment() -> None:

@@ -105,6 +105,11 @@ class Analysis:
         ring = self._store.ring
         return CycleLoop(steps, lambda: _counts(ring), self._spans.tracer, self._clock, self._settings.cycle)
 
+    @property
+    def outboxes(self) -> list[Outbox]:
+        """Those of the gateway's `/log` and, if it is set, of the webhook."""
+        return [self.outbox, *([self.webhook.outbox] if self.webhook.outbox is not None else [])]
+
     async def _tail(self) -> None:
         pulled = await self.corrections.tail()
         if pulled:

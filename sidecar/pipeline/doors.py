@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sidecar.analysis.incident_details import incident_details
 from sidecar.analysis.playbook_consolidator import playbook_id
 from sidecar.model_learning import EntryAction
-from sidecar.pipeline.metrics import losses
+from sidecar.pipeline.parts import Parts
 from sidecar.receivers.advice_resource import MAX_OUTCOME_BYTES, AdviceResource, OutcomeResource
 from sidecar.receivers.bodies import BodyReader
 from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_EVENT_BYTES, EventResource, EventsResource
@@ -41,70 +42,76 @@ from sidecar.receivers.read_resources import (
 from sidecar.version import our_version
 from sidecar.web.status_page import StatusPage
 
-if TYPE_CHECKING:
-    from sidecar.pipeline.observer import Observer
-    from sidecar.settings import Settings
-
 _HEALTH_GRACE_S = 1.0
 
 
-def http_receiver(observer: Observer, settings: Settings) -> HttpReceiver:
-    """The main HTTP door."""
-    return HttpReceiver(
-        "http",
-        create_app(http_routes(observer), observer.guard),
-        host=settings.host,
-        port=settings.port,
-        setting="OBSERVER_PORT",
-        request_timeout_s=settings.body_timeout,
-        grace_s=settings.grace,
-        tls=tls_context(settings.tls_cert, settings.tls_key),
-    )
+class Doors:
+    """The main door, `http`, with its `routes`, and the `health` door, which needs no token.
+
+    *more* are routes that other parts serve through the main door, *stats* what `/stats` says beside the ring's counts.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        more: Mapping[str, object],
+        *,
+        ready: Callable[[], bool],
+        stats: Callable[[], dict[str, Any]],
+    ) -> None:
+        settings = parts.settings
+        self.routes = {**_own_routes(parts, ready, stats), **more}
+        self.http = HttpReceiver(
+            "http",
+            create_app(self.routes, parts.entrance.guard),
+            host=settings.host,
+            port=settings.port,
+            setting="OBSERVER_PORT",
+            request_timeout_s=settings.body_timeout,
+            grace_s=settings.grace,
+            tls=tls_context(settings.tls_cert, settings.tls_key),
+        )
+        self.health = HttpReceiver(
+            "health",
+            create_app(_health_routes(ready), None),
+            host=settings.health_host,
+            port=settings.health_port,
+            setting="OBSERVER_HEALTH_PORT",
+            request_timeout_s=settings.body_timeout,
+            grace_s=_HEALTH_GRACE_S,
+        )
 
 
-def health_receiver(observer: Observer, settings: Settings) -> HttpReceiver:
-    """The health door, which needs no token."""
-    return HttpReceiver(
-        "health",
-        create_app(health_routes(observer), None),
-        host=settings.health_host,
-        port=settings.health_port,
-        setting="OBSERVER_HEALTH_PORT",
-        request_timeout_s=settings.body_timeout,
-        grace_s=_HEALTH_GRACE_S,
-    )
-
-
-def http_routes(observer: Observer) -> dict[str, object]:
+def _own_routes(parts: Parts, ready: Callable[[], bool], stats: Callable[[], dict[str, Any]]) -> dict[str, object]:
     """Path → resource of the main door."""
     description = openapi(our_version())
+    intake, budget, store = parts.entrance.intake, parts.entrance.budget, parts.store
+    metrics = parts.spans.metrics
     return {
         "/": StatusPage(),
-        "/event": EventResource(observer.intake, BodyReader(observer.budget, max_bytes=MAX_EVENT_BYTES)),
-        "/events": EventsResource(observer.intake, BodyReader(observer.budget, max_bytes=MAX_BATCH_BYTES)),
-        "/health": HealthResource(observer.ring.__len__),
+        "/event": EventResource(intake, BodyReader(budget, max_bytes=MAX_EVENT_BYTES)),
+        "/events": EventsResource(intake, BodyReader(budget, max_bytes=MAX_BATCH_BYTES)),
+        "/health": HealthResource(store.ring.__len__),
         "/livez": LivezResource(),
-        "/readyz": ReadyzResource(lambda: observer.ready),
-        "/stats": StatsResource(observer.ring, lambda: _more_stats(observer)),
-        "/ops": OpsResource(observer.ring),
-        "/ops/stream": OpsStreamResource(observer.feed),
-        **_incident_routes(observer),
-        **_learning_routes(observer),
-        "/metrics": TextResource(observer.metrics.content_type, observer.metrics.render, "read"),
+        "/readyz": ReadyzResource(ready),
+        "/stats": StatsResource(store.ring, stats),
+        "/ops": OpsResource(store.ring),
+        "/ops/stream": OpsStreamResource(store.feed),
+        **_incident_routes(parts),
+        **_learning_routes(parts),
+        "/metrics": TextResource(metrics.content_type, metrics.render, "read"),
         "/openapi.json": TextResource("application/json", lambda: description, None),
-        **observer.otlp.routes,
-        **observer.langfuse.routes,
     }
 
 
-def _incident_routes(observer: Observer) -> dict[str, object]:
-    book = observer.books.incidents
+def _incident_routes(parts: Parts) -> dict[str, object]:
+    book, analysis = parts.store.books.incidents, parts.analysis
     view = IncidentsView(book.incidents, partial(incident_details, book))
-    bodies = BodyReader(observer.budget, max_bytes=MAX_BODY_BYTES)
-    hand, clean = observer.life_cycle.by_hand, observer.normalizer.text
+    bodies = BodyReader(parts.entrance.budget, max_bytes=MAX_BODY_BYTES)
+    hand, clean = analysis.life_cycle.by_hand, parts.normalizer.text
     return {
-        "/corrections": CorrectionsResource(observer.books.corrections.reviews),
-        "/webhook/test": WebhookTestResource(observer.webhook.test),
+        "/corrections": CorrectionsResource(parts.store.books.corrections.reviews),
+        "/webhook/test": WebhookTestResource(analysis.webhook.test),
         "/incidents": IncidentsResource(view),
         "/incidents/{fingerprint}": IncidentResource(view),
         **{
@@ -114,14 +121,15 @@ def _incident_routes(observer: Observer) -> dict[str, object]:
     }
 
 
-def _learning_routes(observer: Observer) -> dict[str, object]:
-    playbook, advisor, clean = observer.learning, observer.learning.advisor, observer.normalizer.text
-    bodies = BodyReader(observer.budget, max_bytes=MAX_BODY_BYTES)
+def _learning_routes(parts: Parts) -> dict[str, object]:
+    playbook, clean = parts.analysis.learning, parts.normalizer.text
+    advisor = playbook.advisor
+    bodies = BodyReader(parts.entrance.budget, max_bytes=MAX_BODY_BYTES)
     actions: tuple[EntryAction, ...] = ("approve", "retire", "restore")
     return {
         "/playbooks": PlaybooksResource(playbook, advisor, clean),
         "/playbooks/import": ImportResource(
-            playbook, BodyReader(observer.budget, max_bytes=MAX_IMPORT_BYTES), playbook_id, clean
+            playbook, BodyReader(parts.entrance.budget, max_bytes=MAX_IMPORT_BYTES), playbook_id, clean
         ),
         "/playbooks/{playbook_id}": PlaybookResource(playbook, advisor, clean),
         **{
@@ -130,37 +138,11 @@ def _learning_routes(observer: Observer) -> dict[str, object]:
         },
         "/advice": AdviceResource(advisor, clean),
         "/advice/{exposure_id}/outcome": OutcomeResource(
-            advisor, BodyReader(observer.budget, max_bytes=MAX_OUTCOME_BYTES)
+            advisor, BodyReader(parts.entrance.budget, max_bytes=MAX_OUTCOME_BYTES)
         ),
     }
 
 
-def health_routes(observer: Observer) -> dict[str, object]:
+def _health_routes(ready: Callable[[], bool]) -> dict[str, object]:
     """Path → resource of the health port: health and nothing else."""
-    return {"/livez": LivezResource(), "/readyz": ReadyzResource(lambda: observer.ready), "/health": LivezResource()}
-
-
-def _more_stats(observer: Observer) -> dict[str, Any]:
-    return {
-        "cycle": observer.cycle.cycles,
-        "incidents": len(observer.books.incidents),
-        "incidents_by_state": observer.books.incidents.by_state,
-        "playbooks": len(observer.books.learning.playbook),
-        "rules": observer.learning.rule_stats(),
-        "advice": observer.learning.advice_stats(),
-        "operations_in_all": observer.books.total.operations,
-        "langfuse": observer.langfuse.stats(),
-        "amendments": {
-            "in_ring": observer.ring.amended_ops,
-            "taken": observer.books.latest.amended,
-            "of_unknown_ops": observer.books.latest.unknown,
-            "repeated_ops": observer.books.latest.repeats,
-        },
-        "hints": observer.intake.hint_stats,
-        "one_operation": {
-            "absorbed": observer.op_processor.one.absorbed,
-            "amended": observer.op_processor.one.amended,
-            "forgotten": observer.op_processor.one.forgotten,
-        },
-        "lost": losses(observer),
-    }
+    return {"/livez": LivezResource(), "/readyz": ReadyzResource(ready), "/health": LivezResource()}

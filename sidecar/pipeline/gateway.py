@@ -1,12 +1,10 @@
-"""Builds the connection to the gateway: clients, wrapper for Python agents, check at start.
+"""Builds all that talks to the gateway: clients, wrapper for Python agents, proxy, check at start.
 
-agent ──► wrapper ──► gateway
+agent ──► wrapper, proxy ──► gateway
 analysis ──► outbox ──► gateway /log
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import httpx
 
@@ -14,6 +12,7 @@ from sidecar.errors import StartError
 from sidecar.export.http_client import tls_context
 from sidecar.gateway.observed_gateway import ObservedGateway
 from sidecar.normalize import Normalizer
+from sidecar.pipeline.proxy import gateway_proxy
 from sidecar.protocols import CallSpans, Clock
 from sidecar.settings import Settings
 
@@ -39,24 +38,32 @@ class Clients:
         await self.own.aclose()
 
 
-def observed_gateway(
-    settings: Settings, clients: Clients, spans: CallSpans, normalizer: Normalizer, clock: Clock
-) -> ObservedGateway:
-    """The wrapper for Python agents in this process."""
-    return ObservedGateway(
-        settings.gateway_url, clients.agents, spans, normalizer, clock, timeout_s=settings.gateway_timeout
-    )
+class Gateway:
+    """`wrapper` is for Python agents in this process, `proxy`, if it is on, for all others."""
 
+    def __init__(self, settings: Settings, spans: CallSpans, normalizer: Normalizer, clock: Clock) -> None:
+        self._url = settings.gateway_url
+        self._clean = normalizer.text
+        self.clients = Clients(settings)
+        self.wrapper = ObservedGateway(
+            self._url, self.clients.agents, spans, normalizer, clock, timeout_s=settings.gateway_timeout
+        )
+        self.proxy = gateway_proxy(settings, spans, normalizer, clock)
 
-async def require_gateway(client: httpx.AsyncClient, gateway_url: str, clean: Callable[[str], str]) -> None:
-    """Return if the gateway is healthy. Raises StartError, with a text redacted by *clean*."""
-    url = f"{gateway_url.rstrip('/')}/health"
-    try:
-        response = await client.get(url, timeout=_LOOK_S)
-        response.raise_for_status()
-    except httpx.HTTPError as exc:
-        raise StartError(
-            "the gateway does not answer",
-            clean(f"GET {url}: {exc or type(exc).__name__}"),
-            "Start the gateway first, or leave OBSERVER_REQUIRE_GATEWAY unset",
-        ) from exc
+    def urls(self) -> list[str]:
+        """The URLs that agents call; the proxy's port is known once it has started."""
+        proxy = [f"http://localhost:{self.proxy.port}"] if self.proxy is not None else []
+        return [self._url, *proxy]
+
+    async def require(self) -> None:
+        """Return if the gateway is healthy. Raises StartError, with a redacted text."""
+        url = f"{self._url.rstrip('/')}/health"
+        try:
+            response = await self.clients.own.get(url, timeout=_LOOK_S)
+            response.raise_for_status()
+        except httpx.HTTPError as exc:
+            raise StartError(
+                "the gateway does not answer",
+                self._clean(f"GET {url}: {exc or type(exc).__name__}"),
+                "Start the gateway first, or leave OBSERVER_REQUIRE_GATEWAY unset",
+            ) from exc

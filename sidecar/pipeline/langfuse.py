@@ -7,27 +7,26 @@ Langfuse SDKs ──► doors ──► decisions ──► desk ──► span 
 from __future__ import annotations
 
 import asyncio
-import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
 from sidecar.analysis.cycle import Step
 from sidecar.export.http_client import tls_context
-from sidecar.export.lane import ExportLane
-from sidecar.export.langfuse_forward import ForwardDoor, LangfuseSender
 from sidecar.export.langfuse_relay import LangfuseRelay
-from sidecar.export.spool import Spool
-from sidecar.export.spool_door import SpoolDoor
 from sidecar.langfuse.desk import LangfuseDesk
 from sidecar.langfuse.judged_ops import MOST_BYTES, MOST_OPS, JudgedOps
 from sidecar.langfuse.observations import Observations
 from sidecar.langfuse.score_rules import ScoreRules
 from sidecar.langfuse.verdicts import Verdicts
+from sidecar.metrics import OwnMetrics
 from sidecar.model import ObservedOp
-from sidecar.pipeline.spool_log import spool_log
+from sidecar.pipeline.langfuse_forward import Forward
+from sidecar.pipeline.otlp_doors import OtlpDoors
+from sidecar.pipeline.parts import Parts
 from sidecar.pipeline.stages import Closing
+from sidecar.protocols import Stage
 from sidecar.receivers.bodies import BodyReader
 from sidecar.receivers.correction_op import CorrectionReader
 from sidecar.receivers.langfuse_events import LangfuseReader
@@ -56,96 +55,52 @@ from sidecar.store.cursor_row import CursorRow
 from sidecar.store.journal_reader import JournalReader
 from sidecar.version import our_version
 
-if TYPE_CHECKING:
-    from sidecar.pipeline.observer import Observer
-    from sidecar.protocols import Clock, Stage
-    from sidecar.settings import Settings
-
 _STEP_SPARE_S = 30.0  # for the journal, beyond the server's time-out
-_TIMEOUT_S = 10.0  # of one attempt to send
-_DRAIN_SHARE = 4  # 1/4 of the grace period; the rest is for the journals
 _TAIL_OPS = 4 * MOST_OPS  # ops of all kinds; those that can be judged are remembered
 _SLICE = 100
-
-
-class Forward:
-    """Forwards requests of Langfuse clients to the server: `door` takes them, `log` and `lane` are stages."""
-
-    def __init__(self, settings: Settings, data_dir: Path, clock: Clock) -> None:
-        self.spool = Spool(
-            data_dir / "langfuse-spool",
-            clock,
-            max_bytes=settings.spool_bytes,
-            max_age_s=settings.spool_max_age,
-            most_records=1,  # each record is a request of its own
-        )
-        self.log = spool_log("langfuse-spool", self.spool, settings, clock)
-        self.way_in = SpoolDoor(self.log)
-        self.door = ForwardDoor(self.way_in)
-        sender = LangfuseSender(
-            settings.langfuse_forward_url, settings.langfuse_forward_public_key, settings.langfuse_forward_secret_key
-        )
-        self.lane = ExportLane(
-            "langfuse-forward",
-            self.spool,
-            sender,
-            timeout_s=_TIMEOUT_S,
-            drain_s=settings.grace / _DRAIN_SHARE,
-            random=random.random,
-        )
-
-    def stats(self) -> dict[str, int]:
-        """For `/stats`: items (spans, events, scores), and bytes waiting on disk."""
-        return {
-            "accepted": self.way_in.accepted,
-            "delivered": self.lane.exported,
-            "failed": sum(self.lane.failed.values()),
-            "evicted": self.spool.evicted,
-            "retries": self.lane.retries,
-            "waiting_bytes": self.spool.waiting_bytes,
-        }
 
 
 class Langfuse:
     """All Langfuse parts: `routes` for the main door, stages, and `forward` if it is set."""
 
-    def __init__(self, observer: Observer, settings: Settings, data_dir: Path) -> None:
-        clock, normalizer = observer.clock, observer.normalizer
-        self.judged = observer.judged
-        self.memory: Stage = _Memory(self.judged, data_dir / "ops.jsonl")
+    def __init__(self, parts: Parts, otlp: OtlpDoors) -> None:
+        settings, clock, normalizer = parts.settings, parts.clock, parts.normalizer
+        books, recorder, judged = parts.store.books, parts.spans.recorder, parts.judged
+        self._settings = settings
+        self.memory: Stage = _Memory(judged, Path(settings.data_dir) / "ops.jsonl")
         self.counters = LangfuseCounters()
-        self.book = observer.books.langfuse
+        self.book = books.langfuse
         rules = ScoreRules(settings.langfuse_failing, FAILING_LABELS)
         verdicts = Verdicts(
-            self.judged,
+            judged,
             rules,
             normalizer,
             correction_op=CorrectionReader(normalizer, clock).op,
-            endpoint=observer.otlp.names.bounded,
+            endpoint=otlp.names.bounded,
         )
         self.observations = Observations(
-            self.judged,
-            reader=FragmentReader(observer.otlp.conventions),
-            witness=observer.otlp.witness,
-            recorder=observer.recorder,
-            known=observer.books.duplicates,
+            judged,
+            reader=FragmentReader(otlp.conventions),
+            witness=otlp.witness,
+            recorder=recorder,
+            known=books.duplicates,
             is_call=lambda op: kind_of(op) is Kind.LANGFUSE,
         )
         self.desk = LangfuseDesk(
             self.book,
             self.observations,
             verdicts,
-            recorder=observer.recorder,
-            decisions=observer.decisions,
-            known=observer.books.duplicates,
+            recorder=recorder,
+            decisions=parts.store.journals.decide,
+            known=books.duplicates,
             clock=clock,
             window_s=settings.langfuse_window,
         )
         self.reader = LangfuseReader(normalizer)
-        self.forward = Forward(settings, data_dir, clock) if settings.langfuse_forward_url else None
+        self.forward = Forward(settings, clock) if settings.langfuse_forward_url else None
         self._closing: list[Stage] = []
-        self.poller = self._poller(observer, settings) if settings.langfuse_pull_url else None
-        self.routes = self._routes(observer, settings)
+        self.poller = self._poller(parts) if settings.langfuse_pull_url else None
+        self.routes = self._routes(parts, otlp)
 
     @property
     def stages(self) -> list[Stage]:
@@ -162,10 +117,11 @@ class Langfuse:
         """Export lanes, which come last."""
         return [self.forward.lane] if self.forward is not None else []
 
-    def _routes(self, observer: Observer, settings: Settings) -> dict[str, object]:
+    def _routes(self, parts: Parts, otlp: OtlpDoors) -> dict[str, object]:
+        settings, clock, budget = parts.settings, parts.clock, parts.entrance.budget
         forward = self.forward.door if self.forward is not None else None
-        spans = BodyReader(observer.budget, max_bytes=MAX_REQUEST_BYTES)
-        bodies = BodyReader(observer.budget, max_bytes=MAX_BYTES)
+        spans = BodyReader(budget, max_bytes=MAX_REQUEST_BYTES)
+        bodies = BodyReader(budget, max_bytes=MAX_BYTES)
         shared: dict[str, Any] = {"counters": self.counters, "forward": forward}
         relay = None
         if self.forward is not None:
@@ -173,9 +129,9 @@ class Langfuse:
             relay = LangfuseRelay(settings.langfuse_forward_url, *keys)
             self._closing.append(Closing("langfuse-relay", relay.close))
         return {
-            f"{API}/otel/v1/traces": LangfuseTracesResource(observer.otlp.intake, spans, forward),
-            f"{API}/ingestion": IngestionResource(self.reader, self.desk, bodies, observer.clock, **shared),
-            f"{API}/scores": ScoresResource(self.reader, self.desk, bodies, observer.clock, **shared),
+            f"{API}/otel/v1/traces": LangfuseTracesResource(otlp.intake, spans, forward),
+            f"{API}/ingestion": IngestionResource(self.reader, self.desk, bodies, clock, **shared),
+            f"{API}/scores": ScoresResource(self.reader, self.desk, bodies, clock, **shared),
             f"{API}/health": LangfuseHealthResource(our_version()),
             f"{API}/projects": ProjectsResource(relay, bodies),
             f"{API}/v2/prompts": PromptsResource(relay, bodies),
@@ -184,7 +140,8 @@ class Langfuse:
             f"{API}/media/{{media_id}}": MediaStatusResource(relay, bodies),
         }
 
-    def _poller(self, observer: Observer, settings: Settings) -> LangfusePoller:
+    def _poller(self, parts: Parts) -> LangfusePoller:
+        settings = parts.settings
         client = httpx.AsyncClient(
             base_url=settings.langfuse_pull_url,
             auth=(settings.langfuse_pull_public_key, settings.langfuse_pull_secret_key),
@@ -196,15 +153,15 @@ class Langfuse:
             client,
             self.reader,
             self.desk,
-            CursorRow(observer.state, "langfuse"),
-            observer.clock,
+            CursorRow(parts.store.state, "langfuse"),
+            parts.clock,
             overlap_s=settings.langfuse_pull_overlap,
             timeout_s=settings.langfuse_pull_timeout,
         )
 
-    def pull_step(self, settings: Settings) -> Step:
+    def pull_step(self) -> Step:
         """The cycle's step that reads a Langfuse server; it does nothing if none is set."""
-        return Step("pull", 1, self._pull, settings.langfuse_pull_timeout + _STEP_SPARE_S)
+        return Step("pull", 1, self._pull, self._settings.langfuse_pull_timeout + _STEP_SPARE_S)
 
     async def _pull(self) -> None:
         if self.poller is not None:
@@ -212,11 +169,8 @@ class Langfuse:
 
     @property
     def not_forwarded(self) -> int:
-        """Items lost before Langfuse accepted them: refused for good, evicted by a bound, or without room."""
-        forward = self.forward
-        if forward is None:
-            return 0
-        return sum(forward.lane.failed.values()) + forward.spool.evicted + forward.way_in.refused
+        """Items lost before Langfuse accepted them."""
+        return self.forward.lost if self.forward is not None else 0
 
     def stats(self) -> dict[str, Any]:
         """Statistics for `/stats`."""
@@ -241,10 +195,9 @@ class Langfuse:
         return said
 
 
-def register(observer: Observer) -> None:
-    """Register the counters as metrics."""
-    count, level = observer.metrics.observe_count, observer.metrics.observe_level
-    langfuse = observer.langfuse
+def register(metrics: OwnMetrics, langfuse: Langfuse) -> None:
+    """Register the counters as *metrics*."""
+    count, level = metrics.observe_count, metrics.observe_level
     desk, counters = langfuse.desk, langfuse.counters
     count("observer.langfuse.events", "{event}", "Observation and trace events accepted", lambda: counters.events)
     count("observer.langfuse.scores", "{score}", "Scores accepted", lambda: counters.scores)

@@ -16,26 +16,16 @@ from typing import Any, Self
 
 from sidecar.clock import SystemClock
 from sidecar.ids import made_ms
-from sidecar.langfuse.judged_ops import JudgedOps
 from sidecar.lifecycle import serve
 from sidecar.logs import configure_if_unset
-from sidecar.normalize import Normalizer
 from sidecar.pipeline import metrics
-from sidecar.pipeline.analysis import Analysis
-from sidecar.pipeline.doors import health_receiver, http_receiver
-from sidecar.pipeline.gateway import Clients, observed_gateway, require_gateway
+from sidecar.pipeline.doors import Doors
 from sidecar.pipeline.langfuse import Langfuse
 from sidecar.pipeline.otlp_doors import OtlpDoors
-from sidecar.pipeline.proxy import advise, gateway_proxy
-from sidecar.pipeline.spans import Spans
+from sidecar.pipeline.parts import Parts
 from sidecar.pipeline.stages import Closing, Opening, Together
-from sidecar.pipeline.store import Store
+from sidecar.pipeline.stats import more_stats
 from sidecar.protocols import Clock, Stage
-from sidecar.receivers.bodies import ByteBudget
-from sidecar.receivers.event_intake import EventIntake
-from sidecar.receivers.guards import Guard
-from sidecar.receivers.tokens import TokenStore
-from sidecar.redaction import Redactor
 from sidecar.settings import Settings
 from sidecar.spans.same_operation import MOST_OPERATIONS, WINDOW_S
 from sidecar.store.folder_lock import FolderLock
@@ -58,18 +48,34 @@ class Observer:
         open_file: Any = AppendFile,
     ) -> None:
         self._settings = settings
-        self._data_dir = Path(settings.data_dir)
         self._ready = False
         self._embedded: tuple[asyncio.Task[None], asyncio.Event] | None = None
-        self.clock = clock or SystemClock()
-        self.normalizer = Normalizer(Redactor(settings.redact.split(",")))
-        store = self._build_store(open_file)
-        spans = self._build_spans(env or {})
-        self._build_gateway(spans)
-        analysis = self._build_analysis(store, spans)
-        self._build_doors(spans)
-        self.cycle = analysis.cycle(self.langfuse.pull_step(settings))  # pulled last: a server outside may hang
-        metrics.register(self)
+        self._parts = parts = Parts(settings, env or {}, clock or SystemClock(), open_file)
+        self._name(parts)
+        self.otlp = OtlpDoors(parts)
+        self.langfuse = Langfuse(parts, self.otlp)
+        self.cycle = parts.analysis.cycle(self.langfuse.pull_step())  # pulled last: a server outside may hang
+        self._doors = Doors(
+            parts,
+            {**self.otlp.routes, **self.langfuse.routes},
+            ready=lambda: self._ready,
+            stats=lambda: more_stats(parts, self.langfuse, self.cycle),
+        )
+        metrics.register(parts, self.otlp, self.langfuse, self.cycle)
+
+    def _name(self, parts: Parts) -> None:
+        """Name the parts that the command line and tests look at."""
+        store, spans, analysis, entrance = parts.store, parts.spans, parts.analysis, parts.entrance
+        self.clock, self.retention = parts.clock, parts.retention
+        self.ring, self.feed, self.books, self.settled = store.ring, store.feed, store.books, store.settled
+        self.ops_log, self.op_processor = store.journals.ops, spans.op_processor
+        self.metrics, self.export = spans.metrics, spans.export
+        self.gateway, self.proxy = parts.gateway.wrapper, parts.gateway.proxy
+        self.corrections, self.life_cycle, self.analyzer = analysis.corrections, analysis.life_cycle, analysis.analyzer
+        self.learning, self.consolidator, self.model = analysis.learning, analysis.consolidator, analysis.model
+        self.outbox, self.webhook, self.checkpoint = analysis.outbox, analysis.webhook, analysis.checkpoint
+        self.budget, self.intake = entrance.budget, entrance.intake
+        self.tokens, self.guard = entrance.tokens, entrance.guard
 
     @property
     def ready(self) -> bool:
@@ -79,20 +85,25 @@ class Observer:
     @property
     def port(self) -> int:
         """The port of the HTTP door."""
-        return self._http.port
+        return self._doors.http.port
 
     @property
     def health_port(self) -> int:
         """The port of the health door."""
-        return self._health.port
+        return self._doors.health.port
+
+    @property
+    def routes(self) -> dict[str, object]:
+        """Path → resource of the HTTP door."""
+        return self._doors.routes
 
     async def run(self, stopping: asyncio.Event, ready: asyncio.Event | None = None) -> None:
         """Start everything, set *ready*, run until *stopping* is set, drain. Raises StartError."""
-        lock = FolderLock(self._data_dir)
+        lock = FolderLock(Path(self._settings.data_dir))
         lock.acquire()
         try:
             if self._settings.require_gateway:
-                await require_gateway(self._clients.own, self._settings.gateway_url, self.normalizer.text)
+                await self._parts.gateway.require()
 
             def now_ready(is_ready: bool) -> None:
                 self._ready = is_ready
@@ -130,80 +141,34 @@ class Observer:
             stopping.set()
             await running
 
-    def _build_store(self, open_file: Any) -> Store:
-        store = Store(self._settings, self.clock, open_file)
-        self.ring, self.feed, self.books = store.ring, store.feed, store.books
-        self.op_counts, self.settled, self.state = store.op_counts, store.settled, store.state
-        self.ops_log, self.decisions_log = store.journals.ops, store.journals.decisions
-        self.decisions = store.journals.decide
-        return store
-
-    def _build_spans(self, env: Mapping[str, str]) -> Spans:
-        spans = Spans(self._settings, env, self.ops_log, self.clock)
-        self.op_processor, self.recorder, self.metrics = spans.op_processor, spans.recorder, spans.metrics
-        self.export, self.metric_export = spans.export, spans.metric_export
-        return spans
-
-    def _build_gateway(self, spans: Spans) -> None:
-        settings, normalizer, clock = self._settings, self.normalizer, self.clock
-        self._clients = Clients(settings)
-        self.gateway = observed_gateway(settings, self._clients, spans.recorder, normalizer, clock)
-        self.proxy = gateway_proxy(settings, spans.recorder, normalizer, clock)
-
-    def _build_analysis(self, store: Store, spans: Spans) -> Analysis:
-        analysis = Analysis(
-            self._settings, store, spans, self._clients.own, normalizer=self.normalizer, clock=self.clock
-        )
-        self.corrections, self.life_cycle, self.analyzer = analysis.corrections, analysis.life_cycle, analysis.analyzer
-        self.learning, self.consolidator, self.model = analysis.learning, analysis.consolidator, analysis.model
-        self.outbox, self.webhook, self.checkpoint = analysis.outbox, analysis.webhook, analysis.checkpoint
-        self.retention = store.retention(self._settings, self.clock, self.checkpoint)
-        if self.export is not None:
-            self.retention.journals[0].followers.append(self.export.source)
-        advise(self.proxy, self._settings, self.learning.advisor)
-        return analysis
-
-    def _build_doors(self, spans: Spans) -> None:
-        settings, clock = self._settings, self.clock
-        self.budget = ByteBudget(settings.inflight_bytes)
-        self.intake = EventIntake(self.recorder, self.normalizer, clock, self.ring.__len__, self.books.duplicates)
-        self.tokens = TokenStore(settings.token, settings.token_file, clock)
-        self.guard = Guard(self.tokens, settings.allowed_hosts.split(","))
-        self.judged = JudgedOps(self.normalizer, self.books.latest.knows)
-        self.settled.add(self.judged)
-        self.otlp = OtlpDoors(self, settings, spans.provider)
-        self.langfuse = Langfuse(self, settings, self._data_dir)
-        self._http = http_receiver(self, settings)
-        self._health = health_receiver(self, settings)
-
     def _stages(self) -> list[Stage]:
         """All stages in flow order: started from last to first, stopped from first to last."""
-        export = self.export
+        parts, export, metric_export = self._parts, self.export, self._parts.spans.metric_export
         sent: list[Stage] = [*(export.lanes if export is not None else ())]
-        if self.metric_export is not None:
-            sent.append(self.metric_export)
+        if metric_export is not None:
+            sent.append(metric_export)
         return [
             Closing("feed", self.feed.close),
             *self.otlp.stages,
-            self._http,
+            self._doors.http,
             *([self.proxy] if self.proxy is not None else ()),
             self.cycle,
             *self.langfuse.stages,
             Closing("corrections", self.corrections.close),
             self.retention,
             *([self.outbox] if self._settings.gateway_log else ()),
-            Opening("learning", lambda: self.books.in_order.begin(self.decisions)),
+            Opening("learning", lambda: self.books.in_order.begin(parts.store.journals.decide)),
             Opening("one-op", self._remember_last),
             *self.webhook.stages,
             self.checkpoint,
             *([export.begins] if export is not None else ()),
             self.ops_log,
-            self.decisions_log,
-            Closing("client", self._clients.close),
+            parts.store.journals.decisions,
+            Closing("client", parts.gateway.clients.close),
             *([export.spool_log] if export is not None else ()),
             *self.langfuse.spools,
             Together("export", [*sent, *self.langfuse.lanes]),
-            self._health,
+            self._doors.health,
         ]
 
     def _remember_last(self) -> None:

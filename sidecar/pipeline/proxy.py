@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sidecar.gateway.gateway_proxy import GatewayProxy
 from sidecar.gateway.proxy_advice import ProxyAdvice
 from sidecar.gateway.proxy_parts import ProxyLimits
+from sidecar.metrics import OwnMetrics
+from sidecar.normalize import Normalizer
+from sidecar.protocols import AdviceSource, CallSpans, Clock
 from sidecar.settings import Settings
-
-if TYPE_CHECKING:
-    from sidecar.normalize import Normalizer
-    from sidecar.pipeline.observer import Observer
-    from sidecar.protocols import AdviceSource, CallSpans, Clock
 
 _ADVICE_S = 0.05  # time that a call may wait for advice to the gateway
 _KEEP_ALIVE_S = 300.0  # longer than clients use, so that it is not us who close first
@@ -54,17 +50,12 @@ def advise(proxy: GatewayProxy | None, settings: Settings, advisor: AdviceSource
         )
 
 
-def register(observer: Observer) -> None:
-    """Register the proxy's counters as metrics."""
-    proxy = observer.proxy
+def register(metrics: OwnMetrics, proxy: GatewayProxy | None) -> None:
+    """Register the proxy's counters, if it is on, as *metrics*."""
     if proxy is None:
         return
-    count, level, recorder, agents = (
-        observer.metrics.observe_count,
-        observer.metrics.observe_level,
-        proxy.recorder,
-        proxy.agents,
-    )
+    count, level = metrics.observe_count, metrics.observe_level
+    recorder, agents = proxy.recorder, proxy.agents
     count("observer.proxy.calls", "{call}", "Calls that went through the proxy", lambda: recorder.calls)
     count("observer.proxy.failures", "{call}", "Calls that failed", lambda: recorder.failures)
     count("observer.proxy.unread", "{call}", "Calls whose bodies were not read", lambda: recorder.unread)

@@ -1,0 +1,24 @@
+"""What all doors share: who may come in, how many bytes at once, and the intake of events."""
+
+from __future__ import annotations
+
+from sidecar.normalize import Normalizer
+from sidecar.pipeline.store import Store
+from sidecar.protocols import Clock, Recorder
+from sidecar.receivers.bodies import ByteBudget
+from sidecar.receivers.event_intake import EventIntake
+from sidecar.receivers.guards import Guard
+from sidecar.receivers.tokens import TokenStore
+from sidecar.settings import Settings
+
+
+class Entrance:
+    """`tokens` and `guard` say who may come in, `budget` bounds what is in flight, `intake` takes events."""
+
+    def __init__(
+        self, settings: Settings, store: Store, recorder: Recorder, *, normalizer: Normalizer, clock: Clock
+    ) -> None:
+        self.budget = ByteBudget(settings.inflight_bytes)
+        self.tokens = TokenStore(settings.token, settings.token_file, clock)
+        self.guard = Guard(self.tokens, settings.allowed_hosts.split(","))
+        self.intake = EventIntake(recorder, normalizer, clock, store.ring.__len__, store.books.duplicates)
