@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
+from sidecar.commands.mcp_arguments import EXPECTED
 from sidecar.pipeline.observer import Observer
 from tests.observers import client, cycle, observer
 from tests.test_advice_door import ENDPOINT, calls, learnt
@@ -206,3 +207,39 @@ async def test_without_the_sdk_it_says_what_to_install() -> None:
     assert process.returncode == 1
     assert "pip install '.[mcp]'" in err.decode()
     assert len(err.decode().splitlines()) == 1
+
+
+_WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("get_advice", {}, "`endpoint` is missing: get_advice needs it (text, as in /tools/fill_shift). Correct it,"),
+    (
+        "get_advice",
+        {"endpoint": 5, "facts": "a=1"},
+        "`endpoint` is 5: expected text, as in /tools/fill_shift; `facts` is",
+    ),
+    (
+        "get_advice",
+        {"endpoint": "/x", "facts": {"a": [1]}},
+        "`facts.a` is [1]: expected text, a number, true or false.",
+    ),
+    ("get_advice", {"endpoint": "/x", "given": [{"n": "x" * 99}]}, '`given.0` is {"n":"xxxxxxxx'),
+    ("get_advice", {"endpoint": "/x", "channel": "sms"}, "`channel` is not usable: get_advice has no such argument."),
+    ("get_advice", {"endpoint": "/x", "fact": {}}, "Did you mean `facts`?"),
+    ("report_outcome", {"exposure_id": "e", "success": "maybe"}, '`success` is "maybe": expected true or false.'),
+    ("report_outcome", {"exposure_id": "e", "success": True}, "exposure 'e' is not known"),
+    ("list_incidents", {"limit": 0}, "limit='0' is not usable: expected a number from 1 to 1000."),
+    ("get_tips", {}, "there is no such tool. The tools are get_advice, report_outcome, list_incidents"),
+]
+
+
+async def test_wrong_arguments_are_explained_in_plain_words(tmp_path: Path) -> None:
+    """What is wrong, what is expected and what to do; no class names, web addresses or options of the command line."""
+    async with observer(tmp_path) as running, stdio(running) as agent:
+        tools = (await agent.list_tools()).tools
+        assert {name for tool in tools for name in tool.input_schema["properties"]} == set(EXPECTED)
+        for tool, arguments, told in _WRONG:
+            result = await agent.call_tool(tool, arguments)
+            (said,) = result.content
+            assert result.is_error
+            assert told in said.text
+            assert not re.search(r"pydantic|Arguments\b|https?:|--url|type=|\n", said.text)
+            assert len(said.text) < 300

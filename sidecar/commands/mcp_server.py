@@ -16,9 +16,11 @@ import msgspec
 from mcp.server import MCPServer
 from mcp.server.mcpserver import ResourceSecurity
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
+from pydantic import ValidationError
 
 from sidecar.call_fields import FEATURE, word
-from sidecar.commands.observer_client import AskError, NotThereError, ObserverClient
+from sidecar.commands.mcp_arguments import unknown_arguments, unknown_tool, wrong_arguments
+from sidecar.commands.observer_client import AskError, NotThereError, ObserverClient, WrongRequestError
 from sidecar.plain_words import is_plain
 
 _INSTRUCTIONS = """\
@@ -40,7 +42,7 @@ Fact = str | bool | int | float
 def mcp_server(observer: ObserverClient, version: str) -> MCPServer:
     """A server with all tools and resources, backed by *observer*'s HTTP doors."""
     doors = _Doors(observer)
-    server: MCPServer = MCPServer("observer", version=version, instructions=_INSTRUCTIONS, log_level="WARNING")
+    server: MCPServer = _Server("observer", version=version, instructions=_INSTRUCTIONS, log_level="WARNING")
     server.tool()(doors.get_advice)
     server.tool()(doors.report_outcome)
     server.tool()(doors.list_incidents)
@@ -48,6 +50,24 @@ def mcp_server(observer: ObserverClient, version: str) -> MCPServer:
         doors.playbook
     )
     return server
+
+
+class _Server(MCPServer):
+    """Tells an agent in plain words what is wrong with its call of a tool."""
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        """Call the tool. Raises ToolError."""
+        tools = {tool.name: tool.input_schema["properties"] for tool in await self.list_tools()}
+        if name not in tools:
+            raise ToolError(unknown_tool(name, tools))
+        if unknown := arguments.keys() - tools[name].keys():
+            raise ToolError(unknown_arguments(name, unknown, tools[name]))
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as exc:
+            if isinstance(exc.__cause__, ValidationError):
+                raise ToolError(wrong_arguments(name, exc.__cause__.errors())) from exc
+            raise
 
 
 class _Doors:
@@ -81,7 +101,7 @@ class _Doors:
         try:
             answer = await asyncio.to_thread(self._observer.post, path, body, "advice")
         except AskError as exc:
-            raise ToolError(str(exc)) from exc
+            raise ToolError(_told_of(exc)) from exc
         return msgspec.json.decode(answer, type=dict[str, Any])
 
     async def list_incidents(self, limit: int = 10, state: str = _OPEN) -> list[dict[str, Any]]:
@@ -114,12 +134,17 @@ class _Doors:
         try:
             return await self._read(path, params)
         except AskError as exc:
-            raise ToolError(str(exc)) from exc
+            raise ToolError(_told_of(exc)) from exc
 
     async def _read(self, path: str, params: dict[str, str]) -> dict[str, Any]:
         body = await asyncio.to_thread(self._observer.get, path, params)
         found: dict[str, Any] = self._observer.decoded(body, dict[str, Any])
         return found
+
+
+def _told_of(failure: AskError) -> str:
+    """The observer's own words where the agent can do better, everything where a person has to."""
+    return str(failure.args[1] if isinstance(failure, WrongRequestError | NotThereError) else failure)
 
 
 def _agent_view(incident: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,10 @@ class NotThereError(AskError):
     """The observer does not know the requested item."""
 
 
+class WrongRequestError(AskError):
+    """The observer refused what was asked for; *why* are its own words."""
+
+
 class AwayError(AskError):
     """The observer does not answer now; a later attempt may succeed."""
 
@@ -162,7 +166,9 @@ class ObserverClient:
             )
         if status == 404:
             raise self._not_an_observer("it has no such page")
-        raise AskError(f"the observer at {self.url} refused us ({status})", why, "Change the request, or --url")
+        raise WrongRequestError(
+            f"the observer at {self.url} refused us ({status})", why, "Change the request, or --url"
+        )
 
     def _not_an_observer(self, why: str) -> AskError:
         return AskError(f"what answers at {self.url} is not an observer", visible(why), "Name the observer with --url")
