@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from sidecar.cli import main
 from sidecar.commands.report import _lines
 from sidecar.commands.report_charts import intervals
-from sidecar.commands.report_data import Estimate, Incident, ReportData, _Buckets, avoided, open_words, times
+from sidecar.commands.report_data import Estimate, Incident, ReportData, _Buckets, avoided, by_effect, open_words, times
 from sidecar.commands.report_html import html
 from sidecar.measured_words import effect_words
 from sidecar.model_learning import ArmResult, Measured, PlaybookView
@@ -107,7 +107,7 @@ def test_an_empty_report_says_so() -> None:
 
 def test_an_interval_is_drawn_where_it_lies() -> None:
     """The dot stands between the ends; what is below zero is bad."""
-    drawn = intervals([("a", "bad", Estimate(-0.4, -0.6, -0.1))])
+    drawn = intervals([("a", "bad", (-0.6, -0.4, -0.1))])
     low, high = (float(each) for each in re.findall(r'span" x1="([\d.]+)" x2="([\d.]+)"', drawn)[0])
     (dot,) = re.findall(r'cx="([\d.]+)"', drawn)
     (zero,) = re.findall(r'zero" x1="([\d.]+)"', drawn)
@@ -136,12 +136,23 @@ def test_open_incidents_are_said_in_words() -> None:
     assert said == ["2, all open", "2, 1 open", "1, none open", "0"]
 
 
-def test_an_entry_that_was_not_measured_has_no_line_at_zero() -> None:
-    """Nothing strikes its text through; its label is whole, however long."""
-    drawn = intervals([("label " * 40, "flat", Estimate(None))])
-    assert "not measured yet" in drawn
-    assert 'class="zero"' not in drawn
-    assert "label " * 40 in drawn
+def test_an_entry_that_was_not_measured_is_in_the_table_alone() -> None:
+    """A chart has only what has an interval; without any there is no chart."""
+    pages = [html(a_report([an_entry("first", effect), an_entry("second", None)], [])) for effect in (0.5, None)]
+    assert [page.count('class="label"') for page in pages] == [1, 0]
+    assert all(page.count("second") == 1 for page in pages)
+
+
+def test_known_effects_come_first() -> None:
+    """What is not known yet stands behind them, however good it looks, and what is not measured at the end."""
+    effects = (None, 0.15, 0.3, -0.4)  # an interval is from 0.2 below to 0.1 above: that of 0.15 includes zero
+    entries = [an_entry("x", effect) for effect in effects]
+    assert [by_effect(each)[:2] for each in sorted(entries, key=by_effect)] == [
+        (0, -0.3),
+        (0, 0.4),
+        (1, -0.15),
+        (2, -0.0),
+    ]
 
 
 async def test_the_command_prints_tables_or_json_and_writes_the_page(

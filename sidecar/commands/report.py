@@ -99,9 +99,11 @@ def _entry(each: PlaybookView) -> str:
 
 def _incidents(data: ReportData, columns: int | None) -> Iterator[tuple[str, str]]:
     yield f"incidents          {open_words(data.incidents)}", "bold"
+    if data.incidents:
+        yield "   count  state      last seen, UTC    incident", "dim"
     for each in data.incidents[:_MOST]:
         what = f"{visible(each.endpoint)}: {visible(each.message)}"
-        told_as = f"{each.count:>8,}  {padded(each.state, 10)} {each.last_seen[:16]}  {what}"
+        told_as = f"{each.count:>8,}  {padded(each.state, 10)} {each.last}  {what}"
         for line in wrapped(told_as, columns, _INDENT):
             yield line, ""
     if len(data.incidents) > _MOST:

@@ -11,7 +11,7 @@ from html import escape
 from math import ceil
 from typing import Final
 
-from sidecar.commands.report_data import Estimate, Times
+from sidecar.commands.report_data import Times
 
 WIDTH: Final = 860
 _LEFT, _RIGHT = 44, 12
@@ -21,6 +21,8 @@ _WIDEST = 60.0  # widest column
 _BAR: Final = 400  # width of an interval's row, which stands beside its label or, on a narrow page, below it
 _SAID = 60  # of it, for the figure at its end
 _COLOURS = 6
+Interval = tuple[float, float, float]
+"""Lower end, estimate, upper end; each from −1 to 1."""
 
 
 def columns(times: Times) -> str:
@@ -59,9 +61,9 @@ def _time_labels(times: Times, count: int, step: float) -> Iterator[str]:
         yield f'<text class="tick" x="{_LEFT + (at + 0.5) * step:.1f}" y="{y}" text-anchor="middle">{text}</text>'
 
 
-def intervals(rows: Sequence[tuple[str, str, Estimate]]) -> str:
+def intervals(rows: Sequence[tuple[str, str, Interval]]) -> str:
     """One row per entry: its (label, class), a dot at the estimate (−1 to 1), and its interval; at last the scale."""
-    most = max((abs(end) for _, _, each in rows for end in (each.low, each.high) if end is not None), default=1.0)
+    most = max(abs(end) for _, _, each in rows for end in each)
     reach = min(1.0, max(0.2, ceil(5 * most) / 5))
     middle = half = (_BAR - _SAID) / 2
     half -= 16  # so that the labels of the scale's ends have room
@@ -83,17 +85,14 @@ def _scale(middle: float, half: float, reach: float) -> Iterator[str]:
         yield f'<text class="tick" x="{x:.1f}" y="16" text-anchor="middle">{_points(reach * share)}</text>'
 
 
-def _interval(kind: str, each: Estimate, scale: tuple[float, float]) -> Iterator[str]:
+def _interval(kind: str, each: Interval, scale: tuple[float, float]) -> Iterator[str]:
     middle, unit = scale
     y = _ROW / 2
-    if each.value is None or each.low is None or each.high is None:
-        yield f'<text class="tick" x="{middle}" y="{y + 4}" text-anchor="middle">not measured yet</text>'
-        return
     yield f'<line class="zero" x1="{middle}" x2="{middle}" y1="0" y2="{_ROW}"/>'
-    low, value, high = (middle + unit * min(max(end, -1.0), 1.0) for end in (each.low, each.value, each.high))
+    low, value, high = (middle + unit * min(max(end, -1.0), 1.0) for end in each)
     yield f'<line class="{kind} span" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>'
     yield f'<circle class="{kind}" cx="{value:.1f}" cy="{y}" r="5"/>'
-    said = "?" if each.low <= 0 <= each.high else _points(each.value)
+    said = "?" if each[0] <= 0 <= each[2] else _points(each[1])
     yield f'<text class="value" x="{_BAR}" y="{y + 4}" text-anchor="end">{said}</text>'
 
 

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from sidecar.commands.observer_client import NotThereError, ObserverClient
+from sidecar.measured_words import is_known
 from sidecar.model_learning import Avoided, Measured, PlaybookView
 
 MOST_INCIDENTS: Final = 40  # incidents whose timelines are read
@@ -50,6 +51,16 @@ class Incident(msgspec.Struct, kw_only=True):
     first_seen: str
     last_seen: str
     timeline: list[_Buckets] = []
+
+    @property
+    def first(self) -> str:
+        """*first_seen* for people: `2026-01-31 08:15`."""
+        return _to_the_minute(self.first_seen)
+
+    @property
+    def last(self) -> str:
+        """*last_seen* for people."""
+        return _to_the_minute(self.last_seen)
 
     @property
     def is_open(self) -> bool:
@@ -104,7 +115,7 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def day_and_time(self) -> str:
         """*at* for people: `2026-01-31 08:15 UTC`."""
-        return f"{self.at[:16].replace('T', ' ')} UTC"
+        return f"{_to_the_minute(self.at)} UTC"
 
 
 def avoided(measured: Measured | None) -> Estimate:
@@ -124,6 +135,10 @@ def open_words(incidents: Sequence[Incident]) -> str:
     if not still:
         return f"{len(incidents)}, none open" if incidents else "0"
     return f"{len(incidents)}, {'all' if still == len(incidents) else still} open"
+
+
+def _to_the_minute(at: str) -> str:
+    return at[:16].replace("T", " ")
 
 
 def _estimate(found: Avoided | None) -> Estimate:
@@ -149,7 +164,7 @@ def gather(client: ObserverClient, now: datetime) -> ReportData:
         tasks=advice.tasks,
         measured=advice.measured,
         avoided=_estimate(advice.avoided),
-        entries=sorted(entries, key=_by_effect),
+        entries=sorted(entries, key=by_effect),
         incidents=[*detailed, *incidents[MOST_INCIDENTS:]],
         times=times(detailed),
     )
@@ -163,9 +178,11 @@ def _detailed(client: ObserverClient, incident: Incident) -> Incident:
     return found
 
 
-def _by_effect(entry: PlaybookView) -> tuple[bool, float, str]:
+def by_effect(entry: PlaybookView) -> tuple[int, float, str]:
+    """Entries whose effect is known come first, then those being measured."""
     effect = entry.measured.effect if entry.measured is not None else None
-    return effect is None, -(effect or 0.0), entry.playbook_id
+    rank = 2 if effect is None else 0 if is_known(entry.measured) else 1
+    return rank, -(effect or 0.0), entry.playbook_id
 
 
 def times(incidents: Sequence[Incident]) -> Times | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
 
-from sidecar.commands.report_charts import columns, intervals
+from sidecar.commands.report_charts import Interval, columns, intervals
 from sidecar.commands.report_data import Estimate, Incident, ReportData, Times, avoided, open_words
 from sidecar.measured_words import effect_words
 from sidecar.model_learning import ArmResult, Measured, PlaybookView
@@ -115,17 +115,17 @@ def _entries(entries: Sequence[PlaybookView]) -> str:
     told = [each for each in entries if each.measured is not None or each.author != "successes"][:_MOST_ROWS]
     if not told:
         return _section("Entries by effect", "No rule has become an entry yet.", "")
-    chart = intervals(
-        [(f"{each.endpoint}: {each.text}", _colour(each.measured), _effect(each.measured)) for each in told]
-    )
+    measured = [(each, found) for each in told if (found := _effect(each.measured)) is not None]
+    drawn = [(f"{each.endpoint}: {each.text}", _colour(each.measured), found) for each, found in measured]
+    chart = intervals(drawn) if drawn else ""
     rows = [
         [each.text, each.state, each.endpoint, *_group_counts(each.measured), _between(avoided(each.measured))]
         for each in told
     ]
     heads = ("entry", "state", "endpoint", "shown", "withheld", "failures avoided")
     said = (
-        "Points of success rate gained by being shown the entry, with the interval that it is in. Tasks that are told "
-        "several count for each of them, so that failures avoided do not add up."
+        "Points of success rate gained by being shown the entry, with its interval; ? while that includes "
+        "both good and bad. Tasks that are told several count for each of them, so that failures avoided do not add up."
     )
     return _section("Entries by effect", said, chart + _table(heads, rows, words=3))
 
@@ -136,8 +136,10 @@ def _colour(measured: Measured | None) -> str:
     return "good" if measured.low > 0 else "bad" if measured.high < 0 else "flat"
 
 
-def _effect(measured: Measured | None) -> Estimate:
-    return Estimate(None) if measured is None else Estimate(measured.effect, measured.low, measured.high)
+def _effect(measured: Measured | None) -> Interval | None:
+    if measured is None or measured.low is None or measured.effect is None or measured.high is None:
+        return None
+    return measured.low, measured.effect, measured.high
 
 
 def _group_counts(measured: Measured | None) -> tuple[str, str]:
@@ -171,12 +173,12 @@ def _over_time(times: Times | None) -> str:
 
 def _incidents(incidents: Sequence[Incident]) -> str:
     rows = [
-        [each.message, each.state, each.endpoint, f"{each.count:,}", each.first_seen[:16], each.last_seen[:16]]
+        [each.message, each.state, each.endpoint, f"{each.count:,}", each.first, each.last]
         for each in incidents[:_MOST_ROWS]
     ]
     if not rows:
         return ""
-    heads = ("incident", "state", "endpoint", "failures", "first", "last")
+    heads = ("incident", "state", "endpoint", "failures", "first, UTC", "last, UTC")
     return _section("Incidents", f"{open_words(incidents)}.", _table(heads, rows, words=3))
 
 
