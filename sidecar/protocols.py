@@ -1,4 +1,7 @@
-"""The interfaces between rooms: one to three methods each, only where two implementations exist."""
+"""The interfaces between rooms: one to three methods each, only where two implementations exist.
+
+Those of a larger concern are in `protocols_langfuse` and `protocols_posts`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from sidecar.model import Fragment, LangfuseTold, ObservedOp, OutboxLook, Post, PostOutcome, Score, SpanRef
+from sidecar.model import ObservedOp, SpanRef
 from sidecar.model_learning import Advice, AdviceQuery, EntryAction, PlaybookEntry, PlaybookHistory, PlaybookView
 
 if TYPE_CHECKING:
@@ -110,60 +113,11 @@ class SpanWitness(Protocol):
         ...
 
 
-class FragmentOps(Protocol):
-    """Reads a Langfuse observation. Implementation: `spans.fragment_reader`."""
-
-    def op_of(self, fragment: Fragment) -> ObservedOp | None:
-        """The op, in the normal form, of the complete observation *fragment*; None if it is no operation."""
-        ...
-
-
 class KnownEvents(Protocol):
     """Knows which event ids are in the journal. Implementation: `store.duplicates`."""
 
     def knows(self, event_id: str) -> bool:
         """Whether an op with that id is in the journal, as far back as ids are remembered."""
-        ...
-
-
-class LangfuseInbox(Protocol):
-    """Takes Langfuse observations and scores. Implementation: `langfuse.desk`."""
-
-    async def take(self, told: LangfuseTold) -> None:
-        """Return once *told* is on disk and its complete items are recorded as ops. Raises RetryableError."""
-        ...
-
-    async def observed(self, fragments: Sequence[Fragment]) -> None:
-        """Return once the pulled observations are recorded as ops; known ones are skipped. Raises RetryableError."""
-        ...
-
-    async def scored(self, scores: Sequence[Score]) -> None:
-        """Return once the pulled scores are on disk; known ones are skipped. Raises RetryableError."""
-        ...
-
-
-class LangfuseForward(Protocol):
-    """Forwards Langfuse clients' requests to Langfuse. Implementation: `export.langfuse_forward`."""
-
-    def put(self, path: str, headers: dict[str, str], body: bytes, items: int) -> Promise | None:
-        """Queue a POST of *items* items to *path* of Langfuse's API. Returns its receipt; None if there is no room."""
-        ...
-
-
-class RelayedAnswer(NamedTuple):
-    """Langfuse's response; *error* says why there is none."""
-
-    status: int
-    media: str
-    body: bytes
-    error: str
-
-
-class LangfuseAnswers(Protocol):
-    """Relays SDK requests to Langfuse. Implementation: `export.langfuse_relay`."""
-
-    async def ask(self, method: str, target: str, media: str, body: bytes) -> RelayedAnswer:
-        """Make one bounded attempt; *target* is path and query, *media* the content type of *body*. Never raises."""
         ...
 
 
@@ -271,49 +225,6 @@ class TextModel(Protocol):
 
         Raises `UnusableAnswerError` if the answer is unusable (an easier question may help), else `ObserverError`.
         """
-        ...
-
-
-class GatewayLog(Protocol):
-    """Sends what the observer learnt to the gateway: `POST {GATEWAY_URL}/log`."""
-
-    async def post(self, key: str, path: str, body: bytes) -> None:
-        """Make one bounded attempt to send *body* (JSON) to *path*; equal content has an equal *key*.
-
-        Raises `RetryableError` (`GatewayLogError` may say when to retry), or another `ObserverError` if the same post
-        would be refused again.
-        """
-        ...
-
-
-class PostSink(Protocol):
-    """Takes posts that must arrive. Implementation: `export.outbox`."""
-
-    async def put(self, kind: str, entry: Mapping[str, Any], url: str = "/log") -> None:
-        """Return once *entry* is on disk, to be sent until accepted; repetitions are ignored. Raises RetryableError."""
-        ...
-
-    def put_again(self, kind: str, entry: Mapping[str, Any], decided_at: str, url: str = "/log") -> None:
-        """Queue an entry of a replayed decision, *decided_at* (RFC 3339), in case it is not in the outbox yet.
-
-        It is put before the next checkpoint is saved.
-        """
-        ...
-
-
-class OutboxStore(Protocol):
-    """The outbox on disk. All methods raise `RetryableError` if the disk fails."""
-
-    async def put(self, posts: Sequence[Post], now_ns: int) -> tuple[int, int]:
-        """Store *posts*, each key once. Returns (number of new posts, number without room)."""
-        ...
-
-    async def look(self, now_ns: int) -> OutboxLook:
-        """Return the oldest due post and the counts."""
-        ...
-
-    async def settle(self, number: int, outcome: PostOutcome) -> int:
-        """Store the outcome of a post. Returns the number of dead letters evicted for room."""
         ...
 
 

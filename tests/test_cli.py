@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sidecar.cli import _parser, _report, main
+from sidecar.cli import _report, main
+from sidecar.commands.arguments import command_parser
 from sidecar.commands.flags import settings_flags
 from sidecar.errors import SettingsError, StartError
 from sidecar.settings import VARIABLES, describe
@@ -67,7 +68,7 @@ def test_small_commands_load_neither_pipeline_nor_opentelemetry(code: str) -> No
 
 def test_every_setting_has_a_flag_that_reaches_the_settings() -> None:
     """A flag's text arrives under its field's name, booleans as words."""
-    parser, _ = _parser()
+    parser, _ = command_parser()
     given = settings_flags(parser.parse_args(["run", "--port", "0", "--require-gateway", "--no-allow-anonymous"]))
     assert given == {"port": "0", "require_gateway": "true", "allow_anonymous": "false"}
     for field, variable, _, default in describe():

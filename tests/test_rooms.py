@@ -14,6 +14,8 @@ GROUND = {
     "model",
     "model_learning",
     "protocols",
+    "protocols_langfuse",
+    "protocols_posts",
     "retry_after",
     "errors",
     "settings",

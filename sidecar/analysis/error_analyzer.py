@@ -45,7 +45,8 @@ from sidecar.analysis.rules import RuleBook
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import ModelError, ObserverError, UnusableAnswerError
 from sidecar.model import Diagnosis, Finding, Incident, SpanRef
-from sidecar.protocols import Clock, DecisionLog, PostSink, TextModel
+from sidecar.protocols import Clock, DecisionLog, TextModel
+from sidecar.protocols_posts import PostSink
 from sidecar.spans.attributes import DIAGNOSIS_BY, DIAGNOSIS_FAILURES, DIAGNOSIS_ID, DIAGNOSIS_TEXT
 
 log = structlog.get_logger(__name__)

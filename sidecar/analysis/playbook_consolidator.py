@@ -23,7 +23,8 @@ from sidecar.call_fields import NOTHING_SAID
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import ObserverError
 from sidecar.model_learning import NO_PATTERN, PATTERN, PlaybookEntry
-from sidecar.protocols import Clock, DecisionLog, PostSink
+from sidecar.protocols import Clock, DecisionLog
+from sidecar.protocols_posts import PostSink
 from sidecar.spans.attributes import PLAYBOOK_ID, PLAYBOOK_TEXT, PLAYBOOK_VERSION
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ import structlog
 from sidecar.analysis.fingerprint import one_line
 from sidecar.analysis.incident_rows import Step, step_of
 from sidecar.model import IncidentChange, IncidentChanges
-from sidecar.protocols import PostSink
+from sidecar.protocols_posts import PostSink
 
 log = structlog.get_logger(__name__)
 

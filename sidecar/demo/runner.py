@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import asynccontextmanager, contextmanager, suppress
 from random import Random
 from typing import Any, Final
 
@@ -24,54 +21,22 @@ from sidecar.demo.agents import Agent
 from sidecar.demo.gateway_process import gateway_process
 from sidecar.demo.observer_doors import ObserverDoors
 from sidecar.demo.overseer import Overseer
+from sidecar.demo.own_observer import CYCLE_S, own_env, own_observer
 from sidecar.demo.plain_lines import PlainLines, opening, summary
+from sidecar.demo.run_folder import RunFolder, run_folder
 from sidecar.demo.screen import LEAST_COLUMNS, LEAST_LINES, LiveScreen
 from sidecar.demo.wording import RunInfo
-from sidecar.errors import StartError
 from sidecar.pipeline.observer import Observer
-from sidecar.settings import Settings
 
 _AGENTS: Final = ("STF-anna", "STF-ben", "STF-chloe", "STF-dev", "STF-eva", "STF-night")
 _POOLS_EVENTS: Final = "STF-night"
-_PORT: Final = 3800
-_PROXY_PORT: Final = 3701  # used with the default port; any free one if a port is given
 _UNATTENDED_S: Final = 40.0
-_NO_MODEL: Final = "http://127.0.0.1:9"  # the discard port: closed, so the diagnosis is the deterministic one
 _LOOK_EVERY_S: Final = 0.5
 _STATUS_EVERY: Final = 4  # every so many looks
 _COLUMNS: Final = 100
-_CYCLE_S: Final = 2
-_SETTLE_S: Final = 2.5 * _CYCLE_S  # the last correction is read in the cycle after the current one
+_SETTLE_S: Final = 2.5 * CYCLE_S  # the last correction is read in the cycle after the current one
 _SETTLE_STEP_S: Final = 0.05
 _LAST_S: Final = 0.5
-_KEPT_VARIABLES: Final = ("LAKEHOUSE_URL", "OBSERVER_MODEL", "OBSERVER_MODEL_TIMEOUT")
-
-
-@dataclass(frozen=True, slots=True)
-class _Folder:
-    """The folders and files of a run."""
-
-    root: Path
-
-    @property
-    def observer(self) -> Path:
-        """The observer's own folder."""
-        return self.root / "_observer"
-
-    @property
-    def corrections(self) -> Path:
-        """The overseer's file."""
-        return self.root / "_kb" / "overseer_corrections.jsonl"
-
-    @property
-    def log(self) -> Path:
-        """The observer's log."""
-        return self.root / "observer.log"
-
-    @property
-    def gateway_log(self) -> Path:
-        """The gateway process's error output."""
-        return self.root / "gateway.log"
 
 
 def main(
@@ -89,10 +54,12 @@ def main(
     `OTEL_*` variables and the model's settings are used. Raises ObserverError.
     """
     console = Console()
-    with _folder(data_dir) as folder, folder.log.open("a", encoding="utf-8") as log_file:
+    with run_folder(data_dir) as folder, folder.log.open("a", encoding="utf-8") as log_file:
         logs.configure("text", "info", log_file)
         try:
-            asyncio.run(_Demo(console, folder, seconds, seed, keeps=data_dir is not None).run(_env(env), port, plain))
+            asyncio.run(
+                _Demo(console, folder, seconds, seed, keeps=data_dir is not None).run(own_env(env), port, plain)
+            )
         finally:
             logs.configure("text", "warning")
     return 0
@@ -101,7 +68,7 @@ def main(
 class _Demo:
     """One run of the demo."""
 
-    def __init__(self, console: Console, folder: _Folder, seconds: float | None, seed: int, *, keeps: bool) -> None:
+    def __init__(self, console: Console, folder: RunFolder, seconds: float | None, seed: int, *, keeps: bool) -> None:
         self._console = console
         self._folder = folder
         self._is_limit_given = seconds is not None
@@ -116,7 +83,7 @@ class _Demo:
         with _ends_on_signal(self._stopping):
             async with (
                 gateway_process(self._seed, folder.gateway_log) as gateway_url,
-                _observer(env, gateway_url, folder, port) as observer,
+                own_observer(env, gateway_url, folder, port) as observer,
             ):
                 await self._observe(observer, gateway_url, plain)
 
@@ -208,57 +175,6 @@ class _Demo:
         for line in lines:
             self._console.file.write(line + "\n")
         self._console.file.flush()
-
-
-@contextmanager
-def _folder(data_dir: str | None) -> Iterator[_Folder]:
-    with tempfile.TemporaryDirectory(prefix="observer-demo-") if data_dir is None else _as_given(data_dir) as root:
-        folder = _Folder(Path(root))
-        folder.corrections.parent.mkdir(parents=True, exist_ok=True)
-        yield folder
-
-
-@contextmanager
-def _as_given(data_dir: str) -> Iterator[str]:
-    yield data_dir
-
-
-def _env(env: Mapping[str, str] | None) -> dict[str, str]:
-    """The part of *env* that applies: a setting of a real observer must not lead the demo to its data."""
-    given = {name: value for name, value in (env or {}).items() if name.startswith("OTEL_") or name in _KEPT_VARIABLES}
-    return {"LAKEHOUSE_URL": _NO_MODEL, **given}
-
-
-@asynccontextmanager
-async def _observer(
-    env: Mapping[str, str], gateway_url: str, folder: _Folder, port: int | None
-) -> AsyncIterator[Observer]:
-    """A running observer on *port*; None means 3800 or, if that is not available, any. Raises ObserverError."""
-    async with AsyncExitStack() as stack:
-        try:
-            ports = (_PORT, _PROXY_PORT) if port is None else (port, 0)
-            settings = _settings(env, gateway_url, folder, *ports)
-            observer = await stack.enter_async_context(Observer(settings, env=env))
-        except StartError:
-            if port is not None:
-                raise
-            observer = await stack.enter_async_context(Observer(_settings(env, gateway_url, folder, 0, 0), env=env))
-        yield observer
-
-
-def _settings(env: Mapping[str, str], gateway_url: str, folder: _Folder, port: int, proxy_port: int) -> Settings:
-    flags = {
-        "gateway_url": gateway_url,
-        "gateway_timeout": "1.2",
-        "cycle": str(_CYCLE_S),
-        "port": str(port),
-        "health_port": "0",
-        "grpc_port": "-1",
-        "proxy_port": str(proxy_port),
-        "data_dir": str(folder.observer),
-        "overseer_corrections_path": str(folder.corrections),
-    }
-    return Settings.from_env(env, flags)
 
 
 def _is_roomy(console: Console) -> bool:

@@ -14,7 +14,7 @@ import structlog
 
 from sidecar.export.http_client import tls_context
 from sidecar.export.langfuse_forward import basic_auth
-from sidecar.protocols import RelayedAnswer
+from sidecar.protocols_langfuse import RelayedAnswer
 
 log = structlog.get_logger(__name__)
 

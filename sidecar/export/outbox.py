@@ -18,7 +18,8 @@ from sidecar.clock import rfc3339_ms
 from sidecar.errors import GatewayLogError, NotOfferedError, ObserverError, RetryableError
 from sidecar.export.pacing import Pacing
 from sidecar.model import Post, PostOutcome, QueuedPost
-from sidecar.protocols import Clock, GatewayLog, OutboxStore
+from sidecar.protocols import Clock
+from sidecar.protocols_posts import GatewayLog, OutboxStore
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,8 @@ from sidecar.errors import OverloadedError
 from sidecar.ids import new_id
 from sidecar.langfuse.judged_ops import JudgedOp, JudgedOps
 from sidecar.model import Fragment, ObservedOp, Scalar
-from sidecar.protocols import FragmentOps, KnownEvents, Receipt, Recorder, SpanWitness
+from sidecar.protocols import KnownEvents, Receipt, Recorder, SpanWitness
+from sidecar.protocols_langfuse import FragmentOps
 from sidecar.spans.attributes import LANGFUSE_TYPE
 
 UNFINISHED: Final = "unfinished"

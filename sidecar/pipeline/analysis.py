@@ -27,7 +27,8 @@ from sidecar.pipeline.learning_loop import LearningLoop
 from sidecar.pipeline.spans import Spans
 from sidecar.pipeline.store import Store
 from sidecar.pipeline.webhook import WebhookRoom, local_model
-from sidecar.protocols import Clock, PostSink
+from sidecar.protocols import Clock
+from sidecar.protocols_posts import PostSink
 from sidecar.receivers.corrections_tailer import CorrectionsTailer
 from sidecar.settings import Settings
 from sidecar.store.outbox_table import OutboxTable

@@ -19,7 +19,8 @@ import structlog
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import InvalidInputError, ObserverError
 from sidecar.model import Fragment, Score
-from sidecar.protocols import Clock, LangfuseInbox
+from sidecar.protocols import Clock
+from sidecar.protocols_langfuse import LangfuseInbox
 from sidecar.receivers.langfuse_events import LangfuseReader, ns_of
 from sidecar.receivers.langfuse_pages import PageSize, PageTooLargeError, get_page, page_in
 from sidecar.retry_after import asked_seconds

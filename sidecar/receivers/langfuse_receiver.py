@@ -18,7 +18,8 @@ import msgspec
 
 from sidecar.errors import OverloadedError, TooLargeError
 from sidecar.model import LangfuseTold
-from sidecar.protocols import Clock, LangfuseForward, LangfuseInbox, Promise
+from sidecar.protocols import Clock, Promise
+from sidecar.protocols_langfuse import LangfuseForward, LangfuseInbox
 from sidecar.receivers.bodies import BodyReader, Lease
 from sidecar.receivers.json_items import InTurns, bound_values
 from sidecar.receivers.langfuse_batches import EventBatch, ScoreBatch, events_of, scores_of

@@ -14,7 +14,7 @@ import falcon.asgi
 import msgspec
 
 from sidecar.errors import InvalidInputError
-from sidecar.protocols import LangfuseAnswers
+from sidecar.protocols_langfuse import LangfuseAnswers
 from sidecar.receivers.bodies import BodyReader
 
 _DATA: Final = frozenset([falcon.MEDIA_JSON, falcon.MEDIA_TEXT.partition(";")[0], "application/problem+json"])
