@@ -19,7 +19,7 @@ from tests.proxied import proxy_port
 
 HERE = Path(__file__).parent
 INSTALLED = HERE.parents[1] / "build" / "agents"
-_PATIENCE_S = 60
+_PATIENCE_S = 100
 _CHAT = {
     "id": "chat-1",
     "object": "chat.completion",
@@ -39,19 +39,18 @@ class Watched(NamedTuple):
     collector: OtlpReceiver
     straight: OtlpReceiver
 
-    async def run(self, *command: str, protocol: str, **env: str) -> None:
-        """Run an agent that exports by *protocol* to its end."""
-        port = grpc_port(self.observer) if protocol == "grpc" else self.observer.port
+    def address(self, protocol: str) -> str:
+        """Where the observer takes spans by *protocol*, without a scheme."""
+        return f"127.0.0.1:{grpc_port(self.observer) if protocol == 'grpc' else self.observer.port}"
+
+    async def run(self, *command: str, **env: str) -> None:
+        """Run an agent to its end; *env* tells it where its spans go."""
         known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         process = await asyncio.create_subprocess_exec(
             *command,
             cwd=INSTALLED,
             env={
                 **known,
-                "OTEL_METRICS_EXPORTER": "none",
-                "OTEL_LOGS_EXPORTER": "none",
-                "OTEL_EXPORTER_OTLP_INSECURE": "true",
-                "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
                 "STRAIGHT": f"{self.straight.http_endpoint}/v1/traces",
                 "GATEWAY_URL": f"http://127.0.0.1:{proxy_port(self.observer)}",
                 **env,
@@ -62,6 +61,21 @@ class Watched(NamedTuple):
         async with asyncio.timeout(_PATIENCE_S):
             output, _ = await process.communicate()
         assert process.returncode == 0, output.decode()
+
+    def otel(self, protocol: str) -> dict[str, str]:
+        """The specification's variables for an agent that exports by *protocol*."""
+        return {
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_LOGS_EXPORTER": "none",
+            "OTEL_EXPORTER_OTLP_INSECURE": "true",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{self.address(protocol)}",
+        }
+
+    def traceloop(self, protocol: str) -> dict[str, str]:
+        """The variable of Traceloop's SDK. For gRPC its metrics are off: it would insist on TLS for those alone."""
+        if protocol == "grpc":
+            return {"TRACELOOP_BASE_URL": f"grpc://{self.address(protocol)}", "TRACELOOP_METRICS_ENABLED": "false"}
+        return {"TRACELOOP_BASE_URL": f"http://{self.address(protocol)}"}
 
     async def ops(self, count: int) -> dict[str, ObservedOp]:
         """The ops by endpoint, once there are *count*."""

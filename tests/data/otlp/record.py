@@ -149,7 +149,7 @@ def openinference_langchain(base: str) -> str:
 
 
 def traceloop_sdk(base: str) -> str:
-    """requirements: traceloop-sdk opentelemetry-instrumentation-openai openai."""
+    """requirements: those of tests/agents/requirements-traceloop.txt (older pips find no solution by themselves)."""
     os.environ["TRACELOOP_TELEMETRY"] = "FALSE"
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from traceloop.sdk import Traceloop
