@@ -142,7 +142,7 @@ class EntryRow(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One arm of an entry's trial. *tasks* are those of the *assigned* tasks whose outcome was observed.
+    """One group of an entry's trial. *tasks* are those of the *assigned* tasks whose outcome was observed.
 
     *reported*: only the agent's own report; *missing*: no outcome in time; *informed*: read the playbook itself.
     """
@@ -156,9 +156,9 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether an entry helps: *effect* is the difference of the arms' success rates, between *low* and *high*.
+    """Whether an entry helps: *effect* is the difference of the groups' success rates, between *low* and *high*.
 
-    The interval is valid at any time of looking; None before both arms have a task.
+    The interval is valid at any time of looking; None before both groups have a task.
     """
 
     shown: ArmResult
@@ -177,7 +177,7 @@ class Avoided(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlaybookView(PlaybookEntry, frozen=True, kw_only=True, omit_defaults=True):
-    """An entry as the doors return it: its latest version, state, approved version and effect."""
+    """An entry as the API returns it: its latest version, state, approved version and effect."""
 
     state: EntryState
     approved: int = 0
@@ -261,7 +261,7 @@ class AdviceQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdviceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One entry as told to an agent. *effect* is the uplift measured so far, None before there is one."""
+    """One entry as told to an agent. *effect* is what was measured so far, None before there is one."""
 
     id: str
     version: int

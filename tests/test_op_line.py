@@ -104,6 +104,16 @@ def test_colours_tell_success_from_failure() -> None:
     assert "\x1b" not in op_line(an_op(), Terminal(Screen(), {"TERM": "dumb"}))
 
 
+def test_what_was_shown_before_is_marked() -> None:
+    """A second line of one operation would otherwise look like a second operation."""
+    (once, again), plain = (an_op(source="mcp"), an_op(source="mcp", amends="o1")), Terminal(io.StringIO(), {})
+    assert [op_line(op, plain, marks_again=True).rpartition("filled")[2] for op in (once, again)] == [
+        "  mcp",
+        "  again, mcp",
+    ]
+    assert op_line(again, plain).endswith("→ filled  mcp")
+
+
 def test_a_strange_timestamp_is_shown_as_it_is() -> None:
     """An op from elsewhere must not end the tail."""
     assert op_line(an_op(timestamp="soon\x07"), Terminal(io.StringIO(), {})).startswith("soon\\x07  ok")

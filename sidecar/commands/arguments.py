@@ -38,7 +38,7 @@ COMMANDS = {
     "mcp": ("sidecar.commands.mcp", "serve advice, incidents and the playbook to agents over MCP"),
     "outbox": ("sidecar.commands.outbox", "list, retry or drop posts that the gateway has not accepted"),
     "replay": ("sidecar.commands.replay", "rebuild all derived state from the journals"),
-    "forget": ("sidecar.commands.forget", "erase a staffer from the journals and all derived state"),
+    "forget": ("sidecar.commands.forget", "erase a person (`staffer_id`) from the journals and all derived state"),
     "doctor": ("sidecar.commands.doctor", "check everything an observer needs, and say how to fix it"),
 }
 """Command → its module, and what it does."""
@@ -80,7 +80,7 @@ def command_parser() -> tuple[Parser, dict[str, Parser]]:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     parsers = {
         name: commands.add_parser(
-            name, help=about, description=about.capitalize() + ".", allow_abbrev=False, formatter_class=_Help
+            name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False, formatter_class=_Help
         )
         for name, (_, about) in COMMANDS.items()
     }
@@ -146,6 +146,8 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoint", metavar="E", help="only this endpoint")
     parser.add_argument("--json", action="store_true", help="print each operation as a line of JSON")
     parser.epilog = (
+        "`again` before the source: an operation that was shown before, of which more is known\n"
+        "now, by another report or a score. Both lines are one operation.\n"
         "Ctrl-C ends it. Colours appear on a terminal only, and never with NO_COLOR.\n"
         "When the observer restarts, tail connects again and goes on where it was."
     )
@@ -229,7 +231,10 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
 def _add_forget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--staffer", required=True, metavar="ID", help="the `staffer_id` to erase")
     _add_data_dir(parser)
-    parser.epilog = "Stop the observer first. If it is interrupted, running it again finishes the work."
+    parser.epilog = (
+        "Stop the observer first. If it is interrupted, running it again finishes the work.\n"
+        "Exit status: 0 erased, 1 failed, 3 no record of that person."
+    )
 
 
 def _whole(most: int) -> Callable[[str], int]:

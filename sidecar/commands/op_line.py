@@ -15,15 +15,17 @@ _LEAST_TEXT = 24
 _SLOW_MS = 1000
 
 
-def op_line(op: ObservedOp, terminal: Terminal, zone: tzinfo | None = None) -> str:
+def op_line(op: ObservedOp, terminal: Terminal, zone: tzinfo | None = None, *, marks_again: bool = False) -> str:
     """Local time (or *zone*'s), mark, endpoint, duration, input → outcome, source.
 
-    Cut to the terminal's width; without a terminal complete, with the date.
+    Cut to the terminal's width; without a terminal complete, with the date. *marks_again*: the source of an op that
+    amends earlier ones is marked, as those were shown before.
     """
     width = terminal.width
     when = _when(op.timestamp, zone, with_date=width is None)
     duration = _duration(op.duration_ms).rjust(7)
     asked, outcome, source = visible(op.input_summary), visible(_outcome(op)), visible(op.source or "")
+    source = f"again, {source}" if marks_again and op.amends else source
     between = " → " if asked and outcome else ""
     if width is None:
         endpoint, filling = visible(op.endpoint).ljust(_ENDPOINT), ""

@@ -150,7 +150,9 @@ class Tail:
                 return
             self._seen.add(op.op_id)
         if not silent:
-            self._out.write(visible_json(bytes(raw).decode()) if self._as_json else op_line(op, self._out))
+            self._out.write(
+                visible_json(bytes(raw).decode()) if self._as_json else op_line(op, self._out, marks_again=True)
+            )
 
     def _note(self, text: str) -> None:
         self._out.flush()
