@@ -17,7 +17,8 @@ from sidecar.model import Fragment, LangfuseTold, Score
 from sidecar.normalize import Normalizer
 from sidecar.receivers.langfuse_events import LangfuseReader
 from sidecar.receivers.langfuse_pages import MOST_BYTES
-from sidecar.receivers.langfuse_poller import CATCH_UP_S, LangfusePoller
+from sidecar.receivers.langfuse_poller import LangfusePoller
+from sidecar.receivers.langfuse_windows import CATCH_UP_S
 from sidecar.redaction import Redactor
 from tests.fakes import ManualClock
 from tests.langfuse_server import FORWARD, KEYS, PULL, LangfuseServer, Store, given_score, langfuse_server, observation

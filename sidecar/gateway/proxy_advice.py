@@ -91,6 +91,29 @@ class ProxyAdvice:
         )
 
 
+class AskedAdvice:
+    """The look-up for one *call*, which runs beside it."""
+
+    def __init__(self, advice: ProxyAdvice, call: ProxiedCall, loop: asyncio.AbstractEventLoop) -> None:
+        self.to_gateway = advice.to_gateway
+        self.to_agent = advice.to_agent
+        self._whole = asyncio.Event()
+        self._task = loop.create_task(advice.line(call, self._whole))
+
+    def request_over(self) -> None:
+        """The request is complete, or the rest of it will not come."""
+        self._whole.set()
+
+    def when_over(self, do: Callable[[], None]) -> None:
+        """Call *do* once advice is known, or it is known that there is none."""
+        self._task.add_done_callback(lambda _task: do())
+
+    def lines(self) -> list[bytes]:
+        """The header line with advice, if it is known by now."""
+        line = self._task.result() if self._task.done() and not self._task.cancelled() else b""
+        return [line] if line else []
+
+
 def compact(advice: Advice) -> bytes | None:
     """*advice* as ASCII JSON; a single item that is too long loses its text. None if it still exceeds `MOST_BYTES`."""
     items: list[dict[str, Any]] = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from sidecar.gateway.proxied_call import ProxiedCall
+from sidecar.gateway.proxy_advice import AskedAdvice
 from sidecar.gateway.proxy_head import RequestHead, ResponseHead, trailer_lines
 from sidecar.gateway.proxy_parts import AgentSide, ExchangeParts
 from sidecar.gateway.proxy_refusal import TRACE_ID_HEADER, local_response
@@ -23,9 +24,8 @@ class Exchange:
     """Forwards the pieces of one request to the gateway, and of its response to the agent."""
 
     __slots__ = (
-        "_advice_task",
         "_agent",
-        "_arrived",
+        "_asked",
         "_connecting",
         "_connection",
         "_continued",
@@ -62,8 +62,7 @@ class Exchange:
         self._response_whole = False
         self._retried = False
         self._continued = False
-        self._advice_task: asyncio.Task[bytes] | None = None
-        self._arrived: asyncio.Event | None = None
+        self._asked: AskedAdvice | None = None
         self.request_whole = False
         self.over = False
         self._sent_at = self._heard_at = parts.loop.time()
@@ -77,12 +76,11 @@ class Exchange:
         if advice is None:
             self._send_head(lines)
             return
-        self._arrived = asyncio.Event()
+        self._asked = asked = AskedAdvice(advice, self.call, self._parts.loop)
         if self.request_whole:
-            self._arrived.set()
-        self._advice_task = self._parts.loop.create_task(advice.line(self.call, self._arrived))
+            asked.request_over()
         if advice.to_gateway:
-            self._advice_task.add_done_callback(lambda _asked: self._send_advised_head(lines))
+            asked.when_over(lambda: self._send_advised_head([*lines, *asked.lines()]))
         else:
             self._send_head(lines)
 
@@ -100,8 +98,8 @@ class Exchange:
     def request_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
         """The request is complete."""
         self.request_whole = True
-        if self._arrived is not None:
-            self._arrived.set()
+        if self._asked is not None:
+            self._asked.request_over()
         self._sent_at = self._parts.loop.time()
         if self.head.chunked:
             self._out.append(b"\r\n".join([b"0", *trailer_lines(trailers), b"", b""]))
@@ -177,8 +175,8 @@ class Exchange:
         self._parts.recorder.answered(self.call, head)
         trace_id = self._trace_id()
         more = [b"%b: %032x" % (TRACE_ID_HEADER, trace_id)] if trace_id else []
-        if self._parts.advice is not None and self._parts.advice.to_agent:
-            more += self._advice_lines()
+        if self._asked is not None and self._asked.to_agent:
+            more += self._asked.lines()
         bodiless = self.method == b"HEAD" or head.status in (204, 304)
         if self.head.expects and not self._continued and not self.request_whole:
             self.head.close = True  # the agent may still send its body, or not: RFC 9110, 10.1.1
@@ -230,9 +228,10 @@ class Exchange:
         stale = connection is not None and connection.reused and not connection.heard
         if stale and not self._retried and not self.head.has_body and self.method in _REPEATABLE:
             self._retried = True  # closed while idle: the gateway processed nothing of this request
-            to_gateway = self._parts.advice is not None and self._parts.advice.to_gateway
             lines = self._parts.recorder.trace_lines(self.call)
-            self._out = [self.head.to_send([*lines, *(self._advice_lines() if to_gateway else ())])]
+            if self._asked is not None and self._asked.to_gateway:
+                lines = [*lines, *self._asked.lines()]
+            self._out = [self.head.to_send(lines)]
             self._connecting = self._parts.loop.create_task(self._connect())
         else:
             self._fail(502, "Bad Gateway", f"no answer from the gateway: {why}", error_type)
@@ -257,15 +256,9 @@ class Exchange:
             self._connecting = self._parts.loop.create_task(self._connect())
 
     def _send_advised_head(self, lines: list[bytes]) -> None:
-        self._send_head([*lines, *self._advice_lines()])
+        self._send_head(lines)
         self.send_on()  # no further body bytes may come to trigger it
         self._agent.regulate()
-
-    def _advice_lines(self) -> list[bytes]:
-        """The header line with advice, if it is known by now."""
-        asking = self._advice_task
-        line = asking.result() if asking is not None and asking.done() and not asking.cancelled() else b""
-        return [line] if line else []
 
     async def _connect(self) -> None:
         try:
@@ -330,6 +323,6 @@ class Exchange:
             self.over = True
             self._out = []
             self._pending_bytes = 0
-            if self._arrived is not None:
-                self._arrived.set()  # the rest of the request will not come
+            if self._asked is not None:
+                self._asked.request_over()
             self._parts.recorder.ended(self.call)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import structlog
@@ -26,13 +25,12 @@ from sidecar.protocols import Clock, Receipt, Recorder
 from sidecar.receivers.correction_op import SOURCE, CorrectionReader
 from sidecar.receivers.corrections_file import HEAD_BYTES, MAX_LINE_BYTES, Line, Position
 from sidecar.receivers.corrections_follower import Chunk, CorrectionsFollower
+from sidecar.receivers.disk_thread import in_thread
 
 log = structlog.get_logger(__name__)
 
 FindFailures = Callable[[str | None, str | None], list[SpanRef]]
 """(sig_hash, task_class) → the spans of the failures that a correction was meant to repair."""
-
-T = TypeVar("T")
 
 _REMEMBERED = 10_000
 _DIGEST_BYTES = 8
@@ -150,7 +148,7 @@ class CorrectionsTailer:
             self._started = True
             self._follower.start_at(self._position, _position_behind(next(reversed(self._ahead), "")))
         if self._reading is None:
-            self._reading = _in_thread(self._read_rows)
+            self._reading = in_thread(self._read_rows, "corrections-reader")
         await asyncio.wait({self._reading})  # if cancelled, the next call takes the result
         reading, self._reading = self._reading, None
         try:
@@ -278,27 +276,3 @@ async def _outcome(receipt: Receipt) -> bool | None:
             return None
         return again.exception() is None
     return True
-
-
-def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """Run *work* in a daemon thread: a disk that hangs forever must not keep the process alive."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def run() -> None:
-        try:
-            result = work()
-        except Exception as exc:  # noqa: BLE001 - raised again where the result is awaited
-            _call_soon(loop, done.set_exception, exc)
-        else:
-            _call_soon(loop, done.set_result, result)
-
-    threading.Thread(target=run, name="corrections-reader", daemon=True).start()
-    return done
-
-
-def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], value: object) -> None:
-    try:
-        loop.call_soon_threadsafe(call, value)
-    except RuntimeError:  # the loop is closed: nobody waits any more
-        log.warning("corrections.read_late")

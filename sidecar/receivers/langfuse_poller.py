@@ -23,14 +23,11 @@ from sidecar.protocols import Clock
 from sidecar.protocols_langfuse import LangfuseInbox
 from sidecar.receivers.langfuse_events import LangfuseReader, ns_of
 from sidecar.receivers.langfuse_pages import PageSize, PageTooLargeError, get_page, page_in
+from sidecar.receivers.langfuse_windows import PullState, Window
 from sidecar.retry_after import asked_seconds
 
 log = structlog.get_logger(__name__)
 
-CATCH_UP_S: Final = 86_400.0
-"""After a longer outage, older items are not read any more, and counted as a gap."""
-
-_SHORT_S: Final = 120.0  # how far most reads go back
 _PAGE: Final = 200  # rows; 1000 are allowed, but they contain whole inputs and outputs
 _MOST_SCORES: Final = 100
 _SLICE: Final = 20  # rows before other tasks get a turn
@@ -39,26 +36,6 @@ _HOLD_S: Final = 30.0  # after a 429 that does not say how long to wait
 _MOST_HOLD_S: Final = 3600.0
 _NS: Final = 1_000_000_000
 _CORE_FIELDS: Final = "core,basic,time,model,usage,trace_context"
-
-
-class Window(msgspec.Struct, omit_defaults=True):
-    """The read state of one list: all before *upto_ns* is read; *since_ns* to *until_ns* is being read.
-
-    *cursor* is the next page of that window; *deep_ns* is the end of the last read that went far back.
-    """
-
-    upto_ns: int = 0
-    deep_ns: int = 0
-    since_ns: int = 0
-    until_ns: int = 0
-    cursor: str = ""
-
-
-class PullState(msgspec.Struct):
-    """The state kept over restarts."""
-
-    observations: Window
-    scores: Window
 
 
 class KeptCursor(Protocol):
@@ -179,7 +156,9 @@ class LangfusePoller:
         """Read one list's window to its end, page by page. Raises _StopError when the time is up."""
         window = each.window
         if not window.until_ns:
-            self._open(window)
+            missed = window.open(self._clock.time_ns(), round(self._overlap_s * _NS))
+            if missed is not None:
+                self._gap(*missed)
         while True:
             page = await self._page(each)
             if page is None:
@@ -189,32 +168,15 @@ class LangfusePoller:
             cursor = meta.get("cursor") if isinstance(meta, dict) else None
             window.cursor = cursor if isinstance(cursor, str) else ""
             if not window.cursor:
-                self._close(window)
+                window.close()
             await self._cursor.save(msgspec.json.encode(self._state))
             if not window.cursor:
                 return
-
-    def _open(self, window: Window) -> None:
-        """Choose the next window to read."""
-        now_ns, overlap_ns = self._clock.time_ns(), round(self._overlap_s * _NS)
-        oldest_ns = now_ns - round(CATCH_UP_S * _NS)
-        if 0 < window.upto_ns < oldest_ns:
-            self._gap(window.upto_ns, oldest_ns)
-        begin_ns = max(window.upto_ns, oldest_ns) if window.upto_ns else now_ns
-        is_deep = now_ns - window.deep_ns >= overlap_ns // 2
-        back_ns = overlap_ns if is_deep else min(overlap_ns, round(_SHORT_S * _NS))
-        window.since_ns, window.until_ns = begin_ns - back_ns, now_ns
-        if is_deep:
-            window.deep_ns = now_ns
 
     def _gap(self, since_ns: int, until_ns: int) -> None:
         self.gaps += 1
         self.gap_s += (until_ns - since_ns) / _NS
         log.error("langfuse.not_read", since=rfc3339_ms(since_ns), until=rfc3339_ms(until_ns))
-
-    def _close(self, window: Window) -> None:
-        window.upto_ns = window.until_ns
-        window.since_ns = window.until_ns = 0
 
     async def _page(self, each: _List) -> Mapping[str, Any] | None:
         """Fetch the next page; None if it must be requested again."""
@@ -264,8 +226,7 @@ class LangfusePoller:
         window = each.window
         self._failed(f"one row of {each.path} is too large")
         self._gap(window.since_ns, window.until_ns)
-        window.cursor = ""
-        self._close(window)
+        window.close()
         await self._cursor.save(msgspec.json.encode(self._state))
 
     def _hold(self, retry_after: str) -> None:

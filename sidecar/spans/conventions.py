@@ -10,13 +10,12 @@ An op's id is derived from its span: the same span, delivered again, is the same
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from math import isfinite
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 from sidecar.clock import rfc3339_ms
 from sidecar.model import SCHEMA_VERSION, ObservedOp
@@ -37,7 +36,9 @@ from sidecar.spans.conventions_facts import (
     subject,
     tokens,
 )
+from sidecar.spans.conventions_marks import is_marked
 from sidecar.spans.conventions_values import called_with, op_id_of, opened, said, scalars_of, value_of
+from sidecar.spans.gateway_urls import GatewayUrls
 from sidecar.spans.op_span import op_from_attributes
 
 _INPUT_CHARACTERS = 200
@@ -46,18 +47,7 @@ _ERROR_CHARACTERS = 8192
 _NAME_CHARACTERS = 128
 _ID_CHARACTERS = 256
 _CLIENT = Span.SPAN_KIND_CLIENT
-
-
-def _mark(key: str) -> bytes:
-    """The bytes of an attribute's *key* in a serialised span: tag, length, the key, and the tag of the value."""
-    return b"\x0a" + bytes([len(key)]) + key.encode() + b"\x12"
-
-
-_MARKS = (*map(_mark, (*table.KINDS, OP_ID, "url.full", "http.url")), table.EVALUATION_EVENT.encode())
-"""Every span that is an operation contains at least one of these."""
 _SOME = 4  # spans in a scope from which on searching the whole scope pays
-_LOOPBACK = frozenset(["localhost", "127.0.0.1", "::1", "[::1]"])
-_PORTS = {"http": 80, "https": 443}
 _MOST_SCORES = 20
 
 
@@ -93,7 +83,7 @@ class SpanConventions:
     ) -> None:
         self._normalizer = normalizer
         self._cut = normalizer.cut
-        self._given_gateways = gateways
+        self._gateways = GatewayUrls(gateways)
         self._names = names
         self._clock = clock
 
@@ -106,12 +96,12 @@ class SpanConventions:
             for span in waiting:
                 op = self.op_of(span, service)
                 yield op
-                if op is None and len(scope_spans.spans) >= _SOME and not _is_marked(scope_spans):
+                if op is None and len(scope_spans.spans) >= _SOME and not is_marked(scope_spans):
                     yield from (None for _ in waiting)
                 break
             for span in waiting:
                 # Operations come close together: after a span that is none, search the next before reading it.
-                op = self.op_of(span, service) if op is not None or _is_marked(span) else None
+                op = self.op_of(span, service) if op is not None or is_marked(span) else None
                 yield op
 
     def op_of(self, span: Span, service: str = "") -> ObservedOp | None:
@@ -142,18 +132,11 @@ class SpanConventions:
                 operation = convention.kinds.get(word.lower(), convention.other)
                 if operation:
                     return convention, word[:_NAME_CHARACTERS] if operation == "*" else operation
-        if span.kind == _CLIENT and "url" in facts and self._is_gateways(facts["url"]):
+        if span.kind == _CLIENT and "url" in facts and self._gateways.has(facts["url"]):
             return table.HTTP, table.HTTP_CALL
         if span.events and any(event.name == table.EVALUATION_EVENT for event in span.events[:MAX_ENTRIES]):
             return table.EVALUATION, table.EVALUATE
         return table.HTTP, ""
-
-    @cached_property
-    def _gateways(self) -> frozenset[str]:
-        return frozenset(filter(None, map(_place, self._given_gateways())))
-
-    def _is_gateways(self, url: Any) -> bool:
-        return isinstance(url, str) and _place(url) in self._gateways
 
     def _operation(self, span: Span, operation: str, facts: Facts) -> _Content:
         """Reads any operation but HTTP calls and evaluations; named `{operation} {subject}`, like GenAI spans."""
@@ -286,15 +269,6 @@ class SpanConventions:
         return self._normalizer.op(op) if op.duration_ms >= 0 else None
 
 
-def _is_marked(message: ScopeSpans | Span) -> bool:
-    """Whether a deciding key occurs in the serialised bytes: much cheaper than reading all attributes."""
-    data = message.SerializeToString()
-    for mark in _MARKS:  # noqa: SIM110 - a generator for `any` takes longer than the search
-        if mark in data:
-            return True
-    return False
-
-
 def _observation(span: Span) -> str:
     """The event id that identifies a Langfuse observation, through whichever door it comes."""
     return f"{LANGFUSE_EVENT}{span.trace_id.hex()}:{span.span_id.hex()}"
@@ -323,13 +297,3 @@ def _service(resource_spans: ResourceSpans) -> str:
         if each.key == "service.name":
             return str(each.value.string_value)
     return ""
-
-
-def _place(url: str) -> str:
-    """Host and port of *url*, with one name for all loopback hosts; "" if it has no host."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
-    except ValueError:
-        return ""
-    return f"{'localhost' if host in _LOOPBACK else host}:{port}" if host else ""
