@@ -24,7 +24,7 @@ from tests.fakes import ManualClock
 from tests.langfuse_server import FORWARD, KEYS, PULL, LangfuseServer, Store, given_score, langfuse_server, observation
 from tests.observers import client, observer, settled, stand_in
 from tests.test_langfuse_doors import ops, written
-from tests.test_langfuse_forward import observed_span, port_of, send_spans
+from tests.test_langfuse_forward import observed_span, send_spans
 
 
 def ago(seconds: float) -> str:
@@ -52,11 +52,10 @@ async def test_observations_and_scores_are_pulled_once(tmp_path: Path) -> None:
     store.given_scores = [given_score(number, ago(5), of=number) for number in (1, 2)]
     async with langfuse_server(store) as first:
         first.page = 3
-        port = port_of(first)
         async with observer(tmp_path, **env(first)) as running:
             await running.cycle.run_once()
             await running.cycle.run_once()
-    async with langfuse_server(store, port) as second:
+    async with langfuse_server(store) as second:
         store.observations.append(observation(11, ago(1), endTime=ago(0.5)))
         async with observer(tmp_path, **env(second)) as running, client(running) as http:
             await running.cycle.run_once()
