@@ -86,8 +86,11 @@ def _register_intake(parts: Parts, otlp: otlp_doors.OtlpDoors) -> None:
         "source",
     )
     ops, by = store.op_counts, ("endpoint", "source", "outcome")
-    count("observer.ops", "{op}", "Operations recorded since the start", lambda: ops.ops, *by)
-    count("observer.ops.duration", "s", "Summed duration of operations", lambda: ops.seconds, *by)
+    first = "Operations recorded since the start, by their first known outcome; see observer_ops_corrected"
+    count("observer.ops", "{op}", first, lambda: ops.ops, *by)
+    now = "Operations whose outcome was corrected to this one; observer_ops has them under the other"
+    count("observer.ops.corrected", "{op}", now, lambda: ops.corrected, *by)
+    count("observer.ops.duration", "s", "Summed duration of operations, as first recorded", lambda: ops.seconds, *by)
     level("observer.watchers", "{watcher}", "Open live streams", lambda: store.feed.watchers)
 
 

@@ -16,14 +16,18 @@ FOLDER: Final = Path(__file__).with_name("dashboards")
 MINE: Final = 'instance=~"$instance"'
 PER_S: Final = "[$__rate_interval]"
 FAILED: Final = 'outcome="failure", ' + MINE
+SUCCEEDED: Final = 'outcome="success", ' + MINE
 
 
-def _ops(by: str, filters: str) -> str:
-    return f"sum{by} (rate(observer_ops_total{{{filters}}}{PER_S}))"
+def _ops(by: str, filters: str, metric: str = "observer_ops_total") -> str:
+    return f"sum{by} (rate({metric}{{{filters}}}{PER_S}))"
 
 
 def _share(by: str) -> str:
-    return f"{_ops(by, FAILED)} / {_ops(by, MINE)}"
+    """Failures, as first recorded and as corrected since, per operation; not below 0: a correction comes later."""
+    corrected = "observer_ops_corrected_total"
+    failures = f"{_ops(by, FAILED)} + {_ops(by, FAILED, corrected)} - {_ops(by, SUCCEEDED, corrected)}"
+    return f"clamp_min({failures}, 0) / {_ops(by, MINE)}"
 
 
 def _latency(quantile: float, by: str = "le") -> str:
