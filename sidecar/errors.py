@@ -1,15 +1,16 @@
 """The errors that the observer raises on purpose; each says what happened, why, and what to do about it.
 
-ObserverError                 retryable = False
+ObserverError
 ├── SettingsError             a setting is wrong: exit status 64, before any port is bound
 ├── PostRefusedError          the receiver refuses this post for good: a retry would be refused again
+│   └── NotOfferedError       it has nothing at that address
 ├── StartError                a door, folder or file could not be opened: exit status 1
 ├── InvalidInputError         the sender must change the request (HTTP 422)
 │   ├── MalformedError        it cannot be parsed (HTTP 400)
 │   ├── TooLargeError         it exceeds a size bound (HTTP 413)
 │   ├── ConflictError         it conflicts with the current state (HTTP 409)
 │   └── NotKnownError         it names something that does not exist here (HTTP 404)
-└── RetryableError            retryable = True: the same request may succeed later (HTTP 503)
+└── RetryableError            the same request may succeed later (HTTP 503)
     ├── OverloadedError       a bound on memory or queue length was reached
     ├── JournalError          the journal did not confirm the write
     ├── ModelError            the model gave no answer
@@ -22,8 +23,6 @@ from __future__ import annotations
 
 class ObserverError(Exception):
     """*what* happened, *why*, and the *fix*; all three are in `args`, so that pickling keeps them."""
-
-    retryable = False
 
     def __init__(self, what: str, why: str, fix: str) -> None:
         super().__init__(what, why, fix)
@@ -70,8 +69,6 @@ class NotKnownError(InvalidInputError):
 
 class RetryableError(ObserverError):
     """The request was valid; the observer could not handle it now."""
-
-    retryable = True
 
 
 class OverloadedError(RetryableError):

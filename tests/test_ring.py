@@ -25,7 +25,6 @@ def test_ring_keeps_the_newest_ops_in_order(pushed: list[ObservedOp], capacity: 
     kept = pushed[-capacity:]
     assert ring.ops() == kept
     assert len(ring) == len(kept)
-    assert ring.overwritten == len(pushed) - len(kept)
     assert ring.successes == sum(op.success for op in kept)
     assert ring.failures == len(kept) - ring.successes
     assert ring.by_source == Counter(op.source or "mcp" for op in kept)
@@ -85,7 +84,7 @@ def test_an_amended_op_stays_and_counts_no_more() -> None:
     assert ring.failures_like(None, None) == []
     for name in "cd":
         ring.consume(an_op(op_id=name))
-    assert (len(ring), ring.amended_ops, ring.overwritten) == (3, 0, 0)
+    assert (len(ring), ring.amended_ops, ring.by_source) == (3, 0, {"scenario": 1, "mcp": 2})
 
 
 def test_refilled_from_the_journal_it_is_as_it_was() -> None:

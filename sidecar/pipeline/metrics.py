@@ -17,6 +17,7 @@ from sidecar.pipeline.stats import losses
 from sidecar.pipeline.store import SOURCES
 from sidecar.process_usage import cpu_seconds, resident_bytes
 from sidecar.store.commit_log import CommitLog
+from sidecar.store.retention import Retention
 
 
 def register(parts: Parts, otlp: otlp_doors.OtlpDoors, langfuse_parts: langfuse.Langfuse, cycle: CycleLoop) -> None:
@@ -28,6 +29,7 @@ def register(parts: Parts, otlp: otlp_doors.OtlpDoors, langfuse_parts: langfuse.
     )
     _register_process(metrics)
     _register_journals(parts)
+    _register_retention(metrics, parts.retention)
     _register_export(parts.spans)
     _register_cycle(metrics, cycle)
     _register_analysis(parts)
@@ -118,47 +120,42 @@ def _register_same(parts: Parts) -> None:
 
 def _register_journals(parts: Parts) -> None:
     count, level = parts.spans.metrics.observe_count, parts.spans.metrics.observe_level
-    journals, retention, checkpoint = parts.store.journals, parts.retention, parts.analysis.checkpoint
+    journals = parts.store.journals
     logs: dict[str, CommitLog[Any]] = {"ops": journals.ops, "decisions": journals.decisions}
-    label = "journal"
-    count("observer.journal.records", "{record}", "Written", lambda: {k: v.committed for k, v in logs.items()}, label)
-    count("observer.journal.size", "By", "Written", lambda: {k: v.committed_bytes for k, v in logs.items()}, label)
-    count(
-        "observer.journal.commits", "{commit}", "Group commits", lambda: {k: v.commits for k, v in logs.items()}, label
-    )
-    count(
-        "observer.journal.commit.time",
-        "s",
-        "From a batch's first record to its write, summed over commits",
-        lambda: {k: v.commit_seconds for k, v in logs.items()},
-        label,
-    )
+
+    def of_each(read: Callable[[CommitLog[Any]], float]) -> Callable[[], dict[str, float]]:
+        return lambda: {name: read(journal) for name, journal in logs.items()}
+
+    by = "journal"
+    count("observer.journal.records", "{record}", "Written", of_each(lambda journal: journal.committed), by)
+    count("observer.journal.size", "By", "Written", of_each(lambda journal: journal.committed_bytes), by)
+    count("observer.journal.commits", "{commit}", "Group commits", of_each(lambda journal: journal.commits), by)
+    lag = "From a batch's first record to its write, summed over commits"
+    count("observer.journal.commit.time", "s", lag, of_each(lambda journal: journal.commit_seconds), by)
     count(
         "observer.journal.errors",
         "{error}",
         "Writes and syncs that failed",
-        lambda: {k: v.write_errors + v.sync_errors for k, v in logs.items()},
-        label,
+        of_each(lambda journal: journal.write_errors + journal.sync_errors),
+        by,
     )
-    kept = retention.journals
-    level("observer.journal.kept", "By", "Bytes on disk", lambda: {each.name: each.bytes for each in kept}, label)
-    level("observer.journal.segments", "{file}", "On disk", lambda: {each.name: each.segments for each in kept}, label)
+    waiting = of_each(lambda journal: journal.pending_bytes)
+    level("observer.journal.pending", "By", "Bytes waiting to be written", waiting, by)
+    count("observer.journal.damaged", "{record}", "Unreadable records", lambda: parts.analysis.checkpoint.damaged)
+
+
+def _register_retention(metrics: OwnMetrics, retention: Retention) -> None:
+    count, level, kept, by = metrics.observe_count, metrics.observe_level, retention.journals, "journal"
+    level("observer.journal.kept", "By", "Bytes on disk", lambda: {each.name: each.bytes for each in kept}, by)
+    level("observer.journal.segments", "{file}", "On disk", lambda: {each.name: each.segments for each in kept}, by)
     count(
         "observer.journal.dropped",
         "{file}",
         "Segments dropped by size or age; what they held stays counted",
         lambda: {each.name: each.dropped for each in kept},
-        label,
+        by,
     )
-    count("observer.journal.damaged", "{record}", "Unreadable records", lambda: checkpoint.damaged)
     count("observer.retention.failures", "{look}", "Bounds not enforced yet", lambda: retention.failures)
-    level(
-        "observer.journal.pending",
-        "By",
-        "Bytes waiting to be written",
-        lambda: {k: v.pending_bytes for k, v in logs.items()},
-        label,
-    )
 
 
 def _register_export(spans: Spans) -> None:

@@ -20,7 +20,6 @@ def openapi(version: str) -> bytes:
     schemas, components = msgspec.json.schema_components(
         [ObservedOp, Incident, PlaybookView, PlaybookHistory, Advice], ref_template="#/components/schemas/{name}"
     )
-    op, incident, entry, history, advice = schemas
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -32,42 +31,50 @@ def openapi(version: str) -> bytes:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{}, {"token": []}],
-        "paths": {
-            "/event": {"post": intake.event()},
-            "/events": {"post": intake.events()},
-            "/health": {
-                "get": parts.read(
-                    "Health", parts.fields(status={"const": "ok"}, ops_in_ring=parts.COUNT), open_to_all=True
-                )
-            },
-            "/livez": {"get": parts.read("Alive", parts.fields(status={"const": "ok"}), open_to_all=True)},
-            "/readyz": {"get": {**parts.read("Ready", parts.fields(status={"const": "ok"}), "503", open_to_all=True)}},
-            "/stats": {"get": parts.read("Counts over the ring", _stats())},
-            "/ops": {
-                "get": parts.read(
-                    "Ops in memory, newest first",
-                    parts.page(ops=parts.array(op)),
-                    "404",
-                    "422",
-                    parameters=_filters(paged=True),
-                )
-            },
-            "/ops/stream": {"get": _stream()},
-            **memory.incidents(incident),
-            **memory.learning(entry, history, advice),
-            "/": {"get": {**parts.text("The status page, live", "text/html"), "security": []}},
-            "/metrics": {"get": parts.text("The observer's own metrics in Prometheus' text format", "text/plain")},
-            "/v1/traces": {"post": intake.otlp()},
-            **{f"/v1/{signal}": {"post": intake.not_taken(signal)} for signal in ("logs", "metrics")},
-            **langfuse_paths(intake.otlp()),
-            "/openapi.json": {"get": parts.read("This description", {"type": "object"}, open_to_all=True)},
-        },
+        "paths": _paths(*schemas),
         "components": {
             "schemas": components,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
     return msgspec.json.encode(document)
+
+
+def _paths(
+    op: dict[str, Any],
+    incident: dict[str, Any],
+    entry: dict[str, Any],
+    history: dict[str, Any],
+    advice: dict[str, Any],
+) -> dict[str, Any]:
+    return {
+        "/event": {"post": intake.event()},
+        "/events": {"post": intake.events()},
+        "/health": {
+            "get": parts.read("Health", parts.fields(status={"const": "ok"}, ops_in_ring=parts.COUNT), open_to_all=True)
+        },
+        "/livez": {"get": parts.read("Alive", parts.fields(status={"const": "ok"}), open_to_all=True)},
+        "/readyz": {"get": {**parts.read("Ready", parts.fields(status={"const": "ok"}), "503", open_to_all=True)}},
+        "/stats": {"get": parts.read("Counts over the ring", _stats())},
+        "/ops": {
+            "get": parts.read(
+                "Ops in memory, newest first",
+                parts.page(ops=parts.array(op)),
+                "404",
+                "422",
+                parameters=_filters(paged=True),
+            )
+        },
+        "/ops/stream": {"get": _stream()},
+        **memory.incidents(incident),
+        **memory.learning(entry, history, advice),
+        "/": {"get": {**parts.text("The status page, live", "text/html"), "security": []}},
+        "/metrics": {"get": parts.text("The observer's own metrics in Prometheus' text format", "text/plain")},
+        "/v1/traces": {"post": intake.otlp()},
+        **{f"/v1/{signal}": {"post": intake.not_taken(signal)} for signal in ("logs", "metrics")},
+        **langfuse_paths(intake.otlp()),
+        "/openapi.json": {"get": parts.read("This description", {"type": "object"}, open_to_all=True)},
+    }
 
 
 def _stats() -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from sidecar.model import IncidentState
 from sidecar.receivers import openapi_parts as parts
 from sidecar.receivers.hand_body import MAX_BY, MAX_NOTE
 from sidecar.receivers.op_filter import ADVICE_LIMIT, MAX_ADVICE, MAX_LIMIT, MAX_TASK
+
+_TEXT: Final = {"type": "string"}
+_TASK: Final = {**_TEXT, "minLength": 1, "maxLength": MAX_TASK}
+_READER: Final = parts.query("task", _TASK, "the task of the agent that reads")
 
 
 def incidents(incident: dict[str, Any]) -> dict[str, Any]:
@@ -61,16 +65,15 @@ def _review() -> dict[str, Any]:
 
 def learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, Any]) -> dict[str, Any]:
     """Paths of the playbook and of advice, given the schemas of an *entry*, its *history* and *advice*."""
-    text = {"type": "string"}
-    task = parts.query("task", {**text, "minLength": 1, "maxLength": MAX_TASK}, "the task of the agent that reads")
-    entry_id = {"name": "playbook_id", "in": "path", "required": True, "schema": text}
-    exposure_id = {"name": "exposure_id", "in": "path", "required": True, "schema": text}
-    as_of = parts.query("as_of", {**text, "format": "date-time"}, "the entries as of that time")
+    return {**_playbooks(entry), **_playbook(history), **_advice(advice)}
+
+
+def _playbooks(entry: dict[str, Any]) -> dict[str, Any]:
+    """The list of entries, and the way in for those of another playbook."""
+    as_of = parts.query("as_of", {**_TEXT, "format": "date-time"}, "the entries as of that time")
     entries = parts.paged_list("What works and what does not, the most recently changed first", "playbooks", entry)
-    entries["get"]["parameters"] += [as_of, task]
+    entries["get"]["parameters"] += [as_of, _READER]
     entries["get"]["responses"] |= parts.errors("503")
-    who_why = _said_by_hand({"version": {"type": ["integer", "null"], "minimum": 1}})
-    said = {**parts.fields(success={"type": "boolean"}), "additionalProperties": False}
     return {
         "/playbooks": entries,
         "/playbooks/import": {
@@ -78,9 +81,17 @@ def learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, A
                 "Import entries of another playbook as candidates: all of them, or none",
                 _import(),
                 "The entries are in the journal",
-                parts.fields(imported=parts.array(text), known=parts.COUNT),
+                parts.fields(imported=parts.array(_TEXT), known=parts.COUNT),
             )
         },
+    }
+
+
+def _playbook(history: dict[str, Any]) -> dict[str, Any]:
+    """One entry, and what a person may decide on it."""
+    entry_id = {"name": "playbook_id", "in": "path", "required": True, "schema": _TEXT}
+    who_why = _said_by_hand({"version": {"type": ["integer", "null"], "minimum": 1}})
+    return {
         "/playbooks/{playbook_id}": {
             "parameters": [entry_id],
             "get": parts.read(
@@ -89,7 +100,7 @@ def learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, A
                 "404",
                 "422",
                 "503",
-                parameters=[task],
+                parameters=[_READER],
             ),
         },
         **{
@@ -101,6 +112,14 @@ def learning(entry: dict[str, Any], history: dict[str, Any], advice: dict[str, A
             }
             for action, codes in (("approve", ("409",)), ("retire", ()), ("restore", ()))
         },
+    }
+
+
+def _advice(advice: dict[str, Any]) -> dict[str, Any]:
+    """Advice, and what came of it."""
+    exposure_id = {"name": "exposure_id", "in": "path", "required": True, "schema": _TEXT}
+    said = {**parts.fields(success={"type": "boolean"}), "additionalProperties": False}
+    return {
         "/advice": {"get": parts.read("What to do or avoid now", advice, "422", "503", parameters=_advice_query())},
         "/advice/{exposure_id}/outcome": {
             "parameters": [exposure_id],
@@ -144,13 +163,12 @@ def _printable(least: int, most: int) -> dict[str, Any]:
 
 
 def _advice_query() -> list[dict[str, Any]]:
-    text = {"type": "string"}
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": ADVICE_LIMIT}
-    features = {"type": "object", "additionalProperties": text, "maxProperties": 64}
+    features = {"type": "object", "additionalProperties": _TEXT, "maxProperties": 64}
     return [
-        {**parts.query("endpoint", {**text, "minLength": 1}, "what is about to be called"), "required": True},
-        parts.query("task", {**text, "minLength": 1, "maxLength": MAX_TASK}, "the agent's task; it stays in its group"),
-        parts.query("given", text, "comma-separated names of what the agent cannot change"),
+        {**parts.query("endpoint", {**_TEXT, "minLength": 1}, "what is about to be called"), "required": True},
+        parts.query("task", _TASK, "the agent's task; it stays in its group"),
+        parts.query("given", _TEXT, "comma-separated names of what the agent cannot change"),
         parts.query("limit", limit, f"at most this many, and never more than {MAX_ADVICE}"),
         {**parts.query("features", features, "every other name is a field or feature of the call"), "style": "form",
          "explode": True},

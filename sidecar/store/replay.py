@@ -23,7 +23,7 @@ TURN: Final = 500  # records between two yields to the caller
 class Replay:
     """One pass over both journals; *latest* filters the ops. *corrections*: a source name, and its ops' consumer.
 
-    `ops`, `decisions` and `damaged` count records. `offset` and `decisions_offset` are the current journal positions.
+    `ops`, `decisions` and `damaged` count records. `offset` is the current position in the journal of ops.
     """
 
     def __init__(
@@ -45,7 +45,6 @@ class Replay:
         self.ops = 0
         self.decisions = 0
         self.offset = 0
-        self.decisions_offset = 0
 
     @property
     def damaged(self) -> int:
@@ -57,14 +56,14 @@ class Replay:
 
         Ops of the corrections source go to its consumer only after the logical offset *corrections_since*.
         """
-        self.offset, self.decisions_offset = since
+        self.offset = since.ops
         handed_on = self._corrections
         source, restore = (handed_on[0], handed_on[1].consume) if handed_on is not None else (None, None)
         decisions = self._decisions.scan(Decision, since.decisions)
         waiting = next(decisions, None)
         for op, offset in self._ops.scan(ObservedOp, since.ops):
             while waiting is not None and waiting[0].after is not None and waiting[0].after <= self.offset:
-                self._take(waiting)
+                self._take(waiting[0])
                 waiting = next(decisions, None)
             self.offset = offset
             self._hand_on(op)
@@ -74,12 +73,12 @@ class Replay:
             # Older decisions name the op they follow by id only. Ids sort by time, so comparing them works even if
             # that op's segment was dropped.
             while waiting is not None and waiting[0].after is None and (waiting[0].follows or "") <= (op.op_id or ""):
-                self._take(waiting)
+                self._take(waiting[0])
                 waiting = next(decisions, None)
             if not self.ops % TURN:
                 yield
         while waiting is not None:
-            self._take(waiting)
+            self._take(waiting[0])
             if not self.decisions % TURN:
                 yield
             waiting = next(decisions, None)
@@ -90,7 +89,6 @@ class Replay:
             for consumer in self._consumers:
                 hand_on(consumer, (op, replaced))
 
-    def _take(self, found: tuple[Decision, int]) -> None:
-        decision, self.decisions_offset = found
+    def _take(self, decision: Decision) -> None:
         self._decided.consume(decision)
         self.decisions += 1

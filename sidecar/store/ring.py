@@ -35,8 +35,7 @@ class _Entry:
 class OpRing:
     """The last *capacity* ops within *max_bytes*, oldest first. Used on the event loop's thread only.
 
-    Ops are in the normal form. The counts cover the ops in the ring, without those that were replaced (`amended`);
-    `overwritten` counts the ops that were evicted, replaced ones excepted.
+    Ops are in the normal form. The counts cover the ops in the ring, without those that were replaced (`amended`).
     """
 
     def __init__(self, capacity: int, max_bytes: int) -> None:
@@ -46,7 +45,6 @@ class OpRing:
         self._by_id: dict[str, _Entry] = {}
         self._bytes = 0
         self.amended_ops = 0
-        self.overwritten = 0
         self.successes = 0
         self.by_source: Counter[str] = Counter()
 
@@ -126,7 +124,6 @@ class OpRing:
         if entry.amended_by is not None:
             self.amended_ops -= 1
         else:
-            self.overwritten += 1
             self._count_less(entry)
 
     def _count_less(self, entry: _Entry) -> None:
