@@ -12,7 +12,7 @@ import pytest
 from sidecar.model import ObservedOp
 from sidecar.pipeline.observer import Observer
 from tests.observers import DEAD, client, journal, observer, says, settled, stand_in, without_crc
-from tests.otlp_receiver import TAKEN, OtlpReceiver, Said, otlp_receiver
+from tests.otlp_receiver import TAKEN, OtlpReceiver, Said, otlp_receiver, spans_in
 
 _ODD_EVENT: dict[str, Any] = {
     "endpoint": "constructor",
@@ -203,25 +203,26 @@ async def test_a_collector_that_comes_back_on_its_port_is_found(tmp_path: Path, 
 async def test_fresh_spans_pass_a_backlog(tmp_path: Path) -> None:
     """While what an outage left behind drains slowly, a new event needs to wait for one request only."""
     async with otlp_receiver() as receiver, observer(tmp_path, **collector(receiver, _TO_GRPC)) as running:
-        receiver.refusals = 1
-        await post(running, *({"role": "old"} for _ in range(1500)))
+        receiver.refusals = 10**9
+        await post(running, *({"role": "old"} for _ in range(3000)))
         await asyncio.wait_for(receiver.wait_refused(1), 60)
         receiver.gate.clear()
-        await asyncio.wait_for(receiver.wait_arrived(2), 60)  # the first of the backlog is on its way
+        receiver.refusals = 0
         receiver.answer = lambda _: _closing(receiver)
+        await asyncio.wait_for(receiver.wait_arrived(receiver.refused + 1), 60)  # the first of the backlog
         receiver.gate.set()
-        await asyncio.wait_for(receiver.wait_for(512), 60)
+        await asyncio.wait_for(receiver.wait_for(1), 60)
         await post(running, {"role": "fresh"})
-        for request in range(2, 6):
-            receiver.gate.set()
-            await asyncio.wait_for(receiver.wait_arrived(request + 1), 60)
-            if "fresh" in [op.role for op in receiver.ops()]:
-                break
-        assert len(receiver.spans) < 1500
+        await settled(running, 3001)
         receiver.answer = lambda _: TAKEN
         receiver.gate.set()
-        await asyncio.wait_for(receiver.wait_for(1501), 60)
-        assert len({span.span_id for span in receiver.spans}) == 1501
+        await asyncio.wait_for(receiver.wait_for(3001), 60)
+        assert len({span.span_id for span in receiver.spans}) == 3001
+        (fresh,) = (op.span_id for op in receiver.ops() if op.role == "fresh")
+    requests = [{span.span_id.hex() for span in spans_in(request)} for request in receiver.requests]
+    (ahead,) = (number for number, ids in enumerate(requests) if fresh in ids)
+    # What was taken, and the request that was made before it was posted. One more may be made as it comes.
+    assert ahead <= 3 < len(requests) - 1
 
 
 def _closing(receiver: OtlpReceiver) -> Said:
