@@ -14,6 +14,8 @@ T = TypeVar("T")
 FIELDS: Final = ("source", "role", "city", "state", "event_kind", "staffer_id", "sig_hash", "task_class", "count")
 FEATURE: Final = "features."  # prefix of a feature named like a field
 FIELD_SET: Final = frozenset(FIELDS)
+SCENARIO: Final = "scenario:"
+"""Prefix of the endpoints of scenarios."""
 NOTHING_SAID: Final = "? ?×? in ?, ?"
 """The input summary of a scenario event that gave no details."""
 

@@ -82,7 +82,9 @@ def test_a_call_seen_by_all_is_counted_once_in_any_order(order: tuple[int, ...])
 def test_a_failure_that_anybody_saw_stays_one(order: tuple[int, ...]) -> None:
     """A tool that fails on a good answer has failed, even where its span comes before the proxy's."""
     witnesses = the_witnesses()
-    witnesses[0] = msgspec.structs.replace(witnesses[0], success=False, error="no such role", error_type="ValueError")
+    failure = {"success": False, "error": "no such role", "error_type": "ValueError"}
+    witnesses[0] = msgspec.structs.replace(witnesses[0], **failure)
+    witnesses[4] = msgspec.structs.replace(witnesses[4], **failure)
     (counted,) = latest(journalled([witnesses[index] for index in order]))
     assert (counted.success, counted.error, counted.error_type) == (False, "no such role", "ValueError")
     assert counted.endpoint == "/search"
@@ -132,6 +134,44 @@ def test_two_calls_of_one_tool_are_two() -> None:
     said = journalled([first, second, tool])
     assert [each.amends for each in said] == [None, None, "p2"]
     assert len(latest(said)) == 2
+
+
+PROXIED = op("proxy", PROXY, AGENT, source="mcp", endpoint="/orders/{id}/ship")
+MODEL = op("proxy", PROXY, AGENT, source="mcp", endpoint="/v1/chat/completions", **operation("chat"))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("call", "report", "count"),
+    [
+        (PROXIED, {"endpoint": "scenario:fill"}, 1),
+        (PROXIED, {"endpoint": "scenario:fill", "success": False, "error": "nobody came"}, 2),
+        (PROXIED, {"endpoint": "/orders/7/ship", "success": False, "error": "lost"}, 1),
+        (PROXIED, {"endpoint": "/orders/7/pack"}, 2),
+        (PROXIED, {"endpoint": "/orders/7"}, 2),
+        (the_witnesses()[0], {"endpoint": "find", "success": False, "error": "lost"}, 1),
+        (the_witnesses()[0], {"endpoint": "book"}, 2),
+        (PROXIED, {"source": "langfuse", **operation("execute_tool")}, 1),
+        (PROXIED, {"source": "langfuse", **operation("chat")}, 2),
+        (MODEL, {"source": "langfuse", **operation("chat")}, 1),
+        (MODEL, {"source": "langfuse", **operation("execute_tool")}, 2),
+        (op("http", CLIENT, AGENT, **operation("http")), {"source": "langfuse", **operation("chat")}, 1),
+    ],
+)
+def test_a_report_beside_a_call_is_of_it_only_if_it_can_be(
+    call: ObservedOp, report: dict[str, Any], count: int, order: int
+) -> None:
+    """An event names the call, or else agrees on the outcome; a model's observation is not of another call."""
+    told = op("report", "1" * 16 if "extra" in report else None, AGENT, **{"source": "scenario", **report})
+    assert len(latest(journalled([call, told][::order]))) == count
+
+
+def test_an_event_that_names_the_path_of_a_tools_call_is_of_it() -> None:
+    """It has the tool's parent, and the name that the proxy gives; spans come when they have ended, children first."""
+    tool, http, proxy, *_ = the_witnesses()
+    event = op("event", None, AGENT, source="scenario", success=False, error="lost")
+    (counted,) = latest(journalled([proxy, event, http, tool]))
+    assert (counted.endpoint, counted.success, counted.error) == ("/search", False, "lost")
 
 
 def test_siblings_are_paired_by_time() -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sidecar.call_fields import word
+from sidecar.call_fields import SCENARIO, word
 
-SCENARIO: Final = "scenario:"  # prefix of scenarios' endpoints
 MAX_TOLD: Final = 200  # characters of features
 _MAX_VALUE = 60
 _SCENARIO_FIELDS = ("event_kind", "role", "count", "city", "state")

@@ -7,7 +7,7 @@ A call through the proxy may also be seen by the agent's HTTP client, as a tool 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -137,11 +137,8 @@ class OneOp:
                 ),
             )
         if kind is not Kind.OTHER and (siblings := self._under.get(parent)) is not None:
-            beside = siblings.all if kind in BESIDE else siblings.reports
-            _add(
-                found,
-                _nearest((each for each in beside.values() if each.holds_sibling_of(member)), member, self._window_s),
-            )
+            for several in siblings.beside(member, found):
+                _add(found, _nearest(several, member, self._window_s))
         return found
 
     def _join(self, same: list[Operation], member: Member, at_s: float) -> tuple[ObservedOp | None, Operation]:
@@ -232,6 +229,15 @@ class _Under:
             self.reports[operation.number] = operation
         if len(self.all) > _MOST_UNDER_PARENT:
             self.without(next(iter(self.all.values())))
+
+    def beside(self, member: Member, found: list[Operation]) -> Iterator[list[Operation]]:
+        """Yield the operations that *member* can report, or, by kind of report, those that can report it."""
+        if member.kind in BESIDE:
+            yield [each for each in self.all.values() if each.holds_sibling_of(member, found)]
+        elif self.reports:
+            reports = [each for each in self.reports.values() if each.holds_sibling_of(member, found)]
+            for kind in BESIDE:
+                yield [each for each in reports if each.has_kind(kind)]
 
     def without(self, operation: Operation) -> bool:
         """Remove *operation*. Returns whether none is left."""

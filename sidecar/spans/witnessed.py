@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 
@@ -11,6 +12,7 @@ from sidecar.model import ObservedOp
 from sidecar.protocols import Receipt
 from sidecar.spans.conventions_precedence import comparable, merged
 from sidecar.spans.conventions_table import BESIDE, INSIDE, Kind
+from sidecar.spans.reports import can_report
 
 _NONE: frozenset[Kind] = frozenset()
 
@@ -82,11 +84,14 @@ class Operation(msgspec.Struct, eq=False, gc=False):
             each.parent == parent.span and parent.kind in INSIDE.get(each.kind, _NONE) for each in self.members
         )
 
-    def holds_sibling_of(self, member: Member) -> bool:
-        """Whether a member has the same parent as *member*, and one of the two is a report of the other."""
+    def holds_sibling_of(self, member: Member, found: Sequence[Operation] = ()) -> bool:
+        """Whether a member has the same parent as *member*, and one of the two is a report of the other.
+
+        *found* are operations that *member* is known to belong to.
+        """
         return not self.has_kind(member.kind) and any(
             each.parent == member.parent
-            and (each.kind in BESIDE.get(member.kind, _NONE) or member.kind in BESIDE.get(each.kind, _NONE))
+            and (_reports(member, each, self.members) or _reports(each, member, _all_members(member, found)))
             for each in self.members
         )
 
@@ -107,6 +112,17 @@ class Operation(msgspec.Struct, eq=False, gc=False):
     def merged_for(self, member: Member) -> ObservedOp:
         """The merged op of all members, with *member*'s ids."""
         return merged(((each.kind, each.op) for each in self.members), member.op)
+
+
+def _reports(report: Member, sibling: Member, operation: Iterable[Member]) -> bool:
+    """Whether *report* can be a report of its *sibling*, which belongs to *operation*."""
+    return sibling.kind in BESIDE.get(report.kind, _NONE) and can_report(
+        report.kind, report.op, sibling.kind, sibling.op, [each.op.endpoint for each in operation]
+    )
+
+
+def _all_members(member: Member, found: Sequence[Operation]) -> tuple[Member, ...]:
+    return (member, *(each for operation in found for each in operation.members))
 
 
 def _size(op: ObservedOp) -> int:
