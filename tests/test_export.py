@@ -204,7 +204,7 @@ async def test_fresh_spans_pass_a_backlog(tmp_path: Path) -> None:
     """While what an outage left behind drains slowly, a new event needs to wait for one request only."""
     async with otlp_receiver() as receiver, observer(tmp_path, **collector(receiver, _TO_GRPC)) as running:
         receiver.refusals = 10**9
-        await post(running, *({"role": "old"} for _ in range(3000)))
+        await post(running, *({"role": "old"} for _ in range(1900)))
         await asyncio.wait_for(receiver.wait_refused(1), 60)
         receiver.gate.clear()
         receiver.refusals = 0
@@ -213,11 +213,11 @@ async def test_fresh_spans_pass_a_backlog(tmp_path: Path) -> None:
         receiver.gate.set()
         await asyncio.wait_for(receiver.wait_for(1), 60)
         await post(running, {"role": "fresh"})
-        await settled(running, 3001)
+        await settled(running, 1901)
         receiver.answer = lambda _: TAKEN
         receiver.gate.set()
-        await asyncio.wait_for(receiver.wait_for(3001), 60)
-        assert len({span.span_id for span in receiver.spans}) == 3001
+        await asyncio.wait_for(receiver.wait_for(1901), 60)
+        assert len({span.span_id for span in receiver.spans}) == 1901
         (fresh,) = (op.span_id for op in receiver.ops() if op.role == "fresh")
     requests = [{span.span_id.hex() for span in spans_in(request)} for request in receiver.requests]
     (ahead,) = (number for number, ids in enumerate(requests) if fresh in ids)
