@@ -156,7 +156,12 @@ def test_the_log_names_every_port_once_ready(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("serves", "setting"),
-    [("http", "OBSERVER_PORT"), ("health", "OBSERVER_HEALTH_PORT"), ("otlp-http", "OBSERVER_OTLP_HTTP_PORT")],
+    [
+        ("http", "OBSERVER_PORT"),
+        ("health", "OBSERVER_HEALTH_PORT"),
+        ("otlp-http", "OBSERVER_OTLP_HTTP_PORT"),
+        ("proxy", "OBSERVER_PROXY_PORT"),
+    ],
 )
 def test_a_port_in_use_is_exit_1_with_what_to_do(tmp_path: Path, serves: str, setting: str) -> None:
     """The program that this one re-creates exited 0 here. Only the setting of that port is named."""
@@ -166,7 +171,9 @@ def test_a_port_in_use_is_exit_1_with_what_to_do(tmp_path: Path, serves: str, se
         port = taken.getsockname()[1]
         done = run_command(tmp_path, "run", **{setting: str(port)})
     assert done.returncode == 1
-    assert f"observer: the observer cannot listen on 127.0.0.1:{port} for {serves}:" in done.stderr
+    assert (
+        f"observer: the observer cannot listen on 127.0.0.1:{port} for {serves}: Address already in use." in done.stderr
+    )
     assert re.findall(r"OBSERVER_\w*PORT", done.stderr) == [setting]
     assert "Traceback" not in done.stderr
 

@@ -148,7 +148,7 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "`again` before the source: an operation that was shown before, of which more is known\n"
         "now, by another report or a score. Both lines are one operation.\n"
-        "Ctrl-C ends it. Colours appear on a terminal only, and never with NO_COLOR.\n"
+        "Times are local. Ctrl-C ends it. Colours appear on a terminal only, and never with NO_COLOR.\n"
         "When the observer restarts, tail connects again and goes on where it was."
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -89,8 +90,8 @@ class GatewayProxy:
             )
         except OSError as exc:
             raise StartError(
-                f"the proxy cannot listen on {self._host}:{self.port}",
-                exc.strerror or str(exc),
+                f"the observer cannot listen on {self._host}:{self.port} for proxy",
+                os.strerror(exc.errno) if (exc.errno or 0) > 0 else exc.strerror or str(exc),  # asyncio's is longer
                 "Stop what uses that port, or choose another with OBSERVER_PROXY_PORT (0: any)",
             ) from exc
         self._pool, self._server = pool, server
