@@ -91,7 +91,7 @@ class GatewayProxy:
         except OSError as exc:
             raise StartError(
                 f"the observer cannot listen on {self._host}:{self.port} for proxy",
-                os.strerror(exc.errno) if (exc.errno or 0) > 0 else exc.strerror or str(exc),  # asyncio's is longer
+                os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc),  # asyncio's text is longer
                 "Stop what uses that port, or choose another with OBSERVER_PROXY_PORT (0: any)",
             ) from exc
         self._pool, self._server = pool, server
