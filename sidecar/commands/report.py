@@ -74,9 +74,9 @@ def _colour(found: Estimate) -> str:
 
 def _entries(data: ReportData, columns: int | None) -> Iterator[tuple[str, str]]:
     told = [each for each in data.entries if each.measured is not None or each.author != "successes"]
-    yield f"entries by effect  {len(told)}", "bold"
+    yield f"entries by effect  {len(told)}{'; ? means not known yet' if told else ''}", "bold"
     if told:
-        yield "  points          interval  shown  withheld  avoided  state      entry (?: not known yet)", "dim"
+        yield "  points          interval  shown  withheld  avoided  state      entry", "dim"
     for each in told[:_MOST]:
         told_as = f"  {_entry(each)}  {visible(each.endpoint)}: {visible(each.text)}"
         for line in wrapped(told_as, columns, _INDENT):
