@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 import sys
 from pathlib import Path
 
@@ -297,6 +300,47 @@ async def test_a_gateway_that_never_reads_is_504(tmp_path: Path) -> None:
             assert message is not None
             assert message.first == "HTTP/1.1 504 Gateway Timeout"
             over.set()
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closes", "resets"])
+async def test_an_agent_that_hangs_up_while_it_is_not_read_is_noticed(tmp_path: Path, reset: bool) -> None:
+    """The gateway does not read, so nothing of the agent is read either; still the call to the gateway is ended."""
+    begun, lost = asyncio.Event(), asyncio.Event()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reader._transport.pause_reading()  # type: ignore[attr-defined]  # no public way before the first read
+        begun.set()
+        await over.wait()
+        reader._transport.resume_reading()  # type: ignore[attr-defined]
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(2**20):
+                pass
+        lost.set()
+        writer.transport.abort()
+
+    over = asyncio.Event()
+    server = await asyncio.start_server(deaf, "127.0.0.1", 0, limit=1)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with proxied(tmp_path, url) as running, asyncio.timeout(30):
+        async with connected(proxy_port(running)) as (_reader, writer):
+            writer.transport.set_write_buffer_limits(0)
+            writer.write(request("POST", "/x", [("Content-Length", str(2**40))]))
+            await begun.wait()
+            assert running.proxy is not None
+            (connection,) = running.proxy.agents.connections
+            while not connection.read_paused:
+                writer.write(b"x" * 2**12)  # so little always fits into the kernel's buffer
+                await writer.drain()
+                await asyncio.sleep(0)
+            if reset:
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await gone(running)
+        await settled(running, 1)
+        assert [op.error_type for op in running.ring.ops()] == ["CancelledError"]
+        over.set()
+        await lost.wait()
     server.close()
     await server.wait_closed()
 

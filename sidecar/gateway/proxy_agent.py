@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import cast
 
@@ -15,6 +16,7 @@ from sidecar.gateway.proxy_requests import RequestReader
 
 _MOST_DROPPED_BYTES = 64 * 2**20
 _LINGER_S = 2.0
+_HUNG_UP = getattr(select, "POLLRDHUP", 0)  # Linux; a reset (POLLERR, POLLHUP) is always told
 
 
 class Agents:
@@ -58,7 +60,7 @@ class AgentConnection(asyncio.BufferedProtocol):
         self._exchange: Exchange | None = None
         self._out: list[bytes] = []
         self.write_paused = False
-        self._read_paused = False
+        self.read_paused = False
         self.active_at = parts.loop.time()
         self._closing: _Closing | None = None
         self._dropped_bytes = 0
@@ -126,11 +128,11 @@ class AgentConnection(asyncio.BufferedProtocol):
         if transport is None or self._closing is not None or transport.is_closing():
             return
         wanted = self._reader.full or (self._exchange is not None and self._exchange.full)
-        if wanted and not self._read_paused:
+        if wanted and not self.read_paused:
             transport.pause_reading()
-        elif self._read_paused and not wanted:
+        elif self.read_paused and not wanted:
             transport.resume_reading()
-        self._read_paused = wanted
+        self.read_paused = wanted
 
     def exchange_over(self, *, close: bool) -> None:
         """The response is complete: go on with the next request, or close."""
@@ -202,6 +204,8 @@ class AgentConnection(asyncio.BufferedProtocol):
         if self._closing is not None:
             if self._transport is not None and self._closing.is_late(now, self.waiting_bytes):
                 self.abort()
+        elif self.read_paused and self._transport is not None and has_hung_up(self._transport):
+            self.abort()
         elif self._exchange is not None:
             self._exchange.sweep(now)
         elif head_since is not None:
@@ -247,9 +251,9 @@ class AgentConnection(asyncio.BufferedProtocol):
                 transport.write_eof()
             except OSError:  # reset by the agent; the loop has not noticed yet
                 transport.abort()
-            if self._read_paused:
+            if self.read_paused:
                 transport.resume_reading()
-                self._read_paused = False
+                self.read_paused = False
         else:
             transport.close()
 
@@ -257,6 +261,16 @@ class AgentConnection(asyncio.BufferedProtocol):
         self._dropped_bytes += count
         if self._dropped_bytes > _MOST_DROPPED_BYTES:
             self.abort()
+
+
+def has_hung_up(transport: asyncio.Transport) -> bool:
+    """Whether the peer has closed its end, as the kernel knows; the loop learns of it only when it reads.
+
+    Unread bytes do not hide the end, except those that do not fit into the kernel's buffer.
+    """
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), _HUNG_UP)
+    return bool(poll.poll(0))
 
 
 class _Closing:
