@@ -313,7 +313,7 @@ async def test_an_agent_that_hangs_up_while_it_is_not_read_is_noticed(tmp_path: 
         reader._transport.pause_reading()  # type: ignore[attr-defined]  # no public way before the first read
         begun.set()
         await over.wait()
-        reader._transport.resume_reading()  # type: ignore[attr-defined]
+        reader._transport.resume_reading()  # type: ignore[attr-defined]  # as above
         with contextlib.suppress(ConnectionError):
             while await reader.read(2**20):
                 pass
