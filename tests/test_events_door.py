@@ -9,7 +9,7 @@ import json
 import os
 import resource
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,8 +17,10 @@ import httpx
 import pytest
 
 from sidecar.errors import OverloadedError
+from sidecar.protocols import Receipt
 from sidecar.receivers.event_intake import LARGE_BYTES, Reading
 from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, EventsResource
+from sidecar.receivers.open_ops import OpenOps
 from tests.fakes import SettledReceipt, an_op
 from tests.observers import FaultyFile, client, journal, observer
 
@@ -228,6 +230,7 @@ class TimedIntake:
 
     def __init__(self, now: float) -> None:
         self.now = now
+        self.held = 0  # the most receipts that were handed to `settled` at once
 
     def read(self, _event: object) -> Reading:
         self.now += 0.0001
@@ -235,6 +238,9 @@ class TimedIntake:
 
     def take(self, reading: Reading, _headers: object) -> SettledReceipt:
         return SettledReceipt(reading.op)
+
+    async def settled(self, receipts: Sequence[Receipt]) -> None:
+        self.held = max(self.held, len(receipts))
 
 
 async def test_many_small_events_leave_others_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,11 +256,28 @@ async def test_many_small_events_leave_others_their_turns(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(loop, "time", lambda: intake.now)
     other = asyncio.create_task(others())
-    door = EventsResource(cast("Any", intake), cast("Any", None))
-    receipts, rejected = await door._record([b"{}"] * 2000, {}, {})
+    assert await recorded(intake, 2000) == (2000, [])
     other.cancel()
-    assert (len(receipts), rejected) == (2000, [])
     assert 25 <= turns <= 41
+
+
+async def test_a_batch_holds_no_more_than_its_share_of_receipts() -> None:
+    """It waits for the older half before it reads on, and for less while other batches are under way."""
+    alone, beside = TimedIntake(0.0), TimedIntake(0.0)
+    open_ops = OpenOps(limit=400 * 2048)
+    assert await recorded(alone, 5000, open_ops) == (5000, [])
+    with open_ops.batch(), open_ops.batch(), open_ops.batch():
+        assert await recorded(beside, 5000, open_ops) == (5000, [])
+    assert 100 <= alone.held <= 300
+    assert beside.held <= 150
+
+
+async def recorded(intake: TimedIntake, events: int, open_ops: OpenOps | None = None) -> tuple[int, list[Any]]:
+    """What `POST /events` with so many events comes to at *intake*."""
+    open_ops = open_ops or OpenOps()
+    door = EventsResource(cast("Any", intake), cast("Any", None), open_ops)
+    with open_ops.batch() as held:
+        return await door._record([b"{}"] * events, {}, {}, held)
 
 
 class FullIntake(TimedIntake):
@@ -271,9 +294,8 @@ class FullIntake(TimedIntake):
 
 async def test_events_beyond_the_room_are_named_and_those_before_are_not() -> None:
     """Of events that were read together, some are taken: only the others are to be sent again."""
-    door = EventsResource(cast("Any", FullIntake(0.0)), cast("Any", None))
-    receipts, rejected = await door._record([b"{}"] * 8, {}, {})
-    assert (len(receipts), [each["index"] for each in rejected]) == (5, [5, 6, 7])
+    accepted, rejected = await recorded(FullIntake(0.0), 8)
+    assert (accepted, [each["index"] for each in rejected]) == (5, [5, 6, 7])
     assert all(str(each["error"]).startswith("retry: ") for each in rejected)
 
 

@@ -155,10 +155,11 @@ async def test_a_disk_that_stalls_for_long_holds_a_bounded_amount(tmp_path: Path
     fault = FaultyFile.fresh()
     async with observer(tmp_path, open_file=fault, OBSERVER_COMMIT_TIMEOUT="0.2") as running, client(running) as http:
         fault.open_gate.clear()
-        batch = b"\n".join([json.dumps({"note": "x" * 2**18}).encode()] * 40)
+        event = json.dumps({"note": "x" * (2**20 - 100)}).encode()
         async with healthy(running):
-            for _ in range(6):
-                assert (await http.post("/events", content=batch)).status_code == 503
+            for _ in range(4):
+                answers = await asyncio.gather(*[http.post("/event", content=event) for _ in range(12)])
+                assert {answer.status_code for answer in answers} == {503}
         assert running.ops_log.refused > 0
         assert running.ops_log.pending_bytes <= 32 * 2**20
         fault.open_gate.set()

@@ -90,7 +90,7 @@ def _own_routes(parts: Parts, ready: Callable[[], bool], stats: Callable[[], dic
     return {
         "/": StatusPage(),
         "/event": EventResource(intake, BodyReader(budget, max_bytes=MAX_EVENT_BYTES)),
-        "/events": EventsResource(intake, BodyReader(budget, max_bytes=MAX_BATCH_BYTES)),
+        "/events": EventsResource(intake, BodyReader(budget, max_bytes=MAX_BATCH_BYTES), parts.entrance.open_ops),
         "/health": HealthResource(store.ring.__len__),
         "/livez": LivezResource(),
         "/readyz": ReadyzResource(ready),

@@ -38,6 +38,7 @@ class OtlpDoors:
             self.witness,
             export.door if export is not None else None,
             self.sampling,
+            open_ops=parts.entrance.open_ops,
         )
         bodies = BodyReader(parts.entrance.budget, max_bytes=MAX_REQUEST_BYTES)
         self.routes: dict[str, object] = {

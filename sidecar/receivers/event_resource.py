@@ -16,11 +16,13 @@ from sidecar.receivers.bodies import BodyReader, parse_json
 from sidecar.receivers.event_fields import FIELD_SCHEMAS
 from sidecar.receivers.event_hints import MAX_HINTS
 from sidecar.receivers.event_intake import LARGE_BYTES, TEXT, EventIntake, Reading
+from sidecar.receivers.open_ops import OpenBatch, OpenOps
 
 MAX_EVENT_BYTES = 2**20
 MAX_BATCH_BYTES = 20 * 2**20
 MAX_BATCH_EVENTS = 50_000
 MAX_BATCH_VALUES = 1_000_000  # commas of an array, or lines of NDJSON
+_EVENT_BYTES = 72  # of an undecoded event, beside its text
 _TURN_S = 0.005  # of handling events before other tasks get a turn
 _TOGETHER = 32  # events read in a row before they are taken
 _MOST_TURNS = 10  # turns for other tasks after a long one, as their responses need several
@@ -58,37 +60,44 @@ class EventsResource:
 
     scope = "ingest"
 
-    def __init__(self, intake: EventIntake, bodies: BodyReader) -> None:
+    def __init__(self, intake: EventIntake, bodies: BodyReader, open_ops: OpenOps) -> None:
         self._intake = intake
         self._bodies = bodies
+        self._open = open_ops
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """200 once the valid events are in the journal, with the numbers accepted, and errors by index."""
         with self._bodies.lease() as lease:
             events = _events(await self._bodies.read(req, lease))
             _bound("events", len(events), MAX_BATCH_EVENTS)
+            lease.take(len(events) * _EVENT_BYTES)
             hints: dict[str, int] = {}
-            receipts, rejected = await self._record(events, _trace_context(req), hints)
-            await self._intake.settled(receipts)
+            with self._open.batch() as held:
+                accepted, rejected = await self._record(events, _trace_context(req), hints, held)
         resp.content_type = falcon.MEDIA_JSON
-        answer = {"accepted": len(receipts), "rejected": rejected, "ring_size": self._intake.ring_size()}
+        answer = {"accepted": accepted, "rejected": rejected, "ring_size": self._intake.ring_size()}
         if hints:
             answer["hints"] = [{"index": index, "hint": hint} for hint, index in hints.items()]
         resp.data = msgspec.json.encode(answer)
 
     async def _record(
-        self, events: list[Any], headers: dict[str, str], hints: dict[str, int]
-    ) -> tuple[list[Receipt], list[dict[str, int | str]]]:
-        """Record *events*. Returns receipts and rejections; *hints* gets each hint with its first event's index."""
+        self, events: list[Any], headers: dict[str, str], hints: dict[str, int], held: OpenBatch
+    ) -> tuple[int, list[dict[str, int | str]]]:
+        """Record *events* and wait until they are settled. Returns how many were accepted, and the rejections.
+
+        *hints* gets each hint with its first event's index.
+        """
         receipts: list[Receipt] = []
         rejected: list[dict[str, int | str]] = []
-        turn_began = asyncio.get_running_loop().time()
-        while (first := len(receipts) + len(rejected)) < len(events):
+        accepted, turn_began = 0, asyncio.get_running_loop().time()
+        while (first := accepted + len(rejected)) < len(events):
             for index, reading in enumerate(await self._some(events, first, turn_began + _TURN_S), first):
                 try:
                     if isinstance(reading, InvalidInputError):
                         raise reading
                     receipts.append(self._intake.take(reading, headers))
+                    accepted += 1
+                    held.add(1, _text_size(events[index]))
                     for hint in reading.hints:
                         if len(hints) < MAX_HINTS:
                             hints.setdefault(hint, index)
@@ -97,11 +106,20 @@ class EventsResource:
                 except RetryableError as exc:
                     # Earlier events stay recorded: say where it stopped, so that the sender need not repeat them.
                     rejected += [{"index": rest, "error": f"retry: {exc}"} for rest in range(index, len(events))]
-                    if not receipts:
+                    if not accepted:
                         raise
-                    return receipts, rejected
+                    break
+            if held.is_full:
+                await self._settle_half(receipts, held)
             turn_began = await _next_turn(turn_began)
-        return receipts, rejected
+        await self._intake.settled(receipts)
+        return accepted, rejected
+
+    async def _settle_half(self, receipts: list[Receipt], held: OpenBatch) -> None:
+        older = receipts[: (len(receipts) + 1) // 2]
+        await self._intake.settled(older)
+        del receipts[: len(older)]
+        held.half_settled()
 
     async def _some(self, events: list[Any], first: int, until: float) -> list[Reading | InvalidInputError]:
         """Read the next events, at least one, before any of them is taken.
@@ -192,7 +210,7 @@ def _bound(what: str, count: int, most: int) -> None:
 
 def _size(event: object) -> int:
     """The size of *event*'s text in bytes; 0 if decoded. Raises TooLargeError if `/event` would refuse it."""
-    size = len(memoryview(event)) if isinstance(event, TEXT) else 0
+    size = _text_size(event)
     if size > MAX_EVENT_BYTES:
         raise TooLargeError(
             f"the event is over {MAX_EVENT_BYTES} bytes",
@@ -200,6 +218,10 @@ def _size(event: object) -> int:
             "Make the event smaller",
         )
     return size
+
+
+def _text_size(event: object) -> int:
+    return len(memoryview(event)) if isinstance(event, TEXT) else 0
 
 
 def _idempotency_key(req: falcon.asgi.Request) -> str:

@@ -32,7 +32,7 @@ TRANSPORT_OPTIONS = (
 )
 """Channel options that this guard needs, to get messages as sent, and only when it asks for them."""
 
-_MOST_STREAMS = 16
+_MOST_STREAMS = 8  # each may bring the largest message at any moment
 _OPEN = 2  # messages, and streams, of callers who need no token
 _GZIP_MAGIC = b"\x1f\x8b"  # no message of ours begins like this: it would be field 3 with an invalid wire type
 _DETAILS = "grpc-status-details-bin"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeAlias, TypeVar, get_args
 
 from sidecar.errors import InvalidInputError, ObserverError, TooLargeError
 from sidecar.model import Incident, IncidentState, ObservedOp
@@ -29,7 +29,8 @@ from sidecar.receivers.rpc_status import status_of
 
 T = TypeVar("T")
 
-_OUTSTANDING = 256  # results of a stream not sent to the client yet
+_OUTSTANDING = 32  # results of a stream not sent to the client yet; each holds an op of up to `LARGE_BYTES`
+_Result: TypeAlias = Receipt | pb.RecordResponse | ObserverError
 _PAGE, _MOST_PAGE = 100, 1000
 _RECENT = 10
 _CONTEXT = ("traceparent", "tracestate")
@@ -74,7 +75,7 @@ class ObserverService(ObserverServiceServicer):
     ) -> AsyncIterator[pb.RecordStreamResponse]:
         """Record a stream of operations; results come in the same order."""
         headers = _trace_context(_metadata(context))
-        results: asyncio.Queue[Receipt | ObserverError | None] = asyncio.Queue(_OUTSTANDING)
+        results: asyncio.Queue[_Result | None] = asyncio.Queue(_OUTSTANDING)
         reading = asyncio.create_task(self._take_all(requests, headers, results))
         try:
             index = 0
@@ -91,7 +92,7 @@ class ObserverService(ObserverServiceServicer):
         self,
         requests: AsyncIterator[pb.RecordStreamRequest],
         headers: dict[str, str],
-        results: asyncio.Queue[Receipt | ObserverError | None],
+        results: asyncio.Queue[_Result | None],
     ) -> None:
         try:
             async for request in requests:
@@ -99,9 +100,13 @@ class ObserverService(ObserverServiceServicer):
         finally:
             await results.put(None)
 
-    async def _take(self, op: pb.ObservedOp, headers: dict[str, str]) -> Receipt | ObserverError:
+    async def _take(self, op: pb.ObservedOp, headers: dict[str, str]) -> _Result:
         try:
-            return await self._recorded_op(op, headers)
+            receipt = await self._recorded_op(op, headers)
+            if op.ByteSize() <= LARGE_BYTES:
+                return receipt
+            await self._intake.settled((receipt,))  # a client that does not read would have us hold many of them
+            return self._recorded(receipt.op)
         except ObserverError as exc:
             return exc
 
@@ -110,10 +115,12 @@ class ObserverService(ObserverServiceServicer):
             return await self._intake.record_large(event_of(op), headers, key)
         return self._intake.record(event_of(op), headers, key)
 
-    async def _result(self, index: int, result: Receipt | ObserverError) -> pb.RecordStreamResponse:
+    async def _result(self, index: int, result: _Result) -> pb.RecordStreamResponse:
         failure: ObserverError
         if isinstance(result, ObserverError):
             failure = result
+        elif isinstance(result, pb.RecordResponse):
+            return pb.RecordStreamResponse(index=index, recorded=result)
         else:
             try:
                 await self._intake.settled((result,))

@@ -10,6 +10,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Final, NamedTuple
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -84,9 +85,18 @@ class Ledger:
 
     async def settled(self) -> None:
         """Return once all are on disk, and drop the receipts. Raises JournalError if one is not."""
-        for receipt in self._receipts.values():
+        await self._settle(len(self._receipts))
+
+    async def half_settled(self) -> None:
+        """Like `settled`, for the older half."""
+        await self._settle((len(self._receipts) + 1) // 2)
+
+    async def _settle(self, most: int) -> None:
+        older = list(islice(self._receipts.items(), most))
+        for _, receipt in older:
             await receipt.wait()
-        self._receipts.clear()
+        for at, _ in older:
+            del self._receipts[at]
 
     def shrink(self) -> None:
         """Keep only what a retry needs of each receipt, as an op's receipt holds the op."""

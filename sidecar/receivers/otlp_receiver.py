@@ -14,6 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Status
 
 from sidecar.errors import MalformedError, TooLargeError
 from sidecar.protocols import ExportSampling, RequestSpool, SpanReader, SpanWitness
+from sidecar.receivers.open_ops import OpenBatch, OpenOps
 from sidecar.receivers.otlp_attempts import Attempt, Attempts, Ledger, Taken
 from sidecar.receivers.otlp_json import JsonRequests
 from sidecar.receivers.otlp_values import check_values
@@ -32,11 +33,14 @@ class OtlpIntake:
         witness: SpanWitness,
         spool: RequestSpool | None = None,
         sampling: ExportSampling | None = None,
+        *,
+        open_ops: OpenOps | None = None,
     ) -> None:
         self._reader = reader
         self._witness = witness
         self._spool = spool
         self._sampling = sampling
+        self._open = open_ops or OpenOps()
         self.json = JsonRequests()
         self._attempts = Attempts()
         self.spans = 0
@@ -64,7 +68,8 @@ class OtlpIntake:
                 if attempt.taken is not None and attempt.is_done(also=also):
                     return attempt.taken
                 try:
-                    taken = await self._attempted(request, rejected or Rejected(), attempt, also_to)
+                    with self._open.batch() as held:
+                        taken = await self._attempted(request, rejected or Rejected(), attempt, also_to, held)
                 except BaseException:
                     self._attempts.forget_some(attempt)
                     raise
@@ -81,7 +86,12 @@ class OtlpIntake:
         return self._attempts.forgotten
 
     async def _attempted(
-        self, request: bytes, rejected: Rejected, attempt: Attempt, also_to: RequestSpool | None
+        self,
+        request: bytes,
+        rejected: Rejected,
+        attempt: Attempt,
+        also_to: RequestSpool | None,
+        held: OpenBatch,
     ) -> Taken:
         """Do what is left to do of *request*."""
         breath = _Breath()
@@ -99,7 +109,12 @@ class OtlpIntake:
                 continue
             piece = read_piece(part, rejected)
             if attempt.taken is None:
+                ops_before = len(attempt.ops)
                 leaving.append(self._leaving(piece, await self._learn(piece, attempt.ops, breath)))
+                held.add(len(attempt.ops) - ops_before, len(piece.data))
+                if held.is_full:
+                    await attempt.ops.half_settled()
+                    held.half_settled()
             pieces.append((piece.data, piece.spans))
             await breath.pause()
         spans = sum(count for _, count in pieces)
