@@ -149,8 +149,9 @@ class IncidentChanges(msgspec.Struct, frozen=True, kw_only=True):
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why some incidents happened, in words. *by* is the model's name, or `statistics` if no model answered.
 
-    *incidents* maps fingerprints to their failure counts at that time. By fingerprint, *findings* has the details, and
-    *versions* the number of diagnoses so far, this one included.
+    *incidents* maps fingerprints to their failure counts at that time. By fingerprint, *texts* has the part of *text*
+    about that incident (none if a model spoke of all together), *findings* the details, and *versions* the number of
+    diagnoses so far, this one included.
     """
 
     diagnosis_id: str
@@ -163,6 +164,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     evidence: list[SpanRef] = []
     findings: dict[str, Finding] = {}
     versions: dict[str, int] = {}
+    texts: dict[str, str] = {}
 
 
 class Post(msgspec.Struct, frozen=True, kw_only=True):

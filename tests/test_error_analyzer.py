@@ -125,6 +125,7 @@ async def test_without_a_model_the_failures_are_counted(model: CannedModel | Non
     )
     (diagnosis,) = bench.diagnoses
     assert diagnosis.by == "statistics"
+    assert diagnosis.text == "\n".join(each.diagnosis or "" for each in bench.book.incidents()[::-1])
     assert diagnosis.text == (
         "[/fill] 4 failures since 2024-05-01T10:00:00.000Z: no seat on <id> — common to the failures, rare among the "
         "successes: state=NV (4 failures, 0 successes).\n"

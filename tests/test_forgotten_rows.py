@@ -9,6 +9,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.analysis.incidents import IncidentBook
 from sidecar.analysis.rules import RuleBook
 from sidecar.langfuse.book import LangfuseBook
 from sidecar.model import Fragment, LangfuseTold, ObservedOp, Score
@@ -63,6 +64,27 @@ def taught(name: str, *, restore: dict[str, bytes] | None = None) -> RuleBook:
             for _ in book.learn():
                 pass
     return book
+
+
+def test_a_models_words_on_an_incident_of_theirs_go() -> None:
+    """It may have quoted samples, in the text on all incidents and in that on each; counted texts quote none."""
+    book = IncidentBook()
+    for staffer in ("st-17", "co-1"):
+        book.consume(op(success=False, error="no seat", staffer_id=staffer))
+    (incident,) = book.incidents()
+    cleaned = CleanedRows(Person("st-17"), are_gone=False)
+    for key, body in book.take_dirty().items():
+        if key.startswith("incident/"):
+            cleaned.look("incidents", key, body)
+    told = {
+        "incidents": {incident.fingerprint: 2},
+        "text": "[/a] Ada",
+        "texts": {incident.fingerprint: "[/a] Ada"},
+        "context": "",
+    }
+    by_model = cleaned.decision("diagnosis", {**told, "by": "qwen"})
+    assert "Ada" not in json.dumps(by_model)
+    assert cleaned.decision("diagnosis", {**told, "by": "statistics"}) == {**told, "by": "statistics"}
 
 
 def test_numbers_beside_a_cut_that_were_theirs_go() -> None:

@@ -24,12 +24,12 @@ def failure_samples(incidents: Sequence[Incident]) -> list[Sample]:
     return found[:MAX_FAILURES][::-1]
 
 
-def counted_diagnosis(incidents: Sequence[tuple[Incident, Sequence[Common], RuleSaid | None]]) -> str:
-    """The diagnosis without a model: each incident's message, count and start, and what sets its failures apart."""
-    return "\n".join(_piece(*each)[:_MAX_PIECE] for each in incidents)
+def counted_diagnosis(incident: Incident, common: Sequence[Common], rule: RuleSaid | None) -> str:
+    """The diagnosis without a model: the incident's message, count and start, and what sets its failures apart."""
+    return _counted(incident, common, rule)[:_MAX_PIECE]
 
 
-def _piece(incident: Incident, common: Sequence[Common], rule: RuleSaid | None) -> str:
+def _counted(incident: Incident, common: Sequence[Common], rule: RuleSaid | None) -> str:
     times = "failure" if incident.count == 1 else "failures"
     said = f"[{one_line(incident.endpoint, 80)}] {incident.count} {times} since {incident.first_seen}: "
     said += incident.message[:MAX_LINE]

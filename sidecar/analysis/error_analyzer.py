@@ -159,6 +159,7 @@ class ErrorAnalyzer:
                 evidence=evidence,
                 findings=said.findings,
                 versions=versions,
+                texts=said.texts,
             )
             span.set_attribute(DIAGNOSIS_ID, diagnosis.diagnosis_id)
             span.set_attribute(DIAGNOSIS_BY, diagnosis.by)
@@ -170,7 +171,8 @@ class ErrorAnalyzer:
         """The explanation of *incidents*: the model's if usable, else the one by counting."""
         together = [(each, self._book.common(each), self._rule(each)) for each in incidents]
         findings = {each.fingerprint: counted_finding(each, common, rule) for each, common, rule in together}
-        counted = _Explanation(STATISTICS, counted_diagnosis(together), findings)
+        texts = {each.fingerprint: counted_diagnosis(each, common, rule) for each, common, rule in together}
+        counted = _Explanation(STATISTICS, "\n".join(texts.values()), findings, texts)
         if self._model is None:
             return counted
         try:
@@ -216,8 +218,8 @@ class ErrorAnalyzer:
         return found
 
     def _joined_findings(self, incidents: Sequence[Incident], findings: dict[str, Finding]) -> _Explanation:
-        lines = [finding_text(each, findings[each.fingerprint]) for each in incidents]
-        return _Explanation(self._model_name, "\n".join(lines), findings)
+        texts = {each.fingerprint: finding_text(each, findings[each.fingerprint]) for each in incidents}
+        return _Explanation(self._model_name, "\n".join(texts.values()), findings, texts)
 
     def _read_answer(
         self, answer: str, incidents: Sequence[Incident], samples: Sequence[Sample], counted: _Explanation
@@ -230,13 +232,14 @@ class ErrorAnalyzer:
             raise UnusableAnswerError("the model's answer is unusable", "nothing in its JSON can be used", FIX)
         if OPENING in answer:
             raise UnusableAnswerError("the model's answer is unusable", "it repeats the question", FIX)
-        return _Explanation(self._model_name, answer, counted.findings)
+        return _Explanation(self._model_name, answer, counted.findings, {})
 
 
 class _Explanation(NamedTuple):
     by: str
     text: str
     findings: dict[str, Finding]
+    texts: dict[str, str]
 
 
 def marked(book: IncidentBook, decision_body: bytes | msgspec.Raw) -> Diagnosis:
@@ -244,7 +247,8 @@ def marked(book: IncidentBook, decision_body: bytes | msgspec.Raw) -> Diagnosis:
     diagnosis = msgspec.json.decode(decision_body, type=Diagnosis)
     for fingerprint, count in diagnosis.incidents.items():
         finding, version = diagnosis.findings.get(fingerprint), diagnosis.versions.get(fingerprint, 1)
-        mark = Mark(count, version, diagnosis.at, diagnosis.diagnosis_id, diagnosis.by, diagnosis.text, finding)
+        text = diagnosis.texts.get(fingerprint, diagnosis.text)
+        mark = Mark(count, version, diagnosis.at, diagnosis.diagnosis_id, diagnosis.by, text, finding)
         book.mark(fingerprint, mark)
     return diagnosis
 

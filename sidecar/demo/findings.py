@@ -60,14 +60,14 @@ class Findings:
 def _finding(incident: Incident) -> Finding | None:
     if incident.diagnosis is None:
         return None
-    piece, _, why = _piece(incident).partition(_DASH)
+    said, _, why = " ".join(incident.diagnosis.split()).partition(_DASH)
     return Finding(
         fingerprint=incident.fingerprint,
         endpoint=incident.endpoint,
         message=incident.message,
         failures=incident.count,
         by=incident.diagnosed_by or "?",
-        why=_folded((why or piece).rstrip(".")),
+        why=_folded((why or said).rstrip(".")),
     )
 
 
@@ -80,12 +80,3 @@ def _folded(why: str) -> str:
         fields.setdefault((failures, successes), {})[f"{name.strip().removeprefix('features.')}={value}"] = None
     told = [f"{', '.join(names)} ({lost} failures, {won} successes)" for (lost, won), names in fields.items()]
     return f"they share {'; '.join(told)}" if told else why
-
-
-def _piece(incident: Incident) -> str:
-    """The line about *incident* in a diagnosis of several; a model's text has no such lines and is returned whole."""
-    text = incident.diagnosis or ""
-    for line in text.splitlines():
-        if line.startswith(f"[{incident.endpoint[:80]}]") and f": {incident.message[:300]}" in line:
-            return line
-    return " ".join(text.split())

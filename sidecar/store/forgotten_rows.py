@@ -190,6 +190,8 @@ class CleanedRows:
         clean = {**body, "context": self._lines(body.get("context", ""))}
         if body.get("by") != "statistics":
             clean["text"] = _blank(body.get("text", ""))
+            if "texts" in body:  # a line may not become longer
+                clean["texts"] = {key: _blank(text) for key, text in body["texts"].items()}
             clean["findings"] = {
                 key: {name: each if name == "by" else _blank(each) for name, each in finding.items()}
                 for key, finding in body.get("findings", {}).items()
