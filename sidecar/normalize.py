@@ -86,7 +86,7 @@ class Normalizer:
     def query(self, query: str) -> dict[str, str]:
         """The fields of a URL's *query*, decoded, credentials masked; the last of repeated ones."""
         pairs = parse_qsl(query[:_QUERY_CHARACTERS], keep_blank_values=True)[:MAX_ENTRIES]
-        return {name: MASK if self._redactor.named_in_url(name) else value for name, value in pairs}
+        return {name: MASK if self._redactor.named_in_url(name, value) else value for name, value in pairs}
 
     def scalars(self, fields: Mapping[str, Any], *, plain: bool = False) -> dict[str, Scalar] | None:
         """*fields* as scalars by clean key, at most `MAX_ENTRIES`; None if nothing is left.
@@ -160,7 +160,7 @@ class Normalizer:
     def _value(self, key: Any, value: Any, plain: bool) -> Scalar | None:
         if value is None:
             return None
-        if not plain and self._redactor.named(str(key)):  # `harmless` has checked the key, too
+        if not plain and self._redactor.named(str(key), value):  # `harmless` has checked the key, too
             return MASK
         known = scalar(value)
         nothing_to_mask = plain and isinstance(value, str)

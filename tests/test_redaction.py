@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.credentials import NAMES, Where
 from sidecar.redaction import MASK, Redactor
+from tests.doc_pages import ROOT
 
 REDACTOR = Redactor()
 SECRET = "s3cr3tValue"
@@ -30,6 +32,13 @@ SHAPES = {
     "aws session": "ASIA" + "ABCD1234" * 2,
     "google": "AIza" + "a-B1" * 9,
     "hugging face": "hf_" + "aB1c" * 6,
+    "slack app": "xapp-1-A02ABCDEF-1234567890-abcdef",
+    "google access": "ya29.a0AfH6SMB" + "x_-1" * 8,
+    "sendgrid": "SG.ngeVfQFYQlKU0ufo8x5d1A.TwL2iGABf9DHoTf-09kqeF8tAmbihYzrnopKc",
+    "npm": "npm_" + "a1B2" * 9,
+    "digitalocean": "dop_v1_" + "a1b2" * 16,
+    "groq": "gsk_" + "a1B2" * 12,
+    "vault": "hvs.CAESI" + "a1B2-" * 8,
     "pem": "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nabc=\n-----END RSA PRIVATE KEY-----",
     "pem cut off": "-----BEGIN PRIVATE KEY-----\nMIIEow\nabc=",
 }
@@ -92,6 +101,25 @@ NAMED = [
     f"https://bob%3A{SECRET}@h/p",
     f"access%5Ftoken={SECRET}&grant_type=x",
     f'{{"url":"https://h/p?a=1&sig={SECRET}"}}',
+    f"Server=db;Uid=sa;Pwd={SECRET};",
+    f"AWS_SECRET_ACCESS_KEY={SECRET}",
+    f"DB_PASS={SECRET}",
+    f"DefaultEndpointsProtocol=https;AccountName=a;AccountKey={SECRET}==;EndpointSuffix=x",
+    f"login failed: user=bob pass={SECRET}",
+    f'{{"user.pin": "{SECRET}"}}',
+    json.dumps(json.dumps({"auth": {"user": "bob", "x": SECRET}})),
+    json.dumps(f"two lines\npass={SECRET}"),
+    f"/login?user=bob&pass={SECRET}",
+    f'{{"tokens": ["{SECRET}"]}}',
+    f"tool --password {SECRET} -v",
+    f"tool --db-password '{SECRET}'",
+    f"tool --pass {SECRET}",
+    f'["tool", "--api-key", "{SECRET}"]',
+    json.dumps(json.dumps(["tool", "--token", SECRET])),
+    f"curl -u bob:{SECRET} https://h/p",
+    f"curl --user='bob:{SECRET}' https://h/p",
+    f'["curl", "-u", "bob:{SECRET}"]',
+    f"posted to https://hooks.slack.com/services/T00000000/B00000000/{SECRET}",
 ]
 
 HARMLESS = [
@@ -115,6 +143,15 @@ HARMLESS = [
     "up 20% = good, 5%25 of it",
     "sig_hash=abc signature=(a, b)",
     "/x?next=https%3A%2F%2Fh%2F%3Fpage%3D2",
+    "auth: permission denied, jwt: expired by 3m, invalid credentials: unknown user",
+    "could not pass, unauthorized: author pinned; passenger: Bob, compass: N, 3 pass: 2 fail",
+    "session_id=abc123def sessionId: abc123def",
+    '{"max_tokens": 400, "total_tokens": 12, "tokens": 12, "session_tokens": 4512}',
+    '{"pass": true, "auth": none, "token": null, "password": false}',
+    "boarding_pass=X12 gpio_pin=13 shipping: 4 otpauth: x",
+    "docker run -u 1000:1000 --user 0:0 -u http://h:80/x image",
+    "git push -u origin main; tool --token --verbose --tokens 5 --max-tokens 100",
+    "task-17 risk-averse-but-long-enough-name desk-lamp",
 ]
 
 
@@ -161,12 +198,58 @@ def test_names_of_fields() -> None:
         assert not REDACTOR.named(name), name
 
 
+def test_names_that_mean_a_credential_only_as_a_whole_field() -> None:
+    """`pin`, `auth` and `pass` are common parts of other names, so only the field of just that name counts."""
+    for name in ("pin", "PIN", "auth", "Pass", "user.pin", "user[pass]", "otp", "tokens"):
+        assert REDACTOR.named(name, "x1"), name
+    for name in ("gpio_pin", "boarding_pass", "bypass", "author", "basic-auth", "shipping", "input_tokens", "pinned"):
+        assert not REDACTOR.named(name, "x1"), name
+
+
+def test_every_listed_name_is_masked_and_documented() -> None:
+    """One table says what is recognised. The docs list the same, and each name is masked where the table says."""
+    listed = (ROOT / "docs/guarantees.md").read_text()
+    for where, names in NAMES.items():
+        for each in names:
+            assert f"`{each}`" in listed, each
+            name = each.removesuffix("(s)")
+            for spelling in {name, name.upper(), name.replace("_", "-"), *([name + "s"] if each != name else [])}:
+                assert SECRET not in REDACTOR.text(f"GET /p?a=1&{spelling}={SECRET}"), spelling
+                assert REDACTOR.named_in_url(spelling, SECRET), spelling
+                if where is not Where.URL:
+                    assert REDACTOR.named(spelling, SECRET), spelling
+                    assert SECRET not in REDACTOR.text(f'{{"{spelling}": "{SECRET}"}}'), spelling
+                if where in (Where.ANYWHERE, Where.FIELD):
+                    assert REDACTOR.named(f"my_{spelling}", SECRET), spelling
+                if where is Where.ANYWHERE:
+                    assert SECRET not in REDACTOR.text(f"it has {spelling}: {SECRET}"), spelling
+
+
+def test_a_value_that_says_little_is_kept() -> None:
+    """Whether there is a credential and how many there are may be learnt from; unless the user says otherwise."""
+    for name, value in (("auth", True), ("pass", False), ("tokens", 512), ("api_keys", 2.0), ("passwords", "3")):
+        assert not REDACTOR.named(name, value), name
+    for name, value in (("pin", 1234), ("pass", 12), ("db_pass", 12), ("tokens", "a b"), ("password", "")):
+        assert REDACTOR.named(name, value), name
+    mine = Redactor(["consent", "tokens"])
+    assert mine.named("consent", True)
+    assert mine.text("consent=true, tokens: 12, password=true") == f"consent={MASK}, tokens: {MASK}, password=true"
+
+
+def test_an_agents_session_is_no_credential() -> None:
+    """Operations are joined into tasks by the session, which many SDKs call `session.id` or `session_id`."""
+    for name in ("session_id", "sessionId", "session.id", "mcp.session.id"):
+        assert not REDACTOR.named(name, SECRET), name
+
+
 def test_a_masked_address_stays_readable() -> None:
     """Only the values go; fields beside them, names and the place stay."""
     masked = REDACTOR.text("https://h:1/p?a=1&access%5Ftoken=x%20y&sig=z&b=c%20d#id_token=w")
     assert masked == f"https://h:1/p?a=1&access%5Ftoken={MASK}&sig={MASK}&b=c%20d#id_token={MASK}"
     assert REDACTOR.named_in_url("X-Amz-Signature")
     assert not REDACTOR.named("signature")
+    sent = "posted to https://hooks.slack.com/services/T00000000/B00000000/XXXXXXXX, curl -u bob:x https://h"
+    assert REDACTOR.text(sent) == f"posted to https://hooks.slack.com/{MASK}, curl -u bob:{MASK} https://h"
 
 
 def test_names_that_the_user_adds() -> None:
@@ -231,6 +314,14 @@ _FRAGMENTS = [
         "set-",
         "eyJ",
         "sk-",
+        "--",
+        "-u ",
+        "pass",
+        "pin",
+        "s",
+        "true",
+        "12",
+        "hooks.slack.com/services/",
         "\u017f",
         "İ",
         "ı",
@@ -282,6 +373,17 @@ def test_a_name_of_a_credential_is_suspicious(name: str) -> None:
         "://a%3a" * 30_000,
         "=" * 200_000,
         "?" + "sig" * 60_000,
+        "--a" * 60_000,
+        "--token " * 30_000,
+        "-u " * 60_000,
+        "-u a" * 50_000,
+        "--user" + " " * 200_000,
+        "services/" * 20_000,
+        "hooks.slack.com/" * 15_000,
+        "SG." * 60_000,
+        "pass\n" * 40_000,
+        "pin" + "]" * 200_000,
+        "[" * 200_000 + "pin",
     ],
     ids=lambda text: text[:8],
 )

@@ -25,6 +25,7 @@ GROUND = {
     "clock",
     "normalize",
     "redaction",
+    "credentials",
     "ids",
     "version",
 }
