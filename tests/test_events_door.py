@@ -19,7 +19,7 @@ import pytest
 from sidecar.errors import OverloadedError
 from sidecar.protocols import Receipt
 from sidecar.receivers.event_intake import LARGE_BYTES, Reading
-from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, EventsResource
+from sidecar.receivers.event_resource import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, EventsResource, _Batch
 from sidecar.receivers.open_ops import OpenOps
 from tests.fakes import SettledReceipt, an_op
 from tests.observers import FaultyFile, client, journal, observer
@@ -277,7 +277,9 @@ async def recorded(intake: TimedIntake, events: int, open_ops: OpenOps | None = 
     open_ops = open_ops or OpenOps()
     door = EventsResource(cast("Any", intake), cast("Any", None), open_ops)
     with open_ops.batch() as held:
-        return await door._record([b"{}"] * events, {}, {}, held)
+        batch = _Batch(held, {})
+        await door._record([b"{}"] * events, batch)
+    return batch.accepted, batch.rejected
 
 
 class FullIntake(TimedIntake):

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from sidecar.export.pending import Saved
+from sidecar.rare_lines import gets_a_line
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +72,7 @@ class CursorFile:
         except OSError as exc:
             self._number -= 1  # the last saved slot is still valid
             self.failures += 1
-            if self.failures & (self.failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not a line for each
+            if gets_a_line(self.failures):
                 log.warning("export.cursor_not_saved", path=str(self._path), error=str(exc), failures=self.failures)
             return
         self._last, self._readable = saved, True

@@ -21,6 +21,7 @@ from sidecar.langfuse.observations import Observations, with_room
 from sidecar.langfuse.verdicts import Ruling, Verdicts
 from sidecar.model import Fragment, LangfuseTold, Score
 from sidecar.protocols import Clock, DecisionLog, KnownEvents, Receipt, Recorder
+from sidecar.rare_lines import gets_a_line
 
 log = structlog.get_logger(__name__)
 
@@ -126,7 +127,7 @@ class LangfuseDesk:
 
     def _failed(self, exc: ObserverError) -> None:
         self.failed += 1
-        if self.failed & (self.failed - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not a line for each
+        if gets_a_line(self.failed):
             log.warning("langfuse.not_recorded_yet", error=str(exc), failures=self.failed)
 
     async def _work(self, observed: _Observed, scored: _Scored) -> None:
@@ -148,21 +149,10 @@ class LangfuseDesk:
         """Record each of *ready* and add to *done* those that reached the journal. Raises RetryableError."""
         receipts: list[tuple[K, Receipt | None]] = []
         error: RetryableError | None = None
-        for number, item in enumerate(ready, 1):
-            if not number % _SLICE:
-                await asyncio.sleep(0)
-            if item is None:
-                continue
-            key, record = item
-            try:
-                receipts.append((key, record()))
-            except RetryableError as exc:
-                error = exc
-                break
-            except Exception:  # a poison item costs only itself
-                self.unrecorded += 1
-                log.exception("langfuse.item_not_recorded", item=str(key)[:200])
-                receipts.append((key, None))
+        try:
+            await self._record(ready, receipts)
+        except RetryableError as exc:
+            error = exc
         for key, receipt in receipts:
             try:
                 if receipt is not None:
@@ -172,6 +162,25 @@ class LangfuseDesk:
                 error = exc
         if error is not None:
             raise error
+
+    async def _record(
+        self, ready: Iterator[tuple[K, _Record] | None], receipts: list[tuple[K, Receipt | None]]
+    ) -> None:
+        """Record each of *ready*; *receipts* gets theirs, None where no op is needed. Raises RetryableError."""
+        for number, item in enumerate(ready, 1):
+            if not number % _SLICE:
+                await asyncio.sleep(0)
+            if item is None:
+                continue
+            key, record = item
+            try:
+                receipts.append((key, record()))
+            except RetryableError:
+                raise
+            except Exception:  # a poison item costs only itself
+                self.unrecorded += 1
+                log.exception("langfuse.item_not_recorded", item=str(key)[:200])
+                receipts.append((key, None))
 
     def _ready_observations(self, observed: _Observed) -> Iterator[tuple[tuple[str, int], _Record] | None]:
         now_ns = self._clock.time_ns()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import Any
 
 import falcon
@@ -55,6 +56,26 @@ class EventResource:
         resp.data = _accepted(receipt.op, self._intake.ring_size(), reading.hints)
 
 
+@dataclass(slots=True)
+class _Batch:
+    """What became of a request's events so far: *receipts* of those not settled yet, rejections, and hints.
+
+    *context* is the request's trace context. Each hint comes with the index of its first event.
+    """
+
+    held: OpenBatch
+    context: dict[str, str]
+    accepted: int = 0
+    receipts: list[Receipt] = field(default_factory=list)
+    rejected: list[dict[str, int | str]] = field(default_factory=list)
+    hints: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def handled(self) -> int:
+        """The number of events taken or rejected."""
+        return self.accepted + len(self.rejected)
+
+
 class EventsResource:
     """`POST /events`: a JSON array, or one event per line. Valid events are recorded even if others are not."""
 
@@ -71,55 +92,54 @@ class EventsResource:
             events = _events(await self._bodies.read(req, lease))
             _bound("events", len(events), MAX_BATCH_EVENTS)
             lease.take(len(events) * _EVENT_BYTES)
-            hints: dict[str, int] = {}
             with self._open.batch() as held:
-                accepted, rejected = await self._record(events, _trace_context(req), hints, held)
+                batch = _Batch(held, _trace_context(req))
+                await self._record(events, batch)
         resp.content_type = falcon.MEDIA_JSON
-        answer = {"accepted": accepted, "rejected": rejected, "ring_size": self._intake.ring_size()}
-        if hints:
-            answer["hints"] = [{"index": index, "hint": hint} for hint, index in hints.items()]
+        answer = {"accepted": batch.accepted, "rejected": batch.rejected, "ring_size": self._intake.ring_size()}
+        if batch.hints:
+            answer["hints"] = [{"index": index, "hint": hint} for hint, index in batch.hints.items()]
         resp.data = msgspec.json.encode(answer)
 
-    async def _record(
-        self, events: list[Any], headers: dict[str, str], hints: dict[str, int], held: OpenBatch
-    ) -> tuple[int, list[dict[str, int | str]]]:
-        """Record *events* and wait until they are settled. Returns how many were accepted, and the rejections.
-
-        *hints* gets each hint with its first event's index.
-        """
-        receipts: list[Receipt] = []
-        rejected: list[dict[str, int | str]] = []
-        accepted, turn_began = 0, asyncio.get_running_loop().time()
-        while (first := accepted + len(rejected)) < len(events):
+    async def _record(self, events: list[Any], batch: _Batch) -> None:
+        """Record *events* as *batch*, and wait until they are settled. Raises RetryableError if none was taken."""
+        turn_began = asyncio.get_running_loop().time()
+        while (first := batch.handled) < len(events):
             for index, reading in enumerate(await self._some(events, first, turn_began + _TURN_S), first):
                 try:
-                    if isinstance(reading, InvalidInputError):
-                        raise reading
-                    receipts.append(self._intake.take(reading, headers))
-                    accepted += 1
-                    held.add(1, _text_size(events[index]))
-                    for hint in reading.hints:
-                        if len(hints) < MAX_HINTS:
-                            hints.setdefault(hint, index)
-                except InvalidInputError as exc:
-                    rejected.append({"index": index, "error": str(exc)})
+                    self._take(reading, index, _text_size(events[index]), batch)
                 except RetryableError as exc:
                     # Earlier events stay recorded: say where it stopped, so that the sender need not repeat them.
-                    rejected += [{"index": rest, "error": f"retry: {exc}"} for rest in range(index, len(events))]
-                    if not accepted:
+                    batch.rejected += [{"index": rest, "error": f"retry: {exc}"} for rest in range(index, len(events))]
+                    if not batch.accepted:
                         raise
                     break
-            if held.is_full:
-                await self._settle_half(receipts, held)
+            if batch.held.is_full:
+                await self._settle_half(batch)
             turn_began = await _next_turn(turn_began)
-        await self._intake.settled(receipts)
-        return accepted, rejected
+        await self._intake.settled(batch.receipts)
 
-    async def _settle_half(self, receipts: list[Receipt], held: OpenBatch) -> None:
-        older = receipts[: (len(receipts) + 1) // 2]
+    def _take(self, reading: Reading | InvalidInputError, index: int, size: int, batch: _Batch) -> None:
+        """Take an event of *size* bytes; its receipt or rejection goes to *batch*. Raises RetryableError."""
+        if isinstance(reading, InvalidInputError):
+            batch.rejected.append({"index": index, "error": str(reading)})
+            return
+        try:
+            batch.receipts.append(self._intake.take(reading, batch.context))
+        except InvalidInputError as exc:
+            batch.rejected.append({"index": index, "error": str(exc)})
+            return
+        batch.accepted += 1
+        batch.held.add(1, size)
+        for hint in reading.hints:
+            if len(batch.hints) < MAX_HINTS:
+                batch.hints.setdefault(hint, index)
+
+    async def _settle_half(self, batch: _Batch) -> None:
+        older = batch.receipts[: (len(batch.receipts) + 1) // 2]
         await self._intake.settled(older)
-        del receipts[: len(older)]
-        held.half_settled()
+        del batch.receipts[: len(older)]
+        batch.held.half_settled()
 
     async def _some(self, events: list[Any], first: int, until: float) -> list[Reading | InvalidInputError]:
         """Read the next events, at least one, before any of them is taken.

@@ -21,6 +21,7 @@ from sidecar.errors import InvalidInputError, ObserverError
 from sidecar.model import Fragment, Score
 from sidecar.protocols import Clock
 from sidecar.protocols_langfuse import LangfuseInbox
+from sidecar.rare_lines import gets_a_line
 from sidecar.receivers.langfuse_events import LangfuseReader, ns_of
 from sidecar.receivers.langfuse_pages import PageSize, PageTooLargeError, get_page, page_in
 from sidecar.receivers.langfuse_windows import PullState, Window
@@ -236,7 +237,7 @@ class LangfusePoller:
 
     def _failed(self, why: str) -> None:
         self.failures += 1
-        if self.failures & (self.failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not a line for each
+        if gets_a_line(self.failures):
             log.warning("langfuse.not_pulled", why=why[:300], failures=self.failures)
 
     async def _observed(self, rows: list[Any]) -> None:

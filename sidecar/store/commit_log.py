@@ -16,6 +16,7 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from sidecar.protocols import Clock, JournalFile
+from sidecar.rare_lines import gets_a_line
 from sidecar.store.commit_batch import Batch, CommitReceipt, release
 from sidecar.store.journal_file import enveloped, sealed
 
@@ -137,7 +138,7 @@ class CommitLog(Generic[R]):
             pending = batch.size + (writing.size if writing is not None else 0)
             if self._stopping or self._loop is None or pending + len(line) > self._max_bytes:
                 self.refused += 1
-                if self.refused & (self.refused - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not a line for each
+                if gets_a_line(self.refused):
                     log.error("journal.record_refused", journal=self.name, waiting_bytes=self.pending_bytes)
                 return None
             if not batch.lines:
@@ -226,7 +227,7 @@ class CommitLog(Generic[R]):
             return None
         except Exception as exc:  # noqa: BLE001 - whatever the file raises costs this batch, never the thread
             self.write_errors += 1
-            if self.write_errors & (self.write_errors - 1) == 0:  # the 1st, 2nd, 4th, 8th …: not a line for each
+            if gets_a_line(self.write_errors):
                 log.error("journal.write_failed", journal=self.name, error=str(exc), failures=self.write_errors)
             return exc
 
