@@ -99,6 +99,47 @@ async def test_an_array_inside_an_object_is_refused(door: httpx.AsyncClient, tmp
     assert len(journal(tmp_path)) == 4
 
 
+@pytest.mark.parametrize("body", [b'{"count": "x"}\n[1]', b'[{"count": "x"}, 7]', b"{bad\n{bad", b'{\n"n": 1,}\n'])
+async def test_a_batch_of_which_nothing_is_taken_is_an_error(
+    door: httpx.AsyncClient, tmp_path: Path, body: bytes
+) -> None:
+    """A sender that looks at the status alone must not think that all is well; what was wrong is told as ever."""
+    status, said = await post(door, body)
+    assert (status, said["accepted"], said["ring_size"]) == (422, 0, 0)
+    assert said["error"].endswith(said["rejected"][0]["error"])
+    assert [wrong["index"] for wrong in said["rejected"]] == [0, 1]
+    assert journal(tmp_path) == []
+
+
+async def test_a_batch_sent_again_is_taken_and_one_under_known_ids_is_not(door: httpx.AsyncClient) -> None:
+    """Repeats count as accepted; events with the ids of others are refused, whatever their number."""
+    for _ in range(2):
+        status, said = await post(door, b'[{"event_id": "a", "count": 1}]')
+        assert (status, said["accepted"]) == (200, 1)
+    assert (await post(door, b'[{"event_id": "a", "count": 2}]'))[0] == 422
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+async def test_a_byte_order_mark_and_an_object_on_several_lines_are_read(
+    door: httpx.AsyncClient, tmp_path: Path, mark: bytes
+) -> None:
+    """Some editors and platforms write the mark; some encoders indent."""
+    for number, body in enumerate(
+        (b'[{"count": 7}]', b'{"count": 7}\n{"count": 7}', b'\n{\n "count": 7,\n "rows": [1]\n}\n')
+    ):
+        status, said = await post(door, mark + body)
+        assert (status, said["rejected"]) == (200, []), number
+    assert [line["count"] for line in journal(tmp_path)] == [7] * 4
+
+
+async def test_one_large_object_is_refused_before_it_is_decoded(door: httpx.AsyncClient, tmp_path: Path) -> None:
+    """It is too large for an event, and a million keys would become hundreds of megabytes."""
+    body = json.dumps({"events": [{"count": 1, "input_summary": "x" * 1000}] * 1100}).encode()
+    status, said = await post(door, body)
+    assert (status, "one event a line" in said["error"]) == (413, True)
+    assert journal(tmp_path) == []
+
+
 async def test_a_line_that_is_no_json_costs_itself(door: httpx.AsyncClient, tmp_path: Path) -> None:
     """Malformed, cut short or not UTF-8: the lines around it count."""
     status, said = await post(door, b'{"count": 1}\n{"count": \n\xff\xfe\n{"count": 4}\n{"count": 5')

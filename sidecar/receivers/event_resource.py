@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from codecs import BOM_UTF8
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ _TURN_S = 0.005  # of handling events before other tasks get a turn
 _TOGETHER = 32  # events read in a row before they are taken
 _MOST_TURNS = 10  # turns for other tasks after a long one, as their responses need several
 
+_raw = msgspec.json.Decoder(msgspec.Raw)
 _raw_array = msgspec.json.Decoder(list[msgspec.Raw])
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -87,7 +89,10 @@ class EventsResource:
         self._open = open_ops
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """200 once the valid events are in the journal, with the numbers accepted, and errors by index."""
+        """200 once the valid events are in the journal, with the numbers accepted, and errors by index.
+
+        422 if there is none: a sender that looks at the status alone would think that all were taken.
+        """
         with self._bodies.lease() as lease:
             events = _events(await self._bodies.read(req, lease))
             _bound("events", len(events), MAX_BATCH_EVENTS)
@@ -96,7 +101,14 @@ class EventsResource:
                 batch = _Batch(held, _trace_context(req))
                 await self._record(events, batch)
         resp.content_type = falcon.MEDIA_JSON
-        answer = {"accepted": batch.accepted, "rejected": batch.rejected, "ring_size": self._intake.ring_size()}
+        answer: dict[str, Any] = {
+            "accepted": batch.accepted,
+            "rejected": batch.rejected,
+            "ring_size": self._intake.ring_size(),
+        }
+        if batch.rejected and not batch.accepted:
+            resp.status = falcon.HTTP_422
+            answer["error"] = f"none of {len(batch.rejected)} events was taken. The first: {batch.rejected[0]['error']}"
         if batch.hints:
             answer["hints"] = [{"index": index, "hint": hint} for hint, index in batch.hints.items()]
         resp.data = msgspec.json.encode(answer)
@@ -191,13 +203,13 @@ def _events(body: bytes) -> list[Any]:
 
     The result must be bounded like the body: ten million `1,` would become 700 MiB of objects.
     """
+    body = body.removeprefix(BOM_UTF8)
     if not body.strip():
         raise MalformedError("the body is empty", "there is nothing to read", "Send an array, or one event a line")
     is_array = body.lstrip()[:1] == b"["
     _bound("values", body.count(b"," if is_array else b"\n"), MAX_BATCH_VALUES)
     if not is_array:
-        _refuse_wrapped(body)
-        return [line for line in body.split(b"\n") if line.strip()]
+        return [body] if _is_one_object(body) else [line for line in body.split(b"\n") if line.strip()]
     try:
         return _raw_array.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -206,13 +218,30 @@ def _events(body: bytes) -> list[Any]:
         return events
 
 
+def _is_one_object(body: bytes) -> bool:
+    """Whether *body* is one event, on one line or on several.
+
+    Raises InvalidInputError for an array inside one object, such as `{"events": […]}`: it would count as an event.
+    """
+    try:
+        _raw.decode(body)  # of many lines it reads the first, and builds nothing
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # several lines, or something it rejects
+        return False
+    if len(body) > MAX_EVENT_BYTES:
+        raise TooLargeError(
+            f"the body is one object of over {MAX_EVENT_BYTES} bytes",
+            "no event may be larger, and events inside an object are not read",
+            "Send an array, or one event a line",
+        )
+    if b"[" in body:
+        _refuse_wrapped(body)
+    return True
+
+
 def _refuse_wrapped(body: bytes) -> None:
-    """Raise InvalidInputError for an array inside one object, such as `{"events": […]}`: it would count as an event."""
-    if b"[" not in body:
-        return
     try:
         whole = _raw_object.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # several lines, or no JSON
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # not an object
         return
     is_event = not whole.keys().isdisjoint(FIELD_SCHEMAS)
     if not is_event and any(bytes(memoryview(value)[:1]) == b"[" for value in whole.values()):

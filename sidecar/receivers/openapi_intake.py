@@ -31,18 +31,24 @@ def events() -> dict[str, Any]:
         "description": "The hints of `/event`, each once, with the index of the first event concerned",
         "maxItems": MAX_HINTS,
     }
+    refused = parts.fields(error={"type": "string"})
+    refused["properties"] |= answer["properties"]
     return {
         "summary": "Record many events: an array, or one per line; gzip or not",
         "parameters": _trace_headers(),
         "requestBody": parts.body(
             {
-                "application/json": {"description": "An array of events as for `/event`; errors name the index"},
+                "application/json": {
+                    "anyOf": [parts.array(_event_schema()), _event_schema()],
+                    "description": "Events, or one event; errors name the index",
+                },
                 "application/x-ndjson": {"type": "string"},
             }
         ),
         "responses": {
             "200": parts.answer("The valid events are in the journal", answer),
-            **parts.errors("400", "401", "403", "413", "415", "421", "422", "503"),
+            **parts.errors("400", "401", "403", "413", "415", "421", "503"),
+            "422": parts.answer("No event was valid, or they are inside an object", refused),
         },
     }
 
