@@ -47,11 +47,12 @@ def ask(question: str) -> str | None:
 @agent(name="staffing")
 def staff(city: str) -> str | None:
     """The agent goes on after a tool has failed."""
+    answer = ask("Who is free?")
     try:
         find_workers(role="forklift", count=2)
     except LookupError:
         open_shifts(city=city)
-    return ask("Who is free?")
+    return answer
 
 
 @workflow(name="plan_week")

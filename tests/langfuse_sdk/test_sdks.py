@@ -44,6 +44,7 @@ async def run(running: Observer, *command: str) -> Said:
     url = f"http://127.0.0.1:{running.port}"
     address = dict.fromkeys(["LANGFUSE_BASE_URL", "LANGFUSE_HOST", "LANGFUSE_BASEURL"], url)
     env = {**os.environ, **address, "LANGFUSE_PUBLIC_KEY": "pk-lf-here", "LANGFUSE_SECRET_KEY": "in"}
+    env["LANGFUSE_TIMEOUT"] = "60"  # seconds, not 5: what an SDK says of a slow machine would count as a warning
     env |= {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
     process = await asyncio.create_subprocess_exec(*command, env=env, stdout=-1, stderr=-1)
     out, err = await process.communicate()

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / "build" / "peers" / "bin"
 COLLECTOR_CONFIG = ROOT / "otel-collector.yaml"
 _JAEGER_CONFIG = ROOT / "k8s" / "overlays" / "observability" / "jaeger" / "jaeger.yaml"
-_PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 _EVERY_S = 0.2
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Jaeger:
 
     def trace(self, trace_id: str) -> list[dict[str, Any]]:
         """The spans of a trace as the query API gives them; none if it is not known."""
-        answer = httpx.get(f"{self.query}/api/traces/{trace_id}", trust_env=False)
+        answer = httpx.get(f"{self.query}/api/traces/{trace_id}", trust_env=False, timeout=PATIENCE_S)
         return answer.json()["data"][0]["spans"] if answer.status_code == 200 else []
 
     def spans(self, trace_id: str, count: int) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ class Collector:
 
 def waited_for(look: Callable[[], T | None]) -> T:
     """Poll *look* until its result is not None; return that. Raises TimeoutError."""
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         found = look()
         if found is not None:
@@ -102,7 +102,7 @@ def collector(folder: Path, jaeger_endpoint: str, host: str = "127.0.0.1", grpc:
 def validated() -> subprocess.CompletedProcess[str]:
     """The result of the Collector's `validate` of the project's configuration."""
     command = [str(BIN / "otelcol"), "validate", "--config", str(COLLECTOR_CONFIG)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
 
 
 def free_ports(count: int) -> list[int]:
@@ -123,7 +123,7 @@ def running(command: list[str], env: Mapping[str, str], log: Path) -> Iterator[N
         finally:
             process.terminate()
             try:
-                process.wait(_PATIENCE_S)
+                process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

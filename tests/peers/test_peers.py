@@ -67,8 +67,7 @@ def test_ops_are_found_in_jaeger_and_are_the_same_there(
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
     with running_observer(tmp_path, **env) as observer:
         for event in _EVENTS:
-            answer = httpx.post(f"{observer.url}/event", content=json.dumps(event), trust_env=False)
-            assert answer.status_code == 200, answer.text
+            _post(observer, event)
         sent = _ops(observer)
         assert len(sent) == len(_EVENTS)
         for op in sent:
@@ -86,9 +85,7 @@ def test_a_correction_is_linked_to_the_failures_that_it_is_about(
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.grpc, "OBSERVER_CYCLE": "0.2"}
     row = {"sig_hash": "ab12", "task_class": "staffing.fill", "correction": "ask for fewer", "reason": "closed"}
     with running_observer(tmp_path, **env) as observer:
-        failed = httpx.post(
-            f"{observer.url}/event", json={"error": "closed", "sig_hash": "ab12"}, trust_env=False
-        ).json()
+        failed = _post(observer, {"error": "closed", "sig_hash": "ab12"})
         (tmp_path / "corrections.jsonl").write_text(json.dumps(row) + "\n")
         correction = peers.waited_for(lambda: next((op for op in _ops(observer) if op.correction), None))
         assert correction.trace_id is not None
@@ -99,10 +96,10 @@ def test_a_correction_is_linked_to_the_failures_that_it_is_about(
 def test_the_collector_makes_metrics_of_the_spans(collector: Collector, tmp_path: Path) -> None:
     """Calls by endpoint, status and source, as the dashboards read them."""
     with running_observer(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.grpc) as observer:
-        httpx.post(f"{observer.url}/event", json={"endpoint": "/counted", "error": "no"}, trust_env=False)
+        _post(observer, {"endpoint": "/counted", "error": "no"})
 
         def counted() -> str | None:
-            lines = httpx.get(collector.metrics, trust_env=False).text.splitlines()
+            lines = _get(collector.metrics).text.splitlines()
             return next((line for line in lines if "calls" in line and 'span_name="/counted"' in line), None)
 
         line = peers.waited_for(counted)
@@ -111,8 +108,20 @@ def test_the_collector_makes_metrics_of_the_spans(collector: Collector, tmp_path
 
 
 def _ops(observer: Process) -> list[ObservedOp]:
-    answer = httpx.get(f"{observer.url}/ops?limit=100", trust_env=False)
-    return [msgspec.convert(op, ObservedOp) for op in answer.json()["ops"]]
+    ops = _get(f"{observer.url}/ops?limit=100").json()["ops"]
+    return [msgspec.convert(op, ObservedOp) for op in ops]
+
+
+def _get(url: str) -> httpx.Response:
+    return httpx.get(url, trust_env=False, timeout=peers.PATIENCE_S)
+
+
+def _post(observer: Process, event: dict[str, Any]) -> Any:
+    """The answer to *event*, which is taken."""
+    sent = json.dumps(event)  # by us, as it may hold half a character
+    answer = httpx.post(f"{observer.url}/event", content=sent, trust_env=False, timeout=peers.PATIENCE_S)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
 
 
 def _tags(span: dict[str, Any]) -> dict[str, Any]:
