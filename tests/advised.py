@@ -15,7 +15,7 @@ def advised(url: str, endpoint: str, tasks: int, token: str = "") -> None:
     Approval is repeated, as each new version of an entry made from successes needs it.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    with httpx.Client(base_url=url, headers=headers, trust_env=False) as client:
+    with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=30) as client:
 
         def entry() -> Any:
             found = client.get("/playbooks").json()["playbooks"]

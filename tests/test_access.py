@@ -241,7 +241,9 @@ async def test_the_door_speaks_tls(tmp_path: Path, certificate: tuple[Path, Path
         async with client(running) as plain:
             with pytest.raises(httpx.TransportError):
                 await plain.get("/health")
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.health_port}", trust_env=False) as health:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{running.health_port}", trust_env=False, timeout=30
+        ) as health:
             assert (await health.get("/livez")).status_code == 200
 
 

@@ -194,7 +194,7 @@ def test_a_second_observer_on_the_same_folder_is_refused(tmp_path: Path) -> None
         assert done.returncode == 1
         assert f"pid {first.pid}" in done.stderr
         assert "Traceback" not in done.stderr
-        assert httpx.get(first.url + "/livez", trust_env=False).status_code == 200
+        assert httpx.get(first.url + "/livez", trust_env=False, timeout=30).status_code == 200
 
 
 def test_a_required_gateway_that_is_away_is_exit_1(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_signal_drains_and_exits_0(tmp_path: Path, number: signal.Signals) -> 
     """What was acknowledged is in the journal, the doors close in order, and the status is 0."""
     with running_observer(tmp_path) as observer:
         for _ in range(20):
-            httpx.post(observer.url + "/event", json={"success": True}, trust_env=False).raise_for_status()
+            httpx.post(observer.url + "/event", json={"success": True}, trust_env=False, timeout=30).raise_for_status()
         observer.send(number)
         assert observer.wait() == 0
         assert observer.events[-1]["event"] == "observer.stopped"
@@ -232,7 +232,7 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
 
 def _round_trip(url: str) -> None:
     """After this answer the server has read what was sent on an older connection."""
-    httpx.get(url + "/livez", trust_env=False).raise_for_status()
+    httpx.get(url + "/livez", trust_env=False, timeout=30).raise_for_status()
 
 
 def test_run_raises_its_limit_of_open_files(tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ def test_stats_prints_what_was_counted(tmp_path: Path) -> None:
         headers = {"Authorization": "Bearer sesame"}
         for success in (True, True, False):
             event = {"success": success, "event_kind": "fill\x1b[2J", "endpoint": "/tools/a", "error": "no seat"}
-            httpx.post(observer.url + "/event", json=event, headers=headers, trust_env=False).raise_for_status()
+            httpx.post(
+                observer.url + "/event", json=event, headers=headers, trust_env=False, timeout=30
+            ).raise_for_status()
         plain = run_command(tmp_path, "stats", "--url", observer.url, OBSERVER_TOKEN="sesame")
         as_json = run_command(tmp_path, "stats", "--url", observer.url, "--token", "sesame", "--json")
         refused = run_command(tmp_path, "stats", "--url", observer.url)
@@ -52,7 +54,7 @@ def test_stats_prints_what_was_counted(tmp_path: Path) -> None:
 def test_stats_is_a_table_on_a_terminal(tmp_path: Path) -> None:
     """With a frame and bars, as wide as the terminal at most."""
     with running_observer(tmp_path) as observer:
-        httpx.post(observer.url + "/event", json={"success": True}, trust_env=False).raise_for_status()
+        httpx.post(observer.url + "/event", json={"success": True}, trust_env=False, timeout=30).raise_for_status()
         ours, theirs = pty.openpty()
         done = subprocess.run(
             observer_command("stats", "--url", observer.url),

@@ -25,7 +25,9 @@ from tests.processes import Process, observer_command, observer_env, running_obs
 
 
 def send(observer: Process, **fields: Any) -> None:
-    httpx.post(observer.url + "/event", json={"success": True, **fields}, trust_env=False).raise_for_status()
+    httpx.post(
+        observer.url + "/event", json={"success": True, **fields}, trust_env=False, timeout=30
+    ).raise_for_status()
 
 
 @contextlib.contextmanager

@@ -48,9 +48,9 @@ def test_every_metric_that_is_asked_for_is_one_that_the_observer_gives(tmp_path:
         events = [
             {"endpoint": "/a", "success": True, "input_summary": "one", "task": f"t-{number}"} for number in range(12)
         ]
-        httpx.post(f"{observer.url}/events", json=events, trust_env=False)
+        httpx.post(f"{observer.url}/events", json=events, trust_env=False, timeout=30)
         advised(observer.url, "/a", 4)
-        text = httpx.get(f"{observer.url}/metrics", trust_env=False).text
+        text = httpx.get(f"{observer.url}/metrics", trust_env=False, timeout=30).text
     given = set(re.findall(r"^([a-z_]+)[{ ]", text, re.MULTILINE))
     assert len(asked) > 20
     assert asked - FROM_SPANS <= given

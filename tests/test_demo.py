@@ -54,7 +54,7 @@ _CALLS: list[tuple[str, dict[str, Any], int, str | None]] = [
 async def test_gateway_refuses_for_reasons(tmp_path: Path) -> None:
     """Each rule has its status and message; what breaks no rule is answered without an error."""
     call = {"role": "picker", "city": "Reno", "state": "NV", "count": 2, "certified": True}
-    async with gateway_process(1, tmp_path / "log") as url, httpx.AsyncClient(base_url=url) as client:
+    async with gateway_process(1, tmp_path / "log") as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
         for tool, body, status, error in _CALLS:
             answer = await client.post(f"/tools/{tool}", json={**call, **body})
             said = answer.json().get("error")
@@ -64,12 +64,12 @@ async def test_gateway_refuses_for_reasons(tmp_path: Path) -> None:
 
 async def test_gateway_keeps_a_post_once_and_ends_with_its_starter(tmp_path: Path) -> None:
     """A repeated Idempotency-Key is logged once; once the pipe to it is closed the gateway is gone."""
-    async with gateway_process(1, tmp_path / "log") as url, httpx.AsyncClient(base_url=url) as client:
+    async with gateway_process(1, tmp_path / "log") as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
         for _ in range(2):
             await client.post("/log", json={"operation": "x"}, headers={"Idempotency-Key": "k"})
         assert (await client.get("/log")).json() == {"entries": [{"operation": "x"}]}
         assert (await client.get("/health")).json()["status"] == "ok"
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=30) as client:
         with pytest.raises(httpx.ConnectError):
             await client.get(f"{url}/health")
 

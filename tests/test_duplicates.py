@@ -184,13 +184,16 @@ def test_a_kill_forgets_no_acknowledged_id(tmp_path: Path) -> None:
     """Killed between saves of the checkpoint, three times: whatever was acknowledged is only repeated after it."""
     spans: dict[str, str] = {}
     for round_number in range(3):
-        with running_observer(tmp_path, OBSERVER_CYCLE="0.1") as process, httpx.Client(trust_env=False) as http:
+        with (
+            running_observer(tmp_path, OBSERVER_CYCLE="0.1") as process,
+            httpx.Client(trust_env=False, timeout=30) as http,
+        ):
             for number in range(60):
                 event = {"event_id": f"{round_number}-{number}", "error": "no one is free", "count": number}
                 answer = http.post(f"{process.url}/event", json=event)
                 spans[json.dumps(event)] = answer.json()["span_id"]
             process.kill()
-    with running_observer(tmp_path) as process, httpx.Client(trust_env=False) as http:
+    with running_observer(tmp_path) as process, httpx.Client(trust_env=False, timeout=30) as http:
         for event_text, span_id in spans.items():
             assert http.post(f"{process.url}/event", content=event_text).json()["span_id"] == span_id
     assert ids(tmp_path) == [json.loads(event_text)["event_id"] for event_text in spans]

@@ -127,15 +127,21 @@ async def test_a_batch_sent_again_is_taken_and_counted_once(tmp_path: Path) -> N
 
 async def test_fragments_survive_a_kill_between_them(tmp_path: Path) -> None:
     """Killed after the first half was acknowledged, and again after the second: one op, of both halves."""
-    async with observer_life(tmp_path, **UNMEASURED) as first, httpx.AsyncClient(base_url=first.url) as http:
+    async with (
+        observer_life(tmp_path, **UNMEASURED) as first,
+        httpx.AsyncClient(base_url=first.url, timeout=30) as http,
+    ):
         opening = begun("job", "generation", name="answer", model="small-chat", input="Who can drive?")
         await taken(http, event("trace-create", id=TRACE, sessionId="shift-7"), opening)
         await asyncio.to_thread(first.kill)
-    async with observer_life(tmp_path, **UNMEASURED) as second, httpx.AsyncClient(base_url=second.url) as http:
+    async with (
+        observer_life(tmp_path, **UNMEASURED) as second,
+        httpx.AsyncClient(base_url=second.url, timeout=30) as http,
+    ):
         assert (await http.get("/stats")).json()["langfuse"]["observations_open"] == 1
         await taken(http, ended("job", "generation", 2.5, output="Ann can."))
         await asyncio.to_thread(second.kill)
-    async with observer_life(tmp_path) as third, httpx.AsyncClient(base_url=third.url) as http:
+    async with observer_life(tmp_path) as third, httpx.AsyncClient(base_url=third.url, timeout=30) as http:
         stats = (await http.get("/stats")).json()
         assert (stats["total"], stats["langfuse"]["observations_open"]) == (1, 0)
     (op,) = ops(tmp_path)

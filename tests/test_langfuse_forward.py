@@ -110,7 +110,10 @@ async def test_nothing_is_lost_when_the_observer_is_killed(tmp_path: Path) -> No
     async with langfuse_server(store) as server:
         server.refuses = lambda method, _path: (503, {"message": "busy"}, {}) if method == "POST" else None
         env = {"LANGFUSE_FORWARD_URL": server.url, **FORWARD}
-        async with observer_life(tmp_path, **env, **UNMEASURED) as first, httpx.AsyncClient(base_url=first.url) as http:
+        async with (
+            observer_life(tmp_path, **env, **UNMEASURED) as first,
+            httpx.AsyncClient(base_url=first.url, timeout=30) as http,
+        ):
             for number in range(10):
                 await taken(http, *whole(f"job-{number}", name="plan"))
             await asyncio.to_thread(first.kill)

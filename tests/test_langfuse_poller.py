@@ -277,7 +277,7 @@ class KeptBytes:
 async def test_windows_overlap_and_a_gap_is_counted() -> None:
     """Most readings go back a little, every tenth minute one goes far back; what is a day old is given up, and said."""
     clock, kept = ManualClock(), KeptBytes()
-    async with langfuse_server() as server, httpx.AsyncClient(base_url=server.url, auth=KEYS) as http:
+    async with langfuse_server() as server, httpx.AsyncClient(base_url=server.url, auth=KEYS, timeout=30) as http:
 
         def poller() -> LangfusePoller:
             reader = LangfuseReader(Normalizer(Redactor()))
@@ -323,7 +323,7 @@ async def test_a_call_that_the_proxy_saw_is_not_counted_again(tmp_path: Path) ->
         proxy = {"GATEWAY_URL": gateway.url, "OBSERVER_PROXY_PORT": "0"}
         async with observer(tmp_path, **env(server, **proxy)) as running:
             assert running.proxy is not None
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.proxy.port}") as agent:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.proxy.port}", timeout=30) as agent:
                 for number in (1, 2):
                     parent = {"traceparent": f"00-{number:032x}-{number:016x}-01"}
                     await agent.post("/tools/find_workers", json={"count": number}, headers=parent)

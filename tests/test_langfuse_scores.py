@@ -341,7 +341,7 @@ async def test_a_score_judges_the_call_that_its_observation_was(tmp_path: Path) 
             assert running.proxy is not None
             span = observed_span()
             parent = {"traceparent": f"00-{span.trace_id.hex()}-{span.span_id.hex()}-01"}
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.proxy.port}") as agent:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.proxy.port}", timeout=30) as agent:
                 await agent.post("/tools/find_workers", json={"count": 2}, headers=parent)
             await settled(running, 1)
             span.start_time_unix_nano, span.end_time_unix_nano = time.time_ns() - 10**9, time.time_ns()

@@ -74,7 +74,7 @@ def test_endpoints_beyond_the_bound_share_one_name() -> None:
 
 def samples(observer: Process, name: str) -> dict[tuple[str, str, str], float]:
     """What `/metrics` says of *name* by endpoint, source and outcome, but for zeros."""
-    text = httpx.get(f"{observer.url}/metrics", trust_env=False).text
+    text = httpx.get(f"{observer.url}/metrics", trust_env=False, timeout=30).text
     by = {family.name: family.samples for family in text_string_to_metric_families(text)}
     keys = ("endpoint", "source", "outcome")
     return {
@@ -93,7 +93,10 @@ def test_metrics_tell_them_apart(tmp_path: Path) -> None:
         {"endpoint": "/b", "error": "no", "source": "somebody's"},
         {"endpoint": "/b", "success": True, "amends": "long-gone"},
     ]
-    with running_observer(tmp_path) as observer, httpx.Client(base_url=observer.url, trust_env=False) as http:
+    with (
+        running_observer(tmp_path) as observer,
+        httpx.Client(base_url=observer.url, trust_env=False, timeout=30) as http,
+    ):
         assert http.post("/events", json=events).json()["accepted"] == 5
         latest = http.get("/ops", params={"endpoint": "/a"}).json()["ops"][-1]["op_id"]
         late = {"endpoint": "/a", "error": "judged wrong", "amends": latest}

@@ -58,7 +58,7 @@ async def learn(process: Process, *, failures: int) -> None:
     """Give the observer something to tell of."""
     events: list[dict[str, object]] = [{"endpoint": "/fill", "error": "closed"} for _ in range(failures)]
     events += [{"endpoint": "/good", "success": True} for _ in range(6)]
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
         answer = await http.post(process.url + "/events", json=events)
     assert answer.json()["accepted"] == len(events)
 
@@ -92,7 +92,7 @@ async def test_each_post_arrives_once_whatever_the_gateway_did_and_however_the_o
             written = (tmp_path / "data/decisions.jsonl").read_bytes()
             decisions = sum(written.count(b'"kind":"%s"' % kind) for kind in (b"diagnosis", b"playbook"))
             await arrived(gateway, taken, decisions)
-            async with httpx.AsyncClient(trust_env=False) as http:
+            async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
                 metrics = (await http.get(process.url + "/metrics")).text
             await asyncio.to_thread(process.stop)
     assert taken.repeated == []
@@ -105,7 +105,7 @@ async def test_a_kill_between_the_decision_and_its_post_loses_nothing(tmp_path: 
     """What the decision journal has behind the checkpoint and the outbox has not is put at the next start."""
     async with stand_in() as gateway:
         async with observer(tmp_path) as running:
-            async with httpx.AsyncClient(trust_env=False) as http:
+            async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
                 await http.post(f"http://127.0.0.1:{running.port}/event", json={"error": "closed"})
             await running.cycle.run_once()
         with closing(sqlite3.connect(tmp_path / "data/state.db")) as state, state:  # as the kill would have left it

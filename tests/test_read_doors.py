@@ -283,7 +283,9 @@ async def test_health_is_as_ever_and_ready_means_started(running: Observer, door
 async def test_the_health_port_tells_nothing_but_health(running: Observer, door: httpx.AsyncClient) -> None:
     """By any Host name, as a kubelet asks by pod address; every other path is unknown there."""
     await post(door, {"endpoint": "secret"})
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.health_port}", trust_env=False) as health:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{running.health_port}", trust_env=False, timeout=30
+    ) as health:
         for path in ("/health", "/livez", "/readyz"):
             answer = await health.get(path, headers={"host": "10.1.2.3:3802"})
             assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
@@ -349,7 +351,7 @@ async def test_a_fault_of_ours_and_not_being_ready_are_told_as_json() -> None:
     door = HttpReceiver("test", app, host="127.0.0.1", port=0, setting="", request_timeout_s=30, grace_s=1)
     async with asyncio.TaskGroup() as tasks:
         await door.start(tasks)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{door.port}", trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{door.port}", trust_env=False, timeout=30) as http:
             broken, unready = await http.get("/broken"), await http.get("/readyz")
         await door.stop()
     assert (broken.status_code, unready.status_code) == (500, 503)

@@ -189,7 +189,7 @@ def test_a_call_comes_back_from_its_line(
 
 async def test_gateway_calls_come_back_from_their_lines(bench: Bench) -> None:
     """As calls really end: answered, refused, failed; within another span and alone."""
-    async with stand_in() as gateway, httpx.AsyncClient(trust_env=False) as http:
+    async with stand_in() as gateway, httpx.AsyncClient(trust_env=False, timeout=30) as http:
         gateway.answers["/no"] = says({"error": "closed \ud800"}, 409)
         calls = ObservedGateway(gateway.url, http, bench.recorder, Normalizer(Redactor()), SystemClock(), timeout_s=10)
         for path in ("/yes", "/no", "@elsewhere"):

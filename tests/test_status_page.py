@@ -135,7 +135,7 @@ async def test_the_page_needs_no_token_and_its_data_does(tmp_path: Path) -> None
     """Whoever may not read gets an empty page; a foreign Host gets nothing."""
     async with observer(tmp_path, OBSERVER_TOKEN="secret") as running:
         url = f"http://127.0.0.1:{running.port}"
-        async with httpx.AsyncClient(base_url=url) as stranger:
+        async with httpx.AsyncClient(base_url=url, timeout=30) as stranger:
             assert (await stranger.get("/")).status_code == 200
             for path in ("/stats", "/playbooks?limit=200", "/incidents?limit=20", "/ops?limit=15"):
                 assert (await stranger.get(path)).status_code == 401

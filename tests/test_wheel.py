@@ -32,4 +32,4 @@ def test_the_wheel_runs_by_itself(tmp_path: Path) -> None:
     where = subprocess.run(code, env=alone, capture_output=True, text=True, timeout=60, check=True)
     assert where.stdout.startswith(str(installed))
     with running_observer(tmp_path, **alone) as observer:
-        assert "<html" in httpx.get(observer.url + "/").text
+        assert "<html" in httpx.get(observer.url + "/", timeout=30).text

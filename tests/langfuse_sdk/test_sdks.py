@@ -181,7 +181,7 @@ async def test_the_stand_in_server_answers_as_the_sdk_reads_it() -> None:
     store.observations = [observation(number, now) for number in range(1, 6)]
     store.given_scores = [given_score(1, now, of=1), given_score(2, now, of=2, value=0.5, dataType="NUMERIC")]
     async with langfuse_server(store) as server:
-        connection = httpx.Client(trust_env=False)
+        connection = httpx.Client(trust_env=False, timeout=30)
         api = LangfuseAPI(
             httpx_client=connection,
             base_url=server.url,
