@@ -13,14 +13,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from sidecar.commands import check_grpc, check_langfuse, checks_local, checks_remote
+from sidecar.commands import check_grpc, checks_local, checks_remote
 from sidecar.commands.finding import Finding, bounded, in_thread
-from tests.langfuse_server import FORWARD, PULL, langfuse_server
-from tests.observers import Answer, StandIn, says, settings, stand_in
-from tests.otlp_receiver import otlp_receiver
+from tests.observers import settings, stand_in
 from tests.processes import observer_command, observer_env, run_command, running_observer
 
 
@@ -109,133 +106,6 @@ def test_beside_a_running_observer_its_ports_and_folder_are_known(tmp_path: Path
     assert "held by an observer" in found["grpc port"]["found"]
     assert f"in use by a running observer (pid {observer.pid})" in found["data folder"]["found"]
     assert {found[name]["status"] for name in ("http port", "health port", "grpc port", "data folder")} == {"ok"}
-
-
-async def gateway_finding(stub: StandIn, tmp_path: Path, **env: str) -> tuple[Finding, float | None]:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        return await checks_remote.gateway(settings(tmp_path, GATEWAY_URL=stub.url, **env), client)
-
-
-async def test_a_gateway_that_answers_is_well_and_tells_the_time(tmp_path: Path) -> None:
-    """Its `Date` header is what our clock is held against."""
-    async with stand_in() as stub:
-        old = (b"date", b"Mon, 23 Nov 2020 02:30:49 GMT")
-        stub.answers["/health"] = Answer(200, b"{}", (old,))
-        finding, skew_s = await gateway_finding(stub, tmp_path)
-    assert finding.status == "ok"
-    assert skew_s is not None
-    assert checks_local.clock(skew_s).status == "warn"
-    assert "ahead of the gateway's" in checks_local.clock(skew_s).found
-    assert "behind the gateway's" in checks_local.clock(-skew_s).found
-    assert checks_local.clock(0.5).status == "ok"
-
-
-@pytest.mark.parametrize(
-    ("status", "required", "expected"),
-    [(204, "false", "ok"), (404, "false", "warn"), (404, "true", "fail"), (500, "false", "fail")],
-)
-async def test_a_gateway_that_answers_otherwise(tmp_path: Path, status: int, required: str, expected: str) -> None:
-    """Not every gateway has a `/health`; `--require-gateway` insists on it."""
-    async with stand_in() as stub:
-        stub.answers["/health"] = Answer(status, b"", ())
-        finding, skew_s = await gateway_finding(stub, tmp_path, OBSERVER_REQUIRE_GATEWAY=required)
-    assert (finding.status, skew_s) == (expected, None)
-
-
-@pytest.mark.parametrize(
-    ("answer", "status"),
-    [
-        (says({"text": "ok"}), "ok"),
-        (says({"text": " "}), "warn"),
-        (says({"text": 5}), "warn"),
-        (says([]), "warn"),
-        (Answer(200, b"no json"), "warn"),
-        (says({"error": "no such model"}, 404), "warn"),
-        (Answer(200, b"x" * 200_000), "warn"),
-    ],
-)
-async def test_the_model_is_asked_one_word(tmp_path: Path, answer: Answer, status: str) -> None:
-    """Anything but a text is a warning that says what came."""
-    async with stand_in() as stub, httpx.AsyncClient(trust_env=False) as client:
-        stub.answers["/ai/generate"] = answer
-        finding = await checks_remote.model(settings(tmp_path, LAKEHOUSE_URL=stub.url), client)
-    assert finding.status == status
-    assert stub.asked[0].json()["model"] == "qwen2.5"
-
-
-@pytest.mark.parametrize(
-    ("answer", "status"),
-    [
-        (says({"choices": [{"message": {"content": "ok"}}]}), "ok"),
-        (says({"choices": []}), "warn"),
-        (says({"choices": [{"message": None}]}), "warn"),
-    ],
-)
-async def test_a_chat_server_is_asked_its_own_way(tmp_path: Path, answer: Answer, status: str) -> None:
-    """At `/v1/chat/completions`, whether the address has the `/v1` or not."""
-    async with stand_in() as stub, httpx.AsyncClient(trust_env=False) as client:
-        stub.answers["/v1/chat/completions"] = answer
-        env = {"LAKEHOUSE_URL": f"{stub.url}/v1", "OBSERVER_MODEL_API": "openai"}
-        finding = await checks_remote.model(settings(tmp_path, **env), client)
-    assert finding.status == status
-    assert stub.asked[0].json()["messages"][0]["content"] == "Say ok."
-
-
-async def test_the_collector_takes_an_empty_export(tmp_path: Path) -> None:
-    """Over gRPC and HTTP, with the headers that the export sends."""
-    env = {"OTEL_EXPORTER_OTLP_HEADERS": "x-key=value%201"}
-    async with otlp_receiver() as receiver:
-        for protocol, endpoint in (("grpc", receiver.grpc_endpoint), ("http/protobuf", receiver.http_endpoint)):
-            known = settings(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
-            finding = await checks_remote.collector(known, env)
-            assert finding.status == "ok", finding
-        assert [headers["x-key"] for headers in receiver.headers] == ["value 1", "value 1"]
-        assert receiver.spans == []
-
-
-@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-async def test_a_collector_that_is_away_fails(tmp_path: Path, protocol: str) -> None:
-    """An endpoint that was set is meant to be there."""
-    known = settings(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
-    finding = await checks_remote.collector(known, {})
-    assert finding.status == "fail"
-    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in finding.fix
-
-
-@pytest.mark.parametrize(
-    ("status", "fix"), [(401, "OTEL_EXPORTER_OTLP_HEADERS"), (404, "Something else"), (503, "Start")]
-)
-async def test_a_collector_that_refuses_fails_with_the_reason(tmp_path: Path, status: int, fix: str) -> None:
-    """What to do depends on how it refused."""
-    async with stand_in() as stub:
-        stub.answers["/x"] = Answer(status)
-        known = settings(
-            tmp_path, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=stub.url + "/x", OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf"
-        )
-        finding = await checks_remote.collector(known, {})
-    assert finding.status == "fail"
-    assert fix in finding.fix
-
-
-async def test_no_endpoint_is_no_export_and_no_fault(tmp_path: Path) -> None:
-    """The reason is told apart: unset, or turned off."""
-    unset = await checks_remote.collector(settings(tmp_path), {})
-    off = await checks_remote.collector(settings(tmp_path, OTEL_SDK_DISABLED="true"), {})
-    assert (unset.status, off.status) == ("ok", "ok")
-    assert "not set" in unset.found
-    assert "turned off" in off.found
-
-
-async def test_a_missing_certificate_of_the_collector_fails(tmp_path: Path) -> None:
-    """The file's name is in the finding."""
-    env = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(tmp_path / "ca.pem")}
-    for protocol in ("grpc", "http/protobuf"):
-        known = settings(
-            tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="https://localhost:9", OTEL_EXPORTER_OTLP_PROTOCOL=protocol
-        )
-        finding = await checks_remote.collector(known, env)
-        assert finding.status == "fail"
-        assert "CERTIFICATE" in finding.fix
 
 
 async def test_ports_are_free_or_taken_by_a_stranger() -> None:
@@ -331,20 +201,3 @@ async def test_a_failure_on_the_thread_reaches_whoever_waits() -> None:
     assert await in_thread(lambda: 5) == 5
     with pytest.raises(ValueError, match="on purpose"):
         await in_thread(fail)
-
-
-async def test_langfuse_servers_are_asked_with_their_keys(tmp_path: Path) -> None:
-    """One that knows them, one that does not, one that is away; none where none is set."""
-    async with langfuse_server() as server:
-        named = {"LANGFUSE_FORWARD_URL": server.url, **FORWARD, "LANGFUSE_PULL_URL": server.url, **PULL}
-        wrong = {**named, "LANGFUSE_FORWARD_SECRET_KEY": "sk-other"}
-        asked = [
-            await asyncio.gather(*check_langfuse.langfuse(settings(tmp_path, **env))) for env in (named, wrong, {})
-        ]
-    gone = await asyncio.gather(*check_langfuse.langfuse(settings(tmp_path, **named)))
-    assert [[finding.status for finding in findings] for findings in asked] == [["ok", "ok"], ["fail", "ok"], []]
-    assert [(finding.check, finding.status) for finding in gone] == [
-        ("langfuse forward", "warn"),
-        ("langfuse pull", "warn"),
-    ]
-    assert "LANGFUSE_FORWARD_SECRET_KEY" in asked[1][0].fix
