@@ -16,6 +16,8 @@ import httpx
 import pytest
 from rich.console import Console
 
+from sidecar.analysis.diagnosis_text import counted_diagnosis
+from sidecar.analysis.rule_fit import RuleSaid
 from sidecar.demo.agents import Agent, Job
 from sidecar.demo.counted_ops import CountedOps
 from sidecar.demo.findings import Findings
@@ -28,6 +30,7 @@ from sidecar.demo.wording import RunInfo
 from sidecar.model import Incident, ObservedOp
 from sidecar.model_learning import ArmResult, Measured, PlaybookView
 from tests.fakes import an_op
+from tests.test_rule_fit import OLD, a_rule
 
 _JOB = Job("t-1", "STF-anna", "recurring", "picker", "Reno", "NV", 2, certified=False, channel="app")
 _WHOLE_RUN = """
@@ -180,6 +183,16 @@ def test_a_models_words_are_given_whole() -> None:
     findings = Findings()
     findings.take([incident])
     assert findings.newest_first()[0].why == "Two causes: 1. closed"
+
+
+def test_a_rule_on_other_failures_explains_nothing() -> None:
+    """An incident whose diagnosis says so is not counted among those of which it is known what sets them apart."""
+    seen = _seen("closed")
+    incident = seen.incidents[0]
+    incident.diagnosis = counted_diagnosis([(incident, (), RuleSaid(a_rule(OLD), fits=False))])
+    findings = Findings()
+    findings.take([incident])
+    assert findings.newest_first()[0].is_open
 
 
 async def test_a_bounded_run_ends_by_itself_with_a_true_summary(tmp_path: Path) -> None:

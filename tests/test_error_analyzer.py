@@ -173,6 +173,7 @@ async def test_a_rule_that_comes_later_is_told_once(model: CannedModel | None) -
     assert bank.when == f"Any call of /tools/refund: what holds {where} tells other failures apart, not these"
     if model is None:
         assert f"too late — {where} 0 % of {rule.n} calls succeed" in second.text
+        assert f"bank closed — nothing sets them apart yet; what holds {where} is about other failures." in second.text
     again = IncidentBook()
     for op in refunds(600):
         again.consume(op)

@@ -36,7 +36,7 @@ def _counted(incident: Incident, common: Sequence[Common], rule: RuleSaid | None
     if not common and rule is not None and rule.fits:
         return f"{said} — {rule.where} {rule.rates}."
     if not common and rule is not None:
-        return f"{said} — what holds {rule.where} tells other failures apart, not these."
+        return f"{said} — nothing sets them apart yet; what holds {rule.where} is about other failures."
     if not common:
         return said + " — nothing sets them apart from the successes yet."
     shares = "; ".join(
