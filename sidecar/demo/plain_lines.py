@@ -136,8 +136,9 @@ def _lesson(seen: Seen, columns: int) -> Iterator[str]:
 
 
 def _explained(seen: Seen, columns: int) -> Iterator[str]:
-    """The largest findings; of equal messages at several endpoints only one."""
-    explained = [finding for finding in seen.findings.newest_first() if not finding.is_open]
+    """The largest findings on failures; of equal messages at several endpoints only one."""
+    failing = {incident.fingerprint for incident in seen.incidents if incident.kind == "failure"}
+    explained = [each for each in seen.findings.newest_first() if not each.is_open and each.fingerprint in failing]
     largest = {finding.message: finding for finding in sorted(explained, key=lambda each: each.failures)}
     yield f"  incidents   {len(seen.incidents)}; of {len(explained)} it is known what sets them apart from successes"
     for finding in sorted(largest.values(), key=lambda each: -each.failures)[:_MOST_FINDINGS]:
