@@ -189,7 +189,7 @@ def test_a_rule_on_other_failures_explains_nothing() -> None:
     """An incident whose diagnosis says so is not counted among those of which it is known what sets them apart."""
     seen = _seen("closed")
     incident = seen.incidents[0]
-    incident.diagnosis = counted_diagnosis([(incident, (), RuleSaid(a_rule(OLD), fits=False))])
+    incident.diagnosis = counted_diagnosis(incident, (), RuleSaid(a_rule(OLD), fits=False))
     findings = Findings()
     findings.take([incident])
     assert findings.newest_first()[0].is_open
