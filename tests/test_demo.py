@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -22,6 +23,7 @@ from sidecar.demo.agents import Agent, Job
 from sidecar.demo.counted_ops import CountedOps
 from sidecar.demo.findings import Findings
 from sidecar.demo.gateway_process import gateway_process
+from sidecar.demo.lessons import Lessons
 from sidecar.demo.observer_doors import Seen
 from sidecar.demo.overseer import Overseer
 from sidecar.demo.plain_lines import PlainLines, opening, summary
@@ -255,7 +257,7 @@ def test_incidents_of_the_summary_have_their_present_counts() -> None:
 
 
 def an_entry(shown: tuple[int, int], withheld: tuple[int, int], effect: float | None) -> PlaybookView:
-    arms = [ArmResult(tasks=tasks, successes=successes) for tasks, successes in (shown, withheld)]
+    arms = [ArmResult(tasks=tasks, successes=successes, assigned=tasks) for tasks, successes in (shown, withheld)]
     low, high = (None, None) if effect is None else (effect - 0.2, effect + 0.2)
     return PlaybookView(
         playbook_id="pb-2",
@@ -274,7 +276,7 @@ def an_entry(shown: tuple[int, int], withheld: tuple[int, int], effect: float | 
 
 
 def test_the_lines_of_the_told_and_the_others_part() -> None:
-    """A point every few seconds is what came in since the last one; both lines and the uplift are printed."""
+    """A point every few seconds is what came in since the last one; both lines and the effect are printed."""
     seen = _seen("closed")
     assert seen.lessons.best() is None
     seen.lessons.take([an_entry((0, 0), (0, 0), None)], 0.0)
@@ -284,7 +286,7 @@ def test_the_lines_of_the_told_and_the_others_part() -> None:
     lesson = seen.lessons.best()
     assert lesson is not None
     assert (lesson.shown.rates[-2:], lesson.withheld.rates[-2:]) == ([1.0, 0.5], [0.1, None])
-    assert lesson.uplift.startswith("+65 points (+45 to +85), ")
+    assert lesson.effect.startswith("+65 points (+45 to +85), ")
     shown, withheld = PlainLines(100).lesson(seen, 8.0)
     assert "█▅" in shown
     assert "75 % of 20 tasks" in shown
@@ -300,6 +302,24 @@ def test_the_lines_of_the_told_and_the_others_part() -> None:
             ).draw(seen, 9.0)
         )
     assert "75 % of 20 tasks succeed" in captured.get()
+
+
+def test_what_was_known_stays_the_lesson_while_an_entry_is_measured_anew() -> None:
+    """A few tasks of a new version, or of another entry, do not take the place of what many showed."""
+    lessons = Lessons()
+    lessons.take([an_entry((0, 0), (0, 0), None)], 0.0)
+    lessons.take([an_entry((60, 50), (20, 2), 0.7)], 4.0)
+    anew = msgspec.structs.replace(an_entry((3, 3), (1, 0), 0.15), version=2)
+    lessons.take([anew], 8.0)
+    best = lessons.best()
+    assert best is not None
+    assert (best.entry.version, best.state) == (1, "version 1, measured anew since")
+    assert best.effect.startswith("+70 points")
+    lessons.take([msgspec.structs.replace(an_entry((80, 70), (30, 3), 0.8), version=2)], 12.0)
+    best = lessons.best()
+    assert best is not None
+    assert (best.entry.version, best.state) == (2, "candidate")
+    assert best.shown.rates == [1.0, 67 / 77]  # its own tasks alone
 
 
 async def test_an_agent_does_as_it_is_told_where_it_may_choose() -> None:

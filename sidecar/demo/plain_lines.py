@@ -128,8 +128,8 @@ def _lesson(seen: Seen, columns: int) -> Iterator[str]:
         became = "rule became an entry" if rules == 1 else "rules became entries"
         yield f"  advice      {rules} {became}, none that agents could act by yet"
         return
-    yield f"  advice      {lesson.uplift}"
-    told = f"by the best of {of} ({lesson.entry.state}): {entry_text(lesson.entry)}"
+    yield f"  advice      {lesson.effect}"
+    told = f"by the best of {of} ({lesson.state}): {entry_text(lesson.entry)}"
     yield from _wrapped("              ", printable(told), columns)
     for line in lesson_lines(lesson, _LINE_COLUMNS):
         yield f"              {line}"

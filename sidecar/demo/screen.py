@@ -144,7 +144,7 @@ def _advised(seen: Seen) -> str:
     lesson = seen.lessons.best()
     count = len(seen.lessons.entries)
     rules = "1 rule" if count == 1 else f"{count} rules"
-    return rules if lesson is None else f"{rules}, the best: {lesson.uplift}, {lesson.entry.state}"
+    return rules if lesson is None else f"{rules}, the best: {lesson.effect}, {lesson.state}"
 
 
 def _lesson(seen: Seen) -> Iterable[Text]:
