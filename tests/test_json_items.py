@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import tracemalloc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ import falcon.asgi
 import httpx
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis.strategies import text
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from sidecar.clock import SystemClock
@@ -20,7 +23,7 @@ from sidecar.errors import MalformedError, TooLargeError
 from sidecar.model import Fragment, LangfuseTold, Score
 from sidecar.normalize import Normalizer
 from sidecar.receivers.bodies import BodyReader, ByteBudget
-from sidecar.receivers.json_items import MOST_VALUES, InTurns, bound_values, items_of
+from sidecar.receivers.json_items import MOST_VALUES, InTurns, bound_values, items_of, without_lone_surrogates
 from sidecar.receivers.langfuse_events import LangfuseReader
 from sidecar.receivers.langfuse_receiver import MAX_BYTES, LangfuseCounters, ScoresResource
 from sidecar.receivers.otlp_json import protobuf_request
@@ -93,13 +96,49 @@ def test_one_span_at_a_time_is_objects() -> None:
     assert len(data) * 2 < peak < len(body)  # as objects: eight times the text
 
 
-def test_a_lone_surrogate_costs_its_span_alone() -> None:
-    """The fast reader refuses the whole text for it."""
-    bad = GOOD_SPAN.replace(b"good", b"\\ud800")
+def converted(body: bytes) -> tuple[ExportTraceServiceRequest, Rejected]:
     rejected = Rejected()
-    data = protobuf_request(SPANS + bad + b"," + GOOD_SPAN + b"]}]}]}", rejected)
-    (resource_spans,) = ExportTraceServiceRequest.FromString(data).resource_spans
-    assert (len(resource_spans.scope_spans[0].spans), rejected.spans) == (1, 1)
+    return ExportTraceServiceRequest.FromString(protobuf_request(body, rejected)), rejected
+
+
+def names(request: ExportTraceServiceRequest) -> list[str]:
+    return [span.name for each in request.resource_spans for scope in each.scope_spans for span in scope.spans]
+
+
+def test_a_lone_surrogate_becomes_a_replacement_character() -> None:
+    """In a span as in a resource: it costs nothing; pairs and escaped backslashes stay what they are."""
+    odd = GOOD_SPAN.replace(b"good", rb"a\ud800b\uDFFF\ud83d\ude00\\ud800")
+    resource = b'{"attributes":[{"key":"k","value":{"stringValue":"\\udc00"}}]}'
+    body = SPANS.replace(b'{"scope', b'{"resource":' + resource + b',"scope') + odd + b"," + GOOD_SPAN + b"]}]}]}"
+    request, rejected = converted(body)
+    assert (names(request), rejected.spans) == (["a\ufffdb\ufffd\N{GRINNING FACE}\\ud800", "good"], 0)
+    assert request.resource_spans[0].resource.attributes[0].value.string_value == "\ufffd"
+
+
+@given(text())
+def test_other_texts_are_left_as_they_are(given_text: str) -> None:
+    """Whatever escapes they are written with."""
+    for written in (json.dumps(given_text), json.dumps(given_text, ensure_ascii=False)):
+        said = json.loads(without_lone_surrogates(written.encode("utf-8", "surrogatepass")))
+        assert said == given_text
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"resource":{"attributes":7},"scopeSpans":[{"spans":[{},{}]}]}',
+        b'{"resource":{"droppedAttributesCount":-1},"scopeSpans":[{"spans":[{}]},{"spans":[{}]}]}',
+        b'{"scopeSpans":[{"scope":{"name":7},"spans":[{},{}]}]}',
+        b'{"scopeSpans":[{"spans":[{"name":7},{"attributes":[{"key":"n","value":{"intValue":"9223372036854775808"}}]}]}]}',
+        b'{"scopeSpans":[7,{"spans":7}]}',
+    ],
+)
+def test_what_is_wrong_costs_the_spans_that_it_is_about(bad: bytes) -> None:
+    """A resource costs its own, a scope its own, a span itself; the others of the request are taken."""
+    good = SPANS.removeprefix(b'{"resourceSpans":[') + GOOD_SPAN + b"]}]}"
+    request, rejected = converted(b'{"resourceSpans":[' + good + b"," + bad + b"," + good + b"]}")
+    assert names(request) == ["good", "good"]
+    assert (rejected.spans, rejected.unreadable, bool(rejected.why)) == (2, 2, True)
 
 
 def test_items_stay_text_until_they_are_read() -> None:

@@ -6,6 +6,7 @@ The values in a body are counted before any is decoded; then each item stays tex
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any, Final
 
@@ -20,6 +21,11 @@ _VALUE_STARTS: Final = b"{[,"  # each value but the first follows one of these
 _SLICE: Final = 1 << 20  # bytes counted before other tasks get a turn: two milliseconds
 _LARGE: Final = 64 * 1024  # bytes; larger items are decoded in a thread
 _TURN_S: Final = 0.0015
+
+_ESCAPE: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+_MOST_ESCAPES: Final = 250_000  # each becomes a small object for a while
 
 _raws: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -44,6 +50,13 @@ def read_value(value: Any) -> Any:
     if len(text) > MOST_VALUES and sum(text.count(sign) for sign in _VALUE_STARTS) > MOST_VALUES:
         raise _too_many(MOST_VALUES)
     return parse_json(text)
+
+
+def without_lone_surrogates(text: bytes) -> bytes:
+    """JSON *text* with escaped halves of surrogate pairs replaced by U+FFFD; as it is if it has very many escapes."""
+    if text.count(b"\\") > _MOST_ESCAPES:
+        return text
+    return _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], text)
 
 
 def items_of(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +18,7 @@ from google.protobuf.message import DecodeError, EncodeError, Message
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from sidecar.errors import InvalidInputError, MalformedError
-from sidecar.receivers.json_items import bound_values, items_of, read_value
+from sidecar.receivers.json_items import bound_values, items_of, read_value, without_lone_surrogates
 from sidecar.receivers.otlp_wire import CHILDREN, RESOURCE_SPANS, ItemBound, Rejected, delimited
 
 MOST_VALUES: Final = 1_500_000
@@ -45,37 +46,68 @@ class JsonRequests:
 
 
 def protobuf_request(body: bytes, rejected: Rejected) -> bytes:
-    """The serialised request for JSON *body*; invalid spans are counted in *rejected*.
+    """The serialised request for JSON *body*; invalid spans are counted in *rejected*, each alone.
+
+    Lone surrogates, which protobuf cannot hold, become U+FFFD.
 
     Raises MalformedError, TooLargeError. Slow (0.1 ms per span), so run it in a thread.
     """
     bound = ItemBound()
     request = bytearray()
     for resource in _objects(_level(body), bound, "resourceSpans", "resource_spans"):
-        level = _level(resource)
-        resource_spans = bytearray(_head(ResourceSpans(), level))
-        for scope in _objects(level, bound, "scopeSpans", "scope_spans"):
-            resource_spans += delimited(CHILDREN, _scope_spans(_level(scope), bound, rejected))
-        request += delimited(RESOURCE_SPANS, resource_spans)
+        request += _resource_spans(resource, bound, rejected)
     return bytes(request)
 
 
-def _scope_spans(level: Mapping[str, Any], bound: ItemBound, rejected: Rejected) -> bytearray:
-    scope_spans = bytearray(_head(ScopeSpans(), level))
-    for said in _objects(level, bound, "spans"):
+def _resource_spans(text: Any, bound: ItemBound, rejected: Rejected) -> bytes:
+    """The field `resource_spans` of a request; b"" if the resource is wrong, which costs its spans."""
+    scopes: list[Any] = []
+    try:
+        level = _level(text)
+        scopes = _objects(level, bound, "scopeSpans", "scope_spans")
+        data = bytearray(_head(ResourceSpans(), level))
+    except MalformedError as exc:
+        _reject(scopes, bound, rejected, exc)
+        return b""
+    for scope in scopes:
+        data += _scope_spans(scope, bound, rejected)
+    return delimited(RESOURCE_SPANS, data)
+
+
+def _scope_spans(text: Any, bound: ItemBound, rejected: Rejected) -> bytes:
+    """A field `scope_spans`; b"" if the scope is wrong, which costs its spans."""
+    try:
+        level = _level(text)
+        data = bytearray(_head(ScopeSpans(), level))
+        spans = _objects(level, bound, "spans")
+    except MalformedError as exc:
+        _reject([text], bound, rejected, exc)
+        return b""
+    for said in spans:
         try:
-            scope_spans += delimited(CHILDREN, _span(said))
+            data += delimited(CHILDREN, _span(said))
         except (*_WRONG, InvalidInputError) as exc:
             rejected.unreadable += 1
             rejected.add(f"{type(exc).__name__}: {exc}"[:200])
-    return scope_spans
+    return delimited(CHILDREN, data)
+
+
+def _reject(scopes: list[Any], bound: ItemBound, rejected: Rejected, why: MalformedError) -> None:
+    """Count the spans in *scopes* as rejected; one if there is no telling how many they are."""
+    spans = 0
+    for scope in scopes:
+        with suppress(MalformedError):
+            spans += len(_objects(_level(scope), bound, "spans"))
+    for _ in range(spans or 1):
+        rejected.unreadable += 1
+        rejected.add(str(why)[:200])
 
 
 def _span(text: Any) -> bytes:
     said = read_value(text)
     links = [_with_ids(link) for link in said.get("links") or ()]
     span = ParseDict({**_with_ids(said), "links": links}, Span(), ignore_unknown_fields=True)
-    data: bytes = span.SerializeToString()  # lone surrogates are found only here
+    data: bytes = span.SerializeToString()
     return data
 
 
@@ -99,17 +131,26 @@ def _head(message: Message, level: Mapping[str, Any]) -> bytes:
 def _level(text: Any) -> Mapping[str, Any]:
     """The object in *text*, its known members still as text. Raises MalformedError, TooLargeError."""
     if isinstance(text, bytes | msgspec.Raw):
-        try:
-            level = _levels.decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            pass  # not an object, or with something this decoder rejects, such as lone surrogates
-        else:
-            said_of = {name: getattr(level, name) for name in (*_HEADS, *_LISTS)}
-            return {name: text for name, text in said_of.items() if memoryview(text)}
+        level = _members(text)
+        if level is None:
+            text = without_lone_surrogates(bytes(text))  # which the fast decoder rejects, wherever they are
+            level = _members(text)
+        if level is not None:
+            return level
     said = read_value(text)
     if not isinstance(said, dict):
         raise _malformed("it is not an object")
     return said
+
+
+def _members(text: bytes | msgspec.Raw) -> Mapping[str, Any] | None:
+    """The known members of the object in *text*; None if the fast decoder rejects it."""
+    try:
+        level = _levels.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    said_of = {name: getattr(level, name) for name in (*_HEADS, *_LISTS)}
+    return {name: said for name, said in said_of.items() if memoryview(said)}
 
 
 def _objects(level: Mapping[str, Any], bound: ItemBound, *names: str) -> list[Any]:
