@@ -150,7 +150,8 @@ class _Guarded:
         while (raw := await context.read()) is not grpc.aio.EOF:
             with Lease(self._budget) as lease:
                 message = await self._read(raw, lease)
-            yield message
+                raw = b""  # it may be as large as the message, and the next one may come hours later
+                yield message
 
     async def _read(self, raw: bytes, lease: Lease) -> Any:
         if raw.startswith(_GZIP_MAGIC):

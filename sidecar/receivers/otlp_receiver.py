@@ -95,29 +95,23 @@ class OtlpIntake:
     ) -> Taken:
         """Do what is left to do of *request*."""
         breath = _Breath()
-        parts: list[bytes] = []
-        for part in cut(request):  # check the whole request before storing anything
-            if part:
-                parts.append(part)
-            await breath.pause()
+        parts = await _checked_parts(request, breath)
         attempt.begin()
-        refused_before = rejected.spans
+        refused_before, spans = rejected.spans, 0
         leaving: list[tuple[bytes, int]] = []
         pieces: list[tuple[bytes, int]] = []
         for part in parts:
-            if not await _is_bounded(part, rejected, breath):
+            await breath.pause()
+            if not part or not await _is_bounded(part, rejected, breath):
                 continue
             piece = read_piece(part, rejected)
             if attempt.taken is None:
-                ops_before = len(attempt.ops)
-                leaving.append(self._leaving(piece, await self._learn(piece, attempt.ops, breath)))
-                held.add(len(attempt.ops) - ops_before, len(piece.data))
-                if held.is_full:
-                    await attempt.ops.half_settled()
-                    held.half_settled()
-            pieces.append((piece.data, piece.spans))
-            await breath.pause()
-        spans = sum(count for _, count in pieces)
+                failed = await self._learn(piece, attempt.ops, breath, held)
+                if self._spool is not None:
+                    leaving.append(self._leaving(piece, failed))
+            if also_to is not None:
+                pieces.append((piece.data, piece.spans))
+            spans += piece.spans
         if not spans and rejected.unreadable:
             raise MalformedError("the body is not an OTLP request", rejected.why, "Send an ExportTraceServiceRequest")
         is_whole = rejected.spans == refused_before and len(request) <= _CHUNK_BYTES
@@ -131,9 +125,10 @@ class OtlpIntake:
         await attempt.settled(also=also_to is not None)
         return attempt.taken or Taken(spans, rejected.spans, rejected.why)
 
-    async def _learn(self, piece: Piece, ledger: Ledger, breath: _Breath) -> set[bytes]:
-        """Record the operations of *piece*. Returns the trace ids of failed ones. Raises OverloadedError."""
+    async def _learn(self, piece: Piece, ledger: Ledger, breath: _Breath, held: OpenBatch) -> set[bytes]:
+        """Record the operations of *piece*. Returns the trace ids of failed ones. Raises RetryableError."""
         failed: set[bytes] = set()
+        unsettled = len(ledger)
         for resource_spans in piece.resource_spans:
             for op in self._reader.ops_of(resource_spans):
                 if op is not None:
@@ -144,6 +139,10 @@ class OtlpIntake:
                         self.ops += 1
                 if breath.is_due():
                     await breath.pause()
+        held.add(len(ledger) - unsettled, len(piece.data))
+        if held.is_full:
+            await ledger.half_settled()
+            held.half_settled()
         return failed
 
     def _leaving(self, piece: Piece, failed: set[bytes]) -> tuple[bytes, int]:
@@ -151,6 +150,20 @@ class OtlpIntake:
             return piece.data, piece.spans
         parts = [self._sampling.kept(each, frozenset(failed | failed_traces(each))) for each in piece.resource_spans]
         return b"".join(data for data, _ in parts), sum(count for _, count in parts)
+
+
+async def _checked_parts(request: bytes, breath: _Breath) -> Iterable[bytes]:
+    """Check the framing of all of *request*, before anything is stored. Returns its parts, some of them empty.
+
+    Those of a large request are cut anew one by one: together they would be a second copy of it.
+    """
+    is_large = len(request) > _CHUNK_BYTES
+    parts: list[bytes] = []
+    for part in cut(request):
+        if not is_large:
+            parts.append(part)
+        await breath.pause()
+    return cut(request) if is_large else parts
 
 
 async def _is_bounded(part: bytes, rejected: Rejected, breath: _Breath) -> bool:
