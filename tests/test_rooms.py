@@ -110,9 +110,22 @@ def test_settings_alone_come_from_the_environment() -> None:
 
 
 def test_files_stay_short() -> None:
-    """Past the limit a file is split by concern."""
-    long = {str(path): n for path in sources(SIDECAR) if (n := len(path.read_text().splitlines())) > MOST_LINES}
+    """Past the limit a file is split by concern, a test as well."""
+    files = [
+        *sources(SIDECAR),
+        *(SIDECAR.parent / "tests").rglob("*.py"),
+        *(SIDECAR.parent / "benchmarks").rglob("*.py"),
+    ]
+    long = {str(path): n for path in files if (n := len(path.read_text().splitlines())) > MOST_LINES}
     assert long == {}
+
+
+def test_the_map_of_the_code_names_every_room_and_module() -> None:
+    """Whoever adds one says there what it is for."""
+    text = (SIDECAR.parent / "docs" / "code.md").read_text()
+    rooms = {path.parent.name for path in SIDECAR.glob("*/__init__.py")}
+    modules = {path.stem for path in SIDECAR.glob("*.py")} - {"__init__", "__main__"}
+    assert {name for name in rooms | modules if f"`{name}`" not in text} == set()
 
 
 def test_every_exception_from_the_rules_says_why() -> None:
