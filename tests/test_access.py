@@ -158,7 +158,32 @@ async def test_a_foreign_host_is_misdirected(tmp_path: Path) -> None:
         )
         for host in ours:
             assert await statuses(http, [*_INGEST, *_READ, *_OPEN], host=host) == {200}, host
-        assert (await raw(port, b"GET /stats HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 421")
+
+
+async def test_http_1_0_has_no_host_and_http_1_1_has_one(tmp_path: Path) -> None:
+    """Plain checks of load balancers speak 1.0; no browser does. Two names are nobody's, whichever comes first."""
+    async with observer(tmp_path) as running:
+        port, ours, own = running.port, b"Host: localhost\r\n", b"Connection: close\r\n"
+        for path in (b"/livez", b"/health", b"/stats"):
+            assert (await raw(port, b"GET %b HTTP/1.0\r\n\r\n" % path)).startswith(b"HTTP/1.1 200"), path
+        for origin in (b"null", b"", b"http://evil.example"):
+            said = await raw(port, b"GET /stats HTTP/1.0\r\nOrigin: %b\r\n\r\n" % origin)
+            assert said.startswith(b"HTTP/1.1 403"), origin
+        assert (await raw(port, b"GET /stats HTTP/1.0\r\nHost: evil.example\r\n\r\n")).startswith(b"HTTP/1.1 421")
+        for hosts in (b"", ours + ours, ours + b"Host: evil.example\r\n", b"Host: evil.example\r\n" + ours):
+            said = await raw(port, b"GET /livez HTTP/1.1\r\n" + hosts + own + b"\r\n")
+            assert said.startswith(b"HTTP/1.1 400"), hosts
+            assert b"send one" in said
+
+
+async def test_health_is_told_to_head_as_well(tmp_path: Path) -> None:
+    """The status alone, on both doors; a check without a body is common."""
+    async with observer(tmp_path) as running, client(running) as http:
+        for path in ("/livez", "/readyz", "/health", "/api/public/health"):
+            said = await http.head(path)
+            assert (said.status_code, said.content) == (200, b""), path
+        said = await http.head(f"http://127.0.0.1:{running.health_port}/livez")
+        assert (said.status_code, said.content) == (200, b"")
 
 
 async def test_a_foreign_origin_is_refused(tmp_path: Path) -> None:

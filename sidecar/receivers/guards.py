@@ -27,13 +27,20 @@ class Guard:
     async def process_resource(
         self, req: falcon.asgi.Request, _resp: falcon.asgi.Response, resource: object, _params: dict[str, str]
     ) -> None:
-        """Refuse a foreign `Host` (421), `Origin` or page (403), a missing token (401) or scope (403)."""
+        """Refuse a foreign `Host` (421), none or two (400), a foreign `Origin` or page (403), a missing token or scope.
+
+        HTTP/1.0 has no `Host`, and load balancers check health with it. No browser speaks it, so no page can.
+        """
         headers = req.headers  # fetched once: each Falcon look-up costs more, most of all for absent headers
         host = headers.get("host", "")
-        if host not in self._good_hosts:
+        hosts = [name for name, _ in req.scope["headers"]].count(b"host")
+        if hosts != 1 and (hosts or req.scope["http_version"] != "1.0"):
+            self.refused += 1
+            raise falcon.HTTPBadRequest(description=f"the request has {hosts or 'no'} Host headers: send one")
+        if hosts and host not in self._good_hosts:
             self._check_host(host)
         origin = headers.get("origin")
-        if origin is not None and _netloc(origin) != host.lower():
+        if origin is not None and (not host or _netloc(origin) != host.lower()):
             self.refused += 1
             raise falcon.HTTPForbidden(description=f"Origin {origin[:80]!r} is foreign; web pages have no access")
         scope = getattr(resource, "scope", "admin")

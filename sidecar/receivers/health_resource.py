@@ -17,6 +17,8 @@ class LivezResource:
         """200 whenever it can answer at all."""
         resp.media = {"status": "ok"}
 
+    on_head = on_get
+
 
 class ReadyzResource:
     """`GET /readyz`: every stage has started and none is stopping."""
@@ -34,6 +36,8 @@ class ReadyzResource:
             resp.status = falcon.HTTP_503
             resp.media = {"status": "unready", "error": "starting or stopping"}
 
+    on_head = on_get
+
 
 class HealthResource:
     """`GET /health`: the form that existing callers expect."""
@@ -46,3 +50,5 @@ class HealthResource:
     async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """`{"status": "ok", "ops_in_ring": n}`."""
         resp.media = {"status": "ok", "ops_in_ring": self._ops_in_ring()}
+
+    on_head = on_get

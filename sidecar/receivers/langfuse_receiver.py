@@ -192,6 +192,8 @@ class LangfuseHealthResource:
         """Always the same response."""
         resp.content_type, resp.data = falcon.MEDIA_JSON, self._data
 
+    on_head = on_get
+
 
 def _headers(req: falcon.asgi.Request, media: str) -> dict[str, str]:
     """The headers to forward to Langfuse: what its SDKs tell about themselves, without credentials.
