@@ -69,7 +69,6 @@ class RuleBook(KeptBook):
         self._log_alpha = log(alpha)
         self._columns = 0
         self._borders = 0
-        self.last_op_id: str | None = None
         self.ops = 0
         self.left_out = 0  # ops of advised agents, corrections, and amendments of ops no longer kept
         self.skipped = 0  # ops that arrived while their endpoint's sheet was full
@@ -79,8 +78,6 @@ class RuleBook(KeptBook):
     def consume(self, op: ObservedOp, shown: bool | None = None) -> None:
         """Count one settled op. O(its fields). *shown*: whether its agent had been shown advice."""
         try:
-            if op.op_id is not None:
-                self.last_op_id = op.op_id
             if op.amends and (row := self._rows.touch(op.endpoint)) is not None and row.sheet.amend(op):
                 return
             if (op.exposure_id is not None if shown is None else shown) or op.source == CORRECTION or op.amends:
