@@ -10,66 +10,28 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from math import sqrt
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.learning_loop import REVERSES_AT, SEEN, WITHIN, improvement, reversal
+from benchmarks.learning_report import Figure, Report, Sizes, at_least, at_most, share, show, wilson
 from benchmarks.learning_rules import OBSERVATIONS, Found, false_alarm, planted, planted_together
 from benchmarks.learning_uplift import EXPOSURES, LOOKS, SETTINGS, life, missed_at, width_ratio
 from benchmarks.machine import machine, versions
 from benchmarks.servers import ROOT
 
 _EFFECTS = (-0.2, -0.15, -0.1, -0.05, 0.0, 0.1, 0.2)
-PARTS = ("rules", "several_rules", "no_rules", "loop", "reversal", "lives", "coverage", "width")
 _BASES = (0.5, 0.6, 0.7, 0.8)
 _T = TypeVar("_T")
 
 
-class Sizes(msgspec.Struct, frozen=True):
-    """The number of runs of each kind."""
-
-    worlds: int = 300
-    several: int = 150  # worlds of two rules, and as many of three
-    null_worlds: int = 200
-    null_cycles: int = 1000
-    loops: int = 100
-    reversals: int = 60
-    lives: int = 300
-    coverage: int = 400
-
-
 QUICK = Sizes(worlds=12, several=4, null_worlds=4, null_cycles=60, loops=4, reversals=2, lives=8, coverage=4)
-
-
-class Figure(msgspec.Struct, frozen=True):
-    """A figure with a bound: the *value*, its interval, the bound as text, and whether it is *met*."""
-
-    name: str
-    bound: str
-    value: float
-    met: bool
-    runs: int
-    low: float | None = None
-    high: float | None = None
-
-
-class Report(msgspec.Struct):
-    """All results."""
-
-    sizes: Sizes
-    machine: dict[str, Any]
-    versions: dict[str, str]
-    seconds: float
-    figures: list[Figure]
-    tables: dict[str, list[dict[str, Any]]]
 
 
 class Runs:
@@ -86,25 +48,12 @@ class Runs:
             return pool.map(run, range(count), chunksize=1)
 
 
-def measure(sizes: Sizes, runs: Runs, say: Callable[[str], None], only: Sequence[str] = PARTS) -> Report:
-    """Run all parts, or *only* some."""
-    began = time.monotonic()
-    report = Report(sizes, machine(ROOT), versions(None), 0.0, [], {})
-    for part in (_rules, _several_rules, _no_rules, _loop, _reversal, _lives, _coverage, _width):
-        name = part.__name__.strip("_")
-        if name in only:
-            say(name.replace("_", " "))
-            part(report, runs)
-    report.seconds = round(time.monotonic() - began, 1)
-    return report
-
-
 def _rules(report: Report, runs: Runs) -> None:
     found = runs.of(planted, report.sizes.worlds)
     reported, true = sum(each.reported for each in found), sum(each.true for each in found)
     report.figures += [
-        _at_least("recall of planted rules", 0.9, sum(each.found for each in found), len(found)),
-        _at_least("precision of rules reported", 0.9, true, reported),
+        at_least("recall of planted rules", 0.9, sum(each.found for each in found), len(found)),
+        at_least("precision of rules reported", 0.9, true, reported),
     ]
     groups = {f"{size} conditions": [each for each in found if each.conditions == size] for size in (1, 2, 3)}
     for low, high in ((30, 40), (40, 50), (50, 90)):
@@ -118,8 +67,8 @@ def _rules_row(name: str, found: Sequence[Found]) -> dict[str, Any]:
     return {
         "worlds with": name,
         "worlds": len(found),
-        "recall": _share(sum(each.found for each in found), len(found)),
-        "precision": _share(sum(each.true for each in found), reported),
+        "recall": share(sum(each.found for each in found), len(found)),
+        "precision": share(sum(each.true for each in found), reported),
         "ops (median)": statistics.median(each.ops for each in found) if found else None,
     }
 
@@ -136,14 +85,14 @@ def _several_rules(report: Report, runs: Runs) -> None:
                 "worlds with": f"{rules} rules",
                 "worlds": len(worlds),
                 "rules": len(each),
-                "recall": _share(found, len(each)),
-                "provable": _share(sum(is_provable for is_provable, _ in each), len(each)),
-                "recall of these": _share(sum(all(rule) for rule in each), sum(rule[0] for rule in each)),
-                "precision": _share(true, reported),
+                "recall": share(found, len(each)),
+                "provable": share(sum(is_provable for is_provable, _ in each), len(each)),
+                "recall of these": share(sum(all(rule) for rule in each), sum(rule[0] for rule in each)),
+                "precision": share(true, reported),
             }
         )
-        report.figures.append(_at_least(f"recall, {rules} rules a world", 0.9, found, len(each)))
-        report.figures.append(_at_least(f"precision, {rules} rules a world", 0.9, true, reported))
+        report.figures.append(at_least(f"recall, {rules} rules a world", 0.9, found, len(each)))
+        report.figures.append(at_least(f"precision, {rules} rules a world", 0.9, true, reported))
     report.tables[f"several planted rules, each at its {OBSERVATIONS} observations on both sides"] = rows
 
 
@@ -151,7 +100,7 @@ def _no_rules(report: Report, runs: Runs) -> None:
     cycles = report.sizes.null_cycles
     alarms = sum(runs.of(partial(false_alarm, cycles=cycles), report.sizes.null_worlds))
     name = f"worlds without rules that report one in {cycles:,} cycles"
-    report.figures.append(_at_most(name, 0.05, alarms, report.sizes.null_worlds))
+    report.figures.append(at_most(name, 0.05, alarms, report.sizes.null_worlds))
 
 
 def _loop(report: Report, runs: Runs) -> None:
@@ -166,7 +115,7 @@ def _loop(report: Report, runs: Runs) -> None:
             "runs": len(found),
             "gained": round(gained / len(found), 1),
             "possible": round(possible / len(found), 1),
-            "runs that reach 80 %": _share(sum(each >= 0.8 for each in shares), len(found)),
+            "runs that reach 80 %": share(sum(each >= 0.8 for each in shares), len(found)),
             "median run": round(statistics.median(shares), 2),
         }
     ]
@@ -176,12 +125,12 @@ def _reversal(report: Report, runs: Runs) -> None:
     found = [each for each in runs.of(reversal, report.sizes.reversals) if each.stood]
     both = [max(each.retired, each.replaced) for each in found if each.retired and each.replaced]
     name = f"rules that reverse at op {REVERSES_AT:,}: retired and replaced within {WITHIN} ops"
-    report.figures.append(_at_least(name, 0.9, len(both), len(found)))
+    report.figures.append(at_least(name, 0.9, len(both), len(found)))
     report.tables["reversal, ops"] = [
         {
             "what": what,
             "runs": len(times),
-            "done": _share(sum(each is not None for each in times), len(times)),
+            "done": share(sum(each is not None for each in times), len(times)),
             "median": statistics.median([each for each in times if each] or [0]),
             "worst": max([each for each in times if each] or [0]),
         }
@@ -202,17 +151,17 @@ def _lives(report: Report, runs: Runs) -> None:
             {
                 "effect, points": round(100 * effect),
                 "runs": len(ends),
-                "retired": _share(retired, len(ends)),
-                "promoted": _share(states.count("active"), len(ends)),
+                "retired": share(retired, len(ends)),
+                "promoted": share(states.count("active"), len(ends)),
                 "exposures until retired (median)": statistics.median(when) if when else None,
             }
         )
         if effect == -0.2:
             name = f"harmful entry (−20 points) retired within {EXPOSURES} exposures"
-            report.figures.append(_at_least(name, 0.85, retired, len(ends)))
+            report.figures.append(at_least(name, 0.85, retired, len(ends)))
         elif effect == 0.2:
             name = "helpful entry (+20 points) wrongly retired"
-            report.figures.append(_at_most(name, 0.05, retired, len(ends)))
+            report.figures.append(at_most(name, 0.05, retired, len(ends)))
     report.tables[f"entries after {EXPOSURES} exposures, both arms together"] = rows
 
 
@@ -232,14 +181,14 @@ def _coverage(report: Report, runs: Runs) -> None:
                 "withheld": setting.withheld,
                 "propensity": " then ".join(map(str, setting.propensities)),
                 "runs": report.sizes.coverage,
-                "covers": _share(report.sizes.coverage - len(missed), report.sizes.coverage),
+                "covers": share(report.sizes.coverage - len(missed), report.sizes.coverage),
                 "95 % of that": f"{low:.3f}–{high:.3f}",
                 "first miss (median look)": statistics.median(missed) if missed else None,
             }
         )
     runs_in_all = report.sizes.coverage * len(SETTINGS)
     name = f"coverage over {LOOKS:,} looks, from the first task on"
-    report.figures.append(_at_least(name, 0.95, runs_in_all - missed_in_all, runs_in_all))
+    report.figures.append(at_least(name, 0.95, runs_in_all - missed_in_all, runs_in_all))
     report.tables["coverage of the uplift interval at every one of its looks"] = rows
 
 
@@ -249,74 +198,35 @@ def _width(report: Report, _: Runs) -> None:
     report.figures.append(Figure(name, "≤ 1.8", max(ratios), max(ratios) <= 1.8, len(ratios)))
 
 
-def _at_least(name: str, bound: float, good: int, runs: int) -> Figure:
-    low, high = wilson(good, runs)
-    value = good / runs if runs else 0.0
-    return Figure(name, f"≥ {bound:g}", value, value >= bound, runs, low, high)
+_PARTS: dict[str, Callable[[Report, Runs], None]] = {
+    "rules": _rules,
+    "several_rules": _several_rules,
+    "no_rules": _no_rules,
+    "loop": _loop,
+    "reversal": _reversal,
+    "lives": _lives,
+    "coverage": _coverage,
+    "width": _width,
+}
 
 
-def _at_most(name: str, bound: float, bad: int, runs: int) -> Figure:
-    low, high = wilson(bad, runs)
-    value = bad / runs if runs else 0.0
-    return Figure(name, f"≤ {bound:g}", value, value <= bound, runs, low, high)
-
-
-def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a simulated share (Wilson 1927)."""
-    if not n:
-        return 0.0, 1.0
-    rate = successes / n
-    middle, half = rate + z * z / (2 * n), z * sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
-
-
-def _share(count: int, of: int) -> float | None:
-    return round(count / of, 3) if of else None
-
-
-def show(report: Report, console: Console) -> None:
-    """Print all tables, then the figures that have a bound."""
-    place = report.machine
-    console.print(
-        f"{place['cpu']}, {place['cores']} cores; python {report.versions['python']}; {report.seconds:,.0f} s",
-        highlight=False,
-    )
-    for title, rows in report.tables.items():
-        console.print(_table(title, list(rows[0]), ([*map(_cell, row.values())] for row in rows)))
-    console.print(
-        _table("Figures", ["what", "bound", "measured", "95 %", "runs", ""], map(_figure_row, report.figures))
-    )
-
-
-def _figure_row(each: Figure) -> list[str]:
-    between = "" if each.low is None or each.high is None else f"{each.low:.3f}–{each.high:.3f}"
-    if each.met:
-        said = "[green]met[/green]"
-    else:
-        said = "[red]not met[/red]"
-        if each.low is not None and each.high is not None and each.low <= float(each.bound[2:]) <= each.high:
-            said = "[yellow]not met, within error[/yellow]"
-    return [each.name, each.bound, f"{each.value:.3f}", between, f"{each.runs:,}", said]
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _cell(value: Any) -> str:
-    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+def measure(sizes: Sizes, runs: Runs, say: Callable[[str], None], only: Sequence[str] = (*_PARTS,)) -> Report:
+    """Run all parts, or *only* some."""
+    began = time.monotonic()
+    report = Report(sizes, machine(ROOT), versions(None), 0.0, [], {})
+    for name, part in _PARTS.items():
+        if name in only:
+            say(name.replace("_", " "))
+            part(report, runs)
+    report.seconds = round(time.monotonic() - began, 1)
+    return report
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure as *arguments* say."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few runs of each kind: a first look")
-    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="these parts [all]")
+    parser.add_argument("--only", choices=_PARTS, nargs="+", default=(*_PARTS,), help="these parts [all]")
     parser.add_argument("--worlds", type=int, help="with planted rules, and half as many of several")
     parser.add_argument("--processes", type=int, default=2, help="at once [2]")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "learning.json", help="the JSON's file")

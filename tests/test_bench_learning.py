@@ -9,8 +9,9 @@ from random import Random
 import msgspec
 from rich.console import Console
 
-from benchmarks.learning import Report, Runs, Sizes, measure, show, wilson
+from benchmarks.learning import Runs, measure
 from benchmarks.learning_loop import Agents, loop_world, reversal
+from benchmarks.learning_report import Report, Sizes, show, wilson
 from benchmarks.learning_worlds import World, planted_world, rule_met, same_rule
 from sidecar.analysis.rule_counts import Condition
 from sidecar.analysis.rule_standing import Rule
