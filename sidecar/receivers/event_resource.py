@@ -23,9 +23,10 @@ from sidecar.receivers.open_ops import OpenBatch, OpenOps
 MAX_EVENT_BYTES = 2**20
 MAX_BATCH_BYTES = 20 * 2**20
 MAX_BATCH_EVENTS = 50_000
-MAX_BATCH_VALUES = 1_000_000  # commas of an array, or lines of NDJSON
+MAX_BATCH_VALUES = 1_000_000  # commas of an array
+_MOST_LINES = 2 * MAX_BATCH_EVENTS  # with blank ones between events
 _EVENT_BYTES = 72  # of an undecoded event, beside its text
-_TURN_S = 0.005  # of handling events before other tasks get a turn
+_TURN_S = 0.003  # of handling events before other tasks get a turn
 _TOGETHER = 32  # events read in a row before they are taken
 _MOST_TURNS = 10  # turns for other tasks after a long one, as their responses need several
 
@@ -207,8 +208,10 @@ def _events(body: bytes) -> list[Any]:
     if not body.strip():
         raise MalformedError("the body is empty", "there is nothing to read", "Send an array, or one event a line")
     is_array = body.lstrip()[:1] == b"["
-    _bound("values", body.count(b"," if is_array else b"\n"), MAX_BATCH_VALUES)
-    if not is_array:
+    if is_array:
+        _bound("values", body.count(b","), MAX_BATCH_VALUES)
+    else:
+        _bound("lines", body.count(b"\n"), _MOST_LINES)
         return [body] if _is_one_object(body) else [line for line in body.split(b"\n") if line.strip()]
     try:
         return _raw_array.decode(body)
