@@ -27,6 +27,7 @@ class HttpStub:
         self.requests: list[Request] = []
         self.status = 200
         self.body: bytes | None = b"{}"
+        self.held_back = 0  # bytes of the body that are announced, and never come
         self.asked = asyncio.Event()
         self.url = ""
         self._handlers: set[asyncio.Task[Any]] = set()
@@ -70,7 +71,9 @@ class HttpStub:
         if self.body is None:
             await asyncio.Event().wait()
             return
-        length = str(len(self.body)).encode()
+        length = str(len(self.body) + self.held_back).encode()
         writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %b\r\nConnection: close\r\n\r\n" % (self.status, length))
         writer.write(self.body)
         await writer.drain()
+        if self.held_back:
+            await reader.read()  # until the client goes
