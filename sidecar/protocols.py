@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 from sidecar.model import ObservedOp, SpanRef
 from sidecar.model_learning import Advice, AdviceQuery, EntryAction, PlaybookEntry, PlaybookHistory, PlaybookView
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # commands that talk to a running observer need no OpenTelemetry
     from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
     from opentelemetry.trace import SpanContext
 

@@ -5,12 +5,8 @@ The exchange fills it while it forwards bytes, at the cost of an addition and a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sidecar.gateway.proxy_head import RequestHead, ResponseHead, header
-
-if TYPE_CHECKING:
-    from sidecar.protocols import BegunCall
+from sidecar.protocols import BegunCall
 
 PREFIX_BYTES = 128 * 1024
 TAIL_BYTES = 16 * 1024

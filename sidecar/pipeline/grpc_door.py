@@ -11,7 +11,7 @@ from sidecar.pipeline.parts import Parts
 from sidecar.receivers.otlp_receiver import OtlpIntake
 from sidecar.settings import Settings
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported when the door opens
     from sidecar.receivers.grpc_receiver import GrpcReceiver
 
 

@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
 import structlog
 from msgspec.structs import asdict, replace
 
 from sidecar.advice.advisor import Advisor
-from sidecar.advice.tallies import Tally, Trial, merge
-from sidecar.advice.uplift import Stratum, Uplift, failures_avoided, total, uplift
+from sidecar.advice.effects import Effects
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import ConflictError, NotKnownError, ObserverError
 from sidecar.model_learning import (
-    ArmResult,
     CycleMark,
     EntryAction,
     EntryChange,
@@ -30,17 +26,13 @@ from sidecar.model_learning import (
     PlaybookView,
 )
 from sidecar.pipeline.learning import CYCLE, PLAYBOOK_CHANGE, Learning
-
-if TYPE_CHECKING:
-    from sidecar.protocols import Clock
-    from sidecar.settings import Settings
-    from sidecar.store.in_order import InOrder
+from sidecar.protocols import Clock
+from sidecar.settings import Settings
+from sidecar.store.in_order import InOrder
 
 log = structlog.get_logger(__name__)
 
 _RULES_TOLD = 20
-Effects = dict[str, tuple[list[Stratum], Uplift]]
-"""Effects with the strata from which they were computed."""
 
 
 class LearningLoop:
@@ -50,9 +42,7 @@ class LearningLoop:
         self._learning = learning
         self._order = in_order
         self._clock = clock
-        self._effects: Effects = {}  # by entry
-        self._together: Effects = {}  # by endpoint
-        self._overall = uplift([])
+        self._effects = Effects(learning.exposures)
         self._learnt = -1  # number of ops learnt by the last cycle
         self.undecided = 0  # cycles whose results the decision journal did not accept
         dice = random.SystemRandom()
@@ -73,20 +63,10 @@ class LearningLoop:
                     await self._order.decide(*proposal)
                     await self._order.caught_up()
                 await asyncio.sleep(0)
-            await self._measure()
+            await self._effects.measure()
         except ObserverError as exc:
             self.undecided += 1
             log.warning("learning.not_written", error=str(exc))
-
-    async def _measure(self) -> None:
-        """Recompute changed effects: of each entry, and by task of all advice together."""
-        exposures = self._learning.exposures
-        self._effects = await _worked_out(exposures.tallies(), self._effects)
-        self._together = await _worked_out(exposures.together(), self._together)
-        pooled: list[Stratum] = []
-        for strata, _ in self._together.values():
-            merge(pooled, strata)
-        self._overall = uplift(pooled)
 
     async def change(
         self, playbook_id: str, action: EntryAction, why: str, version: int | None = None, *, who: str = ""
@@ -140,14 +120,16 @@ class LearningLoop:
         book = self._learning.playbook
         if as_of is not None:
             return (_view(row, None) for row in book.as_of(as_of))
-        return (_view(row, self._effect(row.latest.playbook_id)) for row in book.rows() if row.latest.says_something)
+        return (
+            _view(row, self._effects.of(row.latest.playbook_id)) for row in book.rows() if row.latest.says_something
+        )
 
     def history(self, playbook_id: str) -> PlaybookHistory:
         """One entry with its full history. Raises NotKnownError."""
         row = self._row(playbook_id)
-        view = _view(row, self._effect(playbook_id))
+        view = _view(row, self._effects.of(playbook_id))
         return PlaybookHistory(
-            **_fields(view),
+            **asdict(view),
             told=row.told,
             versions=list(row.versions),
             changes=list(row.changes),
@@ -174,17 +156,9 @@ class LearningLoop:
             "unknown_reports": exposures.unknown_reports,
             "overtaken": self._learning.playbook.overtaken,
             "entries": {state: states.count(state) for state in ("candidate", "active", "retired")},
-            "measured": _measured(self._overall, [tally.now for tally in exposures.together()]),
-            "avoided": failures_avoided(self._together.values()),
+            "measured": self._effects.together(),
+            "avoided": self._effects.avoided(),
         }
-
-    def _effect(self, playbook_id: str) -> Measured | None:
-        """The measurement of an entry: current arms, and the effect as of the last cycle."""
-        tally = self._learning.exposures.tally(playbook_id)
-        if tally is None:
-            return None
-        _, found = self._effects.get(playbook_id, ([], uplift([])))
-        return _measured(found, [tally.now])
 
     def _row(self, playbook_id: str) -> EntryRow:
         row = self._learning.playbook.get(playbook_id)
@@ -196,18 +170,6 @@ class LearningLoop:
 
     def _now(self) -> str:
         return rfc3339_ms(self._clock.time_ns())
-
-
-async def _worked_out(tallies: Sequence[Tally], before: Effects) -> Effects:
-    """The effects of *tallies*, recomputing those changed since *before*, one per turn: each takes a millisecond."""
-    effects: Effects = {}
-    for tally in tallies:
-        known, strata = before.get(tally.playbook_id), tally.now.strata
-        if known is None or known[0] != strata:
-            known = deepcopy(strata), uplift(strata)
-        effects[tally.playbook_id] = known
-        await asyncio.sleep(0)
-    return effects
 
 
 def _same(one: PlaybookEntry, other: PlaybookEntry) -> bool:
@@ -222,31 +184,4 @@ def _same(one: PlaybookEntry, other: PlaybookEntry) -> bool:
 
 
 def _view(row: EntryRow, measured: Measured | None) -> PlaybookView:
-    return PlaybookView(**_fields(row.latest), state=row.state, approved=row.approved, measured=measured)
-
-
-def _fields(entry: msgspec.Struct) -> dict[str, Any]:
-    return asdict(entry)
-
-
-def _measured(found: Uplift, trials: list[Trial]) -> Measured:
-    return Measured(
-        shown=_arm(trials, shown=True),
-        withheld=_arm(trials, shown=False),
-        effect=found.estimate,
-        low=found.low,
-        high=found.high,
-    )
-
-
-def _arm(trials: list[Trial], *, shown: bool) -> ArmResult:
-    arm = total(each.shown if shown else each.withheld for trial in trials for each in trial.strata)
-    reported = [each.shown if shown else each.withheld for trial in trials for each in trial.reported]
-    return ArmResult(
-        tasks=arm.tasks,
-        successes=arm.successes,
-        assigned=sum(trial.assigned[shown] for trial in trials),
-        reported=sum(each.tasks for each in reported),
-        missing=sum(trial.missing[shown] for trial in trials),
-        informed=sum(trial.informed[shown] for trial in trials),
-    )
+    return PlaybookView(**asdict(row.latest), state=row.state, approved=row.approved, measured=measured)

@@ -6,14 +6,12 @@ Only cheap counts: an uplift's interval is not computed here.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, get_args
+from typing import Final, get_args
 
 from sidecar.advice.tallies import Tally
+from sidecar.metrics import OwnMetrics
 from sidecar.model_learning import EntryState
-
-if TYPE_CHECKING:
-    from sidecar.metrics import OwnMetrics
-    from sidecar.pipeline.learning import Learning
+from sidecar.pipeline.learning import Learning
 
 MOST_ENTRIES: Final = 50
 """Entries with their own series: those with most tasks; the others are summed up."""

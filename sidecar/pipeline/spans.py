@@ -22,7 +22,7 @@ from sidecar.spans.span_processor import OpSpanProcessor
 from sidecar.store.commit_log import CommitLog
 from sidecar.version import our_version
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported below, only where it is needed
     from sidecar.export.metric_export import MetricExport
     from sidecar.pipeline.export import Export
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 import httpx
 
@@ -15,13 +14,11 @@ from sidecar.analysis.webhook import TO, Webhook
 from sidecar.clock import rfc3339_ms
 from sidecar.export.outbox import Outbox
 from sidecar.gateway.gateway_log import HttpWebhook
+from sidecar.pipeline.books import Books
 from sidecar.protocols import Clock, Stage
 from sidecar.settings import Settings
 from sidecar.store.outbox_table import OutboxTable
 from sidecar.store.state import StateStore
-
-if TYPE_CHECKING:
-    from sidecar.pipeline.books import Books
 
 
 class WebhookRoom:
