@@ -95,7 +95,7 @@ async def test_defaults_follow_from_what_is_there(door: httpx.AsyncClient, tmp_p
 _SPELLINGS: dict[str, list[tuple[object, object]]] = {
     "success": [(True, True), (1, True), ("true", True), ("1", True)],
     "rescue_attempted": [(False, False), (0, False), ("false", False), ("0", False)],
-    "duration_ms": [("12.5", 12.5), ("12", 12), (1e3, 1000.0), (0, 0)],
+    "duration_ms": [("12.5", 12.5), ("12", 12), (1e3, 1000.0), (0, 0), (10**12, 10**12)],
     "count": [("-3", -3), (2**63 - 1, 2**63 - 1), (2.5, 2.5), (10**30, 1e30)],
     "applied_at_turn": [(2, 2)],
     "timestamp": [
@@ -119,7 +119,7 @@ async def test_accepted_spellings(door: httpx.AsyncClient, tmp_path: Path) -> No
 _WRONG: dict[str, list[object]] = {
     "success": ["yes", "False", "", 2, 1.0, [], {}, "tru"],
     "rescue_succeeded": ["no", []],
-    "duration_ms": [-1, "-0.5", "NaN", "Infinity", "1e999", True, [], "ten", 10**400],
+    "duration_ms": [-1, "-0.5", 1e300, 10**12 + 1, "NaN", "Infinity", "1e999", True, [], "ten", 10**400],
     **{field: [5, True, [], {"a": 1}] for field in _TEXT_FIELDS},
     "timestamp": ["yesterday", "2026-01-31", "2026-01-31T08:15:00", 1738311300, ""],
     "trace_id": ["0" * 32, "xyz", "0af7651916cd43dd8448eb211c80319", 7],

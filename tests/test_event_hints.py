@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from sidecar.receivers.event_hints import NO_SUCCESS, FieldHints, with_outcome_hint
+from sidecar.receivers.event_hints import NO_ENDPOINT, NO_SUCCESS, FieldHints, with_outcome_hint
+from tests.observers import client, observer
 
 
 @pytest.mark.parametrize(
@@ -83,3 +86,12 @@ def test_one_hint_on_success_is_enough() -> None:
     event = {"endpoint": "/book", "ok": True}
     hints = FieldHints().of(["ok"], event)
     assert with_outcome_hint(hints, event) == hints
+
+
+async def test_an_empty_endpoint_is_taken_with_a_hint(tmp_path: Path) -> None:
+    """As ever; in the metrics it has a name, as an empty label is none."""
+    async with observer(tmp_path) as running, client(running) as http:
+        said = (await http.post("/event", json={"endpoint": "", "success": True})).json()
+        assert (said["accepted"], said["hints"]) == (True, [NO_ENDPOINT])
+        assert 'observer_ops_total{endpoint="_EMPTY",' in (await http.get("/metrics")).text
+        assert "hints" not in (await http.post("/event", json={"endpoint": None, "success": True})).json()

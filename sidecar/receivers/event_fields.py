@@ -20,6 +20,8 @@ from sidecar.model import SCHEMA_VERSION, ObservedOp
 from sidecar.normalize import INT64_MAX, INT64_MIN, Normalizer
 from sidecar.receivers.event_summary import call_summary, is_plain_call, scenario_summary
 
+MOST_DURATION_MS = 10**12
+"""Thirty-two years. More is a mistake, such as a time since 1970, and would spoil averages and sums."""
 _SHOWN = 80
 _WORDS = {"true": True, "false": False, "1": True, "0": False}
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
@@ -117,8 +119,8 @@ def _finite(number: float) -> bool:
 
 def _duration(field: str, value: Any) -> int | float:
     number = _number(field, value)
-    if number < 0:
-        raise _wrong(field, value, "milliseconds, not negative")
+    if not 0 <= number <= MOST_DURATION_MS:
+        raise _wrong(field, value, "milliseconds, not negative and not over thirty years")
     return number
 
 
@@ -207,7 +209,7 @@ _NUMBER_SCHEMA: dict[str, Any] = {"type": "number", "minimum": -sys.float_info.m
 _SCHEMAS: dict[Callable[[str, Any], Any], dict[str, Any]] = {
     _boolean: _BOOLEAN_SCHEMA,
     _number: _NUMBER_SCHEMA,
-    _duration: {"type": "number", "minimum": 0, "maximum": sys.float_info.max},
+    _duration: {"type": "number", "minimum": 0, "maximum": MOST_DURATION_MS},
     utc_ms: {"type": "string", "format": "date-time"},
     _map: {"type": "object"},
     _trace_id: {"type": "string", "pattern": "^[0-9a-f]{31}[1-9a-f]$"},

@@ -29,6 +29,7 @@ _OTHER_WORDS: Final = {
 }
 """Names, without underscores and capitals, that other programs give to our fields."""
 NO_SUCCESS: Final = "no success given: it counts as a failure"
+NO_ENDPOINT: Final = "endpoint is empty: name what was called, or leave it out"
 
 
 class FieldHints:

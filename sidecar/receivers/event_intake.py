@@ -15,7 +15,7 @@ from sidecar.normalize import Normalizer
 from sidecar.protocols import Clock, Receipt, Recorder, SentOnce
 from sidecar.receivers.bodies import parse_json
 from sidecar.receivers.event_fields import event_op
-from sidecar.receivers.event_hints import FieldHints, with_outcome_hint
+from sidecar.receivers.event_hints import MAX_HINTS, NO_ENDPOINT, FieldHints, with_outcome_hint
 
 LARGE_BYTES = 32 * 1024  # bytes; reading and masking a larger event would block others for more than a few milliseconds
 
@@ -138,6 +138,8 @@ class EventIntake:
         if not isinstance(raw, dict):
             return Reading(op, stamped=False)
         hints = self._hints.of(op.extra, raw) if op.extra else ()
+        if not op.endpoint:
+            hints = (*hints[: MAX_HINTS - 1], NO_ENDPOINT)
         if raw.get("success") is None:
             hints = with_outcome_hint(hints, raw)
         return Reading(op, raw.get("timestamp") is not None, hints)

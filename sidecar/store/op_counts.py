@@ -14,6 +14,7 @@ from sidecar.model import ObservedOp
 MAX_ENDPOINTS: Final = 100
 MAX_NAME: Final = 120  # characters of a label
 OTHER: Final = "_OTHER"
+EMPTY: Final = "_EMPTY"  # to Prometheus, an empty label is none
 
 _MAX_DURATION_MS: Final = 1e12  # some thirty years: keeps sums finite whatever a sender claims
 
@@ -54,7 +55,7 @@ class OpCounts:
 
     def _series(self, op: ObservedOp, *, success: bool) -> Series:
         source = op.source if op.source in self._sources else "other"
-        of = self._endpoint(op.endpoint[:MAX_NAME]), source
+        of = self._endpoint(op.endpoint[:MAX_NAME] or EMPTY), source
         series = *of, "success" if success else "failure"
         if series not in self.ops:  # a series that began at 1 would hide its first op from `rate`
             for each in ((*of, "success"), (*of, "failure")):
