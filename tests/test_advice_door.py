@@ -41,11 +41,11 @@ async def learnt(running: Observer, http: httpx.AsyncClient, **more: Any) -> lis
     return [entry for entry in entries if entry.get("author") == "rule"]
 
 
-async def shown(http: httpx.AsyncClient, tasks: int = 100) -> tuple[str, dict[str, Any]]:
-    """(task, answer) of the first of *tasks* tasks whose coin fell on telling."""
-    for number in range(tasks):
+async def shown(http: httpx.AsyncClient, ask: Any = ASK) -> tuple[str, dict[str, Any]]:
+    """(task, answer) of the first of a hundred tasks whose coin fell on telling."""
+    for number in range(100):
         task = f"t-{number}"
-        answer = (await http.get("/advice", params={**ASK, "task": task})).json()
+        answer = (await http.get("/advice", params={**ask, "task": task})).json()
         if answer["advice"]:
             return task, answer
     raise AssertionError("no coin fell on telling")
@@ -117,6 +117,34 @@ async def test_an_input_that_is_called_like_a_field_is_learnt_and_asked_for_as_a
         needs = (await http.get("/advice", params={**asked, "features.state": "shut"})).json()
         has = (await http.get("/advice", params={**asked, "state": "shut", "features.state": "open"})).json()
         assert (needs["exposure_id"] is not None, has["exposure_id"]) == (True, None)
+
+
+async def test_what_to_do_is_told_by_the_inputs_own_name_at_every_door(tmp_path: Path) -> None:
+    """A program that sets what `set` says must not send a name of ours; the text says the same."""
+    async with service(tmp_path) as (running, stub, _), client(running) as http:
+        dice = Random(5)
+        for number in range(300):
+            city = dice.choice(["Boise", "Denver", "Reno"])
+            success = dice.random() < (0.05 if city == "Boise" else 0.95)
+            call = {"endpoint": ENDPOINT, "success": success, "error": "closed", "features": {"city": city}}
+            await http.post("/event", json={**call, "task": f"w-{number}"})
+        await cycle(running)
+        ask = {"endpoint": ENDPOINT, "city": "Boise"}
+        assert (await http.get("/advice", params={"endpoint": ENDPOINT})).json()["depends_on"] == ["city"]
+        task, answer = await shown(http, ask)
+        (item,) = answer["advice"]
+        assert (item["when"], list(item["set"])) == ({"city": "Boise"}, ["city"])
+        assert item["text"].startswith('Avoid city="Boise": ')
+        assert item["text"].endswith(f' Rather set city="{item["set"]["city"]}".')
+        asked = pb.GetAdviceRequest(endpoint=ENDPOINT, task=task)
+        asked.facts["city"].string_value = "Boise"
+        (same,) = (await stub.GetAdvice(asked)).advice
+        assert (same.text, list(same.when), list(same.set)) == (item["text"], ["city"], ["city"])
+        exposures = len(journal(tmp_path, "decisions.jsonl"))
+        for number in range(20):
+            fixed = await http.get("/advice", params={**ask, "task": f"g-{number}", "given": "city"})
+            assert fixed.json() == {"exposure_id": None, "advice": []}
+        assert len(journal(tmp_path, "decisions.jsonl")) == exposures
 
 
 async def test_a_task_keeps_its_coin(tmp_path: Path) -> None:

@@ -107,6 +107,14 @@ async def test_an_input_and_a_header_of_one_name_are_two_things(tmp_path: Path) 
             inputs = json.dumps({"certified": True, "state": asks}).encode()
             await call(running, f"n-{number}", inputs, [("X-Observer-Op-State", job)])
             assert (key in running.books.learning.exposures.coins(f"n-{number}")) is fits, (job, asks)
+        told: list[Any] = []
+        for number in range(50):  # until a coin falls on telling
+            inputs = json.dumps({"certified": True, "state": "shut"}).encode()
+            answer = await call(running, f"m-{number}", inputs, [("X-Observer-Op-State", "NV")])
+            told += json.loads(answer.header("x-observer-advice") or "{}").get("advice", [])
+            if told:
+                break
+        assert (told[0]["when"], told[0]["set"]) == ({"state": "NV"}, {"state": "open"})
 
 
 async def test_without_the_setting_nothing_is_asked(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ GROUND = {
     "normalize",
     "redaction",
     "credentials",
+    "entry_text",
     "ids",
     "version",
 }

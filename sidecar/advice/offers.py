@@ -15,6 +15,7 @@ from sidecar.advice.fit import Fit, fit, lacking
 from sidecar.advice.standing import CANDIDATE_PROPENSITY
 from sidecar.advice.uplift import estimate, total
 from sidecar.clock import rfc3339_ms
+from sidecar.entry_text import as_told, own_name
 from sidecar.model_learning import Advice, AdviceItem, AdviceQuery, Assignment, EntryRow, Exposure
 
 MAX_DRAWN: Final = 5000  # tasks whose coins are kept besides those in the book
@@ -62,7 +63,7 @@ class Offers:
         """The offer for *query* at *now_ns* (ns since the Unix epoch)."""
         rows = self._entries.at(query.endpoint)
         found = [each for row in rows if (each := fit(row, query)) is not None]
-        depends_on = sorted({name for row in rows for name in lacking(row, query)})[:MAX_NAMES]
+        depends_on = sorted({own_name(name) for row in rows for name in lacking(row, query)})[:MAX_NAMES]
         found.sort(key=lambda each: (-self._worth(each), each.entry.playbook_id))
         found = self._within_limits(query, found, exposure_id)
         if not found:
@@ -145,14 +146,15 @@ class Offers:
 
     def _item(self, each: Fit) -> AdviceItem:
         entry = each.entry
+        told = as_told(entry, each.to_set)
         return AdviceItem(
             id=entry.playbook_id,
             version=entry.version,
             kind=entry.kind,
             state=each.row.state,
-            text=entry.text[:MAX_TEXT],
-            when=entry.when,
-            set=each.to_set,
+            text=told.text[:MAX_TEXT],
+            when=told.when,
+            set=told.set,
             evidence=entry.calls or entry.successes,
             effect=self.effect(entry.playbook_id),
         )

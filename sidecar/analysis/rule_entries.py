@@ -1,12 +1,12 @@
 """Converts a rule into a playbook entry: conditions, what to set, and the text.
 
-Pure. Texts come from templates over names and values, quoted as JSON. Only if names and values are harmless by their
+Pure. The text is made by `entry_text`. Only if names and values are harmless by their
 form (`plain`) may an agent be told before a person has read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import msgspec
 
@@ -15,6 +15,7 @@ from sidecar.analysis.rule_counts import Condition
 from sidecar.analysis.rule_findings import Finding, is_settable
 from sidecar.analysis.rule_standing import Rule
 from sidecar.call_fields import FEATURE
+from sidecar.entry_text import entry_text
 from sidecar.model_learning import EntryKind, PlaybookEntry, Range, Term
 from sidecar.plain_words import is_plain
 
@@ -38,13 +39,13 @@ def rule_entry(
     given, changed = _avoided(rule, finding) if kind == "avoid" else _to_do(rule, finding)
     is_harmless = all(each in finding.seen and _is_plain(each) for each in (*rule.conditions, *changed))
     when, to_set = rule.as_told(given), rule.as_told(changed)
-    return PlaybookEntry(
+    entry = PlaybookEntry(
         playbook_id=rule_entry_id(rule),
         version=before.version + 1 if before is not None else 1,
         at=at,
         kind=kind,
         endpoint=rule.endpoint,
-        text=_text(rule, kind, terms(when), terms(to_set)),
+        text="",
         successes=rule.successes if kind == "do" else rule.other_successes,
         avg_duration_ms=0.0,
         evidence=finding.evidence,
@@ -59,6 +60,7 @@ def rule_entry(
         scope=[each.text() for each in rule.conditions],
         came_from=before.came_from if before is not None else came_from,
     )
+    return msgspec.structs.replace(entry, text=entry_text(entry, entry.when, entry.set))
 
 
 def is_told_otherwise(entry: PlaybookEntry, rule: Rule) -> bool:
@@ -81,11 +83,6 @@ def terms(conditions: Iterable[Condition]) -> dict[str, Term]:
             low, high = (known.above, known.up_to) if isinstance(known, Range) else (None, None)
             found[name] = Range(above=_higher(low, each.low), up_to=_lower(high, each.high))
     return found
-
-
-def words(when: Mapping[str, Term]) -> str:
-    """The text of *when*, such as `state="NV", amount above 10 and at most 37.5, city left out`."""
-    return ", ".join(_word(name, term) for name, term in when.items())
 
 
 def _kind(rule: Rule) -> EntryKind:
@@ -112,28 +109,6 @@ def _to_do(rule: Rule, finding: Finding) -> tuple[list[Condition], list[Conditio
     varied = [each for each in settable if each.field in finding.varied]
     to_set = varied or settable
     return [each for each in rule.conditions if each not in to_set], to_set
-
-
-def _text(rule: Rule, kind: EntryKind, when: dict[str, Term], to_set: dict[str, Term]) -> str:
-    rates = (
-        f"{100 * rule.rate:.0f} % of {rule.n} such calls succeeded, "
-        f"{100 * rule.other_rate:.0f} % of {rule.others} others."
-    )
-    if kind == "avoid":
-        return f"Avoid {words(when)}: {rates}" + (f" Rather set {words(to_set)}." if to_set else "")
-    if not to_set:
-        return f"Better with {words(when)}: {rates}"
-    return f"Set {words(to_set)}" + (f" where {words(when)}" if when else "") + f": {rates}"
-
-
-def _word(name: str, term: Term) -> str:
-    if term is None:
-        return f"{name} left out"
-    if not isinstance(term, Range):
-        return f"{name}={msgspec.json.encode(term).decode()}"
-    low = f"above {term.above:g}" if term.above is not None else ""
-    high = f"at most {term.up_to:g}" if term.up_to is not None else ""
-    return f"{name} {' and '.join(filter(None, (low, high)))}"
 
 
 def _is_plain(condition: Condition) -> bool:

@@ -21,6 +21,8 @@ from pydantic import ValidationError
 from sidecar.call_fields import FEATURE, word
 from sidecar.commands.mcp_arguments import unknown_arguments, unknown_tool, wrong_arguments
 from sidecar.commands.observer_client import AskError, NotThereError, ObserverClient, WrongRequestError
+from sidecar.entry_text import as_told
+from sidecar.model_learning import PlaybookEntry
 from sidecar.plain_words import is_plain
 
 _INSTRUCTIONS = """\
@@ -87,12 +89,7 @@ class _Doors:
         params = {_fact_name(name): word(value) for name, value in (facts or {}).items()}
         params |= {"endpoint": endpoint} | ({"task": task} if task else {})
         params |= {"given": ",".join(given)} if given else {}
-        advice = await self._read_or_tool_error("/advice", params)
-        for item in advice["advice"]:  # only arguments can be set: use their own names
-            item["set"] = {name.removeprefix(FEATURE): term for name, term in item["set"].items()}
-        if "depends_on" in advice:
-            advice["depends_on"] = [name.removeprefix(FEATURE) for name in advice["depends_on"]]
-        return advice
+        return await self._read_or_tool_error("/advice", params)
 
     async def report_outcome(self, exposure_id: str, success: bool) -> dict[str, Any]:
         """Report whether the attempt made after the advice *exposure_id* succeeded."""
@@ -127,7 +124,9 @@ class _Doors:
         told = found.get("told")
         if told is None:
             raise ResourceError(f"playbook entry {id[:80]!r} waits for a person's approval")
-        whole = {"state": found["state"], "when": {}, "set": {}, **told, "measured": found.get("measured")}
+        entry = msgspec.convert(told, PlaybookEntry)
+        own = as_told(entry, entry.set)._asdict()
+        whole = {"state": found["state"], **told, **own, "measured": found.get("measured")}
         return msgspec.json.encode({name: whole[name] for name in _TOLD_OF_ENTRY}).decode()
 
     async def _read_or_tool_error(self, path: str, params: dict[str, str]) -> dict[str, Any]:
