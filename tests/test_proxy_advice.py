@@ -15,9 +15,10 @@ import pytest
 from sidecar.advice.exposures import ExposureBook
 from sidecar.advice.offers import Offers
 from sidecar.gateway.proxy_advice import MOST_BYTES, compact
+from sidecar.gateway.route_template import templates_of
 from sidecar.model_learning import Advice, AdviceItem, AdviceQuery, EntryRow
 from sidecar.pipeline.observer import Observer
-from tests.observers import FaultyFile, client, settled
+from tests.observers import FaultyFile, client, journal, settled
 from tests.proxied import OK, Message, Pairs, RawGateway, answer, exchange, proxied, proxy_port, raw_gateway, request
 from tests.test_advice_door import ENDPOINT, learnt
 from tests.test_playbook_book import an_entry
@@ -91,6 +92,31 @@ async def test_the_gateway_is_told_with_the_request(tmp_path: Path) -> None:
         assert measured(running, "shown").tasks + measured(running, "withheld").tasks == 12
         ops = [op for op in running.ring.newest_first() if op.source == "mcp"]
         assert {op.exposure_id for op in ops} == {each["exposure_id"] for each in said}
+
+
+PATHS = ["/orders/1007/ship", "/orders/1007/ship?fast=1", "POST /orders/1007/ship", "http://h:1/orders/7/ship"]
+
+
+@pytest.mark.parametrize("said", PATHS)
+async def test_an_agent_that_knows_its_own_path_gets_the_advice_of_its_template(tmp_path: Path, said: str) -> None:
+    """Calls through the proxy are learnt from by template, which no agent knows; its call there is the outcome."""
+    entry = {"kind": "do", "endpoint": "/orders/{id}/ship", "text": "By air", "set": {"mode": "air"}}
+    async with advised(tmp_path, "none") as (running, _), client(running) as http:
+        body = {"format": "observer.playbook/1", "entries": [entry, {**entry, "endpoint": "/exact/7"}]}
+        for key in (await http.post("/playbooks/import", json=body)).json()["imported"]:
+            await http.post(f"/playbooks/{key}/approve")
+        asked = (await http.get("/advice", params={"endpoint": said, "mode": "sea", "task": "o-1"})).json()
+        assert asked["exposure_id"] is not None
+        written = [line["body"] for line in journal(tmp_path, "decisions.jsonl") if line["kind"] == "exposure"]
+        assert written[-1]["endpoint"] == "/orders/{id}/ship"
+        exact = (await http.get("/advice", params={"endpoint": "/exact/7"})).json()
+        assert exact["exposure_id"] is not None
+        for other in ("/orders/1007", "orders/1007/ship", "/exact/8"):
+            assert (await http.get("/advice", params={"endpoint": other})).json()["exposure_id"] is None, other
+        headers = [("Content-Type", "application/json"), ("X-Observer-Op-Task", "o-1")]
+        await exchange(proxy_port(running), request("POST", "/orders/1007/ship", headers, b'{"mode": "air"}'))
+        await settled(running, 201)
+        assert measured(running, "shown").tasks + measured(running, "withheld").tasks == 1
 
 
 async def test_an_input_and_a_header_of_one_name_are_two_things(tmp_path: Path) -> None:
@@ -170,7 +196,7 @@ class Entries:
 def test_what_the_header_has_no_room_for_is_no_exposure(shown: bool) -> None:
     """Whichever way the coins fall: who is eligible does not depend on them."""
     entries = Entries([1500, 400, 5000, 100, 200])
-    offers = Offers(entries, ExposureBook(), holdout=0.1, window_s=60, draw=lambda: 0.0 if shown else 1.0)
+    offers = Offers(entries, ExposureBook(), templates_of, holdout=0.1, window_s=60, draw=lambda: 0.0 if shown else 1.0)
     query = AdviceQuery(endpoint="/fill", facts={}, door="proxy", carries=lambda advice: compact(advice) is not None)
     offer = offers.offer(query, 0, "ex-1")
     line = compact(offer.advice)

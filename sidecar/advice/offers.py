@@ -7,8 +7,10 @@ no part of it may be told before. A task keeps its assignment for an entry, even
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
+
+import msgspec
 
 from sidecar.advice.exposures import ExposureBook
 from sidecar.advice.fit import Fit, fit, lacking
@@ -47,11 +49,22 @@ class _Coin(NamedTuple):
 
 
 class Offers:
-    """Makes offers. *holdout* is the share of tasks from which active entries are withheld; *draw* returns 0 to 1."""
+    """Makes offers. *holdout* is the share of tasks from which active entries are withheld; *draw* returns 0 to 1.
+
+    *names_of* gives the endpoints that a call may be of, for a caller who names a path.
+    """
 
     def __init__(
-        self, entries: EntrySource, book: ExposureBook, *, holdout: float, window_s: float, draw: Callable[[], float]
+        self,
+        entries: EntrySource,
+        book: ExposureBook,
+        names_of: Callable[[str], Iterable[str]],
+        *,
+        holdout: float,
+        window_s: float,
+        draw: Callable[[], float],
     ) -> None:
+        self._names_of = names_of
         self._entries = entries
         self._book = book
         self._holdout = holdout
@@ -61,7 +74,7 @@ class Offers:
 
     def offer(self, query: AdviceQuery, now_ns: int, exposure_id: str) -> Offer:
         """The offer for *query* at *now_ns* (ns since the Unix epoch)."""
-        rows = self._entries.at(query.endpoint)
+        query, rows = self._entries_for(query)
         found = [each for row in rows if (each := fit(row, query)) is not None]
         depends_on = sorted({own_name(name) for row in rows for name in lacking(row, query)})[:MAX_NAMES]
         found.sort(key=lambda each: (-self._worth(each), each.entry.playbook_id))
@@ -94,6 +107,16 @@ class Offers:
         """The measured uplift of an entry so far; None if unknown."""
         tally = self._book.tally(entry_id)
         return estimate(tally.now.strata) if tally is not None else None
+
+    def _entries_for(self, query: AdviceQuery) -> tuple[AdviceQuery, Sequence[EntryRow]]:
+        """*query* with the name of an endpoint that has entries, if there is one, and these."""
+        rows = self._entries.at(query.endpoint)
+        if not rows:
+            for name in self._names_of(query.endpoint):
+                rows = self._entries.at(name)
+                if rows:
+                    return msgspec.structs.replace(query, endpoint=name), rows
+        return query, rows
 
     def _within_limits(self, query: AdviceQuery, found: Sequence[Fit], exposure_id: str) -> list[Fit]:
         """As many of *found* as the query's limit allows and the door has room for, as if all of them were shown."""

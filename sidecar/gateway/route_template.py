@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 _MOST_NAMES = 1000
@@ -23,6 +24,22 @@ _VARIES = re.compile(
 )
 
 
+_CALL = re.compile(r"(?:[A-Z]{3,7} )?(?:https?://[^/?#]*)?(?P<target>/.*)", re.DOTALL)
+
+
+def templates_of(call: str) -> Iterator[str]:
+    """The names that *call* may have as an endpoint, the exact one first; none if it is no path.
+
+    It may also have a method, a host and a query.
+    """
+    found = _CALL.fullmatch(call)
+    if found is not None:
+        template = _template(found["target"].encode("utf-8", "replace"))
+        yield template
+        yield _coarse(template)
+        yield f"/{_MORE}"
+
+
 class Templates:
     """Maps paths to templates. After *most* distinct names, further paths share coarser templates."""
 
@@ -32,8 +49,7 @@ class Templates:
 
     def of(self, target: bytes) -> str:
         """The template of a request's raw *target*."""
-        template = _folded(re.split(rb"[?#]", target[:_MOST_TARGET], maxsplit=1)[0])
-        return self.bounded(template)
+        return self.bounded(_template(target))
 
     def bounded(self, name: str) -> str:
         """*name* if it is known or room is left; else its first segment and `/{more}`, or `/{more}` alone."""
@@ -42,12 +58,20 @@ class Templates:
         if len(self._known) < self._most:
             self._known.add(name)
             return name
-        first = "/".join(name.split("/", 2)[:2])
-        coarse = f"{first}/{_MORE}"
+        coarse = _coarse(name)
+        first = coarse.removesuffix(f"/{_MORE}")
         if coarse in self._known or (first in self._known and len(self._known) < self._most * 2):
             self._known.add(coarse)
             return coarse
         return f"/{_MORE}"
+
+
+def _template(target: bytes) -> str:
+    return _folded(re.split(rb"[?#]", target[:_MOST_TARGET], maxsplit=1)[0])
+
+
+def _coarse(template: str) -> str:
+    return "/".join([*template.split("/", 2)[:2], _MORE])
 
 
 @lru_cache(maxsize=1024)

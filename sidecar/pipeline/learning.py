@@ -20,6 +20,7 @@ from sidecar.analysis.playbook_book import PlaybookBook
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.analysis.rule_follower import RuleFollower
 from sidecar.analysis.rules import RuleBook
+from sidecar.gateway.route_template import templates_of
 from sidecar.kept_rows import KeptBook
 from sidecar.model import ObservedOp
 from sidecar.model_learning import CycleMark, EntryChange, Exposure, InformedTask, PlaybookEntry, ReportedOutcome, Term
@@ -77,7 +78,7 @@ class Learning(KeptBook):
 
     def offers(self, *, holdout: float, window_s: float, draw: Callable[[], float]) -> Offers:
         """The maker of offers for calls, with these coins."""
-        return Offers(self.playbook, self.exposures, holdout=holdout, window_s=window_s, draw=draw)
+        return Offers(self.playbook, self.exposures, templates_of, holdout=holdout, window_s=window_s, draw=draw)
 
     def decide_now(self, kind: str, body: object) -> None:
         """Apply a decision at once, including its work: for use without a journal."""
