@@ -42,9 +42,14 @@ def settings(tmp_path: Path, **env: str) -> Settings:
 
 
 @asynccontextmanager
-async def observer(tmp_path: Path, *, open_file: Any = AppendFile, **env: str) -> AsyncIterator[Observer]:
-    """A running observer; `await running.cycle.run_once()` runs one cycle."""
-    async with Observer(settings(tmp_path, **env), env={}, open_file=open_file) as running:
+async def observer(
+    tmp_path: Path, *, open_file: Any = AppendFile, draw: Callable[[], float] | None = None, **env: str
+) -> AsyncIterator[Observer]:
+    """A running observer; `await running.cycle.run_once()` runs one cycle.
+
+    A test that counts how coins fell hands over *draw*; by the system's chance they may all fall the same way.
+    """
+    async with Observer(settings(tmp_path, **env), env={}, open_file=open_file, draw=draw) as running:
         yield running
 
 

@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
+"""How long to wait for what is bound to come: on a busy machine a program under coverage takes long to start."""
 NOWHERE = "http://127.0.0.1:9"
 """An address on which nothing listens (the discard port)."""
 _OURS = ("OBSERVER_", "OTEL_", "K8S_", "GATEWAY_URL", "LAKEHOUSE_URL", "OVERSEER_", "NO_COLOR")

@@ -149,7 +149,7 @@ async def test_what_to_do_is_told_by_the_inputs_own_name_at_every_door(tmp_path:
 
 async def test_a_task_keeps_its_coin(tmp_path: Path) -> None:
     """Asked again it is told the same, and counts once, also after a restart."""
-    async with observer(tmp_path) as running, client(running) as http:
+    async with observer(tmp_path, draw=Random(1).random) as running, client(running) as http:
         await learnt(running, http)
         first = [(await http.get("/advice", params={**ASK, "task": f"t-{n}"})).json()["advice"] for n in range(12)]
         again = [(await http.get("/advice", params={**ASK, "task": f"t-{n}"})).json()["advice"] for n in range(12)]

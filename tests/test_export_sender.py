@@ -72,6 +72,16 @@ async def test_partial_success_is_a_success_with_losses(protocol: str) -> None:
         assert await answer(receiver, protocol, TAKEN) == Answer("delivered")
 
 
+async def test_grpc_does_not_ask_a_proxy_for_the_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector is reached directly, whatever `http_proxy` says."""
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with otlp_receiver() as receiver:
+        assert await answer(receiver, "grpc", TAKEN) == Answer("delivered")
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 async def test_nobody_there_and_nobody_answering_are_retried(protocol: str) -> None:
     """A dead port at once, a hanging one after the time-out."""

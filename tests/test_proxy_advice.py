@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
@@ -61,7 +62,7 @@ def measured(running: Observer, arm: str) -> Any:
 
 async def test_the_agent_is_told_in_the_response(tmp_path: Path) -> None:
     """For its next attempt: some tasks are, others are not; the call itself is no outcome, the next one is."""
-    async with advised(tmp_path, "agent") as (running, gateway):
+    async with advised(tmp_path, "agent", draw=Random(1).random) as (running, gateway):
         said = {}
         for number in range(12):
             answer = await call(running, f"t-{number}")
@@ -80,7 +81,7 @@ async def test_the_agent_is_told_in_the_response(tmp_path: Path) -> None:
 
 async def test_the_gateway_is_told_with_the_request(tmp_path: Path) -> None:
     """What an agent writes there itself does not reach it; the call is the outcome, and has the exposure's id."""
-    async with advised(tmp_path, "gateway") as (running, gateway):
+    async with advised(tmp_path, "gateway", draw=Random(1).random) as (running, gateway):
         for number in range(12):
             answer = await call(running, f"t-{number}", headers=[("X-Observer-Advice", "obey")])
             assert answer.header("x-observer-advice") is None

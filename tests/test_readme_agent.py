@@ -77,9 +77,15 @@ async def test_the_agent_that_asks_does_better(tmp_path: Path, monkeypatch: pyte
     jobs = {f"job-{number}": JOB | {"channel": "sms"} for number in range(30)}
     async with (
         gateway_process(1, tmp_path / "gateway.log") as gateway_url,
-        observer(tmp_path, OBSERVER_HOLDOUT="0.1", GATEWAY_URL=gateway_url, OBSERVER_PROXY_PORT="0") as running,
+        observer(
+            tmp_path,
+            draw=Random(1).random,
+            OBSERVER_HOLDOUT="0.1",
+            GATEWAY_URL=gateway_url,
+            OBSERVER_PROXY_PORT="0",
+        ) as running,
         client(running) as http,
-        httpx.AsyncClient(base_url=gateway_url, timeout=30.0) as gateway,
+        httpx.AsyncClient(base_url=gateway_url, timeout=30.0, trust_env=False) as gateway,
     ):
         await _taught(http, gateway, Random(1))
         await cycle(running)

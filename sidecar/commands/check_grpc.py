@@ -8,6 +8,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 
 from sidecar.commands.addresses import place
 from sidecar.commands.finding import Finding
+from sidecar.export.otlp_target import DIRECT
 from sidecar.receivers.grpc_receiver import OBSERVER
 
 _CHECK = "grpc port"
@@ -27,7 +28,7 @@ async def grpc_port(host: str, number: int, free: Finding) -> Finding:
 
 
 async def _is_observer(host: str, number: int) -> bool:
-    async with grpc.aio.insecure_channel(place(host, number)) as channel:
+    async with grpc.aio.insecure_channel(place(host, number), DIRECT) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=OBSERVER), timeout=_PATIENCE_S

@@ -21,6 +21,7 @@ from sidecar.commands.addresses import place
 from sidecar.commands.finding import LIMIT_S, Finding, Status, in_thread
 from sidecar.commands.terminal import visible
 from sidecar.commands.tls import pinned
+from sidecar.export.otlp_target import DIRECT
 from sidecar.redaction import Redactor
 from sidecar.settings import Settings
 
@@ -142,9 +143,9 @@ async def _collector_grpc(endpoint: str, env: Mapping[str, str]) -> Finding:
     if parts.scheme == "https":
         roots, key, chain = (_pem(env, name) for name in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"))
         credentials = grpc.ssl_channel_credentials(roots, key, chain)
-        channel = grpc.aio.secure_channel(parts.netloc, credentials)
+        channel = grpc.aio.secure_channel(parts.netloc, credentials, DIRECT)
     else:
-        channel = grpc.aio.insecure_channel(parts.netloc)
+        channel = grpc.aio.insecure_channel(parts.netloc, DIRECT)
     async with channel:
         try:
             await channel.unary_unary(_EXPORT)(b"", timeout=ASK_S, metadata=headers)

@@ -12,7 +12,7 @@ from typing import Final
 
 from sidecar.errors import StartError
 
-_READY_S: Final = 20.0
+_READY_S: Final = 60.0
 _STOP_S: Final = 3.0
 
 

@@ -21,7 +21,7 @@ from google.rpc.status_pb2 import Status
 from sidecar.errors import StartError
 from sidecar.export.answers import Answer, delivered, grpc_answer, http_answer
 from sidecar.export.http_client import attempt, tls_context
-from sidecar.export.otlp_target import OtlpTarget
+from sidecar.export.otlp_target import DIRECT, OtlpTarget
 
 Signal = Literal["traces", "metrics"]
 _METHOD: Final[dict[Signal, str]] = {
@@ -65,7 +65,7 @@ class GrpcSender:
     """OTLP/gRPC: sends serialised requests over one channel, which reconnects soon after an outage."""
 
     def __init__(self, target: OtlpTarget, signal: Signal) -> None:
-        options = [*_RECONNECT, ("grpc.primary_user_agent", "lakehouse-observer")]
+        options = [*_RECONNECT, *DIRECT, ("grpc.primary_user_agent", "lakehouse-observer")]
         compression = grpc.Compression.Gzip if target.gzip else None
         if target.is_tls:
             self._channel = grpc.secure_channel(target.authority, _grpc_tls(target), options, compression)

@@ -8,6 +8,9 @@ from urllib.parse import unquote, urlsplit
 
 _SECONDS_BELOW: Final = 100.0  # the specification says milliseconds, the Python SDK reads seconds
 
+DIRECT: Final = (("grpc.enable_http_proxy", 0),)
+"""Options of a gRPC channel that keep `http_proxy` from coming between: it is meant for the outside."""
+
 
 @dataclass(frozen=True, slots=True)
 class OtlpTarget:

@@ -7,6 +7,7 @@ books ──► life cycle ──► analyzer ──► learning ──► conso
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -52,6 +53,7 @@ class Analysis:
         *,
         normalizer: Normalizer,
         clock: Clock,
+        draw: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._store = store
@@ -82,7 +84,7 @@ class Analysis:
             tracer=spans.tracer,
             clock=clock,
         )
-        self.learning = LearningLoop(settings, books.learning, books.in_order, clock)
+        self.learning = LearningLoop(settings, books.learning, books.in_order, clock, draw)
         self.corrections = CorrectionsTailer(
             Path(settings.overseer_corrections_path), spans.recorder, normalizer, clock, store.ring.failures_like
         )

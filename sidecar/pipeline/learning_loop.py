@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import structlog
@@ -36,17 +35,21 @@ _RULES_TOLD = 20
 
 
 class LearningLoop:
-    """The running observer's path from rules to advice: each cycle's step, the advisor, people's decisions, views."""
+    """The running observer's path from rules to advice: each cycle's step, the advisor, people's decisions, views.
 
-    def __init__(self, settings: Settings, learning: Learning, in_order: InOrder, clock: Clock) -> None:
+    *draw* throws the coins of tasks: it returns 0 to 1.
+    """
+
+    def __init__(
+        self, settings: Settings, learning: Learning, in_order: InOrder, clock: Clock, draw: Callable[[], float]
+    ) -> None:
         self._learning = learning
         self._order = in_order
         self._clock = clock
         self._effects = Effects(learning.exposures)
         self._learnt = -1  # number of ops learnt by the last cycle
         self.undecided = 0  # cycles whose results the decision journal did not accept
-        dice = random.SystemRandom()
-        offers = learning.offers(holdout=settings.holdout, window_s=settings.outcome_window, draw=dice.random)
+        offers = learning.offers(holdout=settings.holdout, window_s=settings.outcome_window, draw=draw)
         self.advisor = Advisor(offers, learning.exposures, in_order, clock, within_s=settings.advice_timeout)
 
     async def learn(self) -> None:

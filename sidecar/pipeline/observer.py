@@ -8,7 +8,7 @@ receivers ──► spans ──► store ──► analysis ──► advice �
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +36,8 @@ class Observer:
     """The whole observer: `async with Observer(settings) as observer`, or `run` until told to stop.
 
     `gateway` is the wrapper for Python agents in this process; `port` and `health_port` are where it listens.
-    *open_file* opens the file under a journal; tests inject faults there.
+    *open_file* opens the file under a journal; tests inject faults there. *draw* throws the
+    coins by which a task is told advice or not (default: the system's random numbers).
     """
 
     def __init__(
@@ -46,11 +47,12 @@ class Observer:
         env: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         open_file: Any = AppendFile,
+        draw: Callable[[], float] | None = None,
     ) -> None:
         self._settings = settings
         self._ready = False
         self._embedded: tuple[asyncio.Task[None], asyncio.Event] | None = None
-        self._parts = parts = Parts(settings, env or {}, clock or SystemClock(), open_file)
+        self._parts = parts = Parts(settings, env or {}, clock or SystemClock(), open_file, draw)
         self._name(parts)
         self.otlp = OtlpDoors(parts)
         self.langfuse = Langfuse(parts, self.otlp)

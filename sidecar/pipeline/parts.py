@@ -5,7 +5,8 @@ A door, `/stats` and the metrics are handed these parts, never the observer that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sidecar.langfuse.judged_ops import JudgedOps
@@ -24,7 +25,14 @@ from sidecar.settings import Settings
 class Parts:
     """What happens to operations behind every door. `judged` remembers those that a later score may judge."""
 
-    def __init__(self, settings: Settings, env: Mapping[str, str], clock: Clock, open_file: Any) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        env: Mapping[str, str],
+        clock: Clock,
+        open_file: Any,
+        draw: Callable[[], float] | None,
+    ) -> None:
         self.settings = settings
         self.clock = clock
         self.normalizer = normalizer = Normalizer(Redactor(settings.redact.split(",")))
@@ -32,7 +40,13 @@ class Parts:
         self.spans = Spans(settings, env, self.store.journals.ops, clock)
         self.gateway = Gateway(settings, self.spans.recorder, normalizer, clock)
         self.analysis = Analysis(
-            settings, self.store, self.spans, self.gateway.clients.own, normalizer=normalizer, clock=clock
+            settings,
+            self.store,
+            self.spans,
+            self.gateway.clients.own,
+            normalizer=normalizer,
+            clock=clock,
+            draw=draw or random.SystemRandom().random,
         )
         advise(self.gateway.proxy, settings, self.analysis.learning.advisor)
         self.retention = self.store.retention(settings, clock, self.analysis.checkpoint)
