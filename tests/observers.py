@@ -43,7 +43,7 @@ def settings(tmp_path: Path, **env: str) -> Settings:
 
 @asynccontextmanager
 async def observer(
-    tmp_path: Path, *, open_file: Any = AppendFile, draw: Callable[[], float] | None = None, **env: str
+    tmp_path: Path, *, open_file: Any = AppendFile, draw: Any = None, **env: str
 ) -> AsyncIterator[Observer]:
     """A running observer; `await running.cycle.run_once()` runs one cycle.
 
