@@ -56,6 +56,7 @@ MALFORMED = {
     "no host": b"GET /x HTTP/1.1\r\n\r\n",
     "two hosts": b"GET /x HTTP/1.1\r\n" + _HOST + b"Host: other\r\n\r\n",
     "an absolute target": b"GET http://127.0.0.1:1/x HTTP/1.1\r\n" + _HOST + b"\r\n",
+    "a fragment": b"GET /x#y HTTP/1.1\r\n" + _HOST + b"\r\n",
     "a target without a slash": b"GET x HTTP/1.1\r\n" + _HOST + b"\r\n",
     "a star that is no OPTIONS": b"GET * HTTP/1.1\r\n" + _HOST + b"\r\n",
     "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00",
@@ -211,6 +212,53 @@ def test_only_listed_paths_are_let_through(target: str, allowed: bool) -> None:
     else:
         with pytest.raises(RefusedError):
             rules.read(b"GET", target.encode(), headers, version="1.1", keep_alive=True)
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("http://{}/a/b?c=1", "/a/b?c=1"),
+        ("HTTP://{}?c=http://x/", "/?c=http://x/"),
+        ("http://{}", "/"),
+        ("http://{}/http://other/", "/http://other/"),
+        ("http://{}//other/", "//other/"),
+        ("http://{}0/x", None),
+        ("http://a@{}/x", None),
+        ("https://{}/x", None),
+        ("http://other/x", None),
+        ("http://127.0.0.1/x", None),
+        ("http:///x", None),
+        ("http://{}/x#y", None),
+    ],
+)
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "[::1]", "friend.example"])
+def test_an_absolute_target_that_names_this_proxy_is_a_path(name: str, target: str, path: str | None) -> None:
+    """Any other is refused: it may be meant for another server."""
+    rules = RequestRules("gw:1", "gw", ["friend.example"], [], b"me")
+    rules.port = 3701
+    here = f"{name}:3701"
+    given = target.format(here).encode()
+
+    def read(host: str) -> bytes:
+        return rules.read(b"GET", given, [(b"Host", host.encode())], version="1.1", keep_alive=True).target
+
+    if path is None:
+        with pytest.raises(RefusedError):
+            read(here)
+    else:
+        assert read(here) == path.encode()
+        with pytest.raises(RefusedError):
+            read("localhost:1")
+
+
+async def test_a_client_that_sends_absolute_targets_reaches_the_gateway(tmp_path: Path) -> None:
+    """And the paths that are allowed are kept to."""
+    async with raw_gateway() as gateway, proxied(tmp_path, gateway.url, OBSERVER_PROXY_PATHS="/tools") as running:
+        here = f"127.0.0.1:{proxy_port(running)}"
+        for path, status in (("/tools/x?a=1", "200"), ("/admin", "403"), ("/tools/../admin", "403")):
+            asked = f"GET http://{here}{path} HTTP/1.1\r\nHost: {here}\r\n\r\n".encode()
+            assert (await exchange(proxy_port(running), asked)).first.split(" ")[1] == status
+        assert [each.first for each in gateway.asked] == ["GET /tools/x?a=1 HTTP/1.1"]
 
 
 async def test_refusals_are_counted_not_recorded(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ class GatewayProxy:
                 "Stop what uses that port, or choose another with OBSERVER_PROXY_PORT (0: any)",
             ) from exc
         self._pool, self._server = pool, server
-        self.port = server.sockets[0].getsockname()[1]
+        self.port = self._rules.port = server.sockets[0].getsockname()[1]
         self._sweeper = tasks.create_task(self._sweep(pool), name="proxy-sweep")
         log.info("port.opened", serves="proxy", host=self._host, port=self.port)
 

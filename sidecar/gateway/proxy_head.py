@@ -32,6 +32,7 @@ _NO_TRAILER = _REQUEST_SPECIAL | {b"authorization", b"content-type", b"content-e
 _FRAMING = frozenset([b"host", b"content-length", b"transfer-encoding"])
 _OPTIONAL_UPGRADES = frozenset([b"h2c", b"http/2.0"])  # offers that may be ignored; other upgrades are refused
 _MOST_KNOWN_HOSTS = 256
+_ABSOLUTE = re.compile(rb"(?i:http)://([^/?]*)(.*)", re.DOTALL)
 _HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]@/\\\s]+))(?::\d{0,5})?")
 
 
@@ -123,9 +124,14 @@ class RequestRules:
         self._paths = AllowedPaths(paths)
         self._instance = instance
         self._known_hosts: set[bytes] = set()
+        self.port = 0
+        """Where the proxy listens, once it does: an absolute target may name it."""
 
     def read(self, method: bytes, target: bytes, headers: Headers, *, version: str, keep_alive: bool) -> RequestHead:
         """The head to be forwarded. Raises RefusedError."""
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is not None:
+            target = self._path_of(method, absolute[1], absolute[2], headers)
         head = RequestHead(method, target, headers, http10=version == "1.0", close=not keep_alive)
         if version not in ("1.0", "1.1"):
             raise RefusedError(505, "HTTP Version Not Supported", "this proxy speaks HTTP/1.1")
@@ -178,11 +184,38 @@ class RequestRules:
                 )
             lines.append(b"%b: %b" % (key, value))  # a loop may pass through several proxies
 
+    def _path_of(self, method: bytes, authority: bytes, path: bytes, headers: Headers) -> bytes:
+        """The path of an absolute target. Raises RefusedError unless its *authority*, and `Host`, is this proxy.
+
+        Another address could be meant for another server, whatever its name: agents with a proxy for all calls send
+        such targets, and what they send must not reach this gateway instead. Source: RFC 9112, 3.2.2.
+        """
+        hosts = [value.strip().lower() for name, value in headers if name.lower() == b"host"]
+        if not self._is_here(authority) or any(host != authority.lower() for host in hosts):
+            raise RefusedError(
+                400, "Bad Request", "the target names another server: this proxy serves one gateway only"
+            )
+        if not path:
+            return b"*" if method == b"OPTIONS" else b"/"
+        return path if path.startswith(b"/") else b"/" + path
+
+    def _is_here(self, authority: bytes) -> bool:
+        found = _HOST.fullmatch(authority)
+        if found is None or not authority.endswith(b":%d" % self.port):
+            return False
+        name = (found[1] or found[2]).decode("latin-1").lower()
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return name in self._names
+
     def _check_target(self, method: bytes, target: bytes) -> None:
         if method == b"CONNECT":
             raise RefusedError(501, "Not Implemented", "this proxy opens no tunnels: it serves one gateway only")
         if not target.startswith(b"/") and not (target == b"*" and method == b"OPTIONS"):
             raise RefusedError(400, "Bad Request", "the target must be a path: this proxy serves one gateway only")
+        if b"#" in target:
+            raise RefusedError(400, "Bad Request", "the target has a fragment, which is for the sender alone")
         self._paths.check_target(target)
 
     def _check_host(self, hosts: list[bytes], head: RequestHead) -> None:
