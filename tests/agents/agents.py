@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +44,7 @@ class Watched(NamedTuple):
         return f"127.0.0.1:{grpc_port(self.observer) if protocol == 'grpc' else self.observer.port}"
 
     async def run(self, *command: str, **env: str) -> None:
-        """Run an agent to its end; *env* tells it where its spans go."""
+        """Run an agent to its end, or kill it; *env* tells it where its spans go."""
         known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -58,8 +58,13 @@ class Watched(NamedTuple):
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        async with asyncio.timeout(_PATIENCE_S):
-            output, _ = await process.communicate()
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                output, _ = await process.communicate()
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
         assert process.returncode == 0, output.decode()
 
     def otel(self, protocol: str) -> dict[str, str]:
@@ -103,6 +108,7 @@ async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
             GATEWAY_URL=gateway.url,
             OBSERVER_PROXY_PORT="0",
             OTEL_EXPORTER_OTLP_ENDPOINT=collector.grpc_endpoint,
+            OBSERVER_GRACE="60",
         ) as running,
     ):
         gateway.answers["/v1/chat/completions"] = says(_CHAT)
