@@ -19,7 +19,7 @@ from tests.proxied import proxy_port
 
 HERE = Path(__file__).parent
 INSTALLED = HERE.parents[1] / "build" / "agents"
-_PATIENCE_S = 100
+_PATIENCE_S = 240
 _CHAT = {
     "id": "chat-1",
     "object": "chat.completion",

@@ -16,6 +16,8 @@ from tests.observers import client
 NODE = shutil.which("node") or ""
 CALL = "/v1/chat/completions"
 
+pytestmark = pytest.mark.timeout(300)  # an agent's imports take seconds of processor time, minutes on a busy machine
+
 needs_node = pytest.mark.skipif(
     not NODE or not (INSTALLED / "node_modules").is_dir(), reason="not installed: make test-agents (needs Node.js)"
 )
