@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from sidecar.errors import JournalError, MalformedError, OverloadedError
-from sidecar.receivers.otlp_attempts import MOST_UNFINISHED
-from tests.otlp_disk import Disk, fail, intake, tools
+from sidecar.receivers.otlp_attempts import MOST_UNFINISHED, Ledger
+from tests.fakes import an_op
+from tests.otlp_disk import Disk, HandReceipt, fail, intake, tools
 
 
 class Besides(Disk):
@@ -118,3 +119,21 @@ async def test_malformed_requests_are_not_remembered() -> None:
             await door.take(b"\xff" + bytes([number]))
     await door.take(request)
     assert (disk.ops, door.forgotten) == (["tool a", "tool b"], 0)
+
+
+async def test_the_older_half_of_what_is_under_way_settles_first() -> None:
+    """A large request waits for it before it reads on; what is left keeps its place, and a retry does not repeat it."""
+    ledger = Ledger()
+    receipts = [HandReceipt(an_op()) for _ in range(5)]
+    for receipt in receipts:
+        ledger.add(receipt, "never")
+    for receipt in receipts[:3]:
+        receipt.settle(True)
+    await ledger.half_settled()
+    assert len(ledger) == 2
+    receipts[3].settle(False)
+    receipts[4].settle(True)
+    with pytest.raises(JournalError):
+        await ledger.settled()
+    ledger.begin()
+    assert [ledger.has_next() for _ in range(4)] == [True, True, True, False]
