@@ -63,7 +63,7 @@ async def cycle(running: Observer) -> None:
 async def client(running: Observer, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client of the observer's main door. Its time-out is generous: no test measures time."""
     base_url = f"http://127.0.0.1:{running.port}"
-    async with httpx.AsyncClient(**{"base_url": base_url, "timeout": 30.0, "trust_env": False, **options}) as http:
+    async with httpx.AsyncClient(**{"base_url": base_url, "timeout": 120.0, "trust_env": False, **options}) as http:
         yield http
 
 
@@ -82,7 +82,7 @@ def without_crc(line: dict[str, Any]) -> dict[str, Any]:
 async def settled(running: Observer, count: int) -> None:
     """Wait until *count* ops are in the ring, as gateway calls do not wait for theirs."""
     with running.feed.watch(lambda _op: True) as watch:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             batches = watch.batches(0.2)
             while len(running.ring) < count:
                 await anext(batches)
@@ -94,7 +94,7 @@ async def raw(port: int, request: bytes) -> bytes:
     writer.write(request)
     try:
         await writer.drain()
-        return await asyncio.wait_for(reader.read(), 30)
+        return await asyncio.wait_for(reader.read(), 120)
     finally:
         writer.close()
 

@@ -174,7 +174,7 @@ async def exchange(port: int, request: bytes, *, bodiless: bool = False) -> Mess
     """Send *request* over a new connection; return the final response."""
     async with connected(port) as (reader, writer):
         writer.write(request)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while True:
                 message = await read_message(reader, bodiless=bodiless, response=True)
                 assert message is not None, "hung up without an answer"

@@ -257,7 +257,7 @@ async def test_advice_over_grpc_is_that_of_http(tmp_path: Path) -> None:
 async def test_what_cannot_be_written_down_in_time_is_not_told(tmp_path: Path) -> None:
     """503 with Retry-After and nothing of the advice; when the disk is back, the coin that fell then still counts."""
     faulty = FaultyFile.fresh()
-    async with observer(tmp_path, open_file=faulty, OBSERVER_ADVICE_TIMEOUT="0.1") as running, client(running) as http:
+    async with observer(tmp_path, open_file=faulty, OBSERVER_ADVICE_TIMEOUT="2") as running, client(running) as http:
         await learnt(running, http)
         faulty.open_gate.clear()
         answer = await http.get("/advice", params=ASK)

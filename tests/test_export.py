@@ -154,7 +154,7 @@ async def test_a_collector_that_is_dead_or_silent_hurts_nobody(tmp_path: Path, p
         silent.silent |= {"/v1/traces", "*"}  # "*" is how HTTP/2, and so gRPC, begins
         address = DEAD if fault == "dead" else silent.url
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
-        async with observer(tmp_path, GATEWAY_URL=gateway.url, OBSERVER_GRACE="2", **env) as running:
+        async with observer(tmp_path, GATEWAY_URL=gateway.url, **env) as running:
             await post(running, *({} for _ in range(600)))
             _, op = await running.gateway.observed("/x", {}, "call")
             assert op.success

@@ -52,7 +52,7 @@ async def test_calls_without_a_message_close_no_other_door(tmp_path: Path) -> No
 
 async def test_a_message_that_does_not_come_is_given_up(tmp_path: Path) -> None:
     """After the time that an HTTP client has for its request; it may be sent again."""
-    async with doors(tmp_path, OBSERVER_BODY_TIMEOUT="0.2") as running, channel(running) as opened:
+    async with doors(tmp_path, OBSERVER_BODY_TIMEOUT="2") as running, channel(running) as opened:
         (call,) = await silent_calls(opened, 1)
         assert await failure(call) == (grpc.StatusCode.UNAVAILABLE, 1)
         await opened.unary_unary(EXPORT)(a_request(an_op_span()).SerializeToString())
@@ -61,7 +61,7 @@ async def test_a_message_that_does_not_come_is_given_up(tmp_path: Path) -> None:
 
 async def test_silent_calls_make_room_for_one_that_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They were first, and hold all the room; it need not wait until their time is over."""
-    monkeypatch.setattr("sidecar.receivers.grpc_arrivals._PATIENCE_S", 0.1)
+    monkeypatch.setattr("sidecar.receivers.grpc_arrivals._PATIENCE_S", 1.0)
     async with doors(tmp_path) as running, channel(running) as opened, channel(running) as other:
         calls = await silent_calls(opened, 12)
         await other.unary_unary(EXPORT)(a_request(an_op_span()).SerializeToString())

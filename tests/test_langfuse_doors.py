@@ -31,7 +31,7 @@ def ops(tmp_path: Path) -> list[dict[str, Any]]:
 async def written(running: Observer, tmp_path: Path, count: int) -> None:
     """Return once the journal has *count* ops, those among them that others amend."""
     with running.feed.watch(lambda _op: True) as watch:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             batches = watch.batches(0.2)
             while len(ops(tmp_path)) < count:
                 await anext(batches)
@@ -151,7 +151,7 @@ async def test_fragments_survive_a_kill_between_them(tmp_path: Path) -> None:
 
 async def test_an_observation_without_an_end_is_an_op_when_its_window_closes(tmp_path: Path) -> None:
     """Its end is when it was told of last, and it says that it is unfinished; the real end amends it."""
-    async with observer(tmp_path, OBSERVER_LANGFUSE_WINDOW="1") as running, client(running) as http:
+    async with observer(tmp_path, OBSERVER_LANGFUSE_WINDOW="3") as running, client(running) as http:
         await taken(http, begun("job", name="load", seconds=5.0))
         assert ops(tmp_path) == []
         await settled(running, 1)

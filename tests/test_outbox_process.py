@@ -64,7 +64,7 @@ async def learn(process: Process, *, failures: int) -> None:
 
 
 async def arrived(gateway: StandIn, taken: Taken, count: int) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while len(taken.entries) < count:
             await gateway.wait_for("/log", gateway.counts().get("/log", 0) + 1)
 

@@ -156,7 +156,7 @@ async def test_a_stalled_journal_costs_the_advice_not_the_call(tmp_path: Path, w
     """The call goes through as it is, and is counted as unadvised."""
     async with raw_gateway() as gateway:
         faulty = FaultyFile.fresh()
-        env = {"OBSERVER_PROXY_ADVICE": who, "OBSERVER_COMMIT_TIMEOUT": "0.5", "OBSERVER_GRACE": "2"}
+        env = {"OBSERVER_PROXY_ADVICE": who, "OBSERVER_COMMIT_TIMEOUT": "0.5"}
         async with proxied(tmp_path, gateway.url, open_file=faulty, **env) as running, client(running) as http:
             await learnt(running, http)
             faulty.open_gate.clear()

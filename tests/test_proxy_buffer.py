@@ -41,7 +41,7 @@ async def asking(port: int, stack: contextlib.ExitStack) -> socket.socket:
 
 async def stalled(buffer: ReadBuffer, count: int) -> None:
     """Return once *count* connections wait for the other end."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while buffer.stalled != count:  # noqa: ASYNC110 - the kernel fills up meanwhile
             await asyncio.sleep(0)
 

@@ -26,7 +26,7 @@ from tests.proxied import (
 async def gone(running: Observer) -> None:
     """Until no agent's connection is left."""
     assert running.proxy is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         await running.proxy.agents.quiet()
 
 
@@ -59,7 +59,7 @@ async def test_an_agent_that_reads_slowly_gets_all_of_the_last_answer(tmp_path: 
     reply = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
     async with raw_gateway() as gateway, proxied(tmp_path, gateway.url, OBSERVER_BODY_TIMEOUT="5") as running:
         gateway.answering = answer(reply)
-        async with connected(proxy_port(running)) as (reader, writer), asyncio.timeout(30):
+        async with connected(proxy_port(running)) as (reader, writer), asyncio.timeout(120):
             writer.write(request("GET", "/x", [("Connection", "close")]))
             assert b"Connection: close" in await reader.readuntil(b"\r\n\r\n")
             left = size
@@ -77,7 +77,7 @@ async def test_an_agent_that_sent_ahead_and_hangs_up_is_noticed(tmp_path: Path) 
         await asyncio.Event().wait()
         return False
 
-    async with raw_gateway() as gateway, proxied(tmp_path, gateway.url) as running, asyncio.timeout(30):
+    async with raw_gateway() as gateway, proxied(tmp_path, gateway.url) as running, asyncio.timeout(120):
         gateway.answering = silent
         async with connected(proxy_port(running)) as (_reader, writer):
             writer.write(request() * 20)
@@ -106,7 +106,7 @@ async def test_an_agent_that_hangs_up_while_it_is_not_read_is_noticed(tmp_path: 
     over = asyncio.Event()
     server = await asyncio.start_server(deaf, "127.0.0.1", 0, limit=1)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with proxied(tmp_path, url) as running, asyncio.timeout(30):
+    async with proxied(tmp_path, url) as running, asyncio.timeout(120):
         async with connected(proxy_port(running)) as (_reader, writer):
             writer.transport.set_write_buffer_limits(0)
             writer.write(request("POST", "/x", [("Content-Length", str(2**40))]))

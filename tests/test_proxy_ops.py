@@ -189,7 +189,7 @@ async def test_a_subscription_that_the_agent_ends_is_no_failure(tmp_path: Path) 
 
     async with raw_gateway() as gateway, proxied(tmp_path, gateway.url) as running:
         gateway.answering = events
-        async with connected(proxy_port(running)) as (reader, writer), asyncio.timeout(30):
+        async with connected(proxy_port(running)) as (reader, writer), asyncio.timeout(120):
             writer.write(request("GET", "/events"))
             await reader.readuntil(b"data: 1\n\n")
         await settled(running, 1)

@@ -69,7 +69,7 @@ MALFORMED = {
 async def test_what_could_be_read_in_two_ways_is_refused(tmp_path: Path, name: str) -> None:
     """The gateway gets no whole request of it, the sender a 4xx or 5xx and a closed connection."""
     async with raw_gateway() as gateway, proxied(tmp_path, gateway.url) as running:
-        async with connected(proxy_port(running)) as (reader, writer), asyncio.timeout(30):
+        async with connected(proxy_port(running)) as (reader, writer), asyncio.timeout(120):
             writer.write(MALFORMED[name] + request("GET", "/smuggled"))
             message = await read_message(reader, response=True)
             assert message is not None
@@ -82,7 +82,7 @@ async def test_what_could_be_read_in_two_ways_is_refused(tmp_path: Path, name: s
 async def test_what_came_before_a_bad_request_is_answered(tmp_path: Path) -> None:
     """Of two pipelined requests the first is answered whole, then the second refused."""
     async with raw_gateway() as gateway, proxied(tmp_path, gateway.url) as running:
-        async with connected(proxy_port(running)) as (reader, writer), asyncio.timeout(30):
+        async with connected(proxy_port(running)) as (reader, writer), asyncio.timeout(120):
             writer.write(request("GET", "/good") + MALFORMED["a bare LF"])
             first = await read_message(reader, response=True)
             second = await read_message(reader, response=True)
@@ -362,5 +362,5 @@ async def test_an_agent_that_left_before_its_refusal_is_no_fault(tmp_path: Path)
             assert (await loop.sock_recv(agent, 2**16)).startswith(b"HTTP/1.1 200")
         (connection,) = proxy.agents.connections
         connection.refused(TOO_SLOW)  # before the loop has been round to see the agent's end
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await proxy.agents.quiet()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.processes import running_observer
+from tests.processes import PATIENCE_S, running_observer
 
 _ROOT = Path(__file__).parent.parent
 
@@ -17,7 +17,7 @@ _ROOT = Path(__file__).parent.parent
 def test_the_wheel_runs_by_itself(tmp_path: Path) -> None:
     """It holds every file of the package, and the program that is in it serves its page."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=_ROOT, check=True, capture_output=True, timeout=60)
+    subprocess.run(build, cwd=_ROOT, check=True, capture_output=True, timeout=PATIENCE_S)
     (wheel,) = tmp_path.glob("*.whl")
     installed = tmp_path / "installed"
     with zipfile.ZipFile(wheel) as archive:
@@ -29,7 +29,7 @@ def test_the_wheel_runs_by_itself(tmp_path: Path) -> None:
 
     alone = {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}  # before the checkout, which is not even looked at
     code = [sys.executable, "-c", "import sidecar; print(sidecar.__file__)"]
-    where = subprocess.run(code, env=alone, capture_output=True, text=True, timeout=60, check=True)
+    where = subprocess.run(code, env=alone, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert where.stdout.startswith(str(installed))
     with running_observer(tmp_path, **alone) as observer:
         assert "<html" in httpx.get(observer.url + "/", timeout=30).text
