@@ -68,7 +68,7 @@ async def _chaos(tmp_path: Path, seed: int) -> None:
         writer.write(head + body)
         return fate < 0.9
 
-    waits = {"OBSERVER_PROXY_IDLE_TIMEOUT": "2", "OBSERVER_BODY_TIMEOUT": "2"}
+    waits = {"OBSERVER_PROXY_IDLE_TIMEOUT": "1", "OBSERVER_BODY_TIMEOUT": "1"}
     async with raw_gateway() as gateway, proxied(tmp_path, gateway.url, **waits) as running:
         gateway.answering = gateway_answer
         port = proxy_port(running)
