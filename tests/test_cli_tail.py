@@ -21,7 +21,7 @@ from sidecar.commands.observer_client import AskError, ObserverClient
 from sidecar.commands.tail import Tail
 from sidecar.commands.terminal import Terminal
 from sidecar.model import ObservedOp
-from tests.processes import Process, observer_command, observer_env, running_observer
+from tests.processes import PATIENCE_S, Process, observer_command, observer_env, running_observer
 
 
 def send(observer: Process, **fields: Any) -> None:
@@ -70,7 +70,7 @@ def test_tail_prints_the_last_ops_then_each_new_one(tmp_path: Path) -> None:
             assert "FAIL  scenario:fill" in shown
             assert shown.endswith("1.2 s  new → closed\\x1b[2J\\ncity  scenario")
             tail.send_signal(signal.SIGINT)
-            assert tail.wait(30) == 0
+            assert tail.wait(PATIENCE_S) == 0
             assert tail.stderr is not None
             assert tail.stderr.read() == ""
 
@@ -200,7 +200,7 @@ def test_tail_ends_quietly_when_its_reader_leaves(tmp_path: Path) -> None:
             assert tail.stdout is not None
             tail.stdout.close()
             send(observer)
-            assert tail.wait(30) == 0
+            assert tail.wait(PATIENCE_S) == 0
             assert tail.stderr is not None
             assert tail.stderr.read() == ""
 
