@@ -56,6 +56,8 @@ def protobuf_request(body: bytes, rejected: Rejected) -> bytes:
     request = bytearray()
     for resource in _objects(_level(body), bound, "resourceSpans", "resource_spans"):
         request += _resource_spans(resource, bound, rejected)
+    if rejected.unreadable and not request:  # it would be taken for a repeated empty request
+        raise _malformed(rejected.why)
     return bytes(request)
 
 
