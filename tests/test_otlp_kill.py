@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from sidecar.export.batch import MAX_SPANS
 from tests.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.peers.peers import free_ports
-from tests.processes import UNMEASURED, running_observer
+from tests.processes import PATIENCE_S, UNMEASURED, running_observer
 
 REQUESTS, SPANS = 120, 20
 TOOL = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "find"}
@@ -55,7 +55,7 @@ class Sender:
     def wait_for(self, count: int) -> None:
         """Return once *count* batches were exported, well or not."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.results) >= count, 60)
+            assert self._changed.wait_for(lambda: len(self.results) >= count, PATIENCE_S)
 
 
 def span_ids(receiver: OtlpReceiver) -> Counter[bytes]:
@@ -77,11 +77,11 @@ async def test_a_kill_costs_the_sender_nothing(tmp_path: Path) -> None:
             await asyncio.to_thread(sender.wait_for, REQUESTS // 2)
             await asyncio.to_thread(observer.kill)
         with running_observer(tmp_path, **env) as observer:
-            await asyncio.wait_for(sending, 90)
+            await asyncio.wait_for(sending, PATIENCE_S)
             receiver.gate.set()
             while len(span_ids(receiver)) < REQUESTS * SPANS:
-                await asyncio.wait_for(receiver.wait_for(len(receiver.spans) + 1), 60)
-            async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+                await asyncio.wait_for(receiver.wait_for(len(receiver.spans) + 1), PATIENCE_S)
+            async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
                 stats = (await http.get(f"{observer.url}/stats")).json()
     assert sender.results == [SpanExportResult.SUCCESS] * REQUESTS
     assert (stats["total"], stats["successes"]) == (REQUESTS, REQUESTS)

@@ -22,7 +22,7 @@ def test_the_wheel_runs_by_itself(tmp_path: Path) -> None:
     installed = tmp_path / "installed"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
-    made = {path.relative_to(_ROOT) for path in (_ROOT / "sidecar").rglob("*") if "__pycache__" not in path.parts}
+    made = {path.relative_to(_ROOT) for path in (_ROOT / "sidecar").rglob("*") if _is_source(path)}
     assert {path for path in made if (_ROOT / path).is_file()} <= {
         path.relative_to(installed) for path in installed.rglob("*")
     }
@@ -33,3 +33,8 @@ def test_the_wheel_runs_by_itself(tmp_path: Path) -> None:
     assert where.stdout.startswith(str(installed))
     with running_observer(tmp_path, **alone) as observer:
         assert "<html" in httpx.get(observer.url + "/", timeout=30).text
+
+
+def _is_source(path: Path) -> bool:
+    """Neither compiled nor what an editor leaves beside a file."""
+    return "__pycache__" not in path.parts and not path.name.startswith((".", "#")) and not path.name.endswith("~")
