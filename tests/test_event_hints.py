@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.receivers.event_hints import NO_ENDPOINT, NO_SUCCESS, FieldHints, with_outcome_hint
+from sidecar.receivers.event_hints import NO_CALL, NO_ENDPOINT, NO_SUCCESS, FieldHints, with_outcome_hint
 from tests.observers import client, observer
 
 
@@ -26,7 +26,8 @@ from tests.observers import client, observer
         ("rescue_attempt", "rescue_attempted"),
         *((name, "task") for name in ("task_id", "taskId", "session_id")),
         *((name, "success") for name in ("ok", "OK", "succeeded", "is_success")),
-        *((name, "duration_ms") for name in ("latency_ms", "elapsed_ms", "elapsedMs")),
+        *((name, "duration_ms") for name in ("latency", "latency_ms", "elapsed_ms", "elapsedMs")),
+        *((name, "endpoint") for name in ("tool", "tool_name", "toolName")),
         *((name, "error") for name in ("err", "error_message")),
         *((name, "features") for name in ("inputs", "args")),
         *((name, "timestamp") for name in ("ts", "time")),
@@ -62,23 +63,29 @@ def test_names_without_end_are_compared_within_bounds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "is_hinted"),
+    ("event", "hints"),
     [
-        ({"endpoint": "/book"}, True),
-        ({"endpoint": "/book", "success": None, "features": {"a": 1}}, True),
-        ({"endpoint": "/book", "success": False}, False),
-        ({"endpoint": "/book", "error": "no seat"}, False),
-        ({"endpoint": "/book", "correction": "ask first"}, False),
-        ({"endpoint": "/book", "role": "welder"}, False),
-        ({"endpoint": "scenario:cancel"}, False),
-        ({}, False),
+        ({"endpoint": "/book"}, (NO_SUCCESS,)),
+        ({"endpoint": "/book", "success": None, "features": {"a": 1}}, (NO_SUCCESS,)),
+        ({"endpoint": "/book", "success": False}, ()),
+        ({"endpoint": "/book", "error": "no seat"}, ()),
+        ({"endpoint": "/book", "correction": "ask first"}, ()),
+        ({"endpoint": "/book", "role": "welder"}, ()),
+        ({"endpoint": "scenario:cancel"}, ()),
+        ({"endpoint": ""}, ()),
+        ({"events": []}, (NO_CALL,)),
+        ({"endpoint": None, "features": {"a": 1}}, (NO_CALL,)),
+        ({"status": "error", "error": "no seat"}, ()),
+        ({"role": "welder"}, ()),
+        ({"correction": "ask first"}, ()),
+        ({}, ()),
     ],
 )
 def test_a_call_without_an_outcome_counts_as_a_failure_and_is_told_so(
-    event: dict[str, object], *, is_hinted: bool
+    event: dict[str, object], hints: tuple[str, ...]
 ) -> None:
-    """Scenarios are left alone: for them a missing `success` is established."""
-    assert with_outcome_hint((), event) == ((NO_SUCCESS,) if is_hinted else ())
+    """Scenarios are left alone, and `{}`: for them a missing `success` is established."""
+    assert with_outcome_hint((), event) == hints
 
 
 def test_one_hint_on_success_is_enough() -> None:
@@ -86,6 +93,20 @@ def test_one_hint_on_success_is_enough() -> None:
     event = {"endpoint": "/book", "ok": True}
     hints = FieldHints().of(["ok"], event)
     assert with_outcome_hint(hints, event) == hints
+
+
+async def test_an_event_in_other_words_is_told_all_that_was_assumed(tmp_path: Path) -> None:
+    """What its fields may mean, and as what it counts without them; an object around a batch is such an event too."""
+    async with observer(tmp_path) as running, client(running) as http:
+        said = (await http.post("/event", json={"tool": "x", "status": "error", "latency": 3})).json()
+        assert said["hints"] == [
+            "'tool' is kept as an extra field; did you mean 'endpoint'?",
+            "'latency' is kept as an extra field; did you mean 'duration_ms'?",
+            NO_CALL,
+        ]
+        assert (await http.post("/event", json={"events": []})).json()["hints"] == [NO_CALL]
+        (op, _) = (await http.get("/ops")).json()["ops"]
+        assert (op["endpoint"], op["success"]) == ("scenario:fill", False)
 
 
 async def test_an_empty_endpoint_is_taken_with_a_hint(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ async def test_hints_come_once_with_the_first_event_that_they_are_about(door: ht
     assert [(each["index"], each["hint"].split("'")[1]) for each in said["hints"]] == [(1, "sucess"), (3, "citty")]
     _, said = await post(door, lines([{f"success{letter}": True} for letter in "abcdefghijklmnopqrstuvwxyz"]))
     assert (said["accepted"], [each["index"] for each in said["hints"]]) == (26, list(range(20)))
-    _, said = await post(door, lines([{"success": True}, {"shift": "night"}]))
+    _, said = await post(door, lines([{"success": True}, {"shift": "night", "count": 1}]))
     assert "hints" not in said
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from sidecar.receivers.event_fields import FIELD_SCHEMAS
-from sidecar.receivers.event_summary import is_plain_call
+from sidecar.receivers.event_summary import is_plain_call, is_scenario
 
 MAX_HINTS: Final = 20  # per response
 _MOST_NAMES = 1000  # names compared in the life of a process
@@ -20,15 +20,17 @@ _LENGTHS = range(3, 41)  # characters of names that are compared
 _ALIKE = 0.85  # difflib's ratio: one letter in five missing, doubled or moved
 _KNOWN: Final = {name.replace("_", ""): name for name in FIELD_SCHEMAS}
 _OTHER_WORDS: Final = {
+    **dict.fromkeys(("tool", "toolname"), "endpoint"),
     **dict.fromkeys(("taskid", "sessionid"), "task"),
     **dict.fromkeys(("ok", "succeeded", "issuccess"), "success"),
-    **dict.fromkeys(("latencyms", "duration", "elapsedms"), "duration_ms"),
+    **dict.fromkeys(("latency", "latencyms", "duration", "elapsedms"), "duration_ms"),
     **dict.fromkeys(("err", "errormessage"), "error"),
     **dict.fromkeys(("feature", "inputs", "args"), "features"),
     **dict.fromkeys(("ts", "time"), "timestamp"),
 }
 """Names, without underscores and capitals, that other programs give to our fields."""
 NO_SUCCESS: Final = "no success given: it counts as a failure"
+NO_CALL: Final = "neither endpoint nor success given: it counts as a failed scenario:fill"
 NO_ENDPOINT: Final = "endpoint is empty: name what was called, or leave it out"
 
 
@@ -65,14 +67,20 @@ class FieldHints:
 
 
 def with_outcome_hint(hints: tuple[str, ...], event: Mapping[str, object]) -> tuple[str, ...]:
-    """*hints* for an *event* without `success`, and that it counts as a failure, unless that is clear.
+    """*hints* for an *event* without `success`, and as what it counts, unless that is clear.
 
-    It is for one with an `error`, for a scenario and a correction, and where a hint names `success` already.
+    It is for one with an `error`, for a scenario, a correction and `{}`, and where a hint names `success` already.
     """
-    given = {"endpoint": ""} | {name: value for name, value in event.items() if value is not None}
-    if not given.keys().isdisjoint(("success", "error", "correction")) or not is_plain_call(given):
+    given = {name: value for name, value in event.items() if value is not None}
+    if not given or not given.keys().isdisjoint(("success", "error", "correction")):
         return hints
-    return hints if any(hint.endswith("'success'?") for hint in hints) else (*hints[: MAX_HINTS - 1], NO_SUCCESS)
+    if "endpoint" in given:
+        counts_as = NO_SUCCESS if is_plain_call(given) else ""
+    else:
+        counts_as = "" if is_scenario(given) else NO_CALL
+    if not counts_as or any(hint.endswith("'success'?") for hint in hints):
+        return hints
+    return (*hints[: MAX_HINTS - 1], counts_as)
 
 
 def _resembled(name: str) -> str | None:

@@ -18,7 +18,12 @@ _SCENARIO_FIELDS = ("event_kind", "role", "count", "city", "state")
 def is_plain_call(fields: Mapping[str, Any]) -> bool:
     """Whether *fields* describe a call at its own endpoint, rather than a scenario."""
     endpoint = fields["endpoint"]
-    return bool(endpoint) and not endpoint.startswith(SCENARIO) and fields.keys().isdisjoint(_SCENARIO_FIELDS)
+    return bool(endpoint) and not endpoint.startswith(SCENARIO) and not is_scenario(fields)
+
+
+def is_scenario(fields: Mapping[str, Any]) -> bool:
+    """Whether *fields* say what a scenario was, whatever the endpoint."""
+    return not fields.keys().isdisjoint(_SCENARIO_FIELDS)
 
 
 def scenario_summary(fields: Mapping[str, Any]) -> str:
