@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sidecar import cli
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
@@ -31,9 +32,10 @@ async def test_a_person_sees_and_decides(tmp_path: Path, capsys: pytest.CaptureF
         (entry,) = await learnt(running, http)
         name = entry["playbook_id"]
         assert await run(running, "list") == 0
-        assert f"{name}  candidate  {entry['kind']}" in capsys.readouterr().out
+        (line,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith(name)]
+        assert line.split()[1:4] == ["candidate", entry["kind"], "1"]
         assert await run(running, "approve", name, "--why", "I looked", "--by", "ann") == 0
-        assert capsys.readouterr().out == f"{name} approved: active now\n"
+        assert capsys.readouterr().out == f"{name} approved: active now\n  v1: {entry['text']}\n"
         assert await run(running, "show", name) == 0
         told = capsys.readouterr().out
         assert f"{name} v1 {entry['kind']}, active" in told
@@ -44,6 +46,33 @@ async def test_a_person_sees_and_decides(tmp_path: Path, capsys: pytest.CaptureF
         assert await run(running, "list", "--as-of", entry["at"], "--json") == 0
         then = {each["playbook_id"]: each["state"] for each in json.loads(capsys.readouterr().out)}
         assert then[name] == "candidate"
+
+
+async def test_only_the_version_that_a_person_read_is_approved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command shows its words. One that was written since is told as such, and to no agent."""
+    first = PlaybookEntry(
+        playbook_id="pb-0123456789ab",
+        version=1,
+        at="2026-01-01T00:00:00.000Z",
+        kind="do",
+        endpoint="/fill",
+        text="common pattern: read",
+        successes=9,
+        avg_duration_ms=1.0,
+    )
+    async with observer(tmp_path) as running, client(running) as http:
+        for entry in (first, replace(first, version=2, text="common pattern: unread")):
+            await running.books.in_order.decide(PLAYBOOK, entry)
+        await running.books.in_order.caught_up()
+        assert await run(running, "approve", first.playbook_id, "--version", "1") == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said[1:] == ["  v1: common pattern: read", "  v2 is newer; this approval is not for it"]
+        told = (await http.get(f"/playbooks/{first.playbook_id}")).json()["told"]
+        assert (told["version"], told["text"]) == (1, first.text)
+        assert await run(running, "approve", first.playbook_id) == 0
+        assert capsys.readouterr().out.splitlines()[1:] == ["  v2: common pattern: unread"]
 
 
 async def test_what_is_exported_is_imported_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

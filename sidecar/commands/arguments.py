@@ -172,7 +172,12 @@ def _add_playbook(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="write the export there")
     _add_hand(parser)
     parser.add_argument("--state", choices=["candidate", "active", "retired"], help="list: only entries in this state")
-    parser.add_argument("--version", type=_whole(10**9), metavar="N", help="decide on this version [the latest]")
+    parser.add_argument(
+        "--version",
+        type=_whole(10**9),
+        metavar="N",
+        help="decide on this version [the latest]; `approve` prints its words",
+    )
     parser.add_argument("--as-of", metavar="TIME", help="list and export as it was then (RFC 3339)")
     parser.add_argument(
         "--format", choices=["markdown", "json"], default="markdown", help="of the export [markdown]; json is imported"

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from sidecar.commands.observer_client import ObserverClient, observer_client
-from sidecar.commands.playbook_text import markdown, summary_lines, told_lines
+from sidecar.commands.playbook_text import approved_lines, markdown, summary_lines, told_lines
 from sidecar.commands.private_file import write_private
 from sidecar.commands.terminal import Terminal, visible_json
 from sidecar.commands.user_name import user_name
@@ -69,6 +69,8 @@ def _decide(terminal: Terminal, client: ObserverClient, args: argparse.Namespace
         body = {name: value for name, value in said.items() if value not in (None, "")}
         done = client.decoded(client.post(f"/playbooks/{_safe(name)}/{args.action}", body), dict[str, Any])
         terminal.write(f"{name} {_DONE[args.action]}: {done.get('state')} now")
+        for line in approved_lines(done) if args.action == "approve" else ():
+            terminal.write(line)
 
 
 def _export(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from sidecar.commands.terminal import visible
 from sidecar.measured_words import effect_words, is_known
 from sidecar.model_learning import Measured, is_wordless
 
-_HEAD = ("id", "state", "kind", "calls", "effect", "endpoint", "text")
+_HEAD = ("id", "state", "kind", "version", "calls", "effect", "endpoint", "text")
 
 
 def summary_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -35,6 +35,16 @@ def told_lines(entry: Mapping[str, Any]) -> Iterable[str]:
     yield f"  effect  {_effect(entry)}"
     for at, what in _history(entry):
         yield f"  {at[:19]}  {what}"
+
+
+def approved_lines(entry: Mapping[str, Any]) -> Iterable[str]:
+    """What was approved: the words of that version; and whether there is a newer one, which was not."""
+    approved, latest = entry.get("approved"), entry.get("version")
+    for each in entry.get("versions", []):
+        if each.get("version") == approved:
+            yield f"  v{approved}: {_text(each, 'text')}"
+    if latest != approved:
+        yield f"  v{latest} is newer; this approval is not for it"
 
 
 def _history(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -72,7 +82,7 @@ def markdown(entries: Iterable[Mapping[str, Any]]) -> str:
 
 def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
     calls = str(entry.get("calls") or entry.get("successes") or 0)
-    shown = [_text(entry, name) for name in ("playbook_id", "state", "kind")]
+    shown = [_text(entry, name) for name in ("playbook_id", "state", "kind", "version")]
     return (*shown, calls, _points(entry), _text(entry, "endpoint"), _text(entry, "text"))
 
 

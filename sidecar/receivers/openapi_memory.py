@@ -90,7 +90,8 @@ def _playbooks(entry: dict[str, Any]) -> dict[str, Any]:
 def _playbook(history: dict[str, Any]) -> dict[str, Any]:
     """One entry, and what a person may decide on it."""
     entry_id = {"name": "playbook_id", "in": "path", "required": True, "schema": _TEXT}
-    who_why = _said_by_hand({"version": {"type": ["integer", "null"], "minimum": 1}})
+    version = {"type": ["integer", "null"], "minimum": 1, "description": "The version that was read; else the latest"}
+    who_why = _said_by_hand({"version": version})
     return {
         "/playbooks/{playbook_id}": {
             "parameters": [entry_id],
