@@ -56,7 +56,7 @@ def test_a_token_file_without_tokens_lets_nobody_in(tmp_path: Path) -> None:
     """Comments are no tokens. With a token beside it, or in it, somebody gets in."""
     file = tmp_path / "tokens"
     file.write_text("# ours\n\n")
-    for said, more in (("nobody can get in", {}), ("callers need a token", {"OBSERVER_TOKEN": "t"})):
+    for said, more in (("nobody can get in", {}), ("callers need a token", {"OBSERVER_TOKEN": "t" * 32})):
         done = run_command(tmp_path, "doctor", "--offline", OBSERVER_TOKEN_FILE=str(file), **more)
         assert done.returncode == 0
         (line,) = [line for line in done.stdout.splitlines() if "access " in line]
@@ -169,7 +169,8 @@ def test_a_data_folder_is_left_as_it_was(tmp_path: Path) -> None:
     ("env", "status", "said"),
     [
         ({}, "ok", "only this machine"),
-        ({"OBSERVER_HOST": "0.0.0.0", "OBSERVER_TOKEN": "t"}, "ok", "OBSERVER_TOKEN"),
+        ({"OBSERVER_HOST": "0.0.0.0", "OBSERVER_TOKEN": "0123456789abcdef"}, "ok", "OBSERVER_TOKEN"),
+        ({"OBSERVER_TOKEN": "ab"}, "warn", "OBSERVER_TOKEN has 2 characters"),
         ({"OBSERVER_HOST": "0.0.0.0", "OBSERVER_ALLOW_ANONYMOUS": "true"}, "warn", "whoever reaches"),
         ({"OBSERVER_TLS_CERT": "/none", "OBSERVER_TLS_KEY": "/none"}, "fail", "/none"),
     ],

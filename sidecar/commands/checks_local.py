@@ -21,6 +21,7 @@ from sidecar.settings_checks import is_loopback
 
 _LITTLE_SPACE_BYTES = 512 * 2**20
 _LEAST_SPACE_BYTES = 16 * 2**20
+_SHORT_TOKEN = 16  # characters; as hexadecimal digits that are 64 bits
 _EARLIEST_NS = 1_735_689_600 * 10**9  # 2025-01-01: before this program was written
 _LATEST_NS = 4_102_444_800 * 10**9  # 2100-01-01
 
@@ -37,6 +38,11 @@ def access(settings: Settings, env: Mapping[str, str]) -> Finding:
         fix = "Add lines of the form `TOKEN scope,scope`; the file is re-read on change"
         return Finding("access", "warn", f"nobody can get in: {settings.token_file} has no tokens", fix)
     if settings.token or settings.token_file:
+        if 0 < len(settings.token) < _SHORT_TOKEN:
+            fix = "Take a long random one, such as of `openssl rand -hex 32`"
+            return Finding(
+                "access", "warn", f"OBSERVER_TOKEN has {len(settings.token)} characters: it can be guessed", fix
+            )
         source = " and ".join(filter(None, [settings.token and "OBSERVER_TOKEN", settings.token_file]))
         return Finding("access", "ok", f"callers need a token, from {source}")
     if is_loopback(settings.host):
@@ -77,9 +83,9 @@ def data_folder(settings: Settings) -> Finding:
         return Finding("data folder", "fail", f"{there} cannot be written to: {exc.strerror}", fix)
     free = shutil.disk_usage(there).free
     if free < _LITTLE_SPACE_BYTES:
-        status, what = ("fail", "no") if free < _LEAST_SPACE_BYTES else ("warn", "little")
-        found = f"{folder} has {what} space left: {_size(free)}"
-        return Finding("data folder", "fail" if status == "fail" else "warn", found, "Free some space, or move it")
+        found = f"{folder} has only {_size(free)} of space left"
+        is_full = free < _LEAST_SPACE_BYTES
+        return Finding("data folder", "fail" if is_full else "warn", found, "Free some space, or move it")
     state = "can be written to" if there == folder else "will be created"
     holder = _holder(folder / "observer.lock")
     if holder:
