@@ -120,13 +120,13 @@ def _resolve_fingerprint(client: ObserverClient, wanted: str) -> str:
     Raises ObserverError if there are several.
     """
     known = [row.fingerprint for row in _all(client, _PAGE)]
-    found = (
-        [each for each in known if wanted in (each[: len(wanted)], each.partition("-")[2][: len(wanted)])]
-        if len(wanted) >= _LEAST_PREFIX
-        else []
-    )
+    found = [each for each in known if wanted in (each[: len(wanted)], each.partition("-")[2][: len(wanted)])]
     if wanted in known or not found:
         return wanted  # perhaps a former fingerprint, which the observer resolves
+    if len(wanted) < _LEAST_PREFIX:
+        raise ObserverError(
+            f"{wanted!r} is too short to name an incident", f"it takes {_LEAST_PREFIX} characters", "Give more of it"
+        )
     if len(found) > 1:
         raise ObserverError(
             f"{len(found)} fingerprints begin with {wanted!r}", "it must name one incident", "Give more of it"
