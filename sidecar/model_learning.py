@@ -14,12 +14,18 @@ from sidecar.call_fields import NOTHING_SAID
 from sidecar.model import Scalar, SpanRef
 
 
-def is_wordless(text: str) -> bool:
-    """Whether *text* is a pattern that says nothing; older versions built such texts from empty input summaries."""
+def is_wordless(text: str, endpoint: str) -> bool:
+    """Whether *text* is a pattern of *endpoint* that tells of no input, or only of empty ones."""
     if text == NO_PATTERN:
         return True
-    said = text.removeprefix(PATTERN).split(";") if text.startswith(PATTERN) else [text]
-    return all(NOTHING_SAID.startswith(each.strip()) for each in said)  # the last one may be truncated
+    said = [each.strip() for each in text.removeprefix(PATTERN).split(";")] if text.startswith(PATTERN) else [text]
+    return all(NOTHING_SAID.startswith(each) or is_bare(each, endpoint) for each in said)  # the last may be truncated
+
+
+def is_bare(said: str, endpoint: str) -> bool:
+    """Whether the summary *said* is the endpoint alone, or with a method before it, as calls through the proxy have."""
+    before, _, name = said.strip().rpartition(" ")
+    return name == endpoint and (not before or (before.isalpha() and before.isupper()))
 
 
 class Range(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -72,7 +78,7 @@ class PlaybookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     @property
     def says_something(self) -> bool:
         """Whether it contains anything that an agent could act on."""
-        return bool(self.when or self.set) or not is_wordless(self.text)
+        return bool(self.when or self.set) or not is_wordless(self.text, self.endpoint)
 
 
 class EntryChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

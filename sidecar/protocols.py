@@ -256,7 +256,7 @@ class PlaybookKeeper(Protocol):
     """The playbook for people: views and decisions. Implementation: `pipeline.learning_loop.LearningLoop`."""
 
     def views(self, as_of: str | None = None) -> Iterator[PlaybookView]:
-        """The entries that say something, most recently changed first; or all as of the time *as_of* (RFC 3339)."""
+        """The entries that say something or are told, last changed first; or all as of the time *as_of* (RFC 3339)."""
         ...
 
     def history(self, playbook_id: str) -> PlaybookHistory:

@@ -106,7 +106,7 @@ async def test_what_is_exported_is_imported_elsewhere(tmp_path: Path, capsys: py
 OLD = "common pattern: ? ?×? in ?, ?; ? ?×? in ?, ?; ? ?×?"
 
 
-@pytest.mark.parametrize("text", [OLD, NO_PATTERN])
+@pytest.mark.parametrize("text", [OLD, NO_PATTERN, "common pattern: POST /fill; POST /fill; POST /fill"])
 async def test_an_old_entry_that_says_nothing_is_not_listed_nor_approved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:

@@ -107,15 +107,19 @@ async def test_an_entry_is_written_posted_and_a_span(bench: Bench) -> None:
         ("common pattern: ? ?×? in ?, ?; ? ?×? in ?, ?; ? ?×? i", True),
         ("common pattern: ? ?×? in ?, ?; fill welder×2 in Reno, NV", False),
         ("common pattern: ? ?×? in Reno, NV", False),
+        ("common pattern: POST /fill; POST /fill; /fi", False),
+        ("common pattern: POST /fill; /fill", True),
+        ("common pattern: POST /fill a=1; POST /fill", False),
+        ("common pattern: shipper; shipper; shipper", False),  # what they have in common
         ("Avoid f=? : 0 % of 20 such calls succeeded", False),
     ],
 )
 def test_a_pattern_of_summaries_that_say_nothing_is_none(text: str, wordless: bool) -> None:
     """However many of them there are, and wherever the last one is cut off; one that says anything makes it one."""
-    assert is_wordless(text) is wordless
+    assert is_wordless(text, "/fill") is wordless
 
 
-@pytest.mark.parametrize("said", ["? ?×? in ?, ?", "/fill", " "])
+@pytest.mark.parametrize("said", ["? ?×? in ?, ?", "/fill", "POST /fill", " "])
 async def test_successes_that_say_nothing_of_their_inputs_are_told_to_no_agent(bench: Bench, said: str) -> None:
     """The gateway is told that they work, as ever; not even an approval makes advice of them, until some say more."""
     await bench.cycle(*successes(5, input_summary=said))

@@ -22,7 +22,7 @@ from sidecar.analysis.success_book import MAX_INPUT, EndpointSuccesses, SuccessB
 from sidecar.call_fields import NOTHING_SAID
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import ObserverError
-from sidecar.model_learning import NO_PATTERN, PATTERN, PlaybookEntry
+from sidecar.model_learning import NO_PATTERN, PATTERN, PlaybookEntry, is_bare
 from sidecar.protocols import Clock, DecisionLog
 from sidecar.protocols_posts import PostSink
 from sidecar.spans.attributes import PLAYBOOK_ID, PLAYBOOK_TEXT, PLAYBOOK_VERSION
@@ -129,7 +129,11 @@ def playbook_id(kind: str, endpoint: str, *conditions: str) -> str:
 
 def _pattern(row: EndpointSuccesses) -> str:
     """A text of the last inputs that say more than the endpoint's name."""
-    told = [each for each in row.inputs if each.strip() not in ("", row.endpoint, NOTHING_SAID)]
+    told = [
+        each
+        for each in row.inputs
+        if each.strip() not in ("", row.endpoint, NOTHING_SAID) and not is_bare(each, row.endpoint)
+    ]
     pattern = "; ".join(one_line(each, MAX_INPUT) for each in told)
     return PATTERN + pattern[:MAX_PATTERN] if pattern else NO_PATTERN
 

@@ -104,7 +104,9 @@ def _measured(entry: Mapping[str, Any]) -> Measured | None:
 def _told(entry: Mapping[str, Any]) -> str:
     if entry.get("state") == "retired":
         return "to nobody: it is retired"
-    if not (entry.get("when") or entry.get("set")) and is_wordless(str(entry.get("text", ""))):
+    if not (entry.get("when") or entry.get("set")) and is_wordless(
+        str(entry.get("text", "")), str(entry.get("endpoint", ""))
+    ):
         return "to nobody: there is nothing in it that an agent could act on"
     told = (entry.get("told") or {}).get("version")
     if told == entry.get("version"):

@@ -124,7 +124,9 @@ class LearningLoop:
         if as_of is not None:
             return (_view(row, None) for row in book.as_of(as_of))
         return (
-            _view(row, self._effects.of(row.latest.playbook_id)) for row in book.rows() if row.latest.says_something
+            _view(row, self._effects.of(row.latest.playbook_id))
+            for row in book.rows()
+            if row.latest.says_something or row.told is not None
         )
 
     def history(self, playbook_id: str) -> PlaybookHistory:
