@@ -360,7 +360,7 @@ class Finding(_message.Message):
     def __init__(self, cause: _Optional[str] = ..., adjustment: _Optional[str] = ..., avoid: _Optional[str] = ..., when: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
 
 class Diagnosis(_message.Message):
-    __slots__ = ("diagnosis_id", "at", "by", "text", "failures", "incidents", "context", "evidence", "findings", "versions")
+    __slots__ = ("diagnosis_id", "at", "by", "text", "failures", "incidents", "context", "evidence", "findings", "versions", "texts")
     class IncidentsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -382,6 +382,13 @@ class Diagnosis(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class TextsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     DIAGNOSIS_ID_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     BY_FIELD_NUMBER: _ClassVar[int]
@@ -392,6 +399,7 @@ class Diagnosis(_message.Message):
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     FINDINGS_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
     diagnosis_id: str
     at: str
     by: str
@@ -402,7 +410,8 @@ class Diagnosis(_message.Message):
     evidence: _containers.RepeatedCompositeFieldContainer[SpanRef]
     findings: _containers.MessageMap[str, Finding]
     versions: _containers.ScalarMap[str, int]
-    def __init__(self, diagnosis_id: _Optional[str] = ..., at: _Optional[str] = ..., by: _Optional[str] = ..., text: _Optional[str] = ..., failures: _Optional[int] = ..., incidents: _Optional[_Mapping[str, int]] = ..., context: _Optional[str] = ..., evidence: _Optional[_Iterable[_Union[SpanRef, _Mapping]]] = ..., findings: _Optional[_Mapping[str, Finding]] = ..., versions: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    texts: _containers.ScalarMap[str, str]
+    def __init__(self, diagnosis_id: _Optional[str] = ..., at: _Optional[str] = ..., by: _Optional[str] = ..., text: _Optional[str] = ..., failures: _Optional[int] = ..., incidents: _Optional[_Mapping[str, int]] = ..., context: _Optional[str] = ..., evidence: _Optional[_Iterable[_Union[SpanRef, _Mapping]]] = ..., findings: _Optional[_Mapping[str, Finding]] = ..., versions: _Optional[_Mapping[str, int]] = ..., texts: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class PlaybookEntry(_message.Message):
     __slots__ = ("playbook_id", "version", "at", "kind", "endpoint", "text", "successes", "avg_duration_ms", "evidence", "when", "set", "rate", "other_rate", "calls", "other_calls", "plain", "author", "scope", "came_from")
