@@ -17,6 +17,7 @@ from sidecar.analysis.playbook_book import PlaybookBook
 from sidecar.analysis.playbook_consolidator import PlaybookConsolidator
 from sidecar.analysis.rules import RuleBook
 from sidecar.analysis.success_book import SuccessBook
+from sidecar.errors import RetryableError
 from sidecar.model_learning import PlaybookEntry
 from tests.fakes import KeptDecisions, KeptPosts, KeptSpans, ManualClock, an_op
 
@@ -108,6 +109,28 @@ async def test_a_bad_step_costs_itself(
     assert (cycle.step_failures, cycle.step_timeouts, cycle.cycles) == (2 * failures, 2 * timeouts, 2)
     span = spans.named("observer.cycle")[0]
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, f"{name} did not complete")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (RetryableError("state.db was not written", "no space", "Look at the disk"), {"error": "state.db was"}),
+        (ValueError("a bug"), {"exc_info": "ValueError"}),
+    ],
+)
+async def test_only_a_fault_that_explains_itself_has_no_traceback(fault: Exception, said: dict[str, str]) -> None:
+    """A full disk fails each cycle: a line each says it, and a bug can be found."""
+
+    async def failing() -> None:
+        raise fault
+
+    cycle, _, _ = loop_of(Trail().step("save", then=failing))
+    with capture_logs() as logs:
+        await cycle.run_once()
+    (entry,) = [each for each in logs if each["event"] == "cycle.step_failed"]
+    told = {key: entry[key] for key in ("error", "exc_info") if key in entry}
+    assert list(told) == list(said)
+    assert all(repr(told[key]).strip("'").startswith(start) for key, start in said.items())
 
 
 async def test_a_failure_outside_the_steps_costs_the_cycle() -> None:

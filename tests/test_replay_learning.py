@@ -39,8 +39,11 @@ async def task(http: httpx.AsyncClient, dice: Random, name: str) -> None:
     await http.post("/event", json={**event, "error": "" if success else "refused"})
 
 
-async def live(tmp_path: Path, *, segment: int = 10**9, lives: int = 3) -> None:
-    """Tasks beside each other and beside the cycles, with people's decisions and restarts in between."""
+async def live(tmp_path: Path, *, segment: int = 10**9, lives: int = 3) -> Any:
+    """Tasks beside each other and beside the cycles, with people's decisions and restarts in between.
+
+    Returns the effect of all advice.
+    """
     open_file = partial(AppendFile, segment_bytes=segment)
     dice = Random(5)
     for life in range(lives):
@@ -60,6 +63,18 @@ async def live(tmp_path: Path, *, segment: int = 10**9, lives: int = 3) -> None:
     assert stats["rules"]["found"] >= 1
     measured = stats["advice"]["measured"]
     assert measured["shown"]["tasks"] > 10 < measured["withheld"]["tasks"]
+    assert isinstance(measured["effect"], float)
+    return measured["effect"]
+
+
+async def test_effects_are_known_before_the_first_cycle(tmp_path: Path) -> None:
+    """After a restart people need not wait for it."""
+    effect = await live(tmp_path, lives=1)
+    async with observer(tmp_path) as running, client(running) as http, asyncio.timeout(60):
+        while (known := (await http.get("/stats")).json()["advice"]["measured"]["effect"]) is None:
+            pass
+        assert running.cycle.cycles == 0
+    assert known == pytest.approx(effect)
 
 
 @pytest.mark.parametrize("segment", [10**9, 30_000], ids=["journals alone", "across a checkpoint"])

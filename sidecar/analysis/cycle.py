@@ -10,6 +10,7 @@ import structlog
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
+from sidecar.errors import ObserverError
 from sidecar.protocols import Clock
 from sidecar.spans.attributes import CYCLE_NUMBER
 
@@ -105,7 +106,9 @@ class CycleLoop:
                 log.error("cycle.step_timed_out", step=step.name, cycle=self.cycles, timeout_s=step.timeout_s)
             else:
                 self.step_failures += 1
-                log.exception("cycle.step_failed", step=step.name, cycle=self.cycles)
+                known = isinstance(exc, ObserverError)  # such as a full disk: what and why say it all
+                why = {"error": str(exc)} if known else {"exc_info": exc}
+                log.error("cycle.step_failed", step=step.name, cycle=self.cycles, **why)
             return False
         return True
 

@@ -37,8 +37,11 @@ _RULES_TOLD = 20
 class LearningLoop:
     """The running observer's path from rules to advice: each cycle's step, the advisor, people's decisions, views.
 
+    As a `Stage` it measures at start what was restored, which people would otherwise see only after a first cycle.
     *draw* throws the coins of tasks: it returns 0 to 1.
     """
+
+    name = "effects"
 
     def __init__(
         self, settings: Settings, learning: Learning, in_order: InOrder, clock: Clock, draw: Callable[[], float]
@@ -47,10 +50,26 @@ class LearningLoop:
         self._order = in_order
         self._clock = clock
         self._effects = Effects(learning.exposures)
+        self._measuring: asyncio.Task[None] | None = None
         self._learnt = -1  # number of ops learnt by the last cycle
         self.undecided = 0  # cycles whose results the decision journal did not accept
         offers = learning.offers(holdout=settings.holdout, window_s=settings.outcome_window, draw=draw)
         self.advisor = Advisor(offers, learning.exposures, in_order, clock, within_s=settings.advice_timeout)
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin to measure; does not wait for it."""
+        self._measuring = tasks.create_task(self._measure_restored(), name="effects")
+
+    async def stop(self) -> None:
+        """Measure no further."""
+        if self._measuring is not None:
+            self._measuring.cancel()
+
+    async def _measure_restored(self) -> None:
+        try:
+            await self._effects.measure()
+        except Exception:  # the next cycle tries again
+            log.exception("effects.not_measured")
 
     async def learn(self) -> None:
         """A cycle's step: mark it, search for rules in slices, decide what follows, while the journal accepts it."""

@@ -158,6 +158,7 @@ class Observer:
             *self.langfuse.stages,
             Closing("corrections", self.corrections.close),
             self.retention,
+            self.learning,
             *([self.outbox] if self._settings.gateway_log else ()),
             Opening("learning", lambda: self.books.in_order.begin(parts.store.journals.decide)),
             Opening("one-op", self._remember_last),
