@@ -217,6 +217,26 @@ def test_an_op_that_amends_changes_the_outcome_of_the_one_it_amends() -> None:
     assert (book.report().ops, book.left_out) == (249, 1)
 
 
+@pytest.mark.parametrize("first", [ENDPOINT, "execute_tool fill"])
+def test_an_op_that_amends_completes_what_the_first_report_did_not_know(first: str) -> None:
+    """An HTTP client knows no inputs; of a tool's call it turns out that it was this one. Numbers and texts."""
+    dice, book = Random(11), RuleBook()
+    for number in range(400):
+        inputs: dict[str, Scalar] = {**letters(dice), "weight": round(dice.uniform(1, 60), 1)}
+        op = an_outcome(float(inputs["weight"]) <= 31, inputs, op_id=f"tool-{number}", amends=f"http-{number}")
+        known = {} if first == ENDPOINT else inputs
+        book.consume(an_op(endpoint=first, success=True, features=known, op_id=f"http-{number}"))
+        book.consume(op)
+        if not number % 50:
+            learn(book)
+    learn(book)
+    (condition,) = book.rules(ENDPOINT)[0].conditions
+    assert (condition.field, condition.low is None) == ("weight", False)
+    assert 29 < (condition.low or 0) < 33
+    assert (book.ops, book.left_out) == (400 if first == ENDPOINT else 800, 0)
+    assert {rule.endpoint for rule in book.report().rules} == {ENDPOINT, first}
+
+
 def test_a_full_sheet_takes_no_more_until_it_was_looked_at() -> None:
     """However many ops come between two cycles, memory and work are those of 4096."""
     book, op = RuleBook(), an_outcome(True, {"a": "b"})

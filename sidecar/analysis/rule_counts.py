@@ -73,6 +73,14 @@ class Column(msgspec.Struct, omit_defaults=True):
     cuts: list[float] = []
     parts: list[bytearray] = []
 
+    def has(self, at: int) -> bool:
+        """Whether a value of the op at index *at* was counted."""
+        byte, bit = at >> 3, 1 << (at & 7)
+        counted = (self.beyond, *self.values.values(), *self.parts)
+        return any(bits[byte] & bit for bits in counted if byte < len(bits)) or any(
+            known == at for known, _ in numbers(self.early)
+        )
+
     def learn(self) -> None:
         """Choose the cut points and bin the first numbers; if all numbers are equal, there are no cut points."""
         self.cuts = _cut_points([number for _, number in numbers(self.early)])
@@ -117,16 +125,34 @@ class Sheet(msgspec.Struct, omit_defaults=True):
         if op.features:
             self._add_features(op.features, at, most_columns)
 
-    def amend(self, op: ObservedOp) -> bool:
-        """Give the recent ops that *op* amends its outcome and id; returns whether there are any."""
+    def amend(self, op: ObservedOp, most_columns: int) -> dict[int, set[str]]:
+        """Give the recent ops that *op* amends its outcome, its id, and what it says of fields they had not.
+
+        Returns their indexes, with the names of these fields.
+        """
         found = [at for op_id in (op.amends or "").split() if (at := self._place_of(op_id)) is not None]
         first = self.ops - len(self.ids) // 4
+        added = {}
         for at in found:
             self.ids[4 * at : 4 * at + 4] = _checksum(op.op_id or "")
             set_bit(self.succeeded, first + at)
             if not op.success:
                 self.succeeded[(first + at) >> 3] ^= 1 << ((first + at) & 7)
-        return bool(found)
+            added[first + at] = self._complete(op, first + at, most_columns)
+        return added
+
+    def _complete(self, op: ObservedOp, at: int, most_columns: int) -> set[str]:
+        told: dict[str, Scalar] = {
+            name: value for name, value in zip(FIELDS, _field_values(op), strict=True) if value is not None
+        }
+        told.update((feature_name(name), value) for name, value in (op.features or {}).items())
+        added = set()
+        for name, value in told.items():
+            column = self.fields.get(clean_text(name[:MAX_LENGTH]))
+            if value != "" and (column is None or not column.has(at)):
+                self._count(name, value, at, most_columns)
+                added.add(name)
+        return added
 
     def _place_of(self, op_id: str) -> int | None:
         wanted, at = _checksum(op_id), len(self.ids)

@@ -5,7 +5,8 @@ in slices (`for _ in book.learn(): await asyncio.sleep(0)`); then `rules(endpoin
 State is a function of the order of `consume` and `learn` calls alone: a replay that repeats the cycles where their
 marks are reaches the same rules. Saved and restored like the other books: `load`, `prepare`, `take_dirty`,
 `put_back`. Ops of agents that were shown advice are excluded (`shown`; by default, those with an exposure id), and
-so are corrections. An op that amends one of the last ops of its endpoint changes that op's outcome.
+so are corrections. An op that amends one of the last ops of its endpoint changes that op's outcome and completes its
+fields; if that one was of another endpoint, as where a tool's call turns out to be an HTTP call, each endpoint learns.
 
 In a world without rules, at most one run in twenty, however long, ever reports one: alpha is spent over conjunctions
 (`rule_prior`), endpoints and restarts, and the evidence is valid at any time (`rule_evidence`). A rule is dropped when
@@ -78,9 +79,12 @@ class RuleBook(KeptBook):
     def consume(self, op: ObservedOp, shown: bool | None = None) -> None:
         """Count one settled op. O(its fields). *shown*: whether its agent had been shown advice."""
         try:
-            if op.amends and (row := self._rows.touch(op.endpoint)) is not None and row.sheet.amend(op):
+            own = self._rows.touch(op.endpoint) if op.amends else None
+            amended = self._amended(op, own) if op.amends else None
+            if amended is not None and amended is own:
                 return
-            if (op.exposure_id is not None if shown is None else shown) or op.source == CORRECTION or op.amends:
+            is_late = op.amends and amended is None
+            if (op.exposure_id is not None if shown is None else shown) or op.source == CORRECTION or is_late:
                 self.left_out += 1
                 return
             row = self._rows.touch(op.endpoint) or self._row(op)
@@ -90,7 +94,7 @@ class RuleBook(KeptBook):
                 self.skipped += 1
                 return
             before = sheet.columns
-            sheet.add(op, MAX_COLUMNS if self._columns < ALL_COLUMNS else _FEW_COLUMNS)
+            sheet.add(op, self._most_columns())
             self._columns += sheet.columns - before
             for border in row.borders:
                 border.take(op, sheet.ops - 1)
@@ -98,6 +102,27 @@ class RuleBook(KeptBook):
         except Exception:  # one bad op must not stop the others
             self.not_counted += 1
             log_book.exception("rules.op_not_counted", failures=self.not_counted)
+
+    def _most_columns(self) -> int:
+        return MAX_COLUMNS if self._columns < ALL_COLUMNS else _FEW_COLUMNS
+
+    def _amended(self, op: ObservedOp, own: EndpointRules | None) -> EndpointRules | None:
+        """Change the op that *op* amends. Returns the row that counts it: *own*, another one, or None."""
+        most_columns = self._most_columns()
+        rows: list[EndpointRules] = [] if own is None else [own]
+        rows += reversed(self._rows.rows())  # reports of one operation come soon after each other
+        for row in rows:
+            before = row.sheet.columns
+            added = row.sheet.amend(op, most_columns)
+            if not added:
+                continue
+            self._rows.changed(row.endpoint)
+            self._columns += row.sheet.columns - before
+            for border in row.borders:
+                for at in [at for at, fields in added.items() if border.field in fields]:
+                    border.take(op, at)
+            return row
+        return None
 
     def rules(self, endpoint: str) -> list[Rule]:
         """The rules of *endpoint* as of the last `learn`, the best proven first."""
