@@ -110,7 +110,8 @@ class SettingsFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = 2.0
     model: Annotated[str, _doc("Name of the model, sent to its server")] = "qwen2.5"
     model_api: Annotated[
-        Literal["lakehouse", "openai"], _doc("API of that server: `/ai/generate`, or `/v1/chat/completions`")
+        Literal["lakehouse", "openai", "none"],
+        _doc("API of that server: `/ai/generate`, or `/v1/chat/completions`; `none`: there is no model"),
     ] = "lakehouse"
     model_timeout: Annotated[float, _doc("Seconds the model may take", gt=0)] = 20.0
     webhook_url: Annotated[str, _doc("Address that gets a POST for new, escalating and regressed incidents")] = ""

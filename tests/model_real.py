@@ -108,6 +108,7 @@ async def diagnosed(url: str, name: str) -> list[Incident]:
                 await door.post("/events", json=events)
                 await running.cycle.run_once()
             await running.outbox.idle()
+            assert running.model is not None
             asked = running.model.asked
             form = _form(running.model)
             out.write(f"{name}: calls {asked.calls}, failed {asked.failures}, {asked.seconds:.0f} s, as {form}\n")

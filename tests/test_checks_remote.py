@@ -67,6 +67,14 @@ async def test_the_model_is_asked_one_word(tmp_path: Path, answer: Answer, statu
     assert stub.asked[0].json()["model"] == "qwen2.5"
 
 
+async def test_where_there_is_no_model_none_is_asked(tmp_path: Path) -> None:
+    """It is how it is set up, so no warning."""
+    async with stand_in() as stub, httpx.AsyncClient(trust_env=False) as client:
+        told = settings(tmp_path, LAKEHOUSE_URL=stub.url, OBSERVER_MODEL_API="none")
+        assert (await checks_remote.model(told, client)).status == "ok"
+    assert stub.asked == []
+
+
 @pytest.mark.parametrize(
     ("answer", "status"),
     [

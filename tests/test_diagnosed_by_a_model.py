@@ -130,3 +130,17 @@ async def test_text_from_outside_stays_text(tmp_path: Path, api: str) -> None:
         assert all(isinstance(text, str) and len(text) <= 500 for text in entry.values())
         assert set(incident["finding"]) == {*FIELDS, "by"}
         assert "admin" not in json.dumps({name: incident[name] for name in ("endpoint", "by_source", "evidence")})
+
+
+async def test_without_a_model_nobody_is_asked_and_nothing_is_amiss(tmp_path: Path) -> None:
+    """The diagnosis is made by counting, which is no failure of a model; there is none in the metrics either."""
+    async with stand_in() as model, observer(tmp_path, LAKEHOUSE_URL=model.url, OBSERVER_MODEL_API="none") as running:
+        async with client(running) as http:
+            await http.post("/event", json={"endpoint": "/book", "success": False, "error": "no seat"})
+            await cycle(running)
+            (incident,) = (await http.get("/incidents")).json()["incidents"]
+            metrics = (await http.get("/metrics")).text
+        assert running.analyzer.without_model == 0
+    assert incident["diagnosed_by"] == "statistics"
+    assert model.asked == []
+    assert "observer_model_calls" not in metrics

@@ -200,7 +200,7 @@ def _register_cycle(metrics: OwnMetrics, cycle: CycleLoop) -> None:
 
 def _register_analysis(parts: Parts) -> None:
     metrics, analysis, books = parts.spans.metrics, parts.analysis, parts.store.books
-    count, level, model = metrics.observe_count, metrics.observe_level, analysis.model.asked
+    count, level = metrics.observe_count, metrics.observe_level
     count(
         "observer.decisions.unwritten",
         "{decision}",
@@ -221,8 +221,10 @@ def _register_analysis(parts: Parts) -> None:
     count("observer.state.save.failures", "{save}", "Failed saves, retried", lambda: analysis.checkpoint.failed_saves)
     count("observer.corrections", "{row}", "Corrections recorded", lambda: analysis.corrections.recorded)
     count("observer.corrections.read.errors", "{error}", "Reads that failed", lambda: analysis.corrections.read_errors)
-    count("observer.model.calls", "{call}", "Calls to the model", lambda: model.calls)
-    count("observer.model.failures", "{call}", "Calls without a usable answer", lambda: model.failures)
+    if analysis.model is not None:
+        asked = analysis.model.asked
+        count("observer.model.calls", "{call}", "Calls to the model", lambda: asked.calls)
+        count("observer.model.failures", "{call}", "Calls without a usable answer", lambda: asked.failures)
     _register_posts(metrics, analysis)
     level("observer.incidents", "{incident}", "Incidents, by state", lambda: _by_state(books), "state")
     learning_metrics.register(metrics, learning)

@@ -60,8 +60,10 @@ class WebhookRoom:
 
 def local_model(
     settings: Settings, client: httpx.AsyncClient, clock: Clock, mask: Callable[[str], str]
-) -> LakehouseModel | ChatModel:
-    """The client for the model behind LAKEHOUSE_URL, with the API that the settings name."""
+) -> LakehouseModel | ChatModel | None:
+    """The client for the model behind LAKEHOUSE_URL, with the API that the settings name; None for `none`."""
+    if settings.model_api == "none":
+        return None
     kind = ChatModel if settings.model_api == "openai" else LakehouseModel
     calls = ModelCalls(client, settings.model_timeout, clock, mask=mask)
     return kind(calls, settings.lakehouse_url, settings.model)
