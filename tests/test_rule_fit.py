@@ -74,7 +74,7 @@ def test_the_best_proven_rule_that_fits_is_told() -> None:
     counts = failures(*[{"age_days": 60, "certified": True}] * 9)
     said = said_of(counts, [first, second])
     assert said is not None
-    assert (said.rule, said.where, said.way_out) == (second, "with age_days>33", "without age_days>33")
+    assert (said.rule, said.where, said.way_out) == (second, "with age_days>33", "with age_days<=33")
     assert said.rates == "2 % of 100 calls succeed, 90 % of 100 others"
     other = said_of(counts, [first])
     assert other is not None

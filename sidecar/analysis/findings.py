@@ -59,17 +59,22 @@ def counted_finding(incident: Incident, common: Sequence[Common], said: RuleSaid
     when = f"Any call of {endpoint}: {_NOTHING}"
     if shared:
         cause += f". Nearly all of these calls have {shared}, and hardly any successful ones"
-        adjustment += f", or call it without {shared}"
+        adjustment = _instead(incident, adjustment, f"without {shared}")
         what += f" with {shared}"
         when = f"{endpoint} with {shared}"
     elif said is not None and said.fits:
         cause += f". {said.where[0].upper()}{said.where[1:]} {said.rates}"
-        adjustment += f", or call it {said.way_out}"
+        adjustment = _instead(incident, adjustment, said.way_out)
         what += f" {said.where}"
         when = f"{endpoint} {said.where}"
     elif said is not None:
         when = f"Any call of {endpoint}: what holds {said.where} {_OTHERS_ONLY}"
     return _finding(STATISTICS, cause=cause, adjustment=adjustment, avoid=what, when=when)
+
+
+def _instead(incident: Incident, adjustment: str, way_out: str) -> str:
+    """What to do where it is known when calls of *incident* go wrong: a failure's message says no more than that."""
+    return f"Call it {way_out}" if incident.kind == "failure" else f"{adjustment}, or call it {way_out}"
 
 
 def sees_nothing(finding: Finding) -> bool:

@@ -16,6 +16,7 @@ from typing import Final, Literal
 from zlib import crc32
 
 import msgspec
+from msgspec.structs import replace
 
 from sidecar.analysis.e_values import MAX_OPS
 from sidecar.call_fields import FIELD_SET, FIELDS, feature_name, word
@@ -55,6 +56,12 @@ class Condition(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.high is None:
             return f"{self.field}>{self.low:g}"
         return f"{low}{self.field}<={self.high:g}"
+
+    def opposite(self) -> str | None:
+        """Of a number that is open on one side the other side, as `text`: `amount<=37.5`. Else None."""
+        if self.kind != "number" or (self.low is None) == (self.high is None):
+            return None
+        return replace(self, low=self.high, high=self.low).text()
 
 
 Together = tuple[Condition, ...]

@@ -33,7 +33,10 @@ class RuleSaid(NamedTuple):
 
     @property
     def way_out(self) -> str:
-        """The opposite of `where`: `without age_days>33`, `with certified=true`."""
+        """The opposite of `where`: `with age_days<=33`, `without city=Boise`, `with certified=true`."""
+        only = self.rule.told[0].opposite() if len(self.rule.told) == 1 and self._fails_with else None
+        if only is not None:
+            return f"with {one_line(only, 60)}"
         turned = "without" if self._fails_with else "with"
         return f"{turned} {self.where.split(' ', 1)[1]}"
 
