@@ -54,7 +54,7 @@ def _lines(data: ReportData, width: int | None) -> Iterator[tuple[str, str]]:
     counts = f"{data.operations_in_all:,}; of the last {data.operations:,} {data.failures:,} failed{share}"
     yield f"  operations        {counts}", ""
     yield f"  advice            {data.tasks:,} tasks; since start {data.asked:,} asked, {data.told:,} items told", ""
-    yield f"  effect            {effect_words(data.measured)}", ""
+    yield f"  effect            {effect_words(data.measured)}; of all advice so far", ""
     yield f"  failures avoided  {_range(data.avoided)}", _colour(data.avoided)
     yield from _entries(data, columns)
     yield from _incidents(data, columns)
@@ -74,7 +74,10 @@ def _colour(found: Estimate) -> str:
 
 def _entries(data: ReportData, columns: int | None) -> Iterator[tuple[str, str]]:
     told = [each for each in data.entries if each.measured is not None or each.author != "successes"]
-    yield f"entries by effect  {len(told)}{'; ? means not known yet' if told else ''}", "bold"
+    yield (
+        f"entries by effect  {len(told)}{'; ? means not known yet, new words are measured anew' if told else ''}",
+        "bold",
+    )
     if told:
         yield "  points          interval  shown  withheld  avoided  state      entry", "dim"
     for each in told[:_MOST]:

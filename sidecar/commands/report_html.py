@@ -100,7 +100,8 @@ def _groups(overall: Measured | None) -> str:
     rows = [_group_row("shown something", overall.shown), _group_row("all withheld at random", overall.withheld)]
     said = (
         f"Success rate of tasks that were shown advice, minus that of tasks from which all advice was withheld at "
-        f"random: {effect_words(overall)} (95 % interval, valid at any time)."
+        f"random: {effect_words(overall)} (95 % interval, valid at any time). This is of all advice so far; an entry, "
+        f"below, is measured anew when its words change."
     )
     heads = ("group", "tasks", "succeeded", "no outcome in time", "only reported", "read it themselves")
     return _section("Shown against withheld", said, _table(heads, rows))
