@@ -41,17 +41,22 @@ def entry_text(entry: PlaybookEntry, when: Terms, to_set: Terms) -> str:
 def as_told(entry: PlaybookEntry, to_set: Terms) -> Told:
     """*entry* as told to an agent that is to set *to_set* of it. Only arguments can be set: they go by their own name.
 
-    A condition keeps the prefix if the entry also speaks of the field of that name. A text that a person wrote stays.
+    If the entry also speaks of the field of that name, a condition keeps the prefix, and the text says `argument`
+    before the name to set. A text that a person wrote stays.
     """
     said = {*entry.when, *entry.set}
 
     def own(terms: Terms) -> dict[str, Term]:
         return {own_name(name) if own_name(name) not in said else name: term for name, term in terms.items()}
 
+    def arguments(terms: Terms) -> dict[str, Term]:
+        shared = {name for name in terms if own_name(name) in said - {name}}
+        return {("argument " if name in shared else "") + own_name(name): term for name, term in terms.items()}
+
     text = entry.text
     if is_from_rule(entry):
         met = {name: term for name, term in entry.set.items() if name not in to_set} if entry.kind != "avoid" else {}
-        text = entry_text(entry, own({**entry.when, **met}), own(to_set))
+        text = entry_text(entry, own({**entry.when, **met}), arguments(to_set))
     return Told(text, own(entry.when), {own_name(name): term for name, term in to_set.items()})
 
 

@@ -52,8 +52,22 @@ def test_what_the_caller_can_do_nothing_about_is_not_told() -> None:
 def test_the_text_says_what_there_is_left_to_set() -> None:
     """What the call has already is part of where it helps; a field and an input of one name are told apart."""
     do = an_entry(when={"state": "NV"}, set={"features.state": "open", "certified": True}, **RATES)
-    said = 'Set features.state="open" where state="NV", certified=true: '
+    said = 'Set argument state="open" where state="NV", certified=true: '
     said += "1 % of 180 such calls succeeded, 95 % of 400 others."
     assert as_told(do, {"features.state": "open"}) == (said, {"state": "NV"}, {"state": "open"})
     imported = msgspec.structs.replace(do, author="import", text=entry_text(do, do.when, do.set))
     assert as_told(imported, {"certified": True}) == as_told(do, {"certified": True})
+
+
+def test_text_and_set_name_the_same_argument_beside_a_field_of_that_name() -> None:
+    """Only conditions have the prefix, in the text as in `when`: an agent has no argument called `features.city`."""
+    rates = "1 % of 180 such calls succeeded, 95 % of 400 others."
+    do = as_told(an_entry(when={"city": "Reno"}, set={"features.city": "Elko"}, **RATES), {"features.city": "Elko"})
+    assert do == (f'Set argument city="Elko" where city="Reno": {rates}', {"city": "Reno"}, {"city": "Elko"})
+    both = {"city": "Reno", "features.city": "Boise"}
+    avoid = an_entry(kind="avoid", when=both, set={"features.city": "Elko"}, **RATES)
+    said = f'Avoid city="Reno", features.city="Boise": {rates} Rather set argument city="Elko".'
+    assert as_told(avoid, {"features.city": "Elko"}) == (said, both, {"city": "Elko"})
+    alone = an_entry(kind="avoid", when={"features.city": "Boise"}, set={"features.city": "Elko"}, **RATES)
+    said = f'Avoid city="Boise": {rates} Rather set city="Elko".'
+    assert as_told(alone, {"features.city": "Elko"}) == (said, {"city": "Boise"}, {"city": "Elko"})
