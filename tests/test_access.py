@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from falcon.asgi import Request, Response
+from structlog.testing import capture_logs
 
 from sidecar.errors import SettingsError, StartError
 from sidecar.pipeline.observer import Observer
@@ -174,6 +176,20 @@ async def test_http_1_0_has_no_host_and_http_1_1_has_one(tmp_path: Path) -> None
             said = await raw(port, b"GET /livez HTTP/1.1\r\n" + hosts + own + b"\r\n")
             assert said.startswith(b"HTTP/1.1 400"), hosts
             assert b"send one" in said
+
+
+@pytest.mark.parametrize("version", [b"2.0", b"0.9"])
+async def test_other_versions_of_http_are_refused_as_json_and_not_logged(tmp_path: Path, version: bytes) -> None:
+    """Before any token, on both doors: nobody can fill the log with them."""
+    async with observer(tmp_path, OBSERVER_TOKEN="correct horse") as running:
+        with capture_logs() as logs:
+            for port in (running.port, running.health_port):
+                said = await raw(port, b"GET /livez HTTP/%b\r\nHost: localhost\r\n\r\n" % version)
+                head, _, body = said.partition(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 505")
+                assert b"application/json" in head
+                assert "HTTP/1.1" in msgspec.json.decode(body)["error"]
+    assert not [each for each in logs if each["log_level"] not in ("debug", "info")]
 
 
 async def test_health_is_told_to_head_as_well(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Error bodies are JSON with `error`, unless a resource has its own form (`say_err
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import falcon
 import falcon.asgi
@@ -28,12 +28,14 @@ log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 1
 _SHOWN: Final = 80  # characters of a request that an error repeats
+_VERSIONS: Final = frozenset({"1.0", "1.1"})
+_NOT_OUR_VERSION: Final = msgspec.json.encode({"error": "this port speaks HTTP/1.1 and HTTP/1.0: send one of these"})
 App: TypeAlias = "falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]"
 
 
 def create_app(routes: Mapping[str, object], guard: Guard | None) -> App:
     """An application that serves *routes* (path → resource); error bodies are JSON with `error`."""
-    app: App = falcon.asgi.App(middleware=[guard] if guard is not None else [])
+    app: App = _VersionedApp(middleware=[guard] if guard is not None else [])
     app.req_options.auto_parse_qs_csv = False
     app.req_options.keep_blank_qs_values = True
     errors = _Errors(routes)
@@ -43,6 +45,23 @@ def create_app(routes: Mapping[str, object], guard: Guard | None) -> App:
     for path, resource in routes.items():
         app.add_route(path, resource)
     return app
+
+
+class _VersionedApp(falcon.asgi.App):  # type: ignore[type-arg]  # subscripted, it is no class at run time
+    """Refuses other versions of HTTP before Falcon sees them: it would raise, outside of its error handlers."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # type: ignore[override]  # WSGI's there
+        if scope.get("http_version") in _VERSIONS:
+            await super().__call__(scope, receive, send)
+        else:
+            await _refuse_version(send)
+
+
+async def _refuse_version(send: Any) -> None:
+    length = str(len(_NOT_OUR_VERSION)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", length), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 505, "headers": headers})
+    await send({"type": "http.response.body", "body": _NOT_OUR_VERSION})
 
 
 class _Errors:
