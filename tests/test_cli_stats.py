@@ -146,11 +146,13 @@ def test_over_tls_the_observers_own_certificate_is_trusted(tmp_path: Path) -> No
     make = f"req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=observer.example -keyout {key} -out {certificate}"
     subprocess.run([openssl, *make.split()], check=True, capture_output=True)
     tls = {"OBSERVER_TLS_CERT": certificate, "OBSERVER_TLS_KEY": key}
-    with running_observer(tmp_path, **tls) as observer:
+    with running_observer(tmp_path, OBSERVER_GRPC_PORT="0", **tls) as observer:
         port = observer.url.rsplit(":", 1)[1]
+        grpc_port = str(observer.wait_for("observer.ready")["grpc_port"])
         stats = run_command(tmp_path, "stats", **tls, OBSERVER_PORT=port)
-        doctor = run_command(tmp_path, "doctor", **tls, OBSERVER_PORT=port)
+        doctor = run_command(tmp_path, "doctor", **tls, OBSERVER_PORT=port, OBSERVER_GRPC_PORT=grpc_port)
         stranger = run_command(tmp_path, "stats", "--url", f"https://127.0.0.1:{port}")
     assert stats.stdout.startswith(f"observer at https://127.0.0.1:{port}\n")
-    assert f"127.0.0.1:{port} is held by an observer" in doctor.stdout
+    for held in (port, grpc_port):
+        assert f"127.0.0.1:{held} is held by an observer" in doctor.stdout
     assert "CERTIFICATE_VERIFY_FAILED" in stranger.stderr

@@ -128,10 +128,10 @@ async def test_a_stranger_on_the_grpc_port_is_no_observer() -> None:
     async with stand_in() as stub:
         number = int(stub.url.rsplit(":", 1)[1])
         free = await checks_remote.port("grpc", "127.0.0.1", number, "")
-        taken = await check_grpc.grpc_port("127.0.0.1", number, free)
+        taken = await check_grpc.grpc_port("127.0.0.1", number, free, "")
     assert taken.status == "fail"
     assert "OBSERVER_GRPC_PORT" in taken.fix
-    assert (await check_grpc.grpc_port("127.0.0.1", -1, free)).status == "ok"
+    assert (await check_grpc.grpc_port("127.0.0.1", -1, free, "")).status == "ok"
 
 
 def test_corrections_that_cannot_be_read_fail(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ async def _check(settings: Settings, env: Mapping[str, str], *, offline: bool) -
 
 async def _grpc_port(settings: Settings) -> Finding:
     free = await checks_remote.port("grpc", settings.host, max(settings.grpc_port, 0), "")
-    return await check_grpc.grpc_port(settings.host, settings.grpc_port, free)
+    return await check_grpc.grpc_port(settings.host, settings.grpc_port, free, settings.tls_cert)
 
 
 def _print(terminal: Terminal, report: _Report) -> None:
