@@ -288,3 +288,36 @@ def test_too_few_tasks_make_no_advice() -> None:
     learning.cycle_now("2026-01-31T08:16:00.000Z")
     assert learning.playbook.rows()
     assert [row for row in learning.playbook.rows() if row.told] == []
+
+
+def test_a_path_gets_no_advice_of_a_coarser_template_than_its_calls_go_to() -> None:
+    """The outcome would be awaited where no call of the path arrives; that advice is of other paths, too."""
+    learning = Learning()
+    offers = learning.offers(holdout=0.1, window_s=60, draw=lambda: 0.0)
+    at = "2026-01-31T08:15:00.000Z"
+    entry = PlaybookEntry(
+        playbook_id="pb-1", version=1, at=at, kind="do", endpoint="/{more}", text="Set f to a",
+        successes=0, avg_duration_ms=0.0, set={"f": "a"}, plain=True,
+    )  # fmt: skip
+    learning.decide_now(PLAYBOOK, entry)
+
+    def found(endpoint: str, door: str = "http") -> str | None:
+        exposure = offers.offer(AdviceQuery(endpoint=endpoint, facts={}, door=door), 10**18, "ex-1").exposure
+        return exposure.endpoint if exposure is not None else None
+
+    def called(endpoint: str) -> None:
+        learning.consume(an_op(endpoint=endpoint, timestamp=at))
+
+    assert found("/orders/17") is None  # no call was seen there
+    called("/{more}")
+    assert found("/orders/17") == found("GET /users/17?all=1") == "/{more}"
+    assert found("/orders/{id}", "proxy") is None
+    assert found("/{more}", "proxy") == "/{more}"
+    called("/orders/{id}")
+    assert found("/orders/17") is None
+    assert found("/orders") == "/{more}"
+    called("/users/{more}")
+    assert found("GET /users/17?all=1") is None
+    called("/stock/17")  # as a sender of events names it
+    assert found("/stock/17") is None
+    assert found("/stock/18") == "/{more}"

@@ -51,7 +51,7 @@ class _Coin(NamedTuple):
 class Offers:
     """Makes offers. *holdout* is the share of tasks from which active entries are withheld; *draw* returns 0 to 1.
 
-    *names_of* gives the endpoints that a call may be of, for a caller who names a path.
+    *names_of* gives the endpoints that a call may be of, for a caller who names a path. A proxied call has one.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Offers:
     def _entries_for(self, query: AdviceQuery) -> tuple[AdviceQuery, Sequence[EntryRow]]:
         """*query* with the name of an endpoint that has entries, if there is one, and these."""
         rows = self._entries.at(query.endpoint)
-        if not rows:
+        if not rows and query.door != "proxy":
             for name in self._names_of(query.endpoint):
                 rows = self._entries.at(name)
                 if rows:

@@ -130,6 +130,10 @@ class RuleBook(KeptBook):
         standing = [*row.earlier, *row.found] if row is not None else []
         return sorted((each.rule for each in standing), key=_by_evidence)
 
+    def has_seen(self, endpoint: str) -> bool:
+        """Whether calls of *endpoint* are counted here."""
+        return self._rows.get(clean_text(endpoint[:MAX_ENDPOINT])) is not None
+
     def report(self) -> RuleReport:
         """All rules and counters."""
         rules = [each.rule for row in self._rows.rows() for each in (*row.earlier, *row.found)]

@@ -78,7 +78,7 @@ class Learning(KeptBook):
 
     def offers(self, *, holdout: float, window_s: float, draw: Callable[[], float]) -> Offers:
         """The maker of offers for calls, with these coins."""
-        return Offers(self.playbook, self.exposures, templates_of, holdout=holdout, window_s=window_s, draw=draw)
+        return Offers(self.playbook, self.exposures, self._names_of, holdout=holdout, window_s=window_s, draw=draw)
 
     def decide_now(self, kind: str, body: object) -> None:
         """Apply a decision at once, including its work: for use without a journal."""
@@ -96,6 +96,19 @@ class Learning(KeptBook):
     def not_counted(self) -> int:
         """Ops that could not be counted."""
         return self.rules.not_counted + self.exposures.not_counted
+
+    def _names_of(self, call: str) -> Iterator[str]:
+        """The endpoints that *call* may be of, up to the first that calls were seen at: that is where it will go.
+
+        A coarse template also is a name for calls of other paths, so it counts only if calls were seen there.
+        """
+        is_seen = self.rules.has_seen(call)
+        for number, name in enumerate(templates_of(call)):
+            is_seen = is_seen or self.rules.has_seen(name)
+            if is_seen or number == 0:
+                yield name
+            if is_seen:
+                return
 
     def _cycle(self, mark: CycleMark) -> Iterator[None]:
         yield from self.rules.learn()
