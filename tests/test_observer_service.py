@@ -18,9 +18,10 @@ from sidecar.model import Incident, ObservedOp
 from sidecar.model_learning import PlaybookEntry
 from sidecar.normalize import Normalizer
 from sidecar.pb.v1 import observer_pb2 as pb
+from sidecar.pipeline.observer import Observer
 from sidecar.receivers import op_messages
 from sidecar.receivers.event_fields import MOST_DURATION_MS, event_op
-from sidecar.receivers.observer_service import _page
+from sidecar.receivers.observer_service import _OUTSTANDING, _page
 from sidecar.redaction import Redactor
 from tests.fakes import an_op
 from tests.grpc_service import SERVICE, service
@@ -32,6 +33,12 @@ NORMALIZER = Normalizer(Redactor([]))
 
 def an_event(**fields: Any) -> pb.ObservedOp:
     return pb.ObservedOp(**{"endpoint": "/tools/fill", "success": True, **fields})
+
+
+def unsettled(running: Observer) -> int:
+    """The number of operations that wait for the disk."""
+    writing = running.ops_log._writing
+    return len(running.ops_log._batch.receipts) + (len(writing.receipts) if writing is not None else 0)
 
 
 async def next_op(answers: Any) -> pb.ObservedOp:
@@ -169,6 +176,33 @@ async def test_a_stream_says_which_operations_the_disk_refused(tmp_path: Path) -
         assert await stream.read() is grpc.aio.EOF
     assert (refused.index, refused.rejected.code) == (0, 14)
     assert (recorded.index, recorded.WhichOneof("result")) == (1, "recorded")
+
+
+async def test_clients_that_leave_a_full_stream_leave_its_place(tmp_path: Path) -> None:
+    """More of them than there are places, each gone while its results wait for the disk."""
+    file = FaultyFile.fresh()
+
+    async def endless() -> AsyncIterator[pb.RecordStreamRequest]:
+        while True:
+            yield pb.RecordStreamRequest(op=an_event())
+
+    async with service(tmp_path, open_file=file) as (running, stub, _channel), asyncio.timeout(120):
+        file.open_gate.clear()
+        for _ in range(10):
+            before = unsettled(running)
+            stream = stub.RecordStream(endless())
+            while unsettled(running) < before + _OUTSTANDING + 2:  # one is being sent, for one there is no room
+                await stub.GetStats(pb.GetStatsRequest())
+            stream.cancel()
+        file.open_gate.set()
+        while True:  # the last of them may be leaving yet
+            last = stub.RecordStream(iter([pb.RecordStreamRequest(op=an_event())]))
+            try:
+                results = [result async for result in last]
+                break
+            except grpc.aio.AioRpcError:  # there is no room for it
+                await stub.GetStats(pb.GetStatsRequest())
+        assert [result.WhichOneof("result") for result in results] == ["recorded"]
 
 
 async def test_watch_shows_what_is_wanted_as_it_settles(tmp_path: Path) -> None:

@@ -94,11 +94,14 @@ class ObserverService(ObserverServiceServicer):
         headers: dict[str, str],
         results: asyncio.Queue[_Result | None],
     ) -> None:
+        """Put a result for each request, then None. If it is cancelled nobody reads, and *results* may be full."""
         try:
             async for request in requests:
                 await results.put(await self._take(request.op, headers))
-        finally:
+        except Exception:
             await results.put(None)
+            raise
+        await results.put(None)
 
     async def _take(self, op: pb.ObservedOp, headers: dict[str, str]) -> _Result:
         try:
