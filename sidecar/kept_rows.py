@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -107,6 +108,10 @@ class KeptRows(Generic[T]):
     def rows(self) -> list[T]:
         """A copy of the rows, least recent first."""
         return list(self._rows.values())
+
+    def last(self, most: int) -> list[T]:
+        """The *most* most recent rows, the most recent first."""
+        return list(islice(reversed(self._rows.values()), most))
 
     def load(self, rows: Mapping[str, bytes]) -> list[str]:
         """Restore saved *rows*, in any order. Returns the keys restored; rows with other prefixes are ignored.

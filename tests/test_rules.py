@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from base64 import b64decode
 from math import sin
 from pathlib import Path
 from random import Random
@@ -235,6 +236,18 @@ def test_an_op_that_amends_completes_what_the_first_report_did_not_know(first: s
     assert 29 < (condition.low or 0) < 33
     assert (book.ops, book.left_out) == (400 if first == ENDPOINT else 800, 0)
     assert {rule.endpoint for rule in book.report().rules} == {ENDPOINT, first}
+
+
+def test_an_op_that_amends_several_is_counted_once_and_changes_them_all() -> None:
+    """A tool's call, the request in it, a score of both; the name of an endpoint may be longer than is kept of it."""
+    book, long = RuleBook(), "/" + "x" * 300
+    book.consume(an_op(endpoint="execute_tool find", success=True, op_id="tool"))
+    book.consume(an_op(endpoint=long, success=True, op_id="http", amends="tool"))
+    book.consume(an_op(endpoint=long, success=False, op_id="score", amends="http"))
+    assert (book.ops, book.left_out) == (2, 0)
+    saved = {key: json.loads(body)["row"]["sheet"] for key, body in book.take_dirty().items() if "rules/" in key}
+    assert {sheet["ops"] for sheet in saved.values()} == {1}
+    assert not any(any(b64decode(sheet["succeeded"])) for sheet in saved.values())
 
 
 def test_a_full_sheet_takes_no_more_until_it_was_looked_at() -> None:

@@ -28,6 +28,7 @@ _field_values = attrgetter(*FIELDS)
 MAX_FIELDS: Final = 73  # 64 features and `FIELDS`
 MAX_VALUES: Final = 24  # per field
 MAX_COLUMNS: Final = 512  # per endpoint
+MOST_AMENDED: Final = 16  # ids of one op, as in `store.latest_ops`
 MAX_LENGTH: Final = 60  # characters of a field's name, and of a value
 _TO_LEARN = 64  # numbers collected before cut points are chosen
 _FEW = 10  # up to so many different numbers get a bin each
@@ -132,12 +133,12 @@ class Sheet(msgspec.Struct, omit_defaults=True):
         if op.features:
             self._add_features(op.features, at, most_columns)
 
-    def amend(self, op: ObservedOp, most_columns: int) -> dict[int, set[str]]:
+    def amend(self, op: ObservedOp, amended: Iterable[bytes], most_columns: int) -> dict[int, set[str]]:
         """Give the recent ops that *op* amends its outcome, its id, and what it says of fields they had not.
 
-        Returns their indexes, with the names of these fields.
+        *amended* are the `checksums` of their ids. Returns the ops' indexes, with the names of these fields.
         """
-        found = [at for op_id in (op.amends or "").split() if (at := self._place_of(op_id)) is not None]
+        found = [at for wanted in amended if (at := self._place_of(wanted)) is not None]
         first = self.ops - len(self.ids) // 4
         added = {}
         for at in found:
@@ -161,8 +162,8 @@ class Sheet(msgspec.Struct, omit_defaults=True):
                 added.add(name)
         return added
 
-    def _place_of(self, op_id: str) -> int | None:
-        wanted, at = _checksum(op_id), len(self.ids)
+    def _place_of(self, wanted: bytes) -> int | None:
+        at = len(self.ids)
         while (at := self.ids.rfind(wanted, 0, at + 3)) > 0 and at % 4:
             pass
         return at // 4 if at >= 0 else None
@@ -268,6 +269,11 @@ def _number_conditions(field: str, cuts: Sequence[float], parts: Sequence[int]) 
         yield Condition(field, "number", low=cut), every & ~below
         if at:
             yield Condition(field, "number", low=cuts[at - 1], high=cut), parts[at]
+
+
+def checksums(names: Iterable[str]) -> list[bytes]:
+    """As which a sheet keeps ids."""
+    return [_checksum(name) for name in names]
 
 
 def _checksum(name: str) -> bytes:

@@ -27,7 +27,7 @@ from sidecar.analysis.e_values import ALPHA, MAX_OPS, complete, log_restart_shar
 from sidecar.analysis.fingerprint import MAX_ENDPOINT
 from sidecar.analysis.incidents import CORRECTION
 from sidecar.analysis.rule_borders import MAX_BORDERS
-from sidecar.analysis.rule_counts import MAX_COLUMNS, Condition, Sheet, Together
+from sidecar.analysis.rule_counts import MAX_COLUMNS, MOST_AMENDED, Condition, Sheet, Together, checksums
 from sidecar.analysis.rule_findings import Finding, finding
 from sidecar.analysis.rule_search import snapshot
 from sidecar.analysis.rule_standing import EndpointRules, Rule, begin_anew, drop_contradicted, drop_unseen, find, is_due
@@ -40,6 +40,7 @@ log_book = structlog.get_logger(__name__)
 MAX_ENDPOINTS: Final = 1000
 ALL_COLUMNS: Final = 24_000  # for all endpoints: some 20 MiB; beyond it an endpoint gets `_FEW_COLUMNS`
 _FEW_COLUMNS = 32
+_MOST_AMENDED_ROWS = 32  # endpoints in which an amended op is sought: its reports come soon after each other
 _ALL_BORDERS = 500  # for all endpoints: some 8 MiB; beyond it an endpoint gets one
 
 
@@ -79,12 +80,15 @@ class RuleBook(KeptBook):
     def consume(self, op: ObservedOp, shown: bool | None = None) -> None:
         """Count one settled op. O(its fields). *shown*: whether its agent had been shown advice."""
         try:
-            own = self._rows.touch(op.endpoint) if op.amends else None
-            amended = self._amended(op, own) if op.amends else None
-            if amended is not None and amended is own:
-                return
-            is_late = op.amends and amended is None
-            if (op.exposure_id is not None if shown is None else shown) or op.source == CORRECTION or is_late:
+            is_advised = op.exposure_id is not None if shown is None else shown
+            is_late = False
+            if op.amends:
+                own = self._rows.touch(op.endpoint) or self._rows.touch(clean_text(op.endpoint[:MAX_ENDPOINT]))
+                amended = self._amended(op)
+                if own is not None and own.endpoint in amended:
+                    return
+                is_late = not amended
+            if is_advised or op.source == CORRECTION or is_late:
                 self.left_out += 1
                 return
             row = self._rows.touch(op.endpoint) or self._row(op)
@@ -106,23 +110,23 @@ class RuleBook(KeptBook):
     def _most_columns(self) -> int:
         return MAX_COLUMNS if self._columns < ALL_COLUMNS else _FEW_COLUMNS
 
-    def _amended(self, op: ObservedOp, own: EndpointRules | None) -> EndpointRules | None:
-        """Change the op that *op* amends. Returns the row that counts it: *own*, another one, or None."""
+    def _amended(self, op: ObservedOp) -> set[str]:
+        """Change the ops that *op* amends, in the endpoints that had the last ops. Returns these endpoints."""
         most_columns = self._most_columns()
-        rows: list[EndpointRules] = [] if own is None else [own]
-        rows += reversed(self._rows.rows())  # reports of one operation come soon after each other
-        for row in rows:
+        ids = checksums((op.amends or "").split(None, MOST_AMENDED)[:MOST_AMENDED])
+        amended = set()
+        for row in self._rows.last(_MOST_AMENDED_ROWS):
             before = row.sheet.columns
-            added = row.sheet.amend(op, most_columns)
+            added = row.sheet.amend(op, ids, most_columns)
             if not added:
                 continue
+            amended.add(row.endpoint)
             self._rows.changed(row.endpoint)
             self._columns += row.sheet.columns - before
             for border in row.borders:
                 for at in [at for at, fields in added.items() if border.field in fields]:
                     border.take(op, at)
-            return row
-        return None
+        return amended
 
     def rules(self, endpoint: str) -> list[Rule]:
         """The rules of *endpoint* as of the last `learn`, the best proven first."""
