@@ -148,6 +148,9 @@ MODEL = op("proxy", PROXY, AGENT, source="mcp", endpoint="/v1/chat/completions",
         (PROXIED, {"endpoint": "scenario:fill", "success": False, "error": "nobody came"}, 2),
         (PROXIED, {"endpoint": "/orders/7/ship", "success": False, "error": "lost"}, 1),
         (PROXIED, {"endpoint": "/orders/7/pack"}, 2),
+        (PROXIED, {"endpoint": "", "success": False, "error": "lost"}, 2),
+        (PROXIED, {"endpoint": ""}, 1),
+        (PROXIED, {"endpoint": f"/orders/{'7' * 5000}/ship"}, 2),
         (PROXIED, {"endpoint": "/orders/7"}, 2),
         (the_witnesses()[0], {"endpoint": "find", "success": False, "error": "lost"}, 1),
         (the_witnesses()[0], {"endpoint": "book"}, 2),
@@ -327,7 +330,7 @@ def test_large_ops_are_remembered_by_their_size() -> None:
     again = op("again", f"{49:016x}", AGENT, **operation("execute_tool"), error="e" * 300)
     assert one.seen(again, 1.0) is None
     assert one.seen(op("late", "f" * 16, AGENT, **operation("execute_tool")), 1000.0) is not None
-    assert (len(one), one.characters) == (1, len("asked") + len("1 rows") + len("execute_tool"))
+    assert (len(one), one.characters) == (1, len("/search") + len("asked") + len("1 rows") + len("execute_tool"))
 
 
 def test_a_merged_operation_counts_its_texts_once() -> None:
@@ -338,4 +341,4 @@ def test_a_merged_operation_counts_its_texts_once() -> None:
     assert len(one) == 1
     assert one.characters > 0
     one.seen(op("late", "f" * 16, AGENT, **operation("execute_tool")), 1000.0)
-    assert one.characters == len("asked") + len("1 rows") + len("execute_tool")
+    assert one.characters == len("/search") + len("asked") + len("1 rows") + len("execute_tool")

@@ -7,22 +7,25 @@ these are different operations: a call counted twice does less harm than one tha
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from sidecar.call_fields import SCENARIO
 from sidecar.model import ObservedOp
 from sidecar.spans.conventions_table import MODEL_OPERATIONS, OPERATION, Kind
 
+_MOST_PATH: Final = 2048  # characters of a path that is compared with a template; a sender's may have a million
+
 
 def can_report(kind: Kind, report: ObservedOp, sibling_kind: Kind, sibling: ObservedOp, names: Iterable[str]) -> bool:
     """Whether *report*, witnessed as *kind*, can be about the call *sibling*, whose endpoint is one of *names*.
 
-    An event that names a call is about that call only. A scenario's event must agree with the call's outcome. Otherwise
-    a model's call is told from others.
+    An event that names a call is about that call only. One that names none, as a scenario's, must agree with the call's
+    outcome. Otherwise a model's call is told from others.
     """
     if kind is not Kind.EVENT:
         about, called = _is_model_call(kind, report), _is_model_call(sibling_kind, sibling)
         return about is None or called is None or about == called
-    if report.endpoint.startswith(SCENARIO):
+    if not report.endpoint or report.endpoint.startswith(SCENARIO):
         return report.success == sibling.success
     return any(_is_named(report.endpoint, name) for name in names)
 
@@ -39,5 +42,7 @@ def _is_named(told: str, endpoint: str) -> bool:
     """Whether *told* is *endpoint*: `/orders/{id}` or a path of it; `execute_tool find` or the tool's name."""
     if told == endpoint or told == endpoint.partition(" ")[2]:
         return True
+    if len(told) > _MOST_PATH:
+        return False
     parts, own = told.split("/"), endpoint.split("/")
     return len(parts) == len(own) and all(a == b or b[:1] == "{" for a, b in zip(parts, own, strict=True))

@@ -127,7 +127,7 @@ def _all_members(member: Member, found: Sequence[Operation]) -> tuple[Member, ..
 
 def _size(op: ObservedOp) -> int:
     """The number of characters in *op*'s unbounded fields; the other fields are bounded."""
-    size = len(op.input_summary) + len(op.output_summary) + len(op.error or "")
+    size = len(op.endpoint) + len(op.input_summary) + len(op.output_summary) + len(op.error or "")
     for values in (op.features, op.extra):
         if values:
             size += sum([len(value) for value in values.values() if type(value) is str])
