@@ -45,8 +45,10 @@ _GAP = (
     r"(?:[ \t]++\\*+[\"']?+|\\*[\"']\s*+,\s*+\\*[\"'])"  # between a flag and its value, in a command or a list of words
 )
 _FLAG = re.compile(rf"(?<![\w-])--(?P<name>[A-Za-z][\w-]*+){_GAP}(?P<value>(?!-)[^\s\"'\\]++)")
+# A user's name ends where another flag may begin: one that went on to the text's end would take quadratic time.
+_USER = r"[^\s:\"'\\-]*+(?:(?<=[\w-])-[^\s:\"'\\-]*+)*+"
 _LOGIN = re.compile(
-    rf"(?<![\w-])(?:-u|--(?:proxy-)?user)(?:=[\"']?+|{_GAP})(?!\d+:\d+(?![^\s\"']))[^\s:\"'\\]*+:(?P<value>(?!//)[^\s\"'\\]++)"
+    rf"(?<![\w-])(?:-u|--(?:proxy-)?user)(?:=[\"']?+|{_GAP})(?!\d+:\d+(?![^\s\"'])){_USER}:(?P<value>(?!//)[^\s\"'\\]++)"
 )
 _NOTHING = {"true", "false", "null", "none"}
 _MANY = re.compile(r"(?i)[^s]s\Z")

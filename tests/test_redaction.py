@@ -96,6 +96,8 @@ NAMED = [
     f"https://h/p;sig={SECRET}",
     f"/login?next=https%3A%2F%2Fh%2F%3Ftoken%3D{SECRET}",
     f"/login?next=%2F%3Fa%3D1%26sig%3D{SECRET}",
+    f"https://h/p?user[pass]={SECRET}",
+    f"https://h/p?user[0][otp]={SECRET}",
     f"/x?filter=%7B%22password%22%3A%22{SECRET}%22%7D",
     f"/x?h=Bearer%20{SECRET}",
     f"https://bob%3A{SECRET}@h/p",
@@ -118,6 +120,8 @@ NAMED = [
     json.dumps(json.dumps(["tool", "--token", SECRET])),
     f"curl -u bob:{SECRET} https://h/p",
     f"curl --user='bob:{SECRET}' https://h/p",
+    f"curl --user cn=admin,dc=my-site:{SECRET} https://h/p",
+    f"curl --user=a-b--c:{SECRET} https://h/p",
     f'["curl", "-u", "bob:{SECRET}"]',
     f"posted to https://hooks.slack.com/services/T00000000/B00000000/{SECRET}",
 ]
@@ -384,6 +388,8 @@ def test_a_name_of_a_credential_is_suspicious(name: str) -> None:
         "pass\n" * 40_000,
         "pin" + "]" * 200_000,
         "[" * 200_000 + "pin",
+        *(f"{name} {run}" for name in ("pin", "shipping", "author") for run in ("[" * 200_000, "[ ]" * 70_000)),
+        *(flag * (200_000 // len(flag)) for flag in ("-u=", "--user=", "--proxy-user=", "-u='", "-u=a-", "-u=,")),
     ],
     ids=lambda text: text[:8],
 )
@@ -391,3 +397,27 @@ def test_a_name_of_a_credential_is_suspicious(name: str) -> None:
 def test_hostile_texts_take_linear_time(text: str) -> None:
     """No text of a request's size can hold up the loop: a quadratic pattern would take minutes here."""
     assert len(REDACTOR.text(text)) <= 2 * len(text)
+
+
+@pytest.mark.parametrize("run", ["[", "-u=", "--user=", "pin ["])
+@pytest.mark.timeout(60)
+def test_credentials_beside_much_noise_are_masked(run: str) -> None:
+    """What stands before and behind a long run is recognised, and the run is kept: quadratic time would be minutes."""
+    noise = run * (400_000 // len(run))
+    masked = REDACTOR.text(f"pin={SECRET} {noise} curl -u bob:{SECRET} https://h/p?user[pin]={SECRET}")
+    assert masked == f"pin={MASK} {noise} curl -u bob:{MASK} https://h/p?user[pin]={MASK}"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.text("[] .\n", max_size=6),
+    st.sampled_from(NAMES[Where.WHOLE]),
+    st.text("[] .", max_size=3),
+    st.sampled_from(['":', "=", "']=", "]=", "[="]),
+)
+def test_whole_names_between_brackets_are_suspicious(before: str, name: str, behind: str, ends: str) -> None:
+    """The cheap test sees a whole name wherever the patterns, or those who ask for a field's name, see it."""
+    name = name.removesuffix("(s)")
+    text = f"?a{before}{name}{behind}{ends}{SECRET}"
+    assert REDACTOR.suspicious(text) or REDACTOR.masked(text) == text
+    assert REDACTOR.suspicious(before + name + behind) or not REDACTOR.named(before + name + behind)
