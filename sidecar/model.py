@@ -17,6 +17,9 @@ SpanRef = tuple[str, str]
 
 SCHEMA_VERSION = 1
 
+MOST_DURATION_MS = 10**12
+"""Thirty-two years. More is a mistake, such as a time since 1970, and would spoil averages and sums."""
+
 
 class ObservedOp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One finished operation. Its JSON is one line of `ops.jsonl`; absent optional fields are left out.

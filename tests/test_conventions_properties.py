@@ -14,7 +14,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext
 
 from sidecar.gateway.route_template import Templates
-from sidecar.model import ObservedOp
+from sidecar.model import MOST_DURATION_MS, ObservedOp
 from sidecar.normalize import MAX_ENTRIES, Normalizer
 from sidecar.redaction import Redactor
 from sidecar.spans.attributes import FEATURES_PREFIX, OP_ID, OP_PREFIX
@@ -80,6 +80,7 @@ def fill(value: Any, given: Any) -> None:
         value.string_value = given
 
 
+NOW_NS = 1_790_000_000 * 10**9
 LATE_NS = 253_402_000_000 * 10**9  # the end of the year 9999: behind nearly all times that are made up
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 VALUES = st.recursive(
@@ -151,7 +152,7 @@ def test_garbage_never_raises_and_ops_are_normal_and_bounded(span: Span) -> None
     if op is None:
         return
     assert NORMALIZER.op(op) == op
-    assert op.duration_ms >= 0
+    assert 0 <= op.duration_ms <= MOST_DURATION_MS
     for text in (
         op.endpoint,
         op.input_summary,
@@ -193,7 +194,26 @@ def test_our_own_ops_come_back_exactly(op: ObservedOp) -> None:
     span = OpSpan.of(placed_op, context, None, resource=Resource({}), scope=InstrumentationScope("other"))
     (resource_spans,) = encode_spans([span]).resource_spans
     (read,) = reader().ops_of(resource_spans)
-    assert read == (taken_by(LATE_NS, span.op) if normal.op_id is not None else None)
+    is_whole = normal.op_id is not None and normal.duration_ms <= MOST_DURATION_MS
+    assert read == (taken_by(LATE_NS, span.op) if is_whole else None)
+
+
+@pytest.mark.parametrize(
+    ("start_ns", "end_ns", "lasted_ms"),
+    [
+        (NOW_NS - 1_500_000, NOW_NS, 1.5),
+        (NOW_NS - MOST_DURATION_MS * 10**6, NOW_NS, MOST_DURATION_MS),
+        (1, NOW_NS, 0),
+        (0, NOW_NS, 0),
+        (NOW_NS, NOW_NS - 1, 0),
+        (1, 2**64 - 1, 0),
+    ],
+)
+def test_a_duration_that_cannot_be_true_is_none(start_ns: int, end_ns: int, lasted_ms: float) -> None:
+    """A start of 1 ns is a mistake like one of 0, and would spoil every average. The rest of the span is good."""
+    span = one_span(**{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t"})
+    span.start_time_unix_nano, span.end_time_unix_nano = start_ns, end_ns
+    assert op_of(span).duration_ms == lasted_ms
 
 
 def test_what_is_our_own_but_not_whole_is_no_op() -> None:
@@ -203,7 +223,7 @@ def test_what_is_our_own_but_not_whole_is_no_op() -> None:
     fields = {**whole, "duration_ms": 1, "output_summary": "", "op_id": "x"}
     keys = {f"observer.op.{name}": value for name, value in fields.items()}
     assert op_of(one_span(**keys)).endpoint == "/a"
-    for name, wrong in (("success", "yes"), ("timestamp", "yesterday"), ("duration_ms", -1)):
+    for name, wrong in (("success", "yes"), ("timestamp", "yesterday"), ("duration_ms", -1), ("duration_ms", 2e12)):
         assert reader().op_of(one_span(**{**keys, f"observer.op.{name}": wrong})) is None
 
 

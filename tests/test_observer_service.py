@@ -14,13 +14,13 @@ from google.rpc.status_pb2 import Status
 from hypothesis import given
 from msgspec.structs import replace
 
-from sidecar.model import Incident, ObservedOp
+from sidecar.model import MOST_DURATION_MS, Incident, ObservedOp
 from sidecar.model_learning import PlaybookEntry
 from sidecar.normalize import Normalizer
 from sidecar.pb.v1 import observer_pb2 as pb
 from sidecar.pipeline.observer import Observer
 from sidecar.receivers import op_messages
-from sidecar.receivers.event_fields import MOST_DURATION_MS, event_op
+from sidecar.receivers.event_fields import event_op
 from sidecar.receivers.observer_service import _OUTSTANDING, _page
 from sidecar.redaction import Redactor
 from tests.fakes import an_op

@@ -14,7 +14,7 @@ from sidecar.analysis.evidence import span_ref
 from sidecar.analysis.fingerprint import MAX_ENDPOINT
 from sidecar.analysis.incidents import CORRECTION
 from sidecar.kept_rows import KeptBook, KeptRows
-from sidecar.model import ObservedOp, SpanRef
+from sidecar.model import MOST_DURATION_MS, ObservedOp, SpanRef
 from sidecar.normalize import clean_text
 
 log = structlog.get_logger(__name__)
@@ -22,7 +22,6 @@ log = structlog.get_logger(__name__)
 MAX_ENDPOINTS: Final = 1000
 KEPT: Final = 3  # last inputs and spans kept per endpoint
 MAX_INPUT: Final = 200  # characters
-_MAX_DURATION_MS = 1e12  # some thirty years: sums stay finite, whatever a sender claims
 
 
 class EndpointSuccesses(msgspec.Struct, omit_defaults=True):
@@ -85,7 +84,7 @@ class SuccessBook(KeptBook):
         if row is None or not row.successes:  # the row that counted *op* was evicted
             return
         row.successes -= 1
-        row.duration_sum_ms = max(0.0, row.duration_sum_ms - min(op.duration_ms, _MAX_DURATION_MS))
+        row.duration_sum_ms = max(0.0, row.duration_sum_ms - min(op.duration_ms, MOST_DURATION_MS))
         said, ref = clean_text(op.input_summary[:MAX_INPUT]), span_ref(op)
         if said in row.inputs:
             row.inputs.remove(said)
@@ -102,7 +101,7 @@ class SuccessBook(KeptBook):
         elif op.timestamp > row.last_seen:
             row.last_seen = op.timestamp
         row.successes += 1
-        row.duration_sum_ms += min(op.duration_ms, _MAX_DURATION_MS)
+        row.duration_sum_ms += min(op.duration_ms, MOST_DURATION_MS)
         row.inputs.append(clean_text(op.input_summary[:MAX_INPUT]))
         del row.inputs[:-KEPT]
         ref = span_ref(op)

@@ -16,12 +16,10 @@ import msgspec
 
 from sidecar.errors import InvalidInputError, MalformedError
 from sidecar.ids import new_id
-from sidecar.model import SCHEMA_VERSION, ObservedOp
+from sidecar.model import MOST_DURATION_MS, SCHEMA_VERSION, ObservedOp
 from sidecar.normalize import INT64_MAX, INT64_MIN, Normalizer
 from sidecar.receivers.event_summary import call_summary, is_plain_call, scenario_summary
 
-MOST_DURATION_MS = 10**12
-"""Thirty-two years. More is a mistake, such as a time since 1970, and would spoil averages and sums."""
 _SHOWN = 80
 _WORDS = {"true": True, "false": False, "1": True, "0": False}
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")

@@ -18,7 +18,7 @@ import msgspec
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 from sidecar.clock import rfc3339_ms
-from sidecar.model import SCHEMA_VERSION, ObservedOp
+from sidecar.model import MOST_DURATION_MS, SCHEMA_VERSION, ObservedOp
 from sidecar.normalize import INT64_MAX, INT64_MIN, MAX_ENTRIES, Normalizer, scalar, texts_of
 from sidecar.protocols import Clock
 from sidecar.spans import conventions_table as table
@@ -37,7 +37,7 @@ from sidecar.spans.conventions_facts import (
     tokens,
 )
 from sidecar.spans.conventions_marks import is_marked
-from sidecar.spans.conventions_values import called_with, op_id_of, opened, said, scalars_of, value_of
+from sidecar.spans.conventions_values import called_with, duration_of, op_id_of, opened, said, scalars_of, value_of
 from sidecar.spans.gateway_urls import GatewayUrls
 from sidecar.spans.op_span import op_from_attributes
 
@@ -210,7 +210,7 @@ class SpanConventions:
         return ObservedOp(
             timestamp=rfc3339_ms(taken),
             success=error is None,
-            duration_ms=round(max(0, ended - (span.start_time_unix_nano or ended)) / 1e6, 3),
+            duration_ms=duration_of(span.start_time_unix_nano, ended),
             source=convention.source,
             v=SCHEMA_VERSION,
             op_id=op_id_of(span.trace_id, span.span_id, taken),
@@ -266,7 +266,7 @@ class SpanConventions:
             op = taken_by(self._clock.time_ns(), op)
         except (TypeError, ValueError, OverflowError):  # a required field is missing or malformed
             return None
-        return self._normalizer.op(op) if op.duration_ms >= 0 else None
+        return self._normalizer.op(op) if 0 <= op.duration_ms <= MOST_DURATION_MS else None
 
 
 def _observation(span: Span) -> str:

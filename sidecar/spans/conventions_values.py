@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
+from sidecar.model import MOST_DURATION_MS
 from sidecar.normalize import MAX_ENTRIES, json_text
 
 MOST_READ = 64 * 1024  # characters of a JSON text that is decoded
@@ -34,6 +35,15 @@ def value_of(value: AnyValue, depth: int = _DEPTH) -> Any:
     if kind in ("int_value", "double_value", "bool_value"):
         return getattr(value, kind)
     return None
+
+
+def duration_of(start_ns: int, ended_ns: int) -> float:
+    """The milliseconds between; 0, as for an event without a duration, if they cannot be true.
+
+    They cannot if the start is missing, after the end, or longer before it than any event may last.
+    """
+    lasted_ms = round((ended_ns - start_ns) / 1e6, 3) if start_ns else 0.0
+    return lasted_ms if 0 <= lasted_ms <= MOST_DURATION_MS else 0.0
 
 
 def opened(value: Any) -> Any:
