@@ -176,11 +176,32 @@ async def test_stop_lets_the_post_in_flight_end_and_leaves_the_rest(tmp_path: Pa
         await gateway.until(lambda: len(gateway.taken) == 2)
 
 
+async def test_a_hanging_post_does_not_hold_a_stop_and_is_repeated_at_the_next_start(tmp_path: Path) -> None:
+    """It has a second. What was sent of it may have been taken, so its key is the same."""
+    gateway, clock = Gateway(), ManualClock()
+    gateway.open_gate.clear()
+    async with a_life(tmp_path, gateway, clock) as life:
+        await life.put("a", "b")
+        await gateway.until(lambda: len(gateway.asked) == 1)
+        stopping = asyncio.create_task(life.outbox.stop())
+        await clock.advance(0)
+        await clock.advance(0.5)
+        assert not stopping.done()
+        await clock.advance(0.6)
+        await stopping
+        assert (life.outbox.failed, len(gateway.asked)) == (0, 1)
+    assert [state for state, _ in rows(tmp_path)] == ["waiting", "waiting"]
+    gateway.open_gate.set()
+    async with a_life(tmp_path, gateway):
+        await gateway.until(lambda: len(gateway.taken) == 2)
+    assert gateway.asked == [b'{"operation":"a"}', b'{"operation":"a"}', b'{"operation":"b"}']
+
+
 async def test_a_hanging_post_is_cut_off_by_the_deadline_of_the_stop(tmp_path: Path) -> None:
     """It is not lost."""
     gateway = Gateway()
     gateway.open_gate.clear()
-    async with a_life(tmp_path, gateway) as life:
+    async with a_life(tmp_path, gateway, ManualClock()) as life:
         await life.put("a")
         await gateway.until(lambda: len(gateway.asked) == 1)
         stopping = asyncio.create_task(life.outbox.stop())

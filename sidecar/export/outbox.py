@@ -28,10 +28,17 @@ MAX_AGE_NS: Final = 24 * 3600 * 10**9
 MAX_RESTORED: Final = 10_000
 LOOK_S: Final = 2.0  # the command line may have changed a row meanwhile
 _MAX_ERROR: Final = 500  # characters
+_PATIENCE_S: Final = 1.0  # of a stop with the post in flight
+
+
+class _CutOffError(Exception):
+    """A stop did not wait for the post any longer."""
 
 
 class Outbox:
     """A stage with one loop and one post in flight, the oldest due first; see `protocols.PostSink`.
+
+    *grace_s* is what all stages have to stop in.
 
     Counters since start: `delivered`, `failed` attempts, `lost` (no room among waiting posts or dead letters).
     Gauges as of the last look: `waiting`, `dead`.
@@ -45,8 +52,10 @@ class Outbox:
         random: Callable[[], float],
         *,
         name: str = "outbox",
+        grace_s: float = 8.0,
     ) -> None:
         self.name = name
+        self._patience_s = min(_PATIENCE_S, grace_s / 8)
         self._store = store
         self._sender = sender
         self._clock = clock
@@ -58,6 +67,7 @@ class Outbox:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._in_flight: asyncio.Timeout | None = None
         self._stopping = False
         self._blocked = False  # the disk failed last time; logged once
         self._full = False
@@ -100,14 +110,19 @@ class Outbox:
         self._task = tasks.create_task(self._run(), name=self.name)
 
     async def stop(self) -> None:
-        """Let the post in flight finish, within the caller's deadline; the others wait for the next start."""
+        """Give the post in flight a second, then cut it off: the next start repeats it, by its key. The others wait."""
         self._stopping = True
         self._wake.set()
         task, self._task = self._task, None
         if task is not None:
+            patience = asyncio.ensure_future(self._clock.sleep(self._patience_s))
             try:
+                await asyncio.wait([task, patience], return_when=asyncio.FIRST_COMPLETED)
+                if self._in_flight is not None:
+                    self._in_flight.reschedule(0)
                 await asyncio.wait([task])
             finally:
+                patience.cancel()
                 task.cancel()
 
     async def idle(self) -> None:
@@ -164,14 +179,19 @@ class Outbox:
         if self._pacing.held_s > 0 and post.due_ns > 0:
             return min(LOOK_S, self._pacing.held_s)
         if not self._stopping:
-            self._unsaved = (post, await self._attempt(post))
+            outcome = await self._attempt(post)
+            self._unsaved = (post, outcome) if outcome is not None else None
             await self._save_outcome()
         return 0.0
 
-    async def _attempt(self, post: QueuedPost) -> PostOutcome:
+    async def _attempt(self, post: QueuedPost) -> PostOutcome | None:
+        """The outcome; None if a stop cut the attempt off: the gateway may have taken the post or not."""
         self._not_offered = False
         try:
-            await self._sender.post(post.key, post.url, post.body)
+            await self._send(post)
+        except _CutOffError:
+            log.info("outbox.post_cut_off", number=post.number)
+            return None
         except RetryableError as exc:
             return self._retried(post, str(exc), exc.retry_after_s if isinstance(exc, GatewayLogError) else None)
         except ObserverError as exc:
@@ -184,6 +204,19 @@ class Outbox:
             return self._retried(post, type(exc).__name__, None)
         self.delivered += 1
         return PostOutcome(state="done", at_ns=self._clock.time_ns(), others_due=self._pacing.taken(post.number))
+
+    async def _send(self, post: QueuedPost) -> None:
+        bound = asyncio.timeout(None)
+        try:
+            async with bound:
+                self._in_flight = bound
+                await self._sender.post(post.key, post.url, post.body)
+        except TimeoutError as exc:
+            if bound.expired():
+                raise _CutOffError from exc
+            raise
+        finally:
+            self._in_flight = None
 
     def _retried(self, post: QueuedPost, error: str, retry_after_s: float | None) -> PostOutcome:
         self.failed += 1

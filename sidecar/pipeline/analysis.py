@@ -61,11 +61,11 @@ class Analysis:
         self._clock = clock
         books, decide = store.books, store.journals.decide
         gateway_log = HttpGatewayLog(client, settings.gateway_url, clock)
-        self.outbox = Outbox(OutboxTable(store.state), gateway_log, clock, random.random)
+        self.outbox = Outbox(OutboxTable(store.state), gateway_log, clock, random.random, grace_s=settings.grace)
         posts: PostSink = self.outbox if settings.gateway_log else NoPosts()
         self.model = local_model(settings, client, clock, normalizer.text)
         self.life_cycle = LifeCycle(books.incidents, decide, clock)
-        self.webhook = WebhookRoom(settings.webhook_url, store.state, client, clock, books)
+        self.webhook = WebhookRoom(settings.webhook_url, store.state, client, clock, books, grace_s=settings.grace)
         self.analyzer = ErrorAnalyzer(
             books.incidents,
             self.model,

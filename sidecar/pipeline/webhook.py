@@ -24,14 +24,16 @@ from sidecar.store.state import StateStore
 class WebhookRoom:
     """The webhook at *url*, if set, with its own outbox, so that webhook and gateway do not delay each other."""
 
-    def __init__(self, url: str, state: StateStore, client: httpx.AsyncClient, clock: Clock, books: Books) -> None:
+    def __init__(
+        self, url: str, state: StateStore, client: httpx.AsyncClient, clock: Clock, books: Books, *, grace_s: float
+    ) -> None:
         self._clock = clock
         self._webhook: Webhook | None = None
         self.outbox: Outbox | None = None
         if url:
-            self.outbox = Outbox(
-                OutboxTable(state, TO), HttpWebhook(client, url, clock), clock, random.random, name="webhook"
-            )
+            sender = HttpWebhook(client, url, clock)
+            table = OutboxTable(state, TO)
+            self.outbox = Outbox(table, sender, clock, random.random, name="webhook", grace_s=grace_s)
             self._webhook = Webhook(self.outbox, books.incidents.holds)
             books.decided.add(DECISION_KIND, self._webhook.tell)
 
