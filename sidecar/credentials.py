@@ -134,8 +134,8 @@ def _is_hinted(text: str) -> bool:
 
 BOUNDARY: Final = r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?-i:(?<=[a-z0-9])(?=[A-Z])))"
 _BEHIND_FIRST = r"(?:(?<![A-Za-z0-9].)|(?<=\\[bfnrt].)|(?-i:(?<=[a-z0-9][A-Z])))"  # the same, one letter later
-_WHOLE_BEHIND_FIRST = r"(?:(?<![\w-].)|(?<=\\[bfnrt].))"
-_AS_FIELD = r"(?=\\*[\"']|=)"  # `name=` or a quoted name
+_WHOLE_BEHIND_FIRST = r"(?:(?<![\w-].)|(?<=\\[bfnrt].)|(?<=--.)(?<![\w-]--.))"  # or `--pass=`
+_AS_FIELD = r"(?=\\*[\"']|=| ++=(?!=))"  # `name=`, `name = ` or a quoted name; not a comparison
 _ENDS = r"[ \[\]]*+(?:[\"'\\=\n]|\Z)"  # a name of a field ends, in a text or in names joined by line ends
 FOLDED: Final = "\u017f\u0131\u0130"  # letters that case-insensitive matching treats as s and i, but lower() does not
 
@@ -210,7 +210,7 @@ def hints(own: Iterable[str]) -> list[tuple[str, re.Pattern[str]]]:
 def _whole(name: str) -> str:
     """A pattern of *name* as a whole field: before a quote or `=` in a text, or alone in names joined by line ends."""
     first, rest = name[0], name[1:]  # it begins with a letter, for speed, and with no run of characters
-    return rf"{first}(?:(?<![a-z0-9_-].)|(?<=\\[bfnrt].)){rest}{_ENDS}"
+    return rf"{first}(?:(?<![a-z0-9_-].)|(?<=\\[bfnrt].)|(?<=--.)){rest}{_ENDS}"
 
 
 def _hint(name: str, chosen: Iterable[str]) -> str:

@@ -29,9 +29,11 @@ MASK = "[redacted]"
 _QUOTED = r"(?P<q>[\"'])(?:[^\n\\\"']|\\[^\n]|(?!(?P=q))[\"'])*+"
 _ESCAPED = r"(?P<e>\\+[\"'])(?:[^\n\\\"']|(?!(?<!\\)(?P=e))[^\n])*+"
 # ^ up to the same quote, or to the line's end if the text was cut off
-_COOKIES = r"(?:\[redacted\]|[^\n\"',}\]])+"
-_CREDENTIALS = r"(?:[A-Za-z][\w-]*[ \t]+)?+(?:\[redacted\]|[^\s\"',;&}\]\\])+"  # a scheme and its credentials
-_BARE = r"(?:(?:bearer|basic|token)\s+)?+(?:\[[^\[\]\n]*\]|\{[^{}\n]*\}|[^\s\"',;&}\]\\])+"
+_LIST = r"\[[^\[\]\n]*+(?:\[[^\[\]\n]*+\][^\[\]\n]*+)*+\]"  # within it one more; the mask itself is a list here
+_OBJECT = r"\{[^{}\n]*+(?:\{[^{}\n]*+\}[^{}\n]*+)*+\}"
+_COOKIES = rf"(?:{_LIST}|{_OBJECT}|[^\n\"',}}\]])+"
+_CREDENTIALS = rf"(?:[A-Za-z][\w-]*[ \t]+)?+(?:{_LIST}|{_OBJECT}|[^\s\"',;&}}\]\\])+"  # a scheme and its credentials
+_BARE = rf"(?:(?:bearer|basic|token)\s+)?+(?:{_LIST}|{_OBJECT}|[^\s\"',;&}}\]\\])+"
 _MOST_PASSES = 10
 _MOST_DECODED = 3  # a URL within a URL within a URL
 _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
@@ -53,6 +55,8 @@ _LOGIN = re.compile(
 _NOTHING = {"true", "false", "null", "none"}
 _MANY = re.compile(r"(?i)[^s]s\Z")
 _COUNT = re.compile(r"-?\d[\d.,_]*")
+_PASSED = re.compile(r"(?i)(?:\A|[.\[])pass\Z")
+_FEW = re.compile(r"\d{1,3}")  # so many tests passed; no password is so short
 
 
 class Redactor:
@@ -88,12 +92,17 @@ class Redactor:
     def _says_little(self, name: str, value: Any) -> bool:
         """Whether *value* is no credential under a built-in *name*: whether there is one, or how many there are."""
         if isinstance(value, str):
-            is_little = value.lower() in _NOTHING or (
-                _MANY.search(name) is not None and _COUNT.fullmatch(value) is not None
-            )
+            is_little = value.lower() in _NOTHING or self._counts(name, value)
         else:
-            is_little = isinstance(value, bool) or (isinstance(value, int | float) and _MANY.search(name) is not None)
+            is_little = isinstance(value, bool) or (
+                isinstance(value, int | float) and (_MANY.search(name) is not None or self._counts(name, str(value)))
+            )
         return is_little and (self._own is None or self._own.search(name) is None)
+
+    def _counts(self, name: str, value: str) -> bool:
+        if _PASSED.search(name) is not None:
+            return _FEW.fullmatch(value) is not None
+        return _MANY.search(name) is not None and _COUNT.fullmatch(value) is not None
 
     def suspicious(self, text: str) -> bool:
         """Whether *text* might hold a credential: a cheap test with false positives, but no false negatives."""

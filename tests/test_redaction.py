@@ -97,6 +97,17 @@ NAMED = [
     f"/login?next=https%3A%2F%2Fh%2F%3Ftoken%3D{SECRET}",
     f"/login?next=%2F%3Fa%3D1%26sig%3D{SECRET}",
     f"https://h/p?user[pass]={SECRET}",
+    f"tool --pass={SECRET} --verbose",
+    f"pass = {SECRET}",
+    f"jwt = {SECRET}",
+    f'{{"Cookie": ["sid={SECRET}"]}}',
+    f'{{"Set-Cookie": ["a=1; Path=/", "sid={SECRET}"]}}',
+    f'{{"Authorization": ["Bearer {SECRET}"]}}',
+    f'{{"cookie": {{"sid": "{SECRET}"}}}}',
+    f'{{"cookies": {{"a": {{"sid": "{SECRET}"}}}}}}',
+    f'{{"authorization": {{"a": "{SECRET}"}}}}',
+    f'{{"password": {{"a": {{"v": "{SECRET}"}}}}}}',
+    f'{{"passwords": [["{SECRET}"], ["x"]]}}',
     f"https://h/p?user[0][otp]={SECRET}",
     f"/x?filter=%7B%22password%22%3A%22{SECRET}%22%7D",
     f"/x?h=Bearer%20{SECRET}",
@@ -152,6 +163,8 @@ HARMLESS = [
     "session_id=abc123def sessionId: abc123def",
     '{"max_tokens": 400, "total_tokens": 12, "tokens": 12, "session_tokens": 4512}',
     '{"pass": true, "auth": none, "token": null, "password": false}',
+    '{"pass": 12, "fail": 3} pass=1 --pass 3',
+    "if pin == wanted, x--pass=2 a-pass = b",
     "boarding_pass=X12 gpio_pin=13 shipping: 4 otpauth: x",
     "docker run -u 1000:1000 --user 0:0 -u http://h:80/x image",
     "git push -u origin main; tool --token --verbose --tokens 5 --max-tokens 100",
@@ -231,9 +244,16 @@ def test_every_listed_name_is_masked_and_documented() -> None:
 
 def test_a_value_that_says_little_is_kept() -> None:
     """Whether there is a credential and how many there are may be learnt from; unless the user says otherwise."""
-    for name, value in (("auth", True), ("pass", False), ("tokens", 512), ("api_keys", 2.0), ("passwords", "3")):
+    for name, value in (
+        ("auth", True),
+        ("pass", False),
+        ("tokens", 512),
+        ("api_keys", 2.0),
+        ("passwords", "3"),
+        ("pass", 12),
+    ):
         assert not REDACTOR.named(name, value), name
-    for name, value in (("pin", 1234), ("pass", 12), ("db_pass", 12), ("tokens", "a b"), ("password", "")):
+    for name, value in (("pin", 1234), ("pass", 1234), ("db_pass", 12), ("tokens", "a b"), ("password", "")):
         assert REDACTOR.named(name, value), name
     mine = Redactor(["consent", "tokens"])
     assert mine.named("consent", True)
