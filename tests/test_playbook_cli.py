@@ -66,6 +66,7 @@ async def test_only_the_version_that_a_person_read_is_approved(
         for entry in (first, replace(first, version=2, text="common pattern: unread")):
             await running.books.in_order.decide(PLAYBOOK, entry)
         await running.books.in_order.caught_up()
+        capsys.readouterr()  # what the observer logged at its start
         assert await run(running, "approve", first.playbook_id, "--version", "1") == 0
         said = capsys.readouterr().out.splitlines()
         assert said[1:] == ["  v1: common pattern: read", "  v2 is newer; this approval is not for it"]
