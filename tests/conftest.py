@@ -7,6 +7,8 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
+from sidecar.logs import configure_if_unset
+
 # On a busy machine an example may take long, and that is no failure.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
@@ -23,3 +25,7 @@ for _name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
     os.environ.pop(_name.upper(), None)
 for _name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
     os.environ[_name] = "localhost,127.0.0.1,::1"
+
+# structlog's `capture_logs` leaves it configured as it found it. Found unconfigured, it would log to standard output,
+# where later tests read what a command printed.
+configure_if_unset("text", "info")

@@ -133,9 +133,10 @@ def test_the_python_example_runs(
     """As it stands, against a gateway that is not there: it says so, and raises nothing."""
     page = PAGES["docs/events.md"]
     (example,) = re.findall(r"```python\n(.*?)```", page.text, re.DOTALL)
+    configured = structlog.get_config()
     structlog.reset_defaults()  # as in a program that has set no log of its own
     monkeypatch.chdir(tmp_path)
     exec(compile(example.replace("localhost:3700", "127.0.0.1:9"), str(page.path), "exec"), {"asyncio": asyncio})
-    structlog.reset_defaults()
+    structlog.configure(**configured)
     assert capsys.readouterr().out.startswith("False ")
     assert (tmp_path / "data/agent/ops.jsonl").read_text().count("\n") == 1

@@ -19,10 +19,10 @@ from sidecar.logs import configure
 def stream() -> Iterator[io.StringIO]:
     """Where the log goes; what other tests had configured is put back."""
     root = logging.getLogger()
-    handlers, level = root.handlers, root.level
+    handlers, level, configured = root.handlers, root.level, structlog.get_config()
     yield io.StringIO()
     root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
+    structlog.configure(**configured)
 
 
 def lines(stream: io.StringIO) -> list[str]:
