@@ -17,6 +17,7 @@ SpanRef = tuple[str, str]
 
 SCHEMA_VERSION = 1
 
+MOST_AMENDED = 16  # ids that one op may amend
 MOST_DURATION_MS = 10**12
 """Thirty-two years. More is a mistake, such as a time since 1970, and would spoil averages and sums."""
 

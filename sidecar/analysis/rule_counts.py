@@ -28,7 +28,6 @@ _field_values = attrgetter(*FIELDS)
 MAX_FIELDS: Final = 73  # 64 features and `FIELDS`
 MAX_VALUES: Final = 24  # per field
 MAX_COLUMNS: Final = 512  # per endpoint
-MOST_AMENDED: Final = 16  # ids of one op, as in `store.latest_ops`
 MAX_LENGTH: Final = 60  # characters of a field's name, and of a value
 _TO_LEARN = 64  # numbers collected before cut points are chosen
 _FEW = 10  # up to so many different numbers get a bin each

@@ -27,12 +27,12 @@ from sidecar.analysis.e_values import ALPHA, MAX_OPS, complete, log_restart_shar
 from sidecar.analysis.fingerprint import MAX_ENDPOINT
 from sidecar.analysis.incidents import CORRECTION
 from sidecar.analysis.rule_borders import MAX_BORDERS
-from sidecar.analysis.rule_counts import MAX_COLUMNS, MOST_AMENDED, Condition, Sheet, Together, checksums
+from sidecar.analysis.rule_counts import MAX_COLUMNS, Condition, Sheet, Together, checksums
 from sidecar.analysis.rule_findings import Finding, finding
 from sidecar.analysis.rule_search import snapshot
 from sidecar.analysis.rule_standing import EndpointRules, Rule, begin_anew, drop_contradicted, drop_unseen, find, is_due
 from sidecar.kept_rows import KeptBook, KeptRows
-from sidecar.model import ObservedOp
+from sidecar.model import MOST_AMENDED, ObservedOp
 from sidecar.normalize import clean_text
 
 log_book = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from sidecar.model import ObservedOp
+from sidecar.model import MOST_AMENDED, ObservedOp
 from sidecar.store.journal_file import record_of
 
 log = structlog.get_logger(__name__)
@@ -25,7 +25,6 @@ LATEST: Final = "latest_ops"
 MOST_OPS: Final = 4096
 MOST_BYTES: Final = 4 * 2**20
 LARGEST: Final = 64 * 1024  # bytes of JSON; of a larger op only the id is kept
-MOST_AMENDED: Final = 16  # ids that one op may amend
 BLOCK: Final = 128  # ops per block
 BLOCK_BYTES: Final = 256 * 1024  # bytes per block; an op that follows so many starts a new one
 _DEAD_BYTES: Final = 4096  # re-encode a block when its replaced ops take more than this, and more than its live ones

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from sidecar.model import ObservedOp
+from sidecar.model import MOST_DURATION_MS, ObservedOp
 
 MAX_ENDPOINTS: Final = 100
 MAX_NAME: Final = 120  # characters of a label
 OTHER: Final = "_OTHER"
 EMPTY: Final = "_EMPTY"  # to Prometheus, an empty label is none
-
-_MAX_DURATION_MS: Final = 1e12  # some thirty years: keeps sums finite whatever a sender claims
 
 Series = tuple[str, ...]
 """Endpoint, source, and `success` or `failure`."""
@@ -47,7 +45,7 @@ class OpCounts:
         if not replaced:
             series = self._series(op, success=op.success)
             self.ops[series] += 1
-            self.seconds[series] += min(op.duration_ms, _MAX_DURATION_MS) / 1000
+            self.seconds[series] += min(op.duration_ms, MOST_DURATION_MS) / 1000
 
     def retract(self, op: ObservedOp) -> None:
         """*op* is replaced by the one consumed next."""
