@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sidecar.gateway.body_reader import read_body
 from sidecar.gateway.features import request_features
 from sidecar.gateway.json_rpc import rpc_answer, rpc_call, rpc_failure
-from sidecar.gateway.llm_usage import llm_call
+from sidecar.gateway.llm_usage import llm_call, stream_error
 from sidecar.gateway.op_headers import op_fields
 from sidecar.gateway.proxied_call import PREFIX_BYTES, TAIL_BYTES, Capture, CaptureBudget
 from sidecar.gateway.route_template import Templates
@@ -124,6 +124,14 @@ def test_what_a_long_stream_tells_in_the_middle_is_read() -> None:
     assert len(body.messages) == 252
     assert "search" in str(body.messages[250])
     assert body.messages[251]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_an_error_in_the_middle_of_a_long_stream_is_read() -> None:
+    """An event that is an error by its type, and has no field of that name, is not taken for a piece of text."""
+    event = b'data: {"type": "response.output_text.delta", "delta": "w"}\n\n'
+    error = b'data: {"type": "error", "code": "server_error", "message": "gone", "param": null}\n\n'
+    body = read_body(captured(event * 700, error, event * 10), "text/event-stream", "")
+    assert stream_error(body.messages) == {"code": "server_error", "message": "gone"}
 
 
 def test_features_take_little_of_a_huge_body() -> None:

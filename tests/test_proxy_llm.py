@@ -213,6 +213,66 @@ async def test_the_openai_client_works_through_it(tmp_path: Path) -> None:
     assert "sk-aaa" not in (tmp_path / "data" / "ops.jsonl").read_text()
 
 
+_RESPONSE = {"id": "resp_1", "object": "response", "created_at": 1, "model": "gpt-x", "output": [], "error": None}
+_SPENT = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
+_RESPONSES: dict[str, tuple[dict[str, Any], str | None, tuple[int, int] | None]] = {
+    "completes": ({"type": "response.completed", "response": {**_RESPONSE, "usage": _SPENT}}, None, (5, 7)),
+    "is cut": ({"type": "response.incomplete", "response": {**_RESPONSE, "usage": _SPENT}}, None, (5, 7)),
+    "fails": (
+        {
+            "type": "response.failed",
+            "response": {**_RESPONSE, "usage": _SPENT, "error": {"code": "server_error", "message": "no luck"}},
+        },
+        '{"code":"server_error","message":"no luck"}',
+        (5, 7),
+    ),
+    "fails without a reason": (
+        {"type": "response.failed", "response": {**_RESPONSE, "usage": None}},
+        "response.failed",
+        None,
+    ),
+    "breaks": (
+        {"type": "error", "code": "rate_limit_exceeded", "message": "slow down", "param": None},
+        '{"code":"rate_limit_exceeded","message":"slow down"}',
+        None,
+    ),
+}
+"""Model → (last event of its stream, error of the op, tokens in and out)."""
+
+
+async def _responses(asked: Message, writer: asyncio.StreamWriter) -> bool:
+    """A small server of OpenAI's Responses API: the model names the end."""
+    last = _RESPONSES[json.loads(asked.body)["model"]][0]
+    parts: list[dict[str, Any]] = [
+        {"type": "response.created", "response": {**_RESPONSE, "usage": None}},
+        {"type": "response.output_text.delta", "delta": "Hel"},
+        last,
+    ]
+    events = "".join(f"event: {part['type']}\ndata: {json.dumps(part)}\n\n" for part in parts).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
+    writer.write(head % len(events) + events)
+    return True
+
+
+async def test_the_last_event_of_a_responses_stream_decides(tmp_path: Path) -> None:
+    """With the official client: what failed is a failure, what was cut short is none, and tokens of both count."""
+    openai = pytest.importorskip("openai", reason="the openai client is not installed")
+    async with raw_gateway() as gateway, proxied(tmp_path, gateway.url) as running:
+        gateway.answering = _responses
+        url = f"http://127.0.0.1:{proxy_port(running)}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key="sk-" + "a" * 40, max_retries=0) as client:
+            for model, (last, _, _) in _RESPONSES.items():
+                stream = await client.responses.create(model=model, input="Hi", stream=True)
+                assert [event.type async for event in stream][-1] == last["type"]
+        await settled(running, len(_RESPONSES))
+        ops = running.ring.ops()
+    for op, (model, (_, error, tokens)) in zip(ops, _RESPONSES.items(), strict=True):
+        extra = op.extra or {}
+        assert (extra["gen_ai.request.model"], op.success, op.error) == (model, error is None, error)
+        spent = (extra.get("gen_ai.usage.input_tokens"), extra.get("gen_ai.usage.output_tokens"))
+        assert spent == (tokens or (None, None)), model
+
+
 class _Server(uvicorn.Server):
     """One that leaves signals to pytest, and says when it listens."""
 

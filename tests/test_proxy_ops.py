@@ -137,6 +137,7 @@ _OUTCOMES: list[tuple[bytes, bool, str | None, str | None, str]] = [
     (says(b'{"rows": "' + b"e" * 300_000 + b'"}'), True, None, None, '{"rows": "' + "e" * 90),
     (says(b'data: {"a": 1}\n\ndata: {"b": 2}\n\n', 200, "text/event-stream"), True, None, None, '{"a":1}'),
     (says(b'data: {"error": "late"}\n\n', 200, "text/event-stream"), False, "late", "_OTHER", "ERROR: late"),
+    (says(b'data: {"type": "error", "message": "of a log"}\n\n', 200, "text/event-stream"), True, None, None, ""),
 ]
 
 

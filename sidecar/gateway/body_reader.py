@@ -17,6 +17,7 @@ _MOST_MESSAGES = 1000
 _MOST_LINES = 5000
 _TELLING = re.compile(
     rb'"(?:name|usage|error|result|prompt_eval_count|eval_count|stop_reason|done_reason|finish_reason)"\s*:\s*+(?!null)'
+    rb'|"type"\s*:\s*"(?:error|response\.failed)"'
 )
 _ZLIB = {"gzip": 31, "x-gzip": 31, "deflate": 47}
 _STREAMS = ("event-stream", "ndjson", "jsonl", "json-seq")

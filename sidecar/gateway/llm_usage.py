@@ -46,6 +46,7 @@ _REQUEST_ATTRIBUTES = {
     "presence_penalty": "gen_ai.request.presence_penalty",
     "seed": "gen_ai.request.seed",
 }
+_LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 _MOST_TEXT = 4096
 _MOST_NAME = 256
 _MOST_TOOLS = 32
@@ -181,12 +182,24 @@ def llm_call(path: str, asked: Any) -> LlmCall | None:
 
 
 def stream_error(messages: Iterable[Any]) -> Any:
-    """The first `error` in a stream's messages that are not JSON-RPC; None if there is none."""
+    """The first error in a stream's messages that are not JSON-RPC; None if there is none."""
     for message in messages:
         if isinstance(message, dict) and "jsonrpc" not in message:
-            error = message.get("error")
+            error = message.get("error") or _responses_error(message)
             if error:
                 return error
+    return None
+
+
+def _responses_error(message: dict[str, Any]) -> Any:
+    """The error that an event of OpenAI's Responses API tells: `response.failed`, or `error` with its own fields."""
+    kind = message.get("type")
+    if kind == "response.failed":
+        response = message.get("response")
+        return (response.get("error") if isinstance(response, dict) else None) or kind
+    if kind == "error" and {"code", "message"} <= message.keys():  # without them it could be a record of some log
+        told = {name: message[name] for name in ("code", "message", "param") if message.get(name)}
+        return told or kind
     return None
 
 
@@ -197,10 +210,7 @@ def _unwrapped(message: dict[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield message["message"]
     elif isinstance(kind, str) and kind.startswith("response.") and isinstance(message.get("response"), dict):
         whole = dict(message["response"])
-        if kind != "response.completed":
-            whole.pop("usage", None)
-        else:
-            whole.pop("output", None)  # already read from the pieces
+        whole.pop("output" if kind in _LAST_EVENTS else "usage", None)  # its output was already read from the pieces
         yield whole
     elif isinstance(kind, str) and kind == "response.output_item.done" and isinstance(message.get("item"), dict):
         item = message["item"]
