@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Final
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -17,9 +18,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, StatusCode
 
-from sidecar.export.wire import KnownKeys, attributes, field, tagged
-from sidecar.spans.attributes import KEY_FIELDS
-from sidecar.spans.op_span import field_values, op_attributes, op_beside, op_times_ns
+from sidecar.export.wire import KnownKeys, RecurringValues, attributes, field, tagged
+from sidecar.spans.attributes import KEY_FIELDS, OP_PREFIX
+from sidecar.spans.op_span import op_attributes, op_beside, op_times_ns
 from sidecar.spans.span_note import PLAIN, JournalledOp, LinkNote
 
 _FIXED: Final = struct.Struct("<BBBQBQ")  # kind, start, end, each after its tag
@@ -31,7 +32,25 @@ _REMOTE: Final = _FLAGS.pack(
     _FLAGS_TAG,
     SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK,
 )
-_OWN: Final = KnownKeys(9, KEY_FIELDS)
+_RECURRING_FIELDS: Final = (
+    "endpoint",
+    "success",
+    "source",
+    "event_kind",
+    "role",
+    "city",
+    "state",
+    "rescue_attempted",
+    "rescue_succeeded",
+    "task_class",
+    "error_type",
+    "v",
+)
+_RECURRING: Final = RecurringValues(9, [OP_PREFIX + name for name in _RECURRING_FIELDS])
+_recurring_values: Final = attrgetter(*_RECURRING_FIELDS)
+_OTHER_FIELDS: Final = tuple(name for name in KEY_FIELDS.values() if name not in _RECURRING_FIELDS)
+_OTHER: Final = KnownKeys(9, [OP_PREFIX + name for name in _OTHER_FIELDS])
+_other_values: Final = attrgetter(*_OTHER_FIELDS)
 _ERROR: Final = StatusCode.ERROR.value
 
 
@@ -62,11 +81,14 @@ def span_bytes(op: JournalledOp) -> bytes | None:
         )
     )
     if note.attributes is None:
-        parts += _OWN.attributes(field_values(op))
-        parts += attributes(9, op_beside(op))
+        parts.append(_RECURRING.attributes(_recurring_values(op)))
+        parts += _OTHER.attributes(_other_values(op))
+        if beside := op_beside(op):
+            parts += attributes(9, beside)
     else:
         parts += attributes(9, {**op_attributes(op), **note.attributes}.items())
-    parts += [field(13, _link(link)) for link in note.links or ()]
+    if note.links:
+        parts += [field(13, _link(link)) for link in note.links]
     parts.append(field(15, _status(op, note.status)))
     parts.append(_LOCAL if parent_id is None or note.local_parent else _REMOTE)
     return b"".join(parts)

@@ -14,6 +14,8 @@ from typing import Any, Final
 _DOUBLE: Final = struct.Struct("<d")
 _INT64: Final = 2**63
 _SHORT: Final = 64  # bytes of text
+_MOST_COMBINATIONS: Final = 1024
+_MOST_TOGETHER: Final = 1024  # bytes; with the number above, this bounds what is kept to some two MiB
 _MOST_KEPT: Final = 128  # characters of a key; longer keys are not cached, which bounds the caches
 
 
@@ -87,6 +89,28 @@ class KnownKeys:
             else:
                 add(_attribute(number, key, value))
         return parts
+
+
+class RecurringValues:
+    """Encodes the values of *keys* where a few combinations make up most spans: the bytes of each are computed once.
+
+    A key's values must be of one type each, as equal ones of different types (1, True) would share their bytes.
+    """
+
+    def __init__(self, number: int, keys: Iterable[str]) -> None:
+        self._keys = KnownKeys(number, keys)
+        self._kept: dict[tuple[Any, ...], bytes] = {}
+
+    def attributes(self, values: tuple[Any, ...]) -> bytes:
+        """The attributes of *values*, one per key; None is left out."""
+        known = self._kept.get(values)
+        if known is None:
+            known = b"".join(self._keys.attributes(values))
+            if len(known) <= _MOST_TOGETHER:
+                if len(self._kept) >= _MOST_COMBINATIONS:
+                    self._kept.clear()  # cheaper than to track which are in use; those soon return
+                self._kept[values] = known
+        return known
 
 
 def _head(number: int, key: str, size: int) -> bytes:

@@ -20,7 +20,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes
 
-from sidecar.model import ObservedOp, Scalar, SpanRef
+from sidecar.model import MOST_DURATION_MS, ObservedOp, Scalar, SpanRef
 from sidecar.protocols import Receipt
 from sidecar.spans.attributes import (
     ERROR_TYPE,
@@ -33,8 +33,7 @@ from sidecar.spans.attributes import (
 from sidecar.spans.conventions_table import Kind
 
 _MAX_TIME_NS = 2**64 - 1
-field_values = attrgetter(*KEY_FIELDS.values())
-"""The op's values of these fields, in order; None for absent ones."""
+_field_values = attrgetter(*KEY_FIELDS.values())
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _PROPAGATOR = TraceContextTextMapPropagator()
 _UNSET = Status(StatusCode.UNSET)
@@ -42,7 +41,7 @@ _UNSET = Status(StatusCode.UNSET)
 
 def op_attributes(op: ObservedOp) -> dict[str, Scalar]:
     """The attributes of *op*'s span; *op* must be in the normal form."""
-    fields = zip(KEY_FIELDS, field_values(op), strict=True)
+    fields = zip(KEY_FIELDS, _field_values(op), strict=True)
     return {**{key: value for key, value in fields if value is not None}, **dict(op_beside(op))}
 
 
@@ -105,9 +104,11 @@ def op_status(op: ObservedOp) -> Status:
 
 def op_times_ns(op: ObservedOp) -> tuple[int, int]:
     """(start, end) of *op* in ns since the epoch, clamped to OTLP's fixed64."""
-    end = _epoch_ns(op.timestamp)
-    # A float near 1e308 times a million is inf, which int() rejects: clamp first.
-    start = end - int(max(0.0, min(op.duration_ms * 1_000_000, float(_MAX_TIME_NS))))
+    end, duration_ms = _epoch_ns(op.timestamp), op.duration_ms
+    if duration_ms.__class__ is int and 0 <= duration_ms <= MOST_DURATION_MS:  # the usual case
+        start = end - duration_ms * 1_000_000
+    else:  # a float near 1e308 times a million is inf, which int() rejects: clamp first
+        start = end - int(max(0.0, min(duration_ms * 1_000_000, float(_MAX_TIME_NS))))
     return max(0, start), end
 
 
@@ -149,11 +150,12 @@ class OpSpan(ReadableSpan):
 
     *op* is the op that the span mirrors, with the span's ids; attributes and times are computed from it on access, as
     exporters do. *receipt* is set by the processor that took the op; None means that nothing took it. *seen_as* is
-    the kind of witness, if the op itself does not tell.
+    the kind of witness, if the op itself does not tell. *is_plain*: the op tells everything, but for the sampled flag.
     """
 
     made_as = SpanKind.INTERNAL  # not a call made through us
     awaited = True  # a sender awaits the receipt
+    is_plain = False
     receipt: Receipt | None = None
     seen_as: Kind | None = None
     op: ObservedOp
@@ -181,6 +183,7 @@ class OpSpan(ReadableSpan):
             instrumentation_scope=scope,
         )
         span.op = op
+        span.is_plain = cls is OpSpan and not links and not context.trace_state and (parent is None or parent.is_remote)
         return span
 
     @property
