@@ -23,6 +23,8 @@ from sidecar.redaction import MASK, Redactor
 MAX_ENTRIES = 64
 _QUERY_CHARACTERS = 8192
 REST_KEY = "_rest"
+_MOST_KNOWN = 4096  # texts
+_MOST_KNOWN_LENGTH = 64  # characters
 _BEYOND_CUT = 1 << 14  # characters after a cut that are masked together with the text before it
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
@@ -68,10 +70,15 @@ def json_text(value: Any) -> str:
 
 
 class Normalizer:
-    """Brings ops and their maps into the normal form and masks credentials."""
+    """Brings ops and their maps into the normal form and masks credentials. Thread-safe.
+
+    *known* holds recent short texts that need neither cleaning nor masking: names and places recur from op to op. Each
+    is mapped to itself, so that a reader can replace an equal text by the known one, which saves memory.
+    """
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
+        self.known: dict[str, str] = {}
 
     def text(self, text: str) -> str:
         """*text*, cleaned and redacted."""
@@ -153,9 +160,20 @@ class Normalizer:
         return value if INT64_MIN <= value <= INT64_MAX else _measure(name, value)
 
     def harmless(self, texts: Iterable[str]) -> bool:
-        """Whether none of *texts* needs cleaning or masking. Checks them all at once."""
-        together = "\n".join(texts)
-        return clean_text(together) is together and not self._redactor.suspicious(together)
+        """Whether none of *texts* needs cleaning or masking. Checks those not known all at once."""
+        known = self.known
+        new = [text for text in texts if text not in known]
+        if not new:
+            return True
+        together = "\n".join(new)
+        if clean_text(together) is not together or self._redactor.suspicious(together):
+            return False
+        if len(known) > _MOST_KNOWN:
+            known.clear()  # those in use soon return
+        for text in new:
+            if len(text) <= _MOST_KNOWN_LENGTH:
+                known[text] = text
+        return True
 
     def _value(self, key: Any, value: Any, plain: bool) -> Scalar | None:
         if value is None:

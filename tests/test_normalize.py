@@ -217,3 +217,23 @@ def test_the_normal_form_is_final(op: ObservedOp) -> None:
     once = NORMALIZER.op(op)
     assert repr(NORMALIZER.op(once)) == repr(once)
     assert repr(msgspec.json.decode(msgspec.json.encode(once), type=ObservedOp)) == repr(once)
+
+
+@given(ops(), ops())
+def test_what_is_known_changes_no_result(one: ObservedOp, other: ObservedOp) -> None:
+    """An op comes out the same whether its texts were met before, in it or in another op, or not."""
+    seasoned = Normalizer(Redactor())
+    seasoned.op(other)
+    assert seasoned.op(one) == seasoned.op(one) == Normalizer(Redactor()).op(one)
+
+
+def test_no_credential_is_known() -> None:
+    """Only short texts that nothing is masked in are kept, and no more than some thousands."""
+    normalizer = Normalizer(Redactor())
+    for number in range(8000):
+        normalizer.op(
+            an_op(endpoint=f"/tools/{number}", input_summary="x" * (number % 500), error=f"password=p{number}")
+        )
+        normalizer.op(an_op(endpoint=f"/tools/{number}", input_summary="x" * (number % 100)))
+    assert 1000 < len(normalizer.known) < 5000
+    assert not any("password" in text or len(text) > 64 for text in normalizer.known)

@@ -43,7 +43,7 @@ def event_op(raw: object, now: str, normalizer: Normalizer) -> ObservedOp:
         raise MalformedError(
             "an event must be a JSON object", f"this is {_named(raw)}", 'Send an object such as {"success": true}'
         )
-    fields, texts = _read(raw, now)
+    fields, texts = _read(raw, now, normalizer.known)
     for name in ("features", "extra"):
         if name in fields:
             fields[name] = normalizer.scalars(fields[name])
@@ -58,11 +58,12 @@ def event_op(raw: object, now: str, normalizer: Normalizer) -> ObservedOp:
         done = "ok" if is_call else "filled"
         fields["output_summary"] = done if fields["success"] else fields.get("error", "failed")
     normalizer.clean(fields, texts)
-    return ObservedOp(v=SCHEMA_VERSION, op_id=new_id(), **fields)
+    fields["v"], fields["op_id"] = SCHEMA_VERSION, new_id()
+    return msgspec.convert(fields, ObservedOp)  # twice as fast as a call with keywords
 
 
-def _read(raw: Mapping[str, Any], now: str) -> tuple[dict[str, Any], list[str]]:
-    """The fields in *raw*, over the defaults, and those that are plain texts. Raises InvalidInputError."""
+def _read(raw: Mapping[str, Any], now: str, known: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """The fields in *raw*, over the defaults, and the texts to check: those not *known*. Raises InvalidInputError."""
     fields: dict[str, Any] = {**_DEFAULTS, "timestamp": now}
     extra: dict[str, Any] = {}
     texts: list[str] = []
@@ -72,8 +73,10 @@ def _read(raw: Mapping[str, Any], now: str) -> tuple[dict[str, Any], list[str]]:
         if key in _TEXTS:
             if not isinstance(value, str):
                 raise _wrong(key, value, "text")
-            fields[key] = value
-            texts.append(value)
+            same = known.get(value)
+            if same is None:
+                texts.append(value)
+            fields[key] = same or value
         elif (read := _READERS.get(key)) is not None:
             fields[key] = read(key, value)
         else:
