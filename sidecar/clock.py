@@ -35,6 +35,6 @@ def rfc3339_ms(ns: int) -> str:
     return f"{_second(seconds)}.{rest // 1_000_000:03d}Z"
 
 
-@lru_cache(maxsize=2)  # most timestamps are of the current second
+@lru_cache(maxsize=16)  # most timestamps are of the last few seconds
 def _second(seconds: int) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).isoformat()

@@ -50,7 +50,8 @@ class Latency(msgspec.Struct, omit_defaults=True):
         self.block[bucket] = self.block.get(bucket, 0) + 1
         self.in_block += 1
         slow = 0 < self.bound_ms < duration_ms
-        self.recent = (self.recent << 1 | slow) & _WINDOW_BITS
+        if slow or self.recent:  # else nothing changes
+            self.recent = (self.recent << 1 | slow) & _WINDOW_BITS
         if self.in_block >= FIRST_BLOCK and self.in_block >= self._block_size():  # cheap test first
             self._close_block()
         return slow and self.recent.bit_count() >= LEAST_SLOW

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -40,7 +39,7 @@ class Repeat:
         return self._first.taken
 
 
-class Reading(NamedTuple):
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """The op of an event, whether the event had a timestamp, and hints on what the sender may have meant otherwise."""
 
     op: ObservedOp
@@ -104,13 +103,13 @@ class EventIntake:
         A repeated event is not recorded; its receipt is a `Repeat`. Raises ConflictError if another event has its id,
         OverloadedError if there is no room.
         """
-        op, stamped, hints = reading
-        if hints:
+        op = reading.op
+        if reading.hints:
             self.hinted += 1
         if not op.event_id:
             return self._recorded(op, headers)
         try:
-            receipt, first = self._sent_once.once(op, stamped, lambda: self._recorded(op, headers))
+            receipt, first = self._sent_once.once(op, reading.stamped, lambda: self._recorded(op, headers))
         except ConflictError:
             self.conflicts += 1
             raise
@@ -148,7 +147,8 @@ class EventIntake:
         """Wait for all receipts, and count the accepted events. Raises JournalError if one failed."""
         try:
             for receipt in receipts:
-                await receipt.wait()
+                if not receipt.taken:  # most are of one batch, which settles as a whole
+                    await receipt.wait()
         finally:
             self._sent_once.settle()
         self.accepted += len([receipt for receipt in receipts if type(receipt) is not Repeat])

@@ -118,9 +118,11 @@ class EventsResource:
         """Record *events* as *batch*, and wait until they are settled. Raises RetryableError if none was taken."""
         turn_began = asyncio.get_running_loop().time()
         while (first := batch.handled) < len(events):
-            for index, reading in enumerate(await self._some(events, first, turn_began + _TURN_S), first):
+            readings, size = await self._some(events, first, turn_began + _TURN_S)
+            batch.held.add(len(readings), size)
+            for index, reading in enumerate(readings, first):
                 try:
-                    self._take(reading, index, _text_size(events[index]), batch)
+                    self._take(reading, index, batch)
                 except RetryableError as exc:
                     # Earlier events stay recorded: say where it stopped, so that the sender need not repeat them.
                     batch.rejected += [{"index": rest, "error": f"retry: {exc}"} for rest in range(index, len(events))]
@@ -132,8 +134,8 @@ class EventsResource:
             turn_began = await _next_turn(turn_began)
         await self._intake.settled(batch.receipts)
 
-    def _take(self, reading: Reading | InvalidInputError, index: int, size: int, batch: _Batch) -> None:
-        """Take an event of *size* bytes; its receipt or rejection goes to *batch*. Raises RetryableError."""
+    def _take(self, reading: Reading | InvalidInputError, index: int, batch: _Batch) -> None:
+        """Take one event; its receipt or rejection goes to *batch*. Raises RetryableError."""
         if isinstance(reading, InvalidInputError):
             batch.rejected.append({"index": index, "error": str(reading)})
             return
@@ -143,7 +145,6 @@ class EventsResource:
             batch.rejected.append({"index": index, "error": str(exc)})
             return
         batch.accepted += 1
-        batch.held.add(1, size)
         for hint in reading.hints:
             if len(batch.hints) < MAX_HINTS:
                 batch.hints.setdefault(hint, index)
@@ -154,25 +155,28 @@ class EventsResource:
         del batch.receipts[: len(older)]
         batch.held.half_settled()
 
-    async def _some(self, events: list[Any], first: int, until: float) -> list[Reading | InvalidInputError]:
-        """Read the next events, at least one, before any of them is taken.
+    async def _some(self, events: list[Any], first: int, until: float) -> tuple[list[Reading | InvalidInputError], int]:
+        """Read the next events, at least one, before any of them is taken. Returns them and their size in bytes.
 
         This keeps the reading code in the CPU caches, which saves a twentieth of an event's total cost.
         """
         time = asyncio.get_running_loop().time
         some: list[Reading | InvalidInputError] = []
+        together = 0
         for event in events[first : first + _TOGETHER]:
             try:
-                if _size(event) > LARGE_BYTES:
+                size = _size(event)
+                if size > LARGE_BYTES:
                     if some:
                         break
-                    return [await self._intake.read_large(event)]
+                    return [await self._intake.read_large(event)], size
                 some.append(self._intake.read(event))
+                together += size
             except InvalidInputError as exc:
                 some.append(exc)
             if time() > until:
                 break
-        return some
+        return some, together
 
 
 async def _next_turn(began: float) -> float:
@@ -262,7 +266,7 @@ def _bound(what: str, count: int, most: int) -> None:
 
 def _size(event: object) -> int:
     """The size of *event*'s text in bytes; 0 if decoded. Raises TooLargeError if `/event` would refuse it."""
-    size = _text_size(event)
+    size = len(memoryview(event)) if isinstance(event, TEXT) else 0
     if size > MAX_EVENT_BYTES:
         raise TooLargeError(
             f"the event is over {MAX_EVENT_BYTES} bytes",
@@ -270,10 +274,6 @@ def _size(event: object) -> int:
             "Make the event smaller",
         )
     return size
-
-
-def _text_size(event: object) -> int:
-    return len(memoryview(event)) if isinstance(event, TEXT) else 0
 
 
 def _idempotency_key(req: falcon.asgi.Request) -> str:

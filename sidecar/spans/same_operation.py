@@ -38,14 +38,14 @@ _RECEIVED = frozenset(["otlp", "langfuse"])  # sources whose spans may arrive by
 
 def kind_of(op: ObservedOp) -> Kind:
     """The kind of witness, as far as *op* tells. A wrapped call looks like a proxied one; only its door can tell."""
+    if op.source not in _RECEIVED:
+        return KIND_OF_SOURCE.get(op.source or "", Kind.OTHER)
     operation = op.extra.get(OPERATION, op.extra.get(CONVENTION)) if op.extra else None
     known = KIND_OF_OPERATION.get(operation, Kind.OTHER) if isinstance(operation, str) else Kind.OTHER
     if op.source == "langfuse":
         # A bridge that posts events gives no operation; each of its posts is one.
         return Kind.LANGFUSE if operation is None or known is not Kind.OTHER else Kind.OTHER
-    if op.source == "otlp":
-        return known
-    return KIND_OF_SOURCE.get(op.source or "", Kind.OTHER)
+    return known
 
 
 class OneOp:

@@ -60,11 +60,12 @@ class JournalledOp(ObservedOp, frozen=True, kw_only=True, omit_defaults=True, gc
 
 def span_note(span: ReadableSpan, op: ObservedOp) -> bytes:
     """The `SpanNote` of the ended *span* of *op*, as a JSON object; b"" if the op tells everything."""
-    context, parent = span.context, span.parent
+    context = span.context
     if context is None:
         return b""
-    if type(span) is OpSpan and not span.links and not context.trace_state and (parent is None or parent.is_remote):
+    if isinstance(span, OpSpan) and span.is_plain:
         return b"" if context.trace_flags & TraceFlags.SAMPLED else _UNSAMPLED
+    parent = span.parent
     note = SpanNote(
         unsampled=not context.trace_flags & TraceFlags.SAMPLED,
         name=span.name if span.name != op.endpoint else None,

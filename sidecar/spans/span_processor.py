@@ -68,19 +68,20 @@ class OpSpanProcessor(SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         """Journal the span's op. If nothing takes it, `receipt` stays None and the door answers 503."""
         try:
-            op = op_from_span(span)
+            ours = span if isinstance(span, OpSpan) else None
+            op = ours.op if ours is not None else op_from_span(span)
             if op is None:
                 return
-            seen_as = span.seen_as if isinstance(span, OpSpan) else None
             with self._lock:
-                said, operation = self._look(op, seen_as)
+                said, operation = self._look(op, ours.seen_as if ours is not None else None)
                 if said is not None:
-                    receipt = self._journalled(said, span)
-                    self._remember(operation, receipt)
+                    receipt = self._journalled(said, span, awaited=ours is not None and ours.awaited)
+                    if operation is not None:
+                        self._remember(operation, receipt)
                 else:
                     receipt = operation.receipt if operation is not None else None
-            if isinstance(span, OpSpan):
-                span.receipt = receipt
+            if ours is not None:
+                ours.receipt = receipt
         except Exception:
             self.lost += 1
             log.exception("op.lost", span=span.name)
@@ -101,18 +102,16 @@ class OpSpanProcessor(SpanProcessor):
             log.exception("op.not_matched", op_id=op.op_id)
             return op, None
 
-    def _journalled(self, op: ObservedOp, span: ReadableSpan) -> Receipt | None:
-        awaited = isinstance(span, OpSpan) and span.awaited
+    def _journalled(self, op: ObservedOp, span: ReadableSpan, *, awaited: bool) -> Receipt | None:
         receipt = self._sink.append(op, awaited=awaited, envelope=self._note(span, op))
         if receipt is not None and span.context is not None and span.context.trace_flags & 1:
             self.accepted += 1
         return receipt
 
-    def _remember(self, operation: Operation | None, receipt: Receipt | None) -> None:
-        if operation is not None:
-            operation.receipt = receipt
-            if receipt is None:
-                self.one.forget(operation)
+    def _remember(self, operation: Operation, receipt: Receipt | None) -> None:
+        operation.receipt = receipt
+        if receipt is None:
+            self.one.forget(operation)
 
     def _note(self, span: ReadableSpan, op: ObservedOp) -> bytes:
         try:

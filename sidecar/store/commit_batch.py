@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
+import msgspec
+
 from sidecar.errors import JournalError
 
 R = TypeVar("R")
@@ -29,24 +31,21 @@ class Batch(Generic[R]):
         self.left: Iterator[tuple[CommitReceipt[R], bytes]] = iter(())  # settled, not yet handed downstream
 
 
-class CommitReceipt(Generic[R]):
-    """The promise that one record will be in the file."""
+class CommitReceipt(msgspec.Struct, Generic[R], eq=False):
+    """The promise that one record will be in the file, with the *batch* that it is in."""
 
-    __slots__ = ("_batch", "awaited", "op")
-
-    def __init__(self, op: R, batch: Batch[R], awaited: bool) -> None:
-        self.op = op
-        self.awaited = awaited
-        self._batch = batch
+    op: R
+    batch: Batch[R]
+    awaited: bool
 
     @property
     def taken(self) -> bool | None:
         """Whether the record is in the file; None while that is undecided."""
-        return self._batch.error is None if self._batch.settled else None
+        return self.batch.error is None if self.batch.settled else None
 
     async def wait(self) -> None:
         """Return once the record is in the file. Raises JournalError if it is not, or not in time."""
-        batch = self._batch
+        batch = self.batch
         if not batch.settled and batch.loop is not None:
             waiter = batch.loop.create_future()  # get_running_loop() would make a getpid system call each time
             batch.waiters.append(waiter)

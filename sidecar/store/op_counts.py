@@ -16,6 +16,8 @@ MAX_NAME: Final = 120  # characters of a label
 OTHER: Final = "_OTHER"
 EMPTY: Final = "_EMPTY"  # to Prometheus, an empty label is none
 
+_OUTCOME: Final = {True: "success", False: "failure"}
+
 Series = tuple[str, ...]
 """Endpoint, source, and `success` or `failure`."""
 
@@ -38,14 +40,17 @@ class OpCounts:
 
     def consume(self, op: ObservedOp) -> None:
         """Count one settled op, unless the operation is counted already: *op* replaces ops just retracted. O(1)."""
-        replaced, self._replaced = self._replaced, []
-        for before in replaced:
-            if before.success != op.success:
-                self.corrected[self._series(before, success=op.success)] += 1
-        if not replaced:
+        if self._replaced:
+            replaced, self._replaced = self._replaced, []
+            for before in replaced:
+                if before.success != op.success:
+                    self.corrected[self._series(before, success=op.success)] += 1
+            return
+        series: Series = (op.endpoint, op.source or "", _OUTCOME[op.success])
+        if series not in self.ops:  # new, or it counts under another name
             series = self._series(op, success=op.success)
-            self.ops[series] += 1
-            self.seconds[series] += min(op.duration_ms, MOST_DURATION_MS) / 1000
+        self.ops[series] += 1
+        self.seconds[series] += min(op.duration_ms, MOST_DURATION_MS) / 1000
 
     def retract(self, op: ObservedOp) -> None:
         """*op* is replaced by the one consumed next."""
@@ -54,7 +59,7 @@ class OpCounts:
     def _series(self, op: ObservedOp, *, success: bool) -> Series:
         source = op.source if op.source in self._sources else "other"
         of = self._endpoint(op.endpoint[:MAX_NAME] or EMPTY), source
-        series = *of, "success" if success else "failure"
+        series = *of, _OUTCOME[success]
         if series not in self.ops:  # a series that began at 1 would hide its first op from `rate`
             for each in ((*of, "success"), (*of, "failure")):
                 self.ops[each] = self.corrected[each] = 0

@@ -19,17 +19,14 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ObservedOp).decode
 
 
-class _Entry:
+class _Entry(msgspec.Struct, eq=False, gc=False):
     """One op in the ring. *amended_by*: id of the op that replaced it, "" if that has no id, None if not replaced."""
 
-    __slots__ = ("amended_by", "encoded", "op_id", "source", "success")
-
-    def __init__(self, op: ObservedOp, encoded: bytes) -> None:
-        self.encoded = encoded
-        self.op_id = op.op_id
-        self.success = op.success
-        self.source = op.source or "mcp"
-        self.amended_by: str | None = None
+    encoded: bytes
+    op_id: str | None
+    success: bool
+    source: str
+    amended_by: str | None = None
 
 
 class OpRing:
@@ -54,7 +51,7 @@ class OpRing:
     def consume(self, op: ObservedOp, line: bytes = b"") -> None:
         """Add *op*, stored as its journal *line* if given; evicts the oldest if needed."""
         encoded = line or _encode(op)
-        entry = _Entry(op, encoded)
+        entry = _Entry(encoded, op.op_id, op.success, op.source or "mcp")
         self._entries.append(entry)
         if entry.op_id is not None:
             self._by_id[entry.op_id] = entry
