@@ -64,6 +64,16 @@ class ObservedOp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     extra: dict[str, Scalar] | None = None
 
 
+def amended_ids(op: ObservedOp) -> tuple[str, ...]:
+    """The ids of the ops that *op* amends, each once; those after the first `MOST_AMENDED` are not read."""
+    return tuple(dict.fromkeys((op.amends or "").split(None, MOST_AMENDED)[:MOST_AMENDED]))
+
+
+def amends_too_many(amends: str) -> bool:
+    """Whether *amends* names more ids than `amended_ids` reads."""
+    return len(amends.split(None, MOST_AMENDED)) > MOST_AMENDED
+
+
 IncidentState = Literal["new", "ongoing", "escalating", "resolved", "regressed", "ignored"]
 IncidentKind = Literal["failure", "slow", "recurring_correction"]
 

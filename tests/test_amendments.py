@@ -20,7 +20,8 @@ from sidecar.store.checkpoint_copy import dumped
 from sidecar.store.fan_out import hand_on
 from sidecar.store.latest_ops import LatestOps
 from tests.fakes import an_op
-from tests.observers import client, cycle, journal, observer
+from tests.observers import client, cycle, journal, observer, stand_in
+from tests.proxied import proxied, proxy_port
 
 FAILED = {"endpoint": "/tools/fill", "success": False, "error": "no seat", "role": "welder", "features": {"n": 1}}
 
@@ -76,7 +77,7 @@ async def test_a_late_score_makes_a_success_a_failure_once(tmp_path: Path) -> No
         assert successes == []
         async with client(running) as http:
             amendments = (await http.get("/stats")).json()["amendments"]
-        assert amendments == {"in_ring": 3, "taken": 3, "of_unknown_ops": 0, "repeated_ops": 0}
+        assert amendments == {"in_ring": 3, "taken": 3, "of_unknown_ops": 0, "repeated_ops": 0, "with_too_many_ids": 0}
 
 
 async def test_an_op_may_show_two_to_be_one(tmp_path: Path) -> None:
@@ -88,6 +89,25 @@ async def test_an_op_may_show_two_to_be_one(tmp_path: Path) -> None:
         counts, incidents, _ = await seen(running)
         assert counts["total"] == 1
         assert [(count, roles) for _, count, roles in incidents] == [(1, {"welder": 1})]
+
+
+async def test_more_ids_than_are_read_are_refused(tmp_path: Path) -> None:
+    """At the doors for events; of an operation that comes in another way the first sixteen count, which is counted."""
+    async with stand_in() as gateway, proxied(tmp_path, gateway.url) as running, client(running) as http:
+        await posted(running, *[FAILED] * 17)
+        names = [line["op_id"] for line in journal(tmp_path)]
+        refused = await http.post("/event", json={**FAILED, "amends": " ".join(names)})
+        assert refused.status_code == 422
+        assert "expected at most 16 ids, with a space between" in refused.json()["error"]
+        assert len(journal(tmp_path)) == 17
+        with running.feed.watch(lambda op: op.amends is not None) as watch:
+            named = {"X-Observer-Op-Amends": " ".join(names)}
+            await http.get(f"http://127.0.0.1:{proxy_port(running)}/x", headers=named)
+            batches = watch.batches(0.2)
+            while not await anext(batches):
+                pass
+        amendments = (await http.get("/stats")).json()["amendments"]
+        assert (amendments["taken"], amendments["with_too_many_ids"]) == (16, 1)
 
 
 async def test_an_amendment_of_an_unknown_op_counts(tmp_path: Path) -> None:

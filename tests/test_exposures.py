@@ -120,6 +120,17 @@ def test_an_amended_outcome_counts_as_amended(book: ExposureBook) -> None:
     assert arms(again)[0] == Arm(1, 0)
 
 
+def test_an_op_amends_sixteen_ids_at_most(book: ExposureBook) -> None:
+    """With white space of any kind between: all that read the field read it alike."""
+    exposed(book)
+    called(book, success=True)
+    others = " ".join(f"other-{number}" for number in range(16))
+    called(book, success=False, op_id="op-2", amends=f"{others} op-1")
+    assert arms(book)[0] == Arm(1, 1)
+    called(book, success=False, op_id="op-3", amends="other\top-1")
+    assert arms(book)[0] == Arm(1, 0)
+
+
 def trials(book: ExposureBook) -> tuple[Trial, Trial]:
     tally = book.tally("pb-1")
     assert tally is not None

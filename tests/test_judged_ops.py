@@ -95,3 +95,16 @@ def test_an_op_judged_again_and_again_takes_room() -> None:
     for number in range(2, 12):
         ops.consume(observed(number, input_summary="y" * (MOST_BYTES // 10)))
     assert ops.held_bytes <= MOST_BYTES
+
+
+def test_an_op_changes_what_it_amends_by_one_of_sixteen_names() -> None:
+    """The other readers of the field read as many: what one takes for an amendment is one to all."""
+    ops = remembered()
+    first = observed(1)
+    ops.consume(first)
+    others = " ".join(f"other-{number}" for number in range(16))
+    for number, amends in enumerate((f"{others} {first.op_id}", f"other\t{first.op_id}"), 2):
+        ops.consume(observed(number, amends=amends))
+    row = ops.find(TRACE, f"{1:016x}")
+    assert row is not None
+    assert (row.latest_id == first.op_id, len(row.aliases)) == (False, 2)

@@ -10,7 +10,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.model import ObservedOp
+from sidecar.model import ObservedOp, amended_ids
 from sidecar.normalize import Normalizer
 from sidecar.redaction import Redactor
 from sidecar.store import latest_ops
@@ -53,6 +53,19 @@ def test_several_ids_are_taken_back_together() -> None:
     assert ids(latest.take(an_op(op_id="all", amends="a  c b ab"))) == ["ab", "c"]
     assert ids(latest.take(an_op(op_id="last", amends="ab b all"))) == ["all"]
     assert latest.unknown == 0
+
+
+def test_as_many_ids_as_may_be_are_taken_back() -> None:
+    """One op names sixteen at most; that there were more is counted, and an operation with white space is none."""
+    latest, names = LatestOps(), [str(number) for number in range(17)]
+    for name in names:
+        latest.take(an_op(op_id=name))
+    assert amended_ids(an_op(amends=" \t ")) == ()
+    assert amended_ids(an_op(amends="a\tb  a\n")) == ("a", "b")
+    assert ids(latest.take(an_op(op_id="x", amends=f" {' '.join(names[:16])} "))) == names[:16]
+    assert latest.too_many == 0
+    assert ids(latest.take(an_op(op_id="y", amends=f"{' '.join(names[:16])} 16"))) == ["x"]
+    assert (latest.too_many, latest.later("16")) == (1, None)
 
 
 def test_the_op_is_given_back_as_it_was() -> None:

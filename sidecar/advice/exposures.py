@@ -20,7 +20,7 @@ import structlog
 from sidecar.advice.coins import TOGETHER, Coin, Unit, as_one, coin_of
 from sidecar.advice.tallies import Tally, Trial
 from sidecar.kept_rows import KeptBook, KeptRows
-from sidecar.model import ObservedOp
+from sidecar.model import ObservedOp, amended_ids
 from sidecar.model_learning import Assignment, Exposure, InformedTask, ReportedOutcome
 
 log = structlog.get_logger(__name__)
@@ -188,7 +188,7 @@ class ExposureBook(KeptBook):
     def _amend(self, op: ObservedOp) -> bool:
         """Correct the outcomes that *op* amends; returns whether there are any."""
         amended = False
-        for op_id in (op.amends or "").split(" "):
+        for op_id in amended_ids(op):
             unit = self._units.touch(self._calls.get(op_id, ""))
             for entry_id, coin in unit.coins.items() if unit is not None else ():
                 if coin.by == "op" and op_id in (coin.op_id, coin.latest):

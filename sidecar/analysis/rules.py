@@ -32,7 +32,7 @@ from sidecar.analysis.rule_findings import Finding, finding
 from sidecar.analysis.rule_search import snapshot
 from sidecar.analysis.rule_standing import EndpointRules, Rule, begin_anew, drop_contradicted, drop_unseen, find, is_due
 from sidecar.kept_rows import KeptBook, KeptRows
-from sidecar.model import MOST_AMENDED, ObservedOp
+from sidecar.model import ObservedOp, amended_ids
 from sidecar.normalize import clean_text
 
 log_book = structlog.get_logger(__name__)
@@ -113,7 +113,7 @@ class RuleBook(KeptBook):
     def _amended(self, op: ObservedOp) -> set[str]:
         """Change the ops that *op* amends, in the endpoints that had the last ops. Returns these endpoints."""
         most_columns = self._most_columns()
-        ids = checksums((op.amends or "").split(None, MOST_AMENDED)[:MOST_AMENDED])
+        ids = checksums(amended_ids(op))
         amended = set()
         for row in self._rows.last(_MOST_AMENDED_ROWS):
             before = row.sheet.columns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from sidecar.model import ObservedOp
+from sidecar.model import ObservedOp, amended_ids
 
 _MOST_KNOWN: Final = 4096
 
@@ -33,7 +33,7 @@ class CountedOps:
     def add(self, op: ObservedOp) -> None:
         """Count *op* instead of those that it amends."""
         operation = _Operation(op)
-        for op_id in (op.amends or "").split():
+        for op_id in amended_ids(op):
             before = self._latest(op_id)
             if before is not None and before is not operation:
                 self._count(before, -1)

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from sidecar.langfuse.book import SCORE_EVENT
-from sidecar.model import ObservedOp, Scalar
+from sidecar.model import ObservedOp, Scalar, amended_ids
 from sidecar.normalize import Normalizer
 
 MOST_OPS: Final = 4096  # as many as the views remember
@@ -117,12 +117,11 @@ class JudgedOps:
         """Index one settled op. O(1)."""
         if op.trace_id is None or op.span_id is None:
             return
-        if op.amends is not None:
-            for op_id in op.amends.split():
-                row = self._by_id.get(op_id)
-                if row is not None:
-                    self._amended(row, op)
-                    return
+        for op_id in amended_ids(op):
+            row = self._by_id.get(op_id)
+            if row is not None:
+                self._amended(row, op)
+                return
         if op.source in _RECEIVED or op.amends is not None or (op.source == _CALL and op.parent_span_id is not None):
             self._remember(op)
 

@@ -115,6 +115,7 @@ def _register_same(parts: Parts) -> None:
     level("observer.same.remembered", "{operation}", "Operations of which another report may come", lambda: len(one))
     count("observer.amended", "{op}", "Ops replaced by later ones", lambda: latest.amended)
     count("observer.amended.unknown", "{op}", "Amended, but not remembered: counted twice", lambda: latest.unknown)
+    count("observer.amended.too_many", "{op}", "Ops that amend more ids than are read", lambda: latest.too_many)
     count("observer.ops.repeated", "{op}", "Journal lines that repeat an op", lambda: latest.repeats)
 
 

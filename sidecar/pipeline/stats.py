@@ -28,6 +28,7 @@ def more_stats(parts: Parts, langfuse: Langfuse, cycle: CycleLoop) -> dict[str, 
             "taken": books.latest.amended,
             "of_unknown_ops": books.latest.unknown,
             "repeated_ops": books.latest.repeats,
+            "with_too_many_ids": books.latest.too_many,
         },
         "hints": parts.entrance.intake.hint_stats,
         "one_operation": {

@@ -16,7 +16,7 @@ import msgspec
 
 from sidecar.errors import InvalidInputError, MalformedError
 from sidecar.ids import new_id
-from sidecar.model import MOST_DURATION_MS, SCHEMA_VERSION, ObservedOp
+from sidecar.model import MOST_AMENDED, MOST_DURATION_MS, SCHEMA_VERSION, ObservedOp, amends_too_many
 from sidecar.normalize import INT64_MAX, INT64_MIN, Normalizer
 from sidecar.receivers.event_summary import call_summary, is_plain_call, scenario_summary
 
@@ -83,6 +83,8 @@ def _read(raw: Mapping[str, Any], now: str, known: Mapping[str, str]) -> tuple[d
             extra[key] = value
     if extra:
         fields["extra"] = {**fields.get("extra", {}), **extra}
+    if "amends" in fields and amends_too_many(fields["amends"]):
+        raise _wrong("amends", fields["amends"], f"at most {MOST_AMENDED} ids, with a space between")
     return fields, texts
 
 
@@ -219,5 +221,6 @@ _SCHEMAS: dict[Callable[[str, Any], Any], dict[str, Any]] = {
 FIELD_SCHEMAS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(sorted(_TEXTS), _TEXT_SCHEMA),
     **{name: _SCHEMAS[read] for name, read in _READERS.items()},
+    "amends": {"type": "string", "pattern": rf"^\s*(\S+\s+){{0,{MOST_AMENDED - 1}}}\S*\s*$"},
 }
 """JSON schema of each known field, for the API description."""

@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 import structlog
 
-from sidecar.model import MOST_AMENDED, ObservedOp
+from sidecar.model import MOST_AMENDED, ObservedOp, amended_ids, amends_too_many
+from sidecar.rare_lines import gets_a_line
 from sidecar.store.journal_file import record_of
 
 log = structlog.get_logger(__name__)
@@ -97,7 +98,7 @@ class LatestOps:
     """The last `MOST_OPS` ops within `MOST_BYTES`. Used on the event loop's thread only; O(1) per op.
 
     Counters: *amended* ops that were replaced; *unknown* ids in `amends` that are not remembered (any more); *repeats*
-    of an op that the journal had before.
+    of an op that the journal had before; *too_many*: ops that name more ids than are read.
     """
 
     def __init__(self) -> None:
@@ -109,6 +110,7 @@ class LatestOps:
         self.amended = 0
         self.unknown = 0
         self.repeats = 0
+        self.too_many = 0
         self.unusable = 0
 
     def __len__(self) -> int:
@@ -124,7 +126,7 @@ class LatestOps:
         if op_id is not None and op_id in self._known:
             self.repeats += 1
             return None
-        replaced = self._replaced(op) if op.amends else ()
+        replaced = self._replaced(op, op.amends) if op.amends else ()
         if op_id is not None:
             self._remember(op_id, record_of(line) if line else _encode(op))
         return replaced
@@ -169,9 +171,13 @@ class LatestOps:
         """Saving these rows failed: mark them dirty again."""
         self._dirty.update(map(_number, keys))
 
-    def _replaced(self, op: ObservedOp) -> tuple[ObservedOp, ...]:
+    def _replaced(self, op: ObservedOp, amends: str) -> tuple[ObservedOp, ...]:
+        if amends_too_many(amends):
+            self.too_many += 1
+            if gets_a_line(self.too_many):
+                log.warning("amendment.too_many_ids", op_id=op.op_id, read=MOST_AMENDED, ops=self.too_many)
         replaced = []
-        for name in dict.fromkeys((op.amends or "").split(None, MOST_AMENDED)[:MOST_AMENDED]):
+        for name in amended_ids(op):
             found = self._current(name, op.op_id)
             if found is None or (not _size(found[0]) and found[0].by is None):  # not remembered, or too large to be
                 self.unknown += 1
