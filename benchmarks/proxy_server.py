@@ -24,6 +24,7 @@ from sidecar.gateway.proxied_call import ProxiedCall
 from sidecar.gateway.proxy_calls import CallRecorder
 from sidecar.gateway.proxy_head import ResponseHead
 from sidecar.gateway.proxy_parts import ProxyLimits
+from sidecar.gateway_address import GatewayAddress
 from sidecar.normalize import Normalizer
 from sidecar.pipeline.observer import Observer
 from sidecar.redaction import Redactor
@@ -80,7 +81,7 @@ async def bare(port: int, gateway: str) -> None:
         connect_timeout_s=5,
         grace_s=4,
     )
-    proxy.recorder = Blind(spans, normalizer, clock, ("http", "127.0.0.1", 80))
+    proxy.recorder = Blind(spans, normalizer, clock, GatewayAddress.of("http://127.0.0.1:80"))
     async with asyncio.TaskGroup() as tasks:
         await proxy.start(tasks)
         await _forever()

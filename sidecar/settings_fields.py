@@ -27,7 +27,9 @@ def _otlp(text: str, name: str, **bounds: Any) -> Meta:
 class SettingsFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The fields of `Settings`, with their units in the descriptions, and what follows from them."""
 
-    gateway_url: Annotated[str, _doc("The agent gateway to observe", "GATEWAY_URL")] = "http://localhost:3700"
+    gateway_url: Annotated[
+        str, _doc("The agent gateway to observe; a path in it comes before that of each call", "GATEWAY_URL")
+    ] = "http://localhost:3700"
     lakehouse_url: Annotated[str, _doc("Address of the local model", "LAKEHOUSE_URL")] = "http://localhost:3100"
     overseer_corrections_path: Annotated[
         str, _doc("File with overseer corrections, one JSON object a line", "OVERSEER_CORRECTIONS_PATH")

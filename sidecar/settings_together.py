@@ -5,6 +5,7 @@ Used only by `settings`, which passes the variable names to use in messages.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from urllib.parse import urlsplit
@@ -24,6 +25,8 @@ _URLS = (
     "langfuse_pull_url",
     "webhook_url",
 )
+_BASES = ("gateway_url", "lakehouse_url", "langfuse_forward_url", "langfuse_pull_url")
+"""Addresses that paths are put behind."""
 _OFF = ("sdk_disabled", "traces_exporter", "metrics_exporter")
 _OPTIONAL = ("otlp", "langfuse", "webhook")
 _NEVER_OURS = {
@@ -50,6 +53,9 @@ def contradictions(
             "expected an http:// or https:// address with a host",
             FIX,
         )
+    for field in _BASES:
+        if field not in unusable:
+            yield from _plain_base(names[field], getattr(settings, field))
     for part in ("forward", "pull"):
         yield from _half_set(settings, names, f"langfuse_{part}")
     if settings.fsync not in ("always", "never") and not is_number(settings.fsync):
@@ -69,6 +75,17 @@ def contradictions(
 
 def _is_usable(field: str, url: str) -> bool:
     return is_url(url) or (not url and field.startswith(_OPTIONAL))
+
+
+def _plain_base(name: str, url: str) -> Iterator[SettingsError]:
+    """Behind a query or a fragment no path can be put."""
+    found = re.search("[?#]", url)
+    if found is not None:
+        yield SettingsError(
+            f"{name} with a {'query' if found[0] == '?' else 'fragment'} is not usable",
+            "the path of each request is put behind the address",
+            f"Leave out `{found[0]}` and what follows it",
+        )
 
 
 def _exposure(settings: SettingsFields) -> Iterator[SettingsError]:

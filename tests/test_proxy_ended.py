@@ -14,6 +14,7 @@ from sidecar.gateway import proxy_calls
 from sidecar.gateway.proxied_call import PREFIX_BYTES, ProxiedCall
 from sidecar.gateway.proxy_calls import CallRecorder
 from sidecar.gateway.proxy_head import RequestHead
+from sidecar.gateway_address import GatewayAddress
 from sidecar.model import ObservedOp
 from sidecar.normalize import Normalizer
 from sidecar.protocols import BegunCall
@@ -52,7 +53,9 @@ class Bench:
     def __init__(self) -> None:
         clock = ManualClock()
         self.spans = SlowSpans(clock)
-        self.recorder = CallRecorder(self.spans, Normalizer(Redactor()), clock, ("http", "127.0.0.1", 80))
+        self.recorder = CallRecorder(
+            self.spans, Normalizer(Redactor()), clock, GatewayAddress.of("http://127.0.0.1:80")
+        )
         self.recorder.open(asyncio.get_running_loop())
 
     def call(self, name: str, captured: bytes = b"") -> ProxiedCall:

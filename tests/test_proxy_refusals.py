@@ -12,10 +12,12 @@ from sidecar.commands import check_proxy
 from sidecar.errors import SettingsError
 from sidecar.gateway.proxy_head import RequestRules
 from sidecar.gateway.proxy_refusal import TOO_SLOW, RefusedError
+from sidecar.gateway_address import GatewayAddress
 from sidecar.pipeline.observer import Observer
 from tests.observers import DEAD, observer, settings
 from tests.proxied import OK, answer, connected, exchange, proxied, proxy_port, raw_gateway, read_message, request
 
+GATEWAY = GatewayAddress.of("http://gw:1")
 _HOST = b"Host: localhost\r\n"
 _CHUNKED = b"POST /x HTTP/1.1\r\n" + _HOST + b"Transfer-Encoding: chunked\r\n\r\n"
 
@@ -203,9 +205,9 @@ async def test_a_loop_is_broken(tmp_path: Path) -> None:
 )
 def test_only_listed_paths_are_let_through(target: str, allowed: bool) -> None:
     """A list of paths is kept to, also where a path could be read as leading out of it."""
-    rules = RequestRules("gw:1", "gw", [], ["/tools/", "/v1"], b"me")
+    rules = RequestRules(GATEWAY, [], ["/tools/", "/v1"], b"me")
     if target == "/tools":
-        rules = RequestRules("gw:1", "gw", [], ["/tools", "/v1"], b"me")
+        rules = RequestRules(GATEWAY, [], ["/tools", "/v1"], b"me")
     headers = [(b"Host", b"localhost")]
     if allowed:
         assert rules.read(b"GET", target.encode(), headers, version="1.1", keep_alive=True).target == target.encode()
@@ -234,8 +236,8 @@ def test_only_listed_paths_are_let_through(target: str, allowed: bool) -> None:
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "[::1]", "friend.example"])
 def test_an_absolute_target_that_names_this_proxy_is_a_path(name: str, target: str, path: str | None) -> None:
     """Any other is refused: it may be meant for another server."""
-    rules = RequestRules("gw:1", "gw", ["friend.example"], [], b"me")
-    rules.port = 3701
+    rules = RequestRules(GATEWAY, ["friend.example"], [], b"me")
+    rules.targets.port = 3701
     here = f"{name}:3701"
     given = target.format(here).encode()
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sidecar.gateway.proxy_head import RequestHead, RequestRules
 from sidecar.gateway.proxy_refusal import RefusedError
 from sidecar.gateway.proxy_requests import RequestReader
+from sidecar.gateway_address import GatewayAddress
 from tests.proxied import (
     request,
 )
@@ -39,8 +40,8 @@ class Taker:
 
 
 def reading(paths: list[str] | None = None) -> tuple[Taker, RequestReader]:
-    taker = Taker()
-    return taker, RequestReader(taker, RequestRules("gw:1", "gw", [], paths or [], b"me"), lambda: 0.0)
+    taker, rules = Taker(), RequestRules(GatewayAddress.of("http://gw:1"), [], paths or [], b"me")
+    return taker, RequestReader(taker, rules, lambda: 0.0)
 
 
 kinds = st.sampled_from(["none", "length", "chunked", "offer", "empty lines"])

@@ -154,7 +154,7 @@ def _body(capture: Any, headers: Headers) -> ReadBody:
 
 
 def _path(call: ProxiedCall) -> str:
-    return re.split(rb"[?#]", call.request.target, maxsplit=1)[0].decode("latin-1")
+    return re.split(rb"[?#]", call.request.upstream_target, maxsplit=1)[0].decode("latin-1")
 
 
 def _shown(body: ReadBody) -> str:

@@ -10,7 +10,6 @@ import contextlib
 import os
 import secrets
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -22,6 +21,7 @@ from sidecar.gateway.proxy_calls import CallRecorder
 from sidecar.gateway.proxy_head import RequestRules
 from sidecar.gateway.proxy_parts import ExchangeParts, ProxyLimits
 from sidecar.gateway.proxy_pool import UpstreamPool
+from sidecar.gateway_address import GatewayAddress
 from sidecar.normalize import Normalizer
 from sidecar.protocols import CallSpans, Clock
 
@@ -52,18 +52,17 @@ class GatewayProxy:
         allowed_hosts: Sequence[str] = (),
         paths: Sequence[str] = (),
     ) -> None:
-        parts = urlsplit(gateway_url)
-        name, tls = parts.hostname or "", parts.scheme == "https"
-        gateway_port = parts.port or (443 if tls else 80)
+        gateway = GatewayAddress.of(gateway_url)
         instance = secrets.token_hex(6).encode()
         self.port = port
         self._host = host
         self._limits = limits
         self._grace_s = grace_s
         self._instance = instance
-        self._upstream = (name, gateway_port, tls, connect_timeout_s)
-        self._rules = RequestRules(parts.netloc.rpartition("@")[2], name, allowed_hosts, paths, instance)
-        self.recorder = CallRecorder(spans, normalizer, clock, (parts.scheme, name, gateway_port))
+        self._gateway = gateway
+        self._connect_timeout_s = connect_timeout_s
+        self._rules = RequestRules(gateway, allowed_hosts, paths, instance)
+        self.recorder = CallRecorder(spans, normalizer, clock, gateway)
         self.agents = Agents()
         self.buffer = ReadBuffer()
         self.advice: ProxyAdvice | None = None  # set before `start` to give calls advice
@@ -78,9 +77,15 @@ class GatewayProxy:
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Listen. Raises StartError if the address cannot be bound."""
-        loop = asyncio.get_running_loop()
-        host, port, tls, connect_timeout_s = self._upstream
-        pool = UpstreamPool(host, port, tls=tls, connect_timeout_s=connect_timeout_s, now=loop.time, buffer=self.buffer)
+        loop, gateway = asyncio.get_running_loop(), self._gateway
+        pool = UpstreamPool(
+            gateway.host,
+            gateway.port,
+            tls=gateway.scheme == "https",
+            connect_timeout_s=self._connect_timeout_s,
+            now=loop.time,
+            buffer=self.buffer,
+        )
         pool.open()
         self.recorder.open(loop)
         parts = ExchangeParts(loop, pool, self.recorder, self._limits, self.buffer, self.advice)
@@ -95,7 +100,7 @@ class GatewayProxy:
                 "Stop what uses that port, or choose another with OBSERVER_PROXY_PORT (0: any)",
             ) from exc
         self._pool, self._server = pool, server
-        self.port = self._rules.port = server.sockets[0].getsockname()[1]
+        self.port = self._rules.targets.port = server.sockets[0].getsockname()[1]
         self._sweeper = tasks.create_task(self._sweep(pool), name="proxy-sweep")
         log.info("port.opened", serves="proxy", host=self._host, port=self.port)
 

@@ -10,7 +10,6 @@ import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -22,6 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from sidecar.clock import rfc3339_ms
 from sidecar.gateway.features import request_features
 from sidecar.gateway.summary import summarize
+from sidecar.gateway_address import GatewayAddress
 from sidecar.ids import new_id
 from sidecar.model import SCHEMA_VERSION, ObservedOp
 from sidecar.normalize import Normalizer, json_text
@@ -68,11 +68,11 @@ class ObservedGateway:
         self._normalizer = normalizer
         self._clock = clock
         self._timeout_s = timeout_s
-        parts = urlsplit(base_url)
+        address = GatewayAddress.of(base_url)
         self._server: dict[str, str | int] = {
             keys.HTTP_REQUEST_METHOD: "POST",
-            keys.SERVER_ADDRESS: parts.hostname or "",
-            keys.SERVER_PORT: parts.port or (443 if parts.scheme == "https" else 80),
+            keys.SERVER_ADDRESS: address.host,
+            keys.SERVER_PORT: address.port,
         }
 
     async def observed(self, endpoint: str, body: Any, description: str, **fields: Any) -> tuple[Any, ObservedOp]:

@@ -21,6 +21,7 @@ from sidecar.gateway.proxied_call import CaptureBudget, ProxiedCall
 from sidecar.gateway.proxy_advice import Asked
 from sidecar.gateway.proxy_head import RequestHead, ResponseHead
 from sidecar.gateway.route_template import Templates
+from sidecar.gateway_address import GatewayAddress
 from sidecar.ids import new_id
 from sidecar.model import SCHEMA_VERSION, ObservedOp
 from sidecar.normalize import Normalizer
@@ -41,15 +42,14 @@ _MOST_ENDED = 128  # ended calls that may wait for the next slice
 
 
 class CallRecorder:
-    """Starts and ends the spans of proxied calls. *server* is the gateway: scheme, host and port."""
+    """Starts and ends the spans of proxied calls to *gateway*."""
 
-    def __init__(self, spans: CallSpans, normalizer: Normalizer, clock: Clock, server: tuple[str, str, int]) -> None:
+    def __init__(self, spans: CallSpans, normalizer: Normalizer, clock: Clock, gateway: GatewayAddress) -> None:
         self._spans = spans
         self._normalizer = normalizer
         self._clock = clock
-        scheme, host, port = server
-        self._base = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-        self._server: dict[str, Any] = {keys.SERVER_ADDRESS: host, keys.SERVER_PORT: port}
+        self._base = gateway._replace(path="").url
+        self._server: dict[str, Any] = {keys.SERVER_ADDRESS: gateway.host, keys.SERVER_PORT: gateway.port}
         self._templates = Templates()
         self._facts = FactReader(normalizer, self._templates)
         self._url = lru_cache(maxsize=512)(self._masked_url)  # agents call few targets; masking one takes 15 µs
@@ -156,7 +156,7 @@ class CallRecorder:
         beside = {keys.HTTP_REQUEST_METHOD: call.request.method.decode("ascii"), **self._server}
         if facts.attributes:
             beside |= self._clean(facts.attributes)
-        beside[keys.URL_FULL] = self._url(call.request.target[: _MOST_URL * 2])
+        beside[keys.URL_FULL] = self._url(call.request.upstream_target[: _MOST_URL * 2])
         if call.response is not None:
             beside[keys.HTTP_RESPONSE_STATUS_CODE] = call.response.status
         if call.first_byte is not None:

@@ -2,18 +2,17 @@
 
 httptools (llhttp, strict) has already rejected what is not HTTP/1: bare CR or LF, folded lines, spaces before colons,
 control characters, repeated or malformed lengths, Content-Length with chunked. Here are the checks of a proxy.
-Source: RFC 9110 (7.6.1, hop-by-hop fields) and RFC 9112 (3.2 request targets, 6.3 body lengths).
+Source: RFC 9110 (7.6.1, hop-by-hop fields) and RFC 9112 (6.3 body lengths). Targets: see `proxy_target`.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Iterable, Sequence
 
 from sidecar.gateway.proxy_page import PageRules
-from sidecar.gateway.proxy_paths import AllowedPaths
 from sidecar.gateway.proxy_refusal import RefusedError
+from sidecar.gateway.proxy_target import TargetRules
+from sidecar.gateway_address import GatewayAddress
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -31,13 +30,13 @@ _RESPONSE_SPECIAL = _HOP_BY_HOP | {b"content-length"}
 _NO_TRAILER = _REQUEST_SPECIAL | {b"authorization", b"content-type", b"content-encoding", b"trailer"}
 _FRAMING = frozenset([b"host", b"content-length", b"transfer-encoding"])
 _OPTIONAL_UPGRADES = frozenset([b"h2c", b"http/2.0"])  # offers that may be ignored; other upgrades are refused
-_MOST_KNOWN_HOSTS = 256
-_ABSOLUTE = re.compile(rb"(?i:http)://([^/?]*)(.*)", re.DOTALL)
-_HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]@/\\\s]+))(?::\d{0,5})?")
 
 
 class RequestHead:
-    """A request head. `lines` are forwarded, `op_headers` are only for the op, `headers` are all fields as received."""
+    """A request head. `lines` are forwarded, `op_headers` are only for the op, `headers` are all fields as received.
+
+    `target` is counted from the gateway's path, `upstream_target` is the one that the gateway gets.
+    """
 
     __slots__ = (
         "chunked",
@@ -53,11 +52,22 @@ class RequestHead:
         "target",
         "traceparent",
         "tracestate",
+        "upstream_target",
     )
 
-    def __init__(self, method: bytes, target: bytes, headers: Headers, *, http10: bool, close: bool) -> None:
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        *,
+        http10: bool,
+        close: bool,
+        upstream_target: bytes | None = None,
+    ) -> None:
         self.method = method
         self.target = target
+        self.upstream_target = target if upstream_target is None else upstream_target
         self.headers = headers
         self.http10 = http10
         self.close = close or http10
@@ -75,7 +85,7 @@ class RequestHead:
 
     def to_send(self, trace_lines: Iterable[bytes]) -> bytes:
         """The head as sent to the gateway."""
-        first = b"%b %b HTTP/1.1" % (self.method, self.target)
+        first = b"%b %b HTTP/1.1" % (self.method, self.upstream_target)
         framing = (b"Transfer-Encoding: chunked",) if self.chunked else ()
         return b"\r\n".join([first, *self.lines, *trace_lines, *framing, b"", b""])
 
@@ -89,7 +99,7 @@ class RequestHead:
         options = [each for name, value in self.headers if name.lower() == b"connection" for each in _tokens(value)]
         options = [each for each in options if each not in (b"upgrade", b"http2-settings")]
         connection = [b"Connection: " + b", ".join(options)] if options else []
-        first = b"%b %b HTTP/1.%d" % (self.method, self.target, not self.http10)
+        first = b"%b %b HTTP/1.%d" % (self.method, self.upstream_target, not self.http10)
         return b"\r\n".join([first, *kept, *connection, b"", b""])
 
 
@@ -115,27 +125,22 @@ class RequestRules:
     """Checks request heads. *paths* are the allowed prefixes (none: all); *instance* identifies this proxy in loops."""
 
     def __init__(
-        self, gateway_host: str, gateway_name: str, allowed_hosts: Iterable[str], paths: Iterable[str], instance: bytes
+        self, gateway: GatewayAddress, allowed_hosts: Iterable[str], paths: Iterable[str], instance: bytes
     ) -> None:
-        self._host_line = b"Host: " + gateway_host.encode("idna" if not gateway_host.isascii() else "ascii")
+        host = gateway.authority
+        self._host_line = b"Host: " + host.encode("idna" if not host.isascii() else "ascii")
         allowed = frozenset(name.strip().lower() for name in allowed_hosts) - {""}
-        self._names = allowed | ({"localhost", gateway_name.lower()} - {""})
+        self.targets = TargetRules(gateway, allowed, paths)
         self._pages = PageRules(allowed)
-        self._paths = AllowedPaths(paths)
         self._instance = instance
-        self._known_hosts: set[bytes] = set()
-        self.port = 0
-        """Where the proxy listens, once it does: an absolute target may name it."""
 
     def read(self, method: bytes, target: bytes, headers: Headers, *, version: str, keep_alive: bool) -> RequestHead:
         """The head to be forwarded. Raises RefusedError."""
-        absolute = _ABSOLUTE.fullmatch(target)
-        if absolute is not None:
-            target = self._path_of(method, absolute[1], absolute[2], headers)
-        head = RequestHead(method, target, headers, http10=version == "1.0", close=not keep_alive)
         if version not in ("1.0", "1.1"):
             raise RefusedError(505, "HTTP Version Not Supported", "this proxy speaks HTTP/1.1")
-        self._check_target(method, target)
+        path, sent = self.targets.read(method, target, headers)
+        http10 = version == "1.0"
+        head = RequestHead(method, path, headers, http10=http10, close=not keep_alive, upstream_target=sent)
         special: dict[bytes, list[bytes]] = {}
         lines = [self._host_line]
         for name, value in headers:
@@ -148,7 +153,6 @@ class RequestRules:
                 self._our_header(head, key, value, lines)
             else:
                 lines.append(b"%b: %b" % (name, value))
-        self._paths.check_headers(headers)
         head.lines = lines
         self._apply(head, special)
         head.lines.append(b"X-Observer-Via: " + self._instance)
@@ -165,7 +169,7 @@ class RequestRules:
         head.tracestate = special.get(b"tracestate", [])
         if b"trailers" in _all_tokens(special, b"te"):
             head.lines.append(b"TE: trailers")
-        self._check_host(special.get(b"host", []), head)
+        self.targets.check_host(special.get(b"host", []), http10=head.http10)
         if not _ORIGIN.isdisjoint(special):
             pages, sites = special.get(b"origin", []), special.get(b"sec-fetch-site", [])
             self._pages.check(pages, sites, special.get(b"host", []))
@@ -183,62 +187,6 @@ class RequestRules:
                     508, "Loop Detected", "GATEWAY_URL leads back to this proxy: point it at the gateway"
                 )
             lines.append(b"%b: %b" % (key, value))  # a loop may pass through several proxies
-
-    def _path_of(self, method: bytes, authority: bytes, path: bytes, headers: Headers) -> bytes:
-        """The path of an absolute target. Raises RefusedError unless its *authority*, and `Host`, is this proxy.
-
-        Another address could be meant for another server, whatever its name: agents with a proxy for all calls send
-        such targets, and what they send must not reach this gateway instead. Source: RFC 9112, 3.2.2.
-        """
-        hosts = [value.strip().lower() for name, value in headers if name.lower() == b"host"]
-        if not self._is_here(authority) or any(host != authority.lower() for host in hosts):
-            raise RefusedError(
-                400, "Bad Request", "the target names another server: this proxy serves one gateway only"
-            )
-        if not path:
-            return b"*" if method == b"OPTIONS" else b"/"
-        return path if path.startswith(b"/") else b"/" + path
-
-    def _is_here(self, authority: bytes) -> bool:
-        found = _HOST.fullmatch(authority)
-        if found is None or not authority.endswith(b":%d" % self.port):
-            return False
-        name = (found[1] or found[2]).decode("latin-1").lower()
-        try:
-            return ipaddress.ip_address(name).is_loopback
-        except ValueError:
-            return name in self._names
-
-    def _check_target(self, method: bytes, target: bytes) -> None:
-        if method == b"CONNECT":
-            raise RefusedError(501, "Not Implemented", "this proxy opens no tunnels: it serves one gateway only")
-        if not target.startswith(b"/") and not (target == b"*" and method == b"OPTIONS"):
-            raise RefusedError(400, "Bad Request", "the target must be a path: this proxy serves one gateway only")
-        if b"#" in target:
-            raise RefusedError(400, "Bad Request", "the target has a fragment, which is for the sender alone")
-        self._paths.check_target(target)
-
-    def _check_host(self, hosts: list[bytes], head: RequestHead) -> None:
-        if len(hosts) > 1 or (not hosts and not head.http10):
-            raise RefusedError(400, "Bad Request", "a request must have exactly one Host header")
-        if hosts and hosts[0] not in self._known_hosts:
-            if not self._is_known(hosts[0].strip()):
-                raise RefusedError(
-                    421, "Misdirected Request", "this Host is not served here: name it in OBSERVER_ALLOWED_HOSTS"
-                )
-            if len(self._known_hosts) < _MOST_KNOWN_HOSTS:
-                self._known_hosts.add(hosts[0])
-
-    def _is_known(self, host: bytes) -> bool:
-        found = _HOST.fullmatch(host)
-        if found is None:
-            return False
-        name = (found[1] or found[2]).decode("latin-1").lower().rstrip(".")
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return name in self._names
-        return True
 
 
 def read_response(status: int, reason: bytes, headers: Headers) -> ResponseHead:

@@ -13,22 +13,26 @@ _ODD = ("\0", "#", "%u")
 
 
 class AllowedPaths:
-    """The allowed path prefixes, matched by whole segments. None: all paths are allowed."""
+    """The allowed path prefixes, matched by whole segments. None: all paths are allowed.
 
-    def __init__(self, paths: Iterable[str]) -> None:
+    *within* is the path of the gateway itself, "" if it has none: no path may lead out of that either.
+    """
+
+    def __init__(self, paths: Iterable[str], within: str = "") -> None:
         self._paths = tuple(path.strip().encode() for path in paths if path.strip())
+        self._setting = "OBSERVER_PROXY_PATHS" if self._paths else "GATEWAY_URL"
+        if within:
+            self._paths = self._paths or (b"/",)
 
-    def check_target(self, target: bytes) -> None:
-        """Raises RefusedError if *target* is not below one of the paths, both raw and decoded."""
-        if self._paths and not self._allows(target):
-            raise RefusedError(403, "Forbidden", "this path is not in OBSERVER_PROXY_PATHS")
-
-    def check_headers(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Raises RefusedError if one of *headers* names a path besides the target."""
-        if self._paths:
-            for name, _ in headers:
-                if name.lower() in _PATH_OVERRIDES:
-                    raise RefusedError(403, "Forbidden", "no header may name a path while OBSERVER_PROXY_PATHS is set")
+    def check(self, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Raises RefusedError if *target*, raw or decoded, is not below one of the paths, or *headers* name another."""
+        if not self._paths:
+            return
+        if not self._allows(target):
+            raise RefusedError(403, "Forbidden", f"this path is not in {self._setting}")
+        for name, _ in headers:
+            if name.lower() in _PATH_OVERRIDES:
+                raise RefusedError(403, "Forbidden", f"no header may name a path while {self._setting} does")
 
     def _allows(self, target: bytes) -> bool:
         path = target.split(b"?", 1)[0]

@@ -11,6 +11,7 @@ import httpx
 from sidecar.errors import StartError
 from sidecar.export.http_client import tls_context
 from sidecar.gateway.observed_gateway import ObservedGateway
+from sidecar.gateway_address import GatewayAddress
 from sidecar.normalize import Normalizer
 from sidecar.pipeline.proxy import gateway_proxy
 from sidecar.protocols import CallSpans, Clock
@@ -51,9 +52,11 @@ class Gateway:
         self.proxy = gateway_proxy(settings, spans, normalizer, clock)
 
     def urls(self) -> list[str]:
-        """The URLs that agents call; the proxy's port is known once it has started."""
-        proxy = [f"http://localhost:{self.proxy.port}"] if self.proxy is not None else []
-        return [self._url, *proxy]
+        """The URLs that agents call; the proxy's port is known once it has started. It is called in two ways."""
+        if self.proxy is None:
+            return [self._url]
+        proxy = f"http://localhost:{self.proxy.port}"
+        return [self._url, proxy, proxy + GatewayAddress.of(self._url).path]
 
     async def require(self) -> None:
         """Return if the gateway is healthy. Raises StartError, with a redacted text."""

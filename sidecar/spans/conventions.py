@@ -132,7 +132,7 @@ class SpanConventions:
                 operation = convention.kinds.get(word.lower(), convention.other)
                 if operation:
                     return convention, word[:_NAME_CHARACTERS] if operation == "*" else operation
-        if span.kind == _CLIENT and "url" in facts and self._gateways.has(facts["url"]):
+        if span.kind == _CLIENT and "url" in facts and self._gateways.path_of(facts["url"]) is not None:
             return table.HTTP, table.HTTP_CALL
         if span.events and any(event.name == table.EVALUATION_EVENT for event in span.events[:MAX_ENTRIES]):
             return table.EVALUATION, table.EVALUATE
@@ -168,15 +168,15 @@ class SpanConventions:
         return features
 
     def _http(self, facts: Facts) -> _Content:
-        url = urlsplit(facts["url"])
+        query, path = urlsplit(facts["url"]).query, self._gateways.path_of(facts["url"]) or "/"
         method = str(facts.get("method", ""))[:16]
-        target = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
+        target = f"{path}?{query}" if query else path
         status = facts.get("status")
         return _Content(
-            self._names.of((url.path or "/").encode()),
+            self._names.of(path.encode()),
             f"{method} {target}".strip(),
             f"HTTP {status}" if status is not None else "",
-            scalars_of(self._normalizer.query(url.query), self._cut),
+            scalars_of(self._normalizer.query(query), self._cut),
         )
 
     def _evaluation(self, span: Span) -> _Content:

@@ -1,4 +1,4 @@
-"""Tells whether a URL is one that agents call: the gateway's or the proxy's."""
+"""Tells whether a URL is one that agents call, the gateway's or the proxy's, and which path it is there."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
+from sidecar.gateway_address import GatewayAddress
+
 _LOOPBACK = frozenset(["localhost", "127.0.0.1", "::1", "[::1]"])
-_PORTS = {"http": 80, "https": 443}
 
 
 class GatewayUrls:
@@ -17,20 +18,29 @@ class GatewayUrls:
     def __init__(self, given: Callable[[], Iterable[str]]) -> None:
         self._given = given
 
-    def has(self, url: Any) -> bool:
-        """Whether *url* leads there. Only host and port are compared, and all loopback hosts are one."""
-        return isinstance(url, str) and _place(url) in self._places
+    def path_of(self, url: Any) -> str | None:
+        """The path of *url* counted from that of the gateway; None if *url* does not lead there.
+
+        Otherwise only host and port are compared, and all loopback hosts are one.
+        """
+        if not isinstance(url, str):
+            return None
+        try:
+            called = GatewayAddress.of(url)
+            path = urlsplit(url).path.encode()
+        except ValueError:
+            return None
+        below = (each.below(path) for each in self._addresses.get(_place(called), ()))
+        found = next((each for each in below if each is not None), None) if called.host else None
+        return found.decode() if found is not None else None
 
     @cached_property
-    def _places(self) -> frozenset[str]:
-        return frozenset(filter(None, map(_place, self._given())))
+    def _addresses(self) -> dict[str, list[GatewayAddress]]:
+        """By place, those with the longest path first."""
+        given = sorted(map(GatewayAddress.of, self._given()), key=lambda each: -len(each.path))
+        return {_place(each): [other for other in given if _place(other) == _place(each)] for each in given}
 
 
-def _place(url: str) -> str:
-    """Host and port of *url*, with one name for all loopback hosts; "" if it has no host."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
-    except ValueError:
-        return ""
-    return f"{'localhost' if host in _LOOPBACK else host}:{port}" if host else ""
+def _place(address: GatewayAddress) -> str:
+    """Host and port, with one name for all loopback hosts."""
+    return f"{'localhost' if address.host in _LOOPBACK else address.host}:{address.port}"
