@@ -245,7 +245,8 @@ class Fragment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Score(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A judgement of an observation (*span_id*), a trace (*trace_id*) or a session (*task*).
 
-    *data_type* is Langfuse's: NUMERIC, BOOLEAN, CATEGORICAL, TEXT, CORRECTION. *at* is RFC 3339.
+    *data_type* is Langfuse's: NUMERIC, BOOLEAN, CATEGORICAL, TEXT, CORRECTION. *at* is RFC 3339. *told_ns* is the
+    message's own time, which tells a score that returned to an earlier value from a message that was sent again.
     """
 
     score_id: str
@@ -257,6 +258,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     trace_id: str = ""
     span_id: str = ""
     task: str = ""
+    told_ns: int = 0
 
 
 class LangfuseTold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

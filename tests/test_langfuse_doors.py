@@ -75,6 +75,24 @@ async def test_observations_of_a_trace_become_ops(tmp_path: Path) -> None:
     assert len(ops(tmp_path)) == 4
 
 
+async def test_observations_of_every_type_have_events_of_their_own(tmp_path: Path) -> None:
+    """Newer servers take `tool-create` and the like: each an operation of that type, whichever event ends it."""
+    types = ("tool", "agent", "chain", "retriever", "evaluator", "embedding", "guardrail")
+    async with observer(tmp_path) as running, client(running) as http:
+        for kind in types:
+            await taken(http, begun(f"by-itself-{kind}", kind, endTime=at(1), name="one"))
+            await taken(http, begun(f"by-span-{kind}", kind, name="two"), ended(f"by-span-{kind}", level="ERROR"))
+        item = event("dataset-run-item-create", id="item", runName="run", datasetItemId="row", traceId=TRACE)
+        await taken(http, item)
+        langfuse = (await http.get("/stats")).json()["langfuse"]
+        assert (langfuse["dataset_run_items"], langfuse["invalid"], langfuse["events"]) == (1, 0, 3 * len(types))
+    assert [(op["endpoint"].split()[0], op["success"]) for op in ops(tmp_path)] == [
+        (verb, success)
+        for verb in ("execute_tool", "invoke_agent", "chain", "retrieval", "evaluate", "embeddings", "guardrail")
+        for success in (True, False)
+    ]
+
+
 async def test_each_bad_item_is_named_and_the_others_stay(tmp_path: Path) -> None:
     """A 207 says which; nothing that can be sent fails the request."""
     bad: list[Any] = [
@@ -312,7 +330,7 @@ async def test_a_replay_comes_to_the_same_open_observations(tmp_path: Path, caps
     capsys.readouterr()
     assert (dump.read_bytes(), len(ops(tmp_path))) == (before, lines)
     kinds = Counter(key.partition("/")[0] for key in json.loads(before)["langfuse"])
-    assert kinds == {"open": 12, "done": 12, "trace": 1, "score": 9}
+    assert kinds == {"open": 12, "done": 12, "trace": 1, "score": 9, "said": 21}
 
 
 async def test_what_was_told_waits_for_a_disk_that_takes_ops(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from sidecar.langfuse.score_rules import ScoreRules
 from sidecar.model import Fragment
 from sidecar.normalize import Normalizer
 from sidecar.receivers.langfuse_batches import EventBatch
-from sidecar.receivers.langfuse_events import LangfuseReader
+from sidecar.receivers.langfuse_events import KINDS, OBSERVATION_TYPES, LangfuseReader
 from sidecar.redaction import Redactor
 from sidecar.spans.conventions import SpanConventions
+from sidecar.spans.conventions_table import KINDS as CONVENTIONS
 from sidecar.spans.fragment_reader import FragmentReader
 from tests.strategies import texts, values
 
@@ -26,7 +27,7 @@ NORMALIZER = Normalizer(Redactor())
 READER = LangfuseReader(NORMALIZER)
 OPS = FragmentReader(SpanConventions(NORMALIZER, list, Templates(), SystemClock()))
 NOW_NS = 1_769_847_300_000_000_000
-KINDS = ("trace", "span", "generation", "event", "observation", "score", "sdk")
+EVENTS = (*KINDS, "score", "sdk", "dataset-run-item")
 
 times = st.sampled_from(["2026-01-31T08:15:00.000Z", "2026-01-31T08:15:01+02:00", "0001-01-01T00:00:00", "9999-12-31"])
 ids = st.sampled_from(["a", "0" * 16, "0123456789abcdef", "0123456789abcdef0123456789abcdef", "\ud800", "x" * 300])
@@ -45,7 +46,7 @@ strange = st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, values))
 events = st.fixed_dictionaries(
     {"id": ids},
     optional={
-        "type": st.builds("{}-{}".format, st.sampled_from(KINDS), st.sampled_from(["create", "update", "log"])),
+        "type": st.builds("{}-{}".format, st.sampled_from(EVENTS), st.sampled_from(["create", "update", "log"])),
         "timestamp": times | values,
         "body": bodies | strange | values,
     },
@@ -69,6 +70,11 @@ def test_every_item_of_a_batch_is_taken_or_named(items: list[Any]) -> None:
     for score in batch.scores:
         rules.failed(score)
         assert score_key(score).startswith("langfuse-score:")
+
+
+def test_every_type_of_observation_may_be_told_as_an_event() -> None:
+    """Those that spans may have, and no others."""
+    assert set(OBSERVATION_TYPES) == set(CONVENTIONS["langfuse.observation.type"].kinds)
 
 
 @settings(max_examples=60)

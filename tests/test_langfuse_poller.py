@@ -312,6 +312,20 @@ def instant(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
+async def test_a_pulled_score_may_return_to_what_it_said_before(tmp_path: Path) -> None:
+    """The server shows the last word alone; each change has a time of its own, and is pulled once."""
+    store = filled(1)
+    async with langfuse_server(store) as server, observer(tmp_path, **env(server)) as running, client(running) as http:
+        for number, value in enumerate((False, True, False)):
+            changed = ago(4 - number)
+            store.given_scores = [given_score(1, ago(5), of=1, value=value, updatedAt=changed)]
+            await running.cycle.run_once()
+            await running.cycle.run_once()
+        await written(running, tmp_path, 4)
+        assert (await http.get("/stats")).json()["langfuse"]["judged"] == 3
+    assert [op["success"] for op in ops(tmp_path)] == [True, False, True, False]
+
+
 async def test_a_call_that_the_proxy_saw_is_not_counted_again(tmp_path: Path) -> None:
     """The tool's observation made it: pulled later, it is the same op; a failure that only the agent knew amends it."""
     store = Store()

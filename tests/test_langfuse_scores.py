@@ -11,7 +11,7 @@ import pytest
 
 from sidecar.model import Fragment
 from sidecar.protocols import Receipt
-from tests.langfuse_batches import SCORES, TRACE, begun, ended, score, taken, whole
+from tests.langfuse_batches import SCORES, TRACE, at, begun, ended, event, score, taken, whole
 from tests.observers import client, cycle, observer, settled, stand_in
 from tests.test_langfuse_doors import ops, written
 from tests.test_langfuse_forward import observed_span, send_spans
@@ -100,6 +100,42 @@ async def test_the_same_score_again_says_nothing_new(tmp_path: Path) -> None:
         alone = await http.post(SCORES, json=single)
         assert (alone.status_code, alone.json()) == (200, {"id": "score-correct"})
     assert [op["success"] for op in ops(tmp_path)] == [True, False]
+
+
+@pytest.mark.parametrize("is_early", [False, True], ids=["after the op", "before the op"])
+async def test_a_score_may_return_to_what_it_said_before(tmp_path: Path, is_early: bool) -> None:
+    """Changed twice, the last word counts, over a restart too; each telling that is sent again is a repetition."""
+    job = whole("job", name="plan")
+    told = [
+        event("score-create", seconds, **judgement("correct", value, observationId="job", dataType="BOOLEAN"))
+        for seconds, value in enumerate((0, 1, 0, 1), 2)
+    ]
+    last = {**told[0], "timestamp": at(6)}
+    async with observer(tmp_path) as running, client(running) as http:
+        for each in [*told[:3], *job] if is_early else [*job, *told[:3]]:
+            await taken(http, each)
+        await written(running, tmp_path, 4)
+        assert [op["success"] for op in ops(tmp_path)] == [True, False, True, False]
+    (tmp_path / "data" / "state.db").unlink()
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *told)
+        await taken(http, last, *told)  # only the first is a change
+        stats = (await http.get("/stats")).json()
+        assert (stats["failures"], stats["langfuse"]["judged"], stats["langfuse"]["repeated"]) == (1, 2, 7)
+    assert [op["success"] for op in ops(tmp_path)] == [True, False, True, False, True, False]
+
+
+async def test_a_score_without_a_time_may_return_to_what_it_said_before(tmp_path: Path) -> None:
+    """By the scores endpoint, where nothing but the order tells: said twice in a row it is a repetition."""
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *whole("job", name="plan"))
+        for value in (0, 0, 1, 1, 0, 0):
+            await posted(http, judgement("correct", value, observationId="job", dataType="BOOLEAN"))
+        await posted(
+            http, *(judgement("correct", value, observationId="job", dataType="BOOLEAN") for value in (1, 1, 0))
+        )
+        assert (await http.get("/stats")).json()["langfuse"]["repeated"] == 4
+    assert [op["success"] for op in ops(tmp_path)] == [True, False, True, False, True, False]
 
 
 async def test_a_score_waits_for_the_op_it_judges(tmp_path: Path) -> None:

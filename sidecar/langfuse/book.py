@@ -2,7 +2,8 @@
 
 Each request is stored as one decision, `langfuse_told`, before its sender gets a response; `langfuse_done` records what
 of it became ops, or never will. So a crash between the fragments of an observation loses none of them, and a replay
-builds the same rows.
+builds the same rows. The last content of each score is kept too: the same content again is a repetition, other content
+is a change, even if it was said before.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ MOST_OPEN_BYTES: Final = 8 * 2**20
 MOST_SCORES: Final = 10_000
 _MOST_DONE: Final = 2048
 _MOST_TRACES: Final = 4096
+_MOST_SAID: Final = 10_000
 _NO_BOUND: Final = 2**31  # for rows that `room` bounds instead: they are never evicted
 _ROW_BYTES: Final = 300
 
@@ -49,6 +51,13 @@ class ScoreRow(msgspec.Struct):
     since_ns: int
 
 
+class SaidRow(msgspec.Struct, omit_defaults=True):
+    """What one score said last, as a hash; *trace_id* so that it can be forgotten with whom it is about."""
+
+    content: str
+    trace_id: str = ""
+
+
 class LangfuseDone(msgspec.Struct, frozen=True, omit_defaults=True):
     """Finished items: observations by key and version, and scores by key."""
 
@@ -59,7 +68,7 @@ class LangfuseDone(msgspec.Struct, frozen=True, omit_defaults=True):
 class LangfuseBook(KeptBook):
     """Open observations, the last 2048 finished ones (late updates are merged into them), traces, waiting scores.
 
-    Used on the event loop's thread only.
+    Of the last 10,000 scores it knows what they said last. Used on the event loop's thread only.
     """
 
     def __init__(self) -> None:
@@ -67,7 +76,8 @@ class LangfuseBook(KeptBook):
         self._done = KeptRows("done/", FragmentRow, _MOST_DONE)
         self._traces = KeptRows("trace/", Fragment, _MOST_TRACES)
         self._scores = KeptRows("score/", ScoreRow, _NO_BOUND)
-        super().__init__(self._open, self._done, self._traces, self._scores)
+        self._said = KeptRows("said/", SaidRow, _MOST_SAID)
+        super().__init__(self._open, self._done, self._traces, self._scores, self._said)
         self._told = msgspec.json.Decoder(LangfuseTold).decode
         self._finished = msgspec.json.Decoder(LangfuseDone).decode
         self.open_bytes = 0
@@ -84,7 +94,8 @@ class LangfuseBook(KeptBook):
             else:
                 known = self._traces.get(fragment.trace_id)
                 self._traces.add(fragment.trace_id, merged(known, fragment) if known is not None else fragment)
-        for score in told.scores:
+        for score in self.news(told.scores):
+            self._said.add(_said_of(score), SaidRow(_content(score), score.trace_id))
             key = score_key(score)
             if self._scores.get(key) is None:
                 self._scores.add(key, ScoreRow(score, told.taken_ns))
@@ -157,9 +168,17 @@ class LangfuseBook(KeptBook):
         """Waiting scores by key, oldest first: all, or the *given* ones."""
         return self._scores.items() if given is None else _found(self._scores, map(score_key, given))
 
-    def waits(self, key: str) -> bool:
-        """Whether the score *key* is waiting."""
-        return self._scores.get(key) is not None
+    def news(self, scores: Iterable[Score]) -> list[Score]:
+        """Those of *scores* that do not say again what they said last, here or earlier among *scores*."""
+        found: list[Score] = []
+        last: dict[str, str] = {}
+        for score in scores:
+            name, content = _said_of(score), _content(score)
+            row = self._said.get(name)
+            if content != last.get(name, row.content if row is not None else ""):
+                last[name] = content
+                found.append(score)
+        return found
 
     @property
     def open_count(self) -> int:
@@ -183,9 +202,23 @@ class LangfuseBook(KeptBook):
 
 
 def score_key(score: Score) -> str:
-    """A key for the content of *score*: a repetition has the same key, a changed score another."""
+    """A key for one telling of *score*: what is sent again has the same key; a change has another, as has a return.
+
+    Older journals do not have the time of the telling; there equal content has the same key.
+    """
+    told = f":{score.told_ns}" if score.told_ns else ""
+    return f"{SCORE_EVENT}{score.score_id}:{_content(score)}{told}"
+
+
+def _said_of(score: Score) -> str:
+    """A key for *score* whatever it says; its id alone may be missing, or used for several."""
+    named = (score.score_id, score.name, score.trace_id, score.span_id, score.task)
+    return blake2b(msgspec.json.encode(named), digest_size=12).hexdigest()
+
+
+def _content(score: Score) -> str:
     said = msgspec.json.encode((score.name, score.data_type, score.value, score.comment, score.trace_id, score.span_id))
-    return f"{SCORE_EVENT}{score.score_id}:{blake2b(said, digest_size=6).hexdigest()}"
+    return blake2b(said, digest_size=6).hexdigest()
 
 
 def merged(known: Fragment, more: Fragment) -> Fragment:

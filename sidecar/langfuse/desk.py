@@ -13,6 +13,7 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final, TypeVar
 
+import msgspec
 import structlog
 
 from sidecar.errors import ObserverError, RetryableError
@@ -92,7 +93,9 @@ class LangfuseDesk:
         for some in _parts(told, taken_ns, _AT_ONCE):  # recorded observations make room for the next part
             with self._book.room(some):
                 for part in _parts(some, taken_ns, _PART):
-                    await self._decisions.decide(TOLD, part, None)
+                    news = msgspec.structs.replace(part, scores=self._news(part.scores))
+                    if news.fragments or news.scores:
+                        await self._decisions.decide(TOLD, news, None)
             await self._round(some)
 
     async def observed(self, fragments: Sequence[Fragment]) -> None:
@@ -102,10 +105,13 @@ class LangfuseDesk:
 
     async def scored(self, scores: Sequence[Score]) -> None:
         """See `LangfuseInbox`."""
-        await self.take(LangfuseTold(scores=[score for score in scores if not self._knows(score_key(score))]))
+        await self.take(LangfuseTold(scores=list(scores)))
 
-    def _knows(self, key: str) -> bool:
-        return self._known.knows(key) or self._book.waits(key)
+    def _news(self, scores: Sequence[Score]) -> list[Score]:
+        """*scores* without those that were told before, or say the same as last time."""
+        news = self._book.news(score for score in scores if not self._known.knows(score_key(score)))
+        self.repeated += len(scores) - len(news)
+        return news
 
     async def _loop(self) -> None:
         while True:

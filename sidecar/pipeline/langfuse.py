@@ -179,6 +179,7 @@ class Langfuse:
             "events": counters.events,
             "scores": counters.scores,
             "sdk_logs": counters.logs,
+            "dataset_run_items": counters.run_items,
             "invalid": counters.invalid,
             "recorded": observations.recorded,
             "amended": observations.amended,

@@ -16,6 +16,7 @@ from sidecar.receivers.langfuse_events import KINDS, LangfuseReader, ns_of
 
 _MOST_ID: Final = 256
 _SDK_LOG: Final = "sdk-log"
+_RUN_ITEM: Final = "dataset-run-item-create"
 
 
 class _Batch(msgspec.Struct):
@@ -48,7 +49,7 @@ class ScoreBatch:
 
 
 class EventBatch:
-    """Reads the events of a batch one by one."""
+    """Reads the events of a batch one by one. `logs` and `run_items` count those of which nothing is recorded here."""
 
     def __init__(self, reader: LangfuseReader, now_ns: int) -> None:
         self._reader = reader
@@ -56,6 +57,7 @@ class EventBatch:
         self.fragments: list[Fragment] = []
         self.scores: list[Score] = []
         self.logs = 0
+        self.run_items = 0
         self.successes: list[dict[str, Any]] = []
         self.errors: list[dict[str, Any]] = []
 
@@ -84,6 +86,9 @@ class EventBatch:
         told_ns = ns_of(event["timestamp"], "timestamp") if event.get("timestamp") else self._now_ns
         if said_type == _SDK_LOG:
             self.logs += 1
+            return
+        if said_type == _RUN_ITEM:  # it puts a trace into an experiment: no operation, and no outcome of one
+            self.run_items += 1
             return
         body = _object(event.get("body"), "body")
         if said_type == "score-create":

@@ -19,7 +19,11 @@ from sidecar.model import Fragment, Score
 from sidecar.normalize import Normalizer, clean_text, json_text
 from sidecar.spans import attributes as keys
 
-KINDS: Final = ("trace", "span", "generation", "event", "observation")
+OBSERVATION_TYPES: Final = (
+    *("span", "generation", "event"),
+    *("tool", "agent", "chain", "retriever", "evaluator", "embedding", "guardrail"),
+)
+KINDS: Final = ("trace", "observation", *OBSERVATION_TYPES)
 DATA_TYPES: Final = ("NUMERIC", "BOOLEAN", "CATEGORICAL", "TEXT", "CORRECTION")
 _MOST_VALUE: Final = 4096  # characters of an input or output that is kept whole
 _KEPT: Final = 2048  # characters kept of a longer one
@@ -58,7 +62,10 @@ class LangfuseReader:
         self._normalizer = normalizer
 
     def fragment(self, kind: str, body: Mapping[str, Any], told_ns: int, *, is_update: bool = False) -> Fragment:
-        """The fragment in *body*, of a *kind* from `KINDS` (`observation`: pulled); a span update sets no type."""
+        """The fragment in *body*, of a *kind* from `KINDS`; *body* itself names the type of an `observation`.
+
+        A span update sets no type: it may end an observation of any.
+        """
         if kind == "trace":
             return self._trace(body, told_ns)
         observation_id = _required(body, "id")
@@ -82,8 +89,8 @@ class LangfuseReader:
             attributes=self._normalizer.scalars(attributes) or {},
         )
 
-    def score(self, body: Mapping[str, Any], at_ns: int, otherwise_id: str = "") -> Score:
-        """The score in *body*; *otherwise_id* is its id if it has none."""
+    def score(self, body: Mapping[str, Any], told_ns: int, otherwise_id: str = "") -> Score:
+        """The score in *body*, told at *told_ns*; *otherwise_id* is its id if it has none."""
         name = self._short(body, "name")
         if not name:
             raise _wrong("name", "is missing")
@@ -99,13 +106,14 @@ class LangfuseReader:
         return Score(
             score_id=clean_text(_text(body, "id") or otherwise_id)[:_MOST_TEXT],
             name=self._normalizer.text(name),
-            at=rfc3339_ms(_ns(body, "timestamp") or at_ns),
+            at=rfc3339_ms(_ns(body, "timestamp") or told_ns),
             data_type=data_type,
             value=said.get("value", ""),
             comment=str(said.get("comment", "")),
             trace_id=trace_id_of(trace) if trace else "",
             span_id=span_id_of(observation) if observation else "",
             task=self._normalizer.text(session[:_MOST_TEXT]),
+            told_ns=told_ns,
         )
 
     def _trace(self, body: Mapping[str, Any], told_ns: int) -> Fragment:

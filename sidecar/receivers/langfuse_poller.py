@@ -257,7 +257,9 @@ class LangfusePoller:
         found: list[Score] = []
         for row in rows:
             try:
-                found.append(self._reader.score(row, self._clock.time_ns()))
+                said = row.get("updatedAt") or row.get("timestamp")
+                told_ns = ns_of(said, "timestamp") if said else self._clock.time_ns()
+                found.append(self._reader.score(row, told_ns))
             except (InvalidInputError, AttributeError):
                 self.unreadable += 1
         await self._inbox.scored(found)

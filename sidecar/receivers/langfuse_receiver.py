@@ -41,12 +41,13 @@ _TRACES: Final = f"{API}/otel/v1/traces"
 
 
 class LangfuseCounters:
-    """Counts received observation and trace `events`, `scores`, SDK `logs`, and `invalid` items."""
+    """Counts received observation and trace `events`, `scores`, SDK `logs`, dataset `run_items`, `invalid` items."""
 
     def __init__(self) -> None:
         self.events = 0
         self.scores = 0
         self.logs = 0
+        self.run_items = 0
         self.invalid = 0
 
 
@@ -147,6 +148,7 @@ class IngestionResource(_Door):
             await self._take(req, body, batch.told(), len(items))
         self._counters.events += len(batch.fragments)
         self._counters.logs += batch.logs
+        self._counters.run_items += batch.run_items
         self._counters.invalid += len(batch.errors)
         resp.status = falcon.HTTP_207
         resp.content_type = falcon.MEDIA_JSON
