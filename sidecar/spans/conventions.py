@@ -106,7 +106,7 @@ class SpanConventions:
 
     def op_of(self, span: Span, service: str = "") -> ObservedOp | None:
         """The op, in the normal form, of *span*; None if it is no operation, or an incomplete observer op span."""
-        facts = facts_of(span)
+        facts, has_named = facts_of(span)
         if OP_ID in facts:
             return self._own(span)
         convention, operation = self._kind(span, facts)
@@ -119,10 +119,11 @@ class SpanConventions:
         else:
             content = self._operation(span, operation, facts)
         extra = self._extra(convention, operation, facts, service)
-        named, features = named_fields(span)
-        if features:
+        if has_named:
+            named, features = named_fields(span)
+            facts.update(named)
             content = content._replace(features={**content.features, **scalars_of(features, self._cut)})
-        return self._op(span, convention, {**facts, **named}, content, extra)
+        return self._op(span, convention, facts, content, extra)
 
     def _kind(self, span: Span, facts: Facts) -> tuple[table.Convention, str]:
         """The convention that makes *span* an operation, and the operation's name; ("" if it is none)."""

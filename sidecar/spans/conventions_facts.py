@@ -49,13 +49,19 @@ class Evaluation(NamedTuple):
     error_type: str
 
 
-def facts_of(span: Span) -> Facts:
-    """The facts in the attributes of *span*, by their names in `conventions_table.KEYS`; the lowest rank wins."""
+def facts_of(span: Span) -> tuple[Facts, bool]:
+    """The facts in the attributes of *span*, by their names in `conventions_table.KEYS`; the lowest rank wins.
+
+    Also whether other attributes may be `named_fields`.
+    """
     facts: Facts = {}
     ranks: dict[str, int] = {}
+    has_named = False
     for attribute in span.attributes:
-        known = _known(attribute.key)
+        key = attribute.key
+        known = _known(key)
         if known is None:
+            has_named = has_named or key.startswith(OP_PREFIX)
             continue
         fact, rank = known
         if fact in facts and ranks[fact] <= rank:
@@ -64,7 +70,7 @@ def facts_of(span: Span) -> Facts:
         if value is not None:
             facts[fact] = value
             ranks[fact] = rank
-    return facts
+    return facts, has_named
 
 
 def named_fields(span: Span) -> tuple[dict[str, Any], dict[str, Any]]:
