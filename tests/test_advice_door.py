@@ -111,7 +111,7 @@ async def test_an_input_that_is_called_like_a_field_is_learnt_and_asked_for_as_a
             await http.post("/event", json={**call, "features": features, **job})
         await cycle(running)
         (entry,) = [each for each in (await http.get("/playbooks")).json()["playbooks"] if each.get("calls")]
-        assert (entry.get("when", {}) | entry["set"])["features.state"] == "open" or entry["kind"] == "avoid"
+        assert (entry["kind"], entry["when"]) == ("avoid", {"features.state": "shut"})
         assert entry["set"] == {"features.state": "open"}
         asked = {"endpoint": ENDPOINT, "state": "open"}
         needs = (await http.get("/advice", params={**asked, "features.state": "shut"})).json()
@@ -204,16 +204,19 @@ async def test_a_person_decides(tmp_path: Path, action: str) -> None:
         for wrong in ({"note": "x" * 1001}, {"by": "x" * 101}, {"note": "one", "why": "other"}):
             assert (await http.post(door, json=wrong)).status_code == 422
         assert (await http.post(door, json={"version": 2})).status_code == 404
+        if action == "restore":
+            assert (await http.post(door)).status_code == 409
+            assert (await http.post(door.replace(action, "retire"))).status_code == 200
         said = {"why": "I looked, password=hunter2", "by": " ann password=hunter2", "version": 1.0}
         done = (await http.post(door, json=said)).json()
         assert done["state"] == state
-        (change,) = done["changes"]
+        *earlier, change = done["changes"]
         assert (change["action"], change["by"], change["why"]) == (action, "person", "I looked, password=[redacted]")
         assert change["who"] == "ann password=[redacted]"
         answers = [(await http.get("/advice", params={**ASK, "task": f"t-{n}"})).json() for n in range(20)]
         assert any(answer["exposure_id"] for answer in answers) is (action != "retire")
         lines = [line["body"] for line in journal(tmp_path, "decisions.jsonl") if line["kind"] == "playbook_change"]
-        assert lines == [change]
+        assert lines == [*earlier, change]
         before = (await http.get("/playbooks", params={"as_of": entry["at"]})).json()["playbooks"]
         assert [each["state"] for each in before if each["playbook_id"] == entry["playbook_id"]] == ["candidate"]
 

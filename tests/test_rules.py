@@ -215,7 +215,7 @@ def test_an_op_that_amends_changes_the_outcome_of_the_one_it_amends() -> None:
     assert rule.rate < 0.6 < 0.75 < rule.other_rate
     assert book.left_out == 0
     book.consume(an_outcome(True, {}, amends="op-7"))
-    assert (book.report().ops, book.left_out) == (249, 1)
+    assert (book.report().ops, book.left_out) == (500, 1)
 
 
 @pytest.mark.parametrize("first", [ENDPOINT, "execute_tool fill"])
@@ -258,7 +258,7 @@ def test_a_full_sheet_takes_no_more_until_it_was_looked_at() -> None:
     assert (book.ops, book.skipped) == (4096, 904)
     learn(book)
     book.consume(op)
-    assert (book.ops, book.skipped) == (4097, 904)
+    assert (book.ops, book.skipped) == (1, 904)
 
 
 @settings(max_examples=5, deadline=None)

@@ -5,23 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import NamedTuple
 
 from sidecar.advice.exposures import ExposureBook
 from sidecar.advice.tallies import Tally, Trial, merge
 from sidecar.advice.uplift import Stratum, Uplift, failures_avoided, total, uplift
 from sidecar.model_learning import ArmResult, Avoided, Measured
 
-Known = dict[str, tuple[list[Stratum], Uplift]]
-"""Effects with the strata from which they were computed."""
+
+class _Known(NamedTuple):
+    """An effect, with the number of the trial and the strata from which it was computed."""
+
+    epoch: int
+    strata: list[Stratum]
+    found: Uplift
 
 
 class Effects:
-    """Computed from *exposures* once a cycle, by `measure`; the sizes of the groups are always the present ones."""
+    """Computed from *exposures* once a cycle, by `measure`; the sizes of the groups are always the present ones.
+
+    An effect is that of the trial from whose tasks it was computed: a trial that has begun since has none yet.
+    """
 
     def __init__(self, exposures: ExposureBook) -> None:
         self._exposures = exposures
-        self._of_entries: Known = {}
-        self._of_endpoints: Known = {}
+        self._of_entries: dict[str, _Known] = {}
+        self._of_endpoints: dict[str, _Known] = {}
         self._overall = uplift([])
 
     async def measure(self) -> None:
@@ -29,8 +38,8 @@ class Effects:
         self._of_entries = await _worked_out(self._exposures.tallies(), self._of_entries)
         self._of_endpoints = await _worked_out(self._exposures.together(), self._of_endpoints)
         pooled: list[Stratum] = []
-        for strata, _ in self._of_endpoints.values():
-            merge(pooled, strata)
+        for known in self._of_endpoints.values():
+            merge(pooled, known.strata)
         self._overall = uplift(pooled)
 
     def of(self, playbook_id: str) -> Measured | None:
@@ -38,7 +47,8 @@ class Effects:
         tally = self._exposures.tally(playbook_id)
         if tally is None:
             return None
-        _, found = self._of_entries.get(playbook_id, ([], uplift([])))
+        known = self._of_entries.get(playbook_id)
+        found = known.found if known is not None and known.epoch == tally.epoch else uplift([])
         return _measured(found, [tally.now])
 
     def together(self) -> Measured:
@@ -47,16 +57,16 @@ class Effects:
 
     def avoided(self) -> Avoided | None:
         """The number of failures that all advice avoided; None while no effect is known."""
-        return failures_avoided(self._of_endpoints.values())
+        return failures_avoided((known.strata, known.found) for known in self._of_endpoints.values())
 
 
-async def _worked_out(tallies: Sequence[Tally], before: Known) -> Known:
+async def _worked_out(tallies: Sequence[Tally], before: dict[str, _Known]) -> dict[str, _Known]:
     """The effects of *tallies*, recomputing those changed since *before*, one per turn: each takes a millisecond."""
-    effects: Known = {}
+    effects: dict[str, _Known] = {}
     for tally in tallies:
         known, strata = before.get(tally.playbook_id), tally.now.strata
-        if known is None or known[0] != strata:
-            known = deepcopy(strata), uplift(strata)
+        if known is None or (known.epoch, known.strata) != (tally.epoch, strata):
+            known = _Known(tally.epoch, deepcopy(strata), uplift(strata))
         effects[tally.playbook_id] = known
         await asyncio.sleep(0)
     return effects

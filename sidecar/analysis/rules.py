@@ -51,7 +51,7 @@ class Numbering(msgspec.Struct):
 
 
 class RuleReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All rules, the best proven first, and the book's counters."""
+    """All rules, the best proven first, and the ops that they are sought in now; other counts are since the start."""
 
     rules: list[Rule]
     endpoints: int
@@ -71,7 +71,6 @@ class RuleBook(KeptBook):
         self._log_alpha = log(alpha)
         self._columns = 0
         self._borders = 0
-        self.ops = 0
         self.left_out = 0  # ops of advised agents, corrections, and amendments of ops no longer kept
         self.skipped = 0  # ops that arrived while their endpoint's sheet was full
         self.not_counted = 0  # ops or endpoints that raised an exception
@@ -102,7 +101,6 @@ class RuleBook(KeptBook):
             self._columns += sheet.columns - before
             for border in row.borders:
                 border.take(op, sheet.ops - 1)
-            self.ops += 1
         except Exception:  # one bad op must not stop the others
             self.not_counted += 1
             log_book.exception("rules.op_not_counted", failures=self.not_counted)
@@ -137,6 +135,11 @@ class RuleBook(KeptBook):
     def has_seen(self, endpoint: str) -> bool:
         """Whether calls of *endpoint* are counted here."""
         return self._rows.get(clean_text(endpoint[:MAX_ENDPOINT])) is not None
+
+    @property
+    def ops(self) -> int:
+        """The ops in which rules are sought now: those of all endpoints since each began anew."""
+        return sum(row.sheet.ops for row in self._rows.rows())
 
     def report(self) -> RuleReport:
         """All rules and counters."""

@@ -41,11 +41,11 @@ class Learning(KeptBook):
         self._follower = RuleFollower(self.rules, self.playbook)
         self._standings = Standings(self.exposures)
         super().__init__(self.rules, self.playbook, self.exposures)
-        self.taken = 0  # ops consumed
+        self.news = 0  # ops, agents' reports and people's decisions so far: what may make a cycle decide otherwise
 
     def consume(self, op: ObservedOp) -> None:
         """Take one settled op: first as an outcome of advice, then, unless its agent was advised, for the rules."""
-        self.taken += 1
+        self.news += 1
         shown = self.exposures.consume(op)
         self.rules.consume(op, shown)
 
@@ -60,6 +60,7 @@ class Learning(KeptBook):
         elif kind == EXPOSURE:
             self._expose(msgspec.json.decode(body, type=Exposure))
         elif kind == OUTCOME:
+            self.news += 1
             self.exposures.report(msgspec.json.decode(body, type=ReportedOutcome))
         elif kind == INFORMED:
             self.exposures.inform(msgspec.json.decode(body, type=InformedTask))
@@ -115,6 +116,7 @@ class Learning(KeptBook):
         yield from self.exposures.close_overdue(mark.at)
 
     def _keep(self, entry: PlaybookEntry) -> None:
+        self.news += entry.author == "import"
         before = self._treatment(entry.playbook_id)
         self.playbook.keep(entry)
         if before not in (None, self._treatment(entry.playbook_id)):
@@ -123,6 +125,7 @@ class Learning(KeptBook):
     def _change(self, change: EntryChange) -> None:
         """Apply a change; restart the trial if the entry now tells another treatment, or is to be tried again."""
         before = self._treatment(change.playbook_id)
+        self.news += change.by == "person"
         if not self.playbook.change(change):
             return
         is_another = before not in (None, self._treatment(change.playbook_id))

@@ -51,7 +51,7 @@ class LearningLoop:
         self._clock = clock
         self._effects = Effects(learning.exposures)
         self._measuring: asyncio.Task[None] | None = None
-        self._learnt = -1  # number of ops learnt by the last cycle
+        self._learnt = -1  # the learning's `news` at the last cycle
         self.undecided = 0  # cycles whose results the decision journal did not accept
         offers = learning.offers(holdout=settings.holdout, window_s=settings.outcome_window, draw=draw)
         self.advisor = Advisor(offers, learning.exposures, in_order, clock, within_s=settings.advice_timeout)
@@ -73,12 +73,12 @@ class LearningLoop:
 
     async def learn(self) -> None:
         """A cycle's step: mark it, search for rules in slices, decide what follows, while the journal accepts it."""
-        taken = self._learning.taken
-        if taken == self._learnt and not self._learning.exposures.open:
+        news = self._learning.news
+        if news == self._learnt and not self._learning.exposures.open:
             return  # nothing happened since: no mark
         try:
             await self._order.decide(CYCLE, CycleMark(at=self._now()))
-            self._learnt = taken
+            self._learnt = news
             await self._order.caught_up()
             for proposal in self._learning.proposals(self._now()):
                 if proposal is not None:
@@ -95,9 +95,11 @@ class LearningLoop:
     ) -> PlaybookHistory:
         """Record the decision of a person (*who*) on *version* of an entry (default: the latest).
 
-        Raises NotKnownError, JournalError; ConflictError if an entry that says nothing is approved.
+        Raises NotKnownError, JournalError; ConflictError if an entry that says nothing is approved, or one that is
+        not retired restored.
         """
-        versions = {entry.version: entry for entry in self._row(playbook_id).versions}
+        row = self._row(playbook_id)
+        versions = {entry.version: entry for entry in row.versions}
         known = list(versions)
         if version is not None and version not in known:
             raise NotKnownError(
@@ -110,6 +112,12 @@ class LearningLoop:
                 f"{playbook_id[:80]} has nothing that an agent could be told",
                 "its calls said nothing of their inputs",
                 "Send `input_summary` or `features` with the events; the next version will tell of them",
+            )
+        if action == "restore" and row.state != "retired":
+            raise ConflictError(
+                f"{playbook_id[:80]} is not retired",
+                f"it is {row.state}, and to restore it would begin its measurement anew",
+                "Restore takes back a retirement; approve the entry if it should be active",
             )
         change = EntryChange(
             playbook_id=playbook_id,

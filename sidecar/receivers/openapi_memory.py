@@ -108,10 +108,14 @@ def _playbook(history: dict[str, Any]) -> dict[str, Any]:
             f"/playbooks/{{playbook_id}}/{action}": {
                 "parameters": [entry_id],
                 "post": parts.write(
-                    f"A person decides: {action}", who_why, "The entry as it is now", history, *codes, required=False
+                    f"A person decides: {does}", who_why, "The entry as it is now", history, *codes, required=False
                 ),
             }
-            for action, codes in (("approve", ("409",)), ("retire", ()), ("restore", ()))
+            for action, does, codes in (
+                ("approve", "agents may be told this version", ("409",)),
+                ("retire", "agents are not told the entry any more", ()),
+                ("restore", "a retirement is taken back, and the entry is measured anew", ("409",)),
+            )
         },
     }
 
