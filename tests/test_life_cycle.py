@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import count, permutations
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from sidecar.analysis.event_time import happened_at
 from sidecar.analysis.incidents import IncidentBook
 from sidecar.analysis.life_cycle import LifeCycle, binomial_tail, decided, is_quiet, rise
+from sidecar.analysis.success_book import SuccessBook
 from sidecar.analysis.timeline import DAY, HOUR, MINUTE, Buckets, Timeline
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import JournalError
@@ -26,6 +28,12 @@ def a_failure(second: float, **fields: object) -> ObservedOp:
     number = next(_numbers)
     plain = {"success": False, "error": "city closed", "trace_id": f"{number:032x}", "span_id": f"{number:016x}"}
     return an_op(**{**plain, "timestamp": rfc3339_ms(int((START_S + second) * 1000) * 10**6), **fields})
+
+
+def an_id(second: float) -> str:
+    """The id of an op that was taken at *second*."""
+    taken = f"{round((START_S + second) * 1000):012x}"
+    return f"{taken[:8]}-{taken[8:]}-7abc-8abc-0123456789ab"
 
 
 class Bench:
@@ -100,13 +108,50 @@ async def test_late_events_bring_nothing_back_and_what_happens_later_does() -> N
 async def test_a_sender_whose_clock_is_ahead_makes_no_regression() -> None:
     """A failure cannot have happened after it was taken, as its id tells."""
     bench = Bench()
-    taken = f"{(START_S + 5) * 1000:012x}"
-    ahead = a_failure(5000, op_id=f"{taken[:8]}-{taken[8:]}-7abc-8abc-0123456789ab")
+    ahead = a_failure(5000, op_id=an_id(5))
     assert happened_at(ahead) == rfc3339_ms((START_S + 5) * 10**9)
     await bench.look(10, ahead)
     await bench.life_cycle.by_hand(bench.only.fingerprint, "resolved", "ann", None)
     assert await bench.look(20) == []
     assert bench.only.state == "resolved"
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_success_that_is_dated_ahead_resolves_nothing(is_first: bool) -> None:
+    """It happened when it was taken at the latest: an endpoint that nobody has called since is not well again."""
+    bench = Bench()
+    earlier = [] if is_first else [an_op(timestamp=rfc3339_ms(START_S * 10**9))]
+    ahead = an_op(timestamp="2099-01-01T00:00:00.000Z", op_id=an_id(1))
+    assert await bench.look(600, *earlier, ahead, *(a_failure(60 * number) for number in range(1, 10))) == [
+        ("new", "new")
+    ]
+    assert bench.book.last_success("/fill") == rfc3339_ms((START_S + 1) * 10**9)
+    assert await bench.look(600 + 7 * DAY) == [("new", "ongoing")]
+    since = an_op(timestamp=rfc3339_ms((START_S + 7 * DAY) * 10**9), op_id=an_id(7 * DAY))
+    assert await bench.look(601 + 7 * DAY, since) == [("ongoing", "resolved")]
+
+
+@given(st.lists(st.tuples(st.integers(0, 4000), st.integers(-3000, 10**7)), min_size=1), st.data())
+def test_the_last_time_is_that_of_the_op_which_came_last_to_the_second(calls: list[tuple[int, int]], data: Any) -> None:
+    """However far ahead of its arrival a sender's clock is; and the same if the book was restored in between."""
+    ops = [
+        an_op(timestamp=rfc3339_ms((START_S * 1000 + taken + ahead) * 10**6), op_id=an_id(taken / 1000))
+        for taken, ahead in calls
+    ]
+    split = data.draw(st.integers(0, len(ops)))
+    whole, before, after = SuccessBook(), SuccessBook(), SuccessBook()
+    for op in ops:
+        whole.consume(op)
+    for op in ops[:split]:
+        before.consume(op)
+    after.load(before.take_dirty())
+    for op in ops[split:]:
+        after.consume(op)
+    (found,), (restored,) = whole.endpoints(), after.endpoints()
+    exact = max(map(happened_at, ops))
+    assert exact <= found.last_seen
+    assert found.last_seen[:19] == exact[:19]
+    assert restored.last_seen == found.last_seen
 
 
 async def test_a_person_ignores_and_reopens() -> None:

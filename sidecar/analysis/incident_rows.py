@@ -7,11 +7,12 @@ from typing import Final
 
 import msgspec
 
-from sidecar.analysis.event_time import happened_at, is_earlier, seconds, taken_ms
+from sidecar.analysis.event_time import happened_at, is_earlier, seconds
 from sidecar.analysis.evidence import span_ref
 from sidecar.analysis.field_counts import FieldCounts
 from sidecar.analysis.fingerprint import MAX_ENDPOINT, one_line
 from sidecar.analysis.timeline import Timeline
+from sidecar.ids import made_ms
 from sidecar.model import Finding, Incident, IncidentChange, IncidentKind, IncidentState, ObservedOp, SpanRef
 from sidecar.normalize import clean_text
 
@@ -110,7 +111,7 @@ def count_op(row: IncidentRow, op: ObservedOp, line: str) -> None:
     row.counts.add(op)
     if (second := seconds(at)) is not None:
         row.timeline.add(int(second))
-    row.taken_ms = max(row.taken_ms, taken_ms(op) or 0)
+    row.taken_ms = max(row.taken_ms, made_ms(op.op_id))
     restate(row)
 
 

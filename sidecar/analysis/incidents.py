@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from sidecar.analysis import incident_rows
-from sidecar.analysis.event_time import is_earlier
+from sidecar.analysis.event_time import happened_at, is_earlier, later_of
 from sidecar.analysis.field_counts import Common, FieldCounts, common_to_failures
 from sidecar.analysis.findings import known_mark
 from sidecar.analysis.fingerprint import MAX_ENDPOINT, Fingerprints, kind_fingerprint
@@ -183,10 +183,10 @@ class IncidentBook(KeptBook):
         key = clean_text(op.endpoint[:MAX_ENDPOINT])
         row = self._endpoints.touch(key)
         if row is None:
-            row = EndpointRow(op.timestamp, FieldCounts(), Latency())
+            row = EndpointRow(happened_at(op), FieldCounts(), Latency())
             self._endpoints.add(key, row)
-        elif op.timestamp > row.last_seen:
-            row.last_seen = op.timestamp
+        else:
+            row.last_seen = later_of(row.last_seen, op)
         row.successes.add(op)
         if row.latency.is_slow(op.duration_ms):
             self.raise_(op, kind_fingerprint(op.endpoint, "slow"), SLOW_MESSAGE, "slow", slow_line(op, row.latency))

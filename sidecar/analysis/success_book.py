@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from sidecar.analysis.event_time import happened_at, later_of
 from sidecar.analysis.evidence import span_ref
 from sidecar.analysis.fingerprint import MAX_ENDPOINT
 from sidecar.analysis.incidents import CORRECTION
@@ -96,10 +97,10 @@ class SuccessBook(KeptBook):
         key = clean_text(op.endpoint[:MAX_ENDPOINT])
         row = self._rows.touch(key)
         if row is None:
-            row = EndpointSuccesses(endpoint=key, last_seen=op.timestamp)
+            row = EndpointSuccesses(endpoint=key, last_seen=happened_at(op))
             self._rows.add(key, row)
-        elif op.timestamp > row.last_seen:
-            row.last_seen = op.timestamp
+        else:
+            row.last_seen = later_of(row.last_seen, op)
         row.successes += 1
         row.duration_sum_ms += min(op.duration_ms, MOST_DURATION_MS)
         row.inputs.append(clean_text(op.input_summary[:MAX_INPUT]))

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from sidecar.clock import rfc3339_ms
+from sidecar.ids import made_ms
 from sidecar.model import ObservedOp
 from sidecar.spans.conventions_values import op_id_of
 
@@ -38,5 +39,4 @@ def _is_ahead(now_ns: int, op: ObservedOp) -> bool:
     ended = datetime.fromisoformat(op.timestamp)
     if (ended if ended.tzinfo is not None else ended.replace(tzinfo=UTC)) > datetime.fromtimestamp(limit_ns / 1e9, UTC):
         return True
-    op_id = op.op_id or ""
-    return op_id[14:15] == "7" and op_id[:8] + op_id[9:13] > f"{limit_ns // 1_000_000:012x}"
+    return made_ms(op.op_id) > limit_ns // 1_000_000
