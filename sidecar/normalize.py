@@ -168,9 +168,9 @@ class Normalizer:
         together = "\n".join(new)
         if clean_text(together) is not together or self._redactor.suspicious(together):
             return False
-        if len(known) > _MOST_KNOWN:
+        if len(known) + len(new) > _MOST_KNOWN:
             known.clear()  # those in use soon return
-        for text in new:
+        for text in new[:_MOST_KNOWN]:
             if len(text) <= _MOST_KNOWN_LENGTH:
                 known[text] = text
         return True
