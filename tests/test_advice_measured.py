@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from itertools import cycle as endlessly
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from sidecar.ids import made_ms
 from sidecar.pipeline.observer import Observer
-from tests.observers import client, cycle, observer
+from sidecar.store.checkpoint_copy import dumped
+from tests.observers import client, cycle, journal, observer
 from tests.test_advice_door import ASK, ENDPOINT, learnt
+from tests.test_replay import in_thread, replay
 
 
 def in_turn() -> Callable[[], float]:
@@ -22,6 +27,10 @@ def in_turn() -> Callable[[], float]:
 async def asked(http: httpx.AsyncClient, tasks: range) -> list[tuple[str, dict[str, Any]]]:
     """Each of *tasks* with the answer to its question."""
     return [(f"t-{n}", (await http.get("/advice", params={**ASK, "task": f"t-{n}"})).json()) for n in tasks]
+
+
+def decided(tmp_path: Path, kind: str) -> list[dict[str, Any]]:
+    return [line for line in journal(tmp_path, "decisions.jsonl") if line["kind"] == kind]
 
 
 async def entry(http: httpx.AsyncClient, key: str) -> Any:
@@ -50,6 +59,30 @@ async def test_reports_alone_retire_what_harms(tmp_path: Path) -> None:
         told = await entry(http, found["playbook_id"])
         assert (told["state"], told["changes"][-1]["by"]) == ("retired", "numbers")
         assert told["measured"]["shown"]["reported"] + told["measured"]["withheld"]["reported"] == 60
+
+
+async def test_whole_seconds_and_a_slow_clock_lose_no_outcome(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of events posted at once: each is held against when it came, as its line says; so it is in a replay."""
+    async with observer(tmp_path, draw=in_turn()) as running, client(running) as http:
+        await learnt(running, http)
+        for number, (task, _) in enumerate(await asked(http, range(20))):
+            now = datetime.now(UTC)
+            ended = now.replace(microsecond=0) if number % 2 else now - timedelta(milliseconds=300)
+            event = {"endpoint": ENDPOINT, "success": True, "task": task, "timestamp": ended.isoformat()}
+            assert (await http.post("/event", json=event)).status_code == 200
+        stats = (await http.get("/stats")).json()["advice"]
+    asked_at = {line["body"]["task"]: line["body"]["at"] for line in decided(tmp_path, "exposure")}
+    in_time = 0
+    for line in journal(tmp_path)[200:]:
+        since = datetime.fromisoformat(line["timestamp"]).timestamp() * 1000
+        in_time += line["timestamp"] >= asked_at[line["task"]] or made_ms(line["op_id"]) - since < 2000
+    measured = stats["measured"]
+    assert (measured["shown"]["tasks"] + measured["withheld"]["tasks"], stats["too_early"]) == (in_time, 20 - in_time)
+    before = dumped(tmp_path / "data" / "state.db")
+    after, _ = await in_thread(replay, tmp_path, capsys)
+    assert after == before
 
 
 async def test_only_what_is_retired_is_restored(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from random import Random
 from typing import Any
 
@@ -27,6 +28,12 @@ def exposed(book: ExposureBook, *, shown: bool = True, **fields: Any) -> None:
 def called(book: ExposureBook, **fields: Any) -> bool:
     plain = {"endpoint": "/fill", "task": "t-1", "timestamp": LATER, "op_id": "op-1"}
     return book.consume(an_op(**{**plain, **fields}))
+
+
+def taken_at(moment: str) -> str:
+    """An id as new ops get it, made at *moment*."""
+    made = f"{int(datetime.fromisoformat(moment).timestamp() * 1000):012x}"
+    return f"{made[:8]}-{made[8:]}-7000-8000-000000000001"
 
 
 def arms(book: ExposureBook) -> tuple[Arm, Arm]:
@@ -70,6 +77,33 @@ def test_other_calls_are_no_outcome(book: ExposureBook, fields: dict[str, Any]) 
     exposed(book)
     called(book, **fields)
     assert (arms(book), book.open) == ((Arm(), Arm()), 1)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize(
+    ("ended", "taken", "counts"),
+    [
+        ("10:00:00.000", "10:00:00.700", True),
+        ("10:00:00.300", "10:00:00.700", True),
+        ("09:59:58.701", "10:00:00.700", True),
+        ("09:59:58.700", "10:00:00.700", False),
+        ("10:00:00.300", "10:00:05.300", False),
+        ("10:00:00.500", "10:00:00.500", False),
+        ("10:00:00.300", "", False),
+    ],
+    ids=["whole seconds", "slow clock", "just", "long ago", "came late", "a span, or settled late", "another id"],
+)
+def test_a_call_that_came_right_after_its_time_ended_when_it_came(
+    book: ExposureBook, shown: bool, ended: str, taken: str, counts: bool
+) -> None:
+    """In either group. What else ended before the advice is no outcome, and counted once, not once an entry."""
+    exposed(book, shown=shown, at="2024-05-01T10:00:00.600Z")
+    op_id = taken and taken_at(f"2024-05-01T{taken}Z")
+    called(book, timestamp=f"2024-05-01T{ended}Z", op_id=op_id)
+    arm = arms(book)[not shown]
+    assert (arm, book.too_early) == ((Arm(1, 1), 0) if counts else (Arm(), 1))
+    called(book, timestamp="2024-05-01T09:00:00.000Z", exposure_id="ex-1", op_id="op-2")
+    assert (arms(book)[not shown], book.too_early) == (Arm(1, 1), 0 if counts else 1)
 
 
 def test_without_a_task_the_exposure_is_the_unit(book: ExposureBook) -> None:

@@ -2,6 +2,7 @@
 
 Derived from ops and decisions in their order. The unit of assignment is the task (or, if it has no name, the exposure).
 A task has one coin per entry, and one outcome: that of its first call at the entry's endpoint afterwards, in time.
+"Afterwards" is by the call's own timestamp, unless it came right after that: then it is by when it came.
 Outcomes are counted as assigned (intention to treat), whatever the agent did with the advice. An outcome reported by an
 agent is counted separately until a call of its own replaces it; an op that amends such a call changes the counts.
 
@@ -19,6 +20,8 @@ import structlog
 
 from sidecar.advice.coins import TOGETHER, Coin, Unit, as_one, coin_of
 from sidecar.advice.tallies import Tally, Trial
+from sidecar.clock import rfc3339_ms
+from sidecar.ids import made_ms
 from sidecar.kept_rows import KeptBook, KeptRows
 from sidecar.model import ObservedOp, amended_ids
 from sidecar.model_learning import Assignment, Exposure, InformedTask, ReportedOutcome
@@ -30,6 +33,7 @@ MAX_TALLIES: Final = 1000
 MAX_COINS: Final = 64  # per unit
 MAX_EXPOSURES: Final = 16  # per unit; the ids of earlier ones are forgotten
 _OVERDUE_A_STEP = 200
+_RIGHT_AFTER_MS = 2000  # a timestamp of whole seconds may be one early; another second for the sender's clock
 
 
 class ExposureBook(KeptBook):
@@ -46,6 +50,7 @@ class ExposureBook(KeptBook):
         self._open_together: OrderedDict[tuple[str, str], str] = OrderedDict()
         self.not_counted = 0  # ops that raised an exception
         self.unknown_reports = 0  # reports on unknown or forgotten exposures
+        self.too_early = 0  # ops of a task that waits for its outcome there, which ended before it was advised
 
     def __len__(self) -> int:
         return len(self._units)
@@ -172,17 +177,21 @@ class ExposureBook(KeptBook):
         unit = self._units.get(key) if key else None
         if unit is None:
             return op.exposure_id is not None
-        shown = False
+        shown = too_early = False
         for entry_id, coin in unit.coins.items():
             if coin.endpoint != op.endpoint:
                 continue
             if coin.during is not None and op.span_id == coin.during:
                 continue  # this call was under way when its agent was told
             shown = shown or coin.shown
-            is_after = named is not None or op.timestamp >= coin.at
-            if coin.by in ("", "agent") and is_after and op.timestamp <= coin.until:
-                self._units.touch(unit.key)
-                self._settle(unit, entry_id, coin, op.success, by="op", op_id=op.op_id or "")
+            if coin.by not in ("", "agent") or op.timestamp > coin.until:
+                continue
+            if named is None and not _ended_after(op, coin.at):
+                too_early = True
+                continue
+            self._units.touch(unit.key)
+            self._settle(unit, entry_id, coin, op.success, by="op", op_id=op.op_id or "")
+        self.too_early += too_early
         return shown
 
     def _amend(self, op: ObservedOp) -> bool:
@@ -259,3 +268,16 @@ class ExposureBook(KeptBook):
 
     def _open_coins(self, entry_id: str) -> OrderedDict[tuple[str, str], str]:
         return self._open_together if entry_id.startswith(TOGETHER) else self._open
+
+
+def _ended_after(op: ObservedOp, at: str) -> bool:
+    """Whether *op*, which came after the advice of *at*, also ended after it.
+
+    An op that we took right after its timestamp ended when it came: the timestamp may have whole seconds, or be of a
+    clock that is a little behind. One that came later may be a call of before, so its timestamp decides. The id of an
+    event's op has the time at which we took it. That of a received span's has the span's end: spans come in batches.
+    """
+    if op.timestamp >= at:
+        return True
+    taken = made_ms(op.op_id)
+    return rfc3339_ms(taken * 10**6) >= at and op.timestamp > rfc3339_ms((taken - _RIGHT_AFTER_MS) * 10**6)

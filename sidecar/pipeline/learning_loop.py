@@ -186,6 +186,7 @@ class LearningLoop:
             "tasks": len(exposures),
             "open": exposures.open,
             "unknown_reports": exposures.unknown_reports,
+            "too_early": exposures.too_early,
             "overtaken": self._learning.playbook.overtaken,
             "entries": {state: states.count(state) for state in ("candidate", "active", "retired")},
             "measured": self._effects.together(),
