@@ -15,6 +15,8 @@ PREFIX = "OBSERVER_"
 FIX = "See the README's settings table"
 _NEAR = 0.7  # likeness from which a name is taken for a misspelt one: CYCEL and CYCLE have 0.8
 _SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
+_HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
+_PATH = re.compile(r"/[^\s%*?#\\]*", re.ASCII)
 _SERVICE_LINK_VALUE = re.compile(r"^(tcp|udp|sctp)://")
 
 
@@ -77,6 +79,20 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def is_host_name(text: str) -> bool:
+    """Whether *text* is a name or address as a `Host` has it, without port."""
+    try:
+        ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return _HOST_NAME.fullmatch(text) is not None
+    return True
+
+
+def is_plain_path(text: str) -> bool:
+    """Whether *text* is a path that needs no decoding and leads nowhere else: other paths are compared with none."""
+    return text.isascii() and _PATH.fullmatch(text) is not None and {".", ".."}.isdisjoint(text.split("/"))
 
 
 def is_url(url: str) -> bool:

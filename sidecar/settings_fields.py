@@ -46,16 +46,16 @@ class SettingsFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     proxy_port: Annotated[OptionalPort, _doc("Port of the gateway proxy, which agents call; -1 = none")] = 3701
     proxy_expose: Annotated[bool, _doc("Let the proxy listen beyond loopback")] = False
     proxy_paths: Annotated[
-        str, _doc("Comma-separated paths that the proxy allows, with all below them; empty = all")
+        str, _doc("Comma-separated paths that the proxy allows (`/tools`), with all below them; empty = all")
     ] = ""
     proxy_connect_timeout: Annotated[float, _doc("Seconds the proxy tries to reach the gateway", gt=0)] = 5.0
     proxy_first_byte_timeout: Annotated[float, _doc("Seconds the gateway may take to begin an answer", gt=0)] = 600.0
     proxy_idle_timeout: Annotated[float, _doc("Seconds of silence within a proxied call", gt=0)] = 600.0
     health_host: Annotated[str, _doc("Address of the health port; `0.0.0.0` for a kubelet's probes")] = "127.0.0.1"
     health_port: Annotated[Port, _doc("Port for health checks only")] = 3802
-    allowed_hosts: Annotated[str, _doc("Comma-separated `Host` names to accept besides localhost and IP addresses")] = (
-        ""
-    )
+    allowed_hosts: Annotated[
+        str, _doc("Comma-separated `Host` names, without port, to accept besides localhost and IP addresses")
+    ] = ""
     data_dir: Annotated[str, _doc("Folder of journals and state")] = "data/_observer"
     data_max_bytes: Annotated[
         int, _doc("Most bytes in that folder: half for operations, a quarter for waiting spans", ge=2**24)

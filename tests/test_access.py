@@ -156,6 +156,7 @@ async def test_a_foreign_host_is_misdirected(tmp_path: Path) -> None:
             "[::1]:3800",
             "10.1.2.3",
             "observer.internal",
+            "Observer.Internal.",
             "other:9",
         )
         for host in ours:

@@ -54,6 +54,7 @@ EXAMPLES = {
     "OTEL_TRACES_SAMPLER_ARG": ("0.25", 0.25),
     "OTEL_SDK_DISABLED": ("true", True),
     "OTEL_SERVICE_NAME": ("me", "me"),
+    "OBSERVER_PROXY_PATHS": ("/tools", "/tools"),
 }
 EXAMPLES.update(dict.fromkeys(["LANGFUSE_FORWARD_URL", "LANGFUSE_PULL_URL"], ("http://lf:3000", "http://lf:3000")))
 

@@ -96,3 +96,29 @@ def test_a_langfuse_server_is_whole_or_not_set(part: str) -> None:
         message = refusal({name: text for name, text in whole.items() if name != missing})
         assert f"{missing} is missing" in message
     assert "the observer itself" in refusal({**whole, f"LANGFUSE_{part}_URL": "http://localhost:3800"})
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["agent-gateway:3701", "http://agent-gateway", "agent-gateway/", "*.svc.cluster.local", "a b", "gw.", "[gw]"],
+)
+def test_an_allowed_host_that_no_host_equals_is_refused(entry: str) -> None:
+    """Otherwise every call would be refused, with the advice to name what is named already."""
+    message = refusal({"OBSERVER_ALLOWED_HOSTS": f"other, {entry} ,"})
+    assert message.startswith(f"OBSERVER_ALLOWED_HOSTS has {entry!r}, which never matches")
+    assert "without scheme, port, path or wildcard" in message
+
+
+@pytest.mark.parametrize("entry", ["tools", "/tools/*", "/a/../b", "/a?b=c", "/caf%C3%A9", "/café", "/a b", "\\a"])
+def test_a_proxy_path_that_no_call_has_is_refused(entry: str) -> None:
+    """Otherwise calls of it would be refused."""
+    message = refusal({"OBSERVER_PROXY_PATHS": f"/v1,{entry}"})
+    assert message.startswith(f"OBSERVER_PROXY_PATHS has {entry!r}, which never matches")
+    assert "such as `/tools`" in message
+
+
+def test_what_can_match_is_taken() -> None:
+    """Names with dots, digits, underscores; addresses, which always match; paths with a slash at their end."""
+    hosts, paths = "gw, GW.svc.cluster.local, my_gw-1,10.0.0.1, ::1, [::1],", "/, /tools/ ,/v1/a;b,/@x,"
+    settings = Settings.from_env({"OBSERVER_ALLOWED_HOSTS": hosts, "OBSERVER_PROXY_PATHS": paths})
+    assert (settings.allowed_hosts, settings.proxy_paths) == (hosts, paths)

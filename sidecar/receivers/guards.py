@@ -91,7 +91,7 @@ class Guard:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return False
-        if name.lower() in self._names:
+        if name.rstrip(".") in self._names:
             return True
         try:  # an IP address needs no DNS look-up, so no foreign name server can have pointed it here
             ipaddress.ip_address(name)
