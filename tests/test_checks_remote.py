@@ -12,7 +12,6 @@ from sidecar.commands import check_langfuse, checks_local, checks_remote
 from sidecar.commands.finding import Finding
 from tests.langfuse_server import FORWARD, PULL, langfuse_server
 from tests.observers import Answer, StandIn, says, settings, stand_in
-from tests.otlp_receiver import otlp_receiver
 
 
 async def gateway_finding(stub: StandIn, tmp_path: Path, **env: str) -> tuple[Finding, float | None]:
@@ -91,63 +90,6 @@ async def test_a_chat_server_is_asked_its_own_way(tmp_path: Path, answer: Answer
         finding = await checks_remote.model(settings(tmp_path, **env), client)
     assert finding.status == status
     assert stub.asked[0].json()["messages"][0]["content"] == "Say ok."
-
-
-async def test_the_collector_takes_an_empty_export(tmp_path: Path) -> None:
-    """Over gRPC and HTTP, with the headers that the export sends."""
-    env = {"OTEL_EXPORTER_OTLP_HEADERS": "x-key=value%201"}
-    async with otlp_receiver() as receiver:
-        for protocol, endpoint in (("grpc", receiver.grpc_endpoint), ("http/protobuf", receiver.http_endpoint)):
-            known = settings(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
-            finding = await checks_remote.collector(known, env)
-            assert finding.status == "ok", finding
-        assert [headers["x-key"] for headers in receiver.headers] == ["value 1", "value 1"]
-        assert receiver.spans == []
-
-
-@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-async def test_a_collector_that_is_away_fails(tmp_path: Path, protocol: str) -> None:
-    """An endpoint that was set is meant to be there."""
-    known = settings(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
-    finding = await checks_remote.collector(known, {})
-    assert finding.status == "fail"
-    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in finding.fix
-
-
-@pytest.mark.parametrize(
-    ("status", "fix"), [(401, "OTEL_EXPORTER_OTLP_HEADERS"), (404, "Something else"), (503, "Start")]
-)
-async def test_a_collector_that_refuses_fails_with_the_reason(tmp_path: Path, status: int, fix: str) -> None:
-    """What to do depends on how it refused."""
-    async with stand_in() as stub:
-        stub.answers["/x"] = Answer(status)
-        known = settings(
-            tmp_path, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=stub.url + "/x", OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf"
-        )
-        finding = await checks_remote.collector(known, {})
-    assert finding.status == "fail"
-    assert fix in finding.fix
-
-
-async def test_no_endpoint_is_no_export_and_no_fault(tmp_path: Path) -> None:
-    """The reason is told apart: unset, or turned off."""
-    unset = await checks_remote.collector(settings(tmp_path), {})
-    off = await checks_remote.collector(settings(tmp_path, OTEL_SDK_DISABLED="true"), {})
-    assert (unset.status, off.status) == ("ok", "ok")
-    assert "not set" in unset.found
-    assert "turned off" in off.found
-
-
-async def test_a_missing_certificate_of_the_collector_fails(tmp_path: Path) -> None:
-    """The file's name is in the finding."""
-    env = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(tmp_path / "ca.pem")}
-    for protocol in ("grpc", "http/protobuf"):
-        known = settings(
-            tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="https://localhost:9", OTEL_EXPORTER_OTLP_PROTOCOL=protocol
-        )
-        finding = await checks_remote.collector(known, env)
-        assert finding.status == "fail"
-        assert "CERTIFICATE" in finding.fix
 
 
 async def test_langfuse_servers_are_asked_with_their_keys(tmp_path: Path) -> None:

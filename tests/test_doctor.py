@@ -93,9 +93,12 @@ def test_on_a_terminal_the_report_is_coloured_and_what_to_do_stands_apart(tmp_pa
 
 def test_beside_a_running_observer_its_ports_and_folder_are_known(tmp_path: Path) -> None:
     """`kubectl exec … -- observer doctor` must not call the observer's own ports taken."""
-    with running_observer(tmp_path, OBSERVER_GRPC_PORT="0") as observer:
+    with running_observer(tmp_path, OBSERVER_GRPC_PORT="0", OBSERVER_OTLP_HTTP_PORT="0") as observer:
+        ready = observer.wait_for("observer.ready")
+        opened = {event["serves"]: str(event["port"]) for event in observer.events if event["event"] == "port.opened"}
         ports = {
-            "OBSERVER_GRPC_PORT": str(observer.wait_for("observer.ready")["grpc_port"]),
+            "OBSERVER_OTLP_HTTP_PORT": opened["otlp-http"],
+            "OBSERVER_GRPC_PORT": str(ready["grpc_port"]),
             "OBSERVER_PORT": observer.url.rsplit(":", 1)[1],
             "OBSERVER_HEALTH_PORT": observer.health_url.rsplit(":", 1)[1],
         }
@@ -104,8 +107,20 @@ def test_beside_a_running_observer_its_ports_and_folder_are_known(tmp_path: Path
     assert "held by an observer" in found["http port"]["found"]
     assert "held by an observer" in found["health port"]["found"]
     assert "held by an observer" in found["grpc port"]["found"]
+    assert "held by an observer" in found["otlp-http port"]["found"]
     assert f"in use by a running observer (pid {observer.pid})" in found["data folder"]["found"]
-    assert {found[name]["status"] for name in ("http port", "health port", "grpc port", "data folder")} == {"ok"}
+    ours = ("http port", "health port", "grpc port", "otlp-http port", "data folder")
+    assert {found[name]["status"] for name in ours} == {"ok"}
+
+
+async def test_a_collector_on_the_port_for_otlp_is_a_stranger(tmp_path: Path) -> None:
+    """`run` could not listen there, and the pod would not start."""
+    async with stand_in() as stub:
+        number = stub.url.rsplit(":", 1)[1]
+        done = await asyncio.to_thread(run_command, tmp_path, "doctor", OBSERVER_OTLP_HTTP_PORT=number)
+    (line,) = [line for line in done.stdout.splitlines() if "otlp-http" in line]
+    assert line.startswith("fail  otlp-http port 127.0.0.1:")
+    assert line.endswith("choose another with OBSERVER_OTLP_HTTP_PORT")
 
 
 async def test_ports_are_free_or_taken_by_a_stranger() -> None:

@@ -170,10 +170,11 @@ async def test_json_and_protobuf_say_the_same(tmp_path: Path) -> None:
 
 
 async def test_httpx_is_answered_on_the_other_port_too(tmp_path: Path) -> None:
-    """`OBSERVER_OTLP_HTTP_PORT` has the OTLP paths and nothing else."""
+    """`OBSERVER_OTLP_HTTP_PORT` has the OTLP paths, and health for `observer doctor`; nothing else."""
     async with doors(tmp_path) as running, httpx.AsyncClient(trust_env=False, timeout=30) as http:
         base = f"http://127.0.0.1:{otlp_http_port(running)}"
         assert (await http.post(f"{base}/v1/traces", json={})).status_code == 200
+        assert (await http.get(f"{base}/livez")).json() == {"status": "ok"}
         assert (await http.get(f"{base}/stats")).status_code == 404
 
 

@@ -1,35 +1,26 @@
-"""The checks of `observer doctor` that call other services: gateway, model, collector, and the holders of our ports."""
+"""The checks of `observer doctor` that call other services: gateway, model, and the holders of our ports."""
 
 from __future__ import annotations
 
 import os
 import socket
-import ssl
 import time
-from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import grpc
 import httpx
 import msgspec
-from opentelemetry.util.re import parse_env_headers
 
 from sidecar.commands.addresses import place
 from sidecar.commands.finding import LIMIT_S, Finding, Status, in_thread
 from sidecar.commands.terminal import visible
 from sidecar.commands.tls import pinned
-from sidecar.export.otlp_target import DIRECT
 from sidecar.redaction import Redactor
 from sidecar.settings import Settings
 
 ASK_S = LIMIT_S - 0.5  # less than the limit, so that a check can still name the service it called
-_EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _MOST_BYTES = 64 * 1024
 _LIVEZ_S = 2.0
-_COLLECTOR_FIX = "Start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL"
 
 
 async def gateway(settings: Settings, client: httpx.AsyncClient) -> tuple[Finding, float | None]:
@@ -82,23 +73,6 @@ def _question(settings: Settings) -> tuple[str, dict[str, Any]]:
     return base + "/ai/generate", {"prompt": "Say ok.", "model": settings.model, **bounds}
 
 
-async def collector(settings: Settings, env: Mapping[str, str]) -> Finding:
-    """Whether the collector accepts an export without spans, sent as `run` sends its own."""
-    endpoint = settings.export_endpoint
-    if not endpoint:
-        off = settings.sdk_disabled or settings.traces_exporter == "none"
-        why = "it is turned off" if off else "OTEL_EXPORTER_OTLP_ENDPOINT is not set"
-        return Finding("collector", "ok", f"no export: {why}")
-    try:
-        if settings.export_protocol == "grpc":
-            return await _collector_grpc(endpoint, env)
-        return await _collector_http(
-            endpoint if settings.otlp_traces_endpoint else endpoint.rstrip("/") + "/v1/traces", env
-        )
-    except OSError as exc:  # a certificate file
-        return Finding("collector", "fail", str(exc), "Correct the OTEL_EXPORTER_OTLP_*CERTIFICATE and *KEY variables")
-
-
 async def port(name: str, host: str, number: int, tls_cert: str) -> Finding:
     """Whether *number* is free on *host*, or held by an observer. *tls_cert* is the observer's certificate, or ""."""
     check = f"{name} port"
@@ -111,7 +85,8 @@ async def port(name: str, host: str, number: int, tls_cert: str) -> Finding:
     except OSError as exc:
         if await _is_observer(host, number, tls_cert):
             return Finding(check, "ok", f"{host}:{number} is held by an observer that is running")
-        fix = f"Stop what uses it, or choose another with OBSERVER_{'HEALTH_' if name == 'health' else ''}PORT"
+        setting = "OBSERVER_PORT" if name == "http" else f"OBSERVER_{name.upper().replace('-', '_')}_PORT"
+        fix = f"Stop what uses it, or choose another with {setting}"
         return Finding(check, "fail", f"{host}:{number}: {exc.strerror or exc}", fix)
     return Finding(check, "ok", f"{host}:{number} is free")
 
@@ -137,79 +112,6 @@ async def _is_observer(host: str, number: int, tls_cert: str) -> bool:
     except (httpx.HTTPError, httpx.InvalidURL, OSError):
         return False
     return response.status_code == 200 and answer.replace(b" ", b"") == b'{"status":"ok"}'
-
-
-async def _collector_grpc(endpoint: str, env: Mapping[str, str]) -> Finding:
-    parts = urlsplit(endpoint)
-    headers = tuple(_headers(env).items())
-    if parts.scheme == "https":
-        roots, key, chain = (_pem(env, name) for name in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"))
-        credentials = grpc.ssl_channel_credentials(roots, key, chain)
-        channel = grpc.aio.secure_channel(parts.netloc, credentials, DIRECT)
-    else:
-        channel = grpc.aio.insecure_channel(parts.netloc, DIRECT)
-    async with channel:
-        try:
-            await channel.unary_unary(_EXPORT)(b"", timeout=ASK_S, metadata=headers)
-        except grpc.aio.AioRpcError as exc:
-            return _collector_refused(f"{shown(endpoint)} over gRPC: {_rpc_reason(exc)}", exc.code().name)
-    return Finding("collector", "ok", f"{shown(endpoint)} takes spans over gRPC")
-
-
-def _rpc_reason(exc: grpc.aio.AioRpcError) -> str:
-    """The status code and its details; for a failed connection only the last of the details, which form a chain."""
-    details = visible(exc.details() or "")
-    if exc.code() is grpc.StatusCode.UNAVAILABLE:
-        details = details.rsplit(": ", 1)[-1].rstrip("]")
-    return f"{exc.code().name}, {details[:200]}"
-
-
-async def _collector_http(url: str, env: Mapping[str, str]) -> Finding:
-    headers = {**_headers(env), "Content-Type": "application/x-protobuf"}
-    try:
-        async with (
-            httpx.AsyncClient(timeout=ASK_S, verify=_tls(url, env)) as client,  # proxies apply, as for the export
-            client.stream("POST", url, content=b"", headers=headers) as response,
-        ):
-            status = response.status_code
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        return _collector_refused(f"{shown(url)}: {why(exc)}", "")
-    if 200 <= status < 300:
-        return Finding("collector", "ok", f"{shown(url)} takes spans over HTTP")
-    return _collector_refused(f"{shown(url)} answered {status}", str(status))
-
-
-def _collector_refused(found: str, code: str) -> Finding:
-    if code in ("401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED"):
-        return Finding("collector", "fail", found, "Give what it asks for in OTEL_EXPORTER_OTLP_HEADERS")
-    if code in ("404", "405", "UNIMPLEMENTED"):
-        fix = "Something else answers there: correct the endpoint, or OTEL_EXPORTER_OTLP_PROTOCOL"
-        return Finding("collector", "fail", found, fix)
-    return Finding("collector", "fail", found, _COLLECTOR_FIX)
-
-
-def _headers(env: Mapping[str, str]) -> dict[str, str]:
-    text = env.get("OTEL_EXPORTER_OTLP_TRACES_HEADERS") or env.get("OTEL_EXPORTER_OTLP_HEADERS") or ""
-    return dict(parse_env_headers(text, liberal=True))
-
-
-def _pem_path(env: Mapping[str, str], name: str) -> str:
-    return env.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or env.get(f"OTEL_EXPORTER_OTLP_{name}") or ""
-
-
-def _pem(env: Mapping[str, str], name: str) -> bytes | None:
-    path = _pem_path(env, name)
-    return Path(path).read_bytes() if path else None
-
-
-def _tls(url: str, env: Mapping[str, str]) -> ssl.SSLContext | bool:
-    if not url.startswith("https:"):
-        return False
-    context = ssl.create_default_context(cafile=_pem_path(env, "CERTIFICATE") or None)
-    chain = _pem_path(env, "CLIENT_CERTIFICATE")
-    if chain:
-        context.load_cert_chain(chain, _pem_path(env, "CLIENT_KEY") or None)
-    return context
 
 
 async def _head(response: httpx.Response) -> bytes:

@@ -11,12 +11,12 @@ import argparse
 import asyncio
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 
 import httpx
 import msgspec
 
-from sidecar.commands import check_grpc, check_langfuse, check_proxy, checks_local, checks_remote
+from sidecar.commands import check_collector, check_grpc, check_langfuse, check_proxy, checks_local, checks_remote
 from sidecar.commands.finding import Finding, bounded, in_thread
 from sidecar.commands.flags import settings_flags
 from sidecar.commands.terminal import Terminal
@@ -25,7 +25,7 @@ from sidecar.settings import VARIABLES, Settings
 
 _EXIT_FAILED, _EXIT_SETTINGS = 1, 64
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "alarm"}
-_NAME = 13  # columns
+_LEAST_NAME = 13  # columns
 
 
 class _Report(msgspec.Struct):
@@ -86,13 +86,14 @@ async def _check(settings: Settings, env: Mapping[str, str], *, offline: bool) -
             access,
             bounded("gateway", gateway()),
             bounded("model", checks_remote.model(settings, client), late="warn"),
-            bounded("collector", checks_remote.collector(settings, env)),
+            *check_collector.collectors(settings),
             *folders,
             bounded(
                 "http port",
                 checks_remote.port("http", settings.host, settings.port, settings.tls_cert),
             ),
             bounded("grpc port", _grpc_port(settings)),
+            *_otlp_http_port(settings),
             *check_langfuse.langfuse(settings),
             bounded("proxy port", check_proxy.proxy_port(settings)),
             bounded("health port", checks_remote.port("health", settings.health_host, settings.health_port, "")),
@@ -105,9 +106,18 @@ async def _grpc_port(settings: Settings) -> Finding:
     return await check_grpc.grpc_port(settings.host, settings.grpc_port, free, settings.tls_cert)
 
 
+def _otlp_http_port(settings: Settings) -> list[Awaitable[Finding]]:
+    """The check of that port, if there is one."""
+    if settings.otlp_http_port < 0:
+        return []
+    check = checks_remote.port("otlp-http", settings.host, settings.otlp_http_port, settings.tls_cert)
+    return [bounded("otlp-http port", check)]
+
+
 def _print(terminal: Terminal, report: _Report) -> None:
+    name_width = max(_LEAST_NAME, *(len(finding.check) + 1 for finding in report.checks))
     for finding in report.checks:
-        _print_finding(terminal, finding)
+        _print_finding(terminal, finding, name_width)
     done = f"{len(report.checks)} check{'s' if len(report.checks) > 1 else ''}"
     counts = f"{done}: {report.failed} failed, {report.warned} with a warning"
     terminal.write(counts if terminal.width is None else "\n" + terminal.paint(counts, _COLOURS[_worst(report)]))
@@ -117,19 +127,19 @@ def _worst(report: _Report) -> str:
     return "fail" if report.failed else "warn" if report.warned else "ok"
 
 
-def _print_finding(terminal: Terminal, finding: Finding) -> None:
+def _print_finding(terminal: Terminal, finding: Finding, name_width: int) -> None:
     """One line, or on a terminal as many as needed, with the fix on lines of its own."""
     mark = terminal.paint(finding.status.ljust(4), _COLOURS[finding.status])
     width = terminal.width
     if width is None:
         sentence = ". ".join(filter(None, [finding.found, finding.fix]))
-        terminal.write(f"{mark}  {finding.check.ljust(_NAME)}{sentence}")
+        terminal.write(f"{mark}  {finding.check.ljust(name_width)}{sentence}")
         return
-    room = max(30, min(width, 120) - _NAME - 6)
+    room = max(30, min(width, 120) - name_width - 6)
     lines = textwrap.wrap(finding.found, room, break_on_hyphens=False)
     fixes = (
         textwrap.wrap(f"→ {finding.fix}", room, subsequent_indent="  ", break_on_hyphens=False) if finding.fix else []
     )
     painted = [*lines, *(terminal.paint(line, "bold") for line in fixes)]
     for number, line in enumerate(painted):
-        terminal.write((f"{mark}  {finding.check.ljust(_NAME)}" if number == 0 else " " * (_NAME + 6)) + line)
+        terminal.write((f"{mark}  {finding.check.ljust(name_width)}" if number == 0 else " " * (name_width + 6)) + line)

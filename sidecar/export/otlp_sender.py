@@ -24,7 +24,7 @@ from sidecar.export.http_client import attempt, tls_context
 from sidecar.export.otlp_target import DIRECT, OtlpTarget
 
 Signal = Literal["traces", "metrics"]
-_METHOD: Final[dict[Signal, str]] = {
+METHODS: Final[dict[Signal, str]] = {
     "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
     "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
 }
@@ -68,10 +68,10 @@ class GrpcSender:
         options = [*_RECONNECT, *DIRECT, ("grpc.primary_user_agent", "lakehouse-observer")]
         compression = grpc.Compression.Gzip if target.gzip else None
         if target.is_tls:
-            self._channel = grpc.secure_channel(target.authority, _grpc_tls(target), options, compression)
+            self._channel = grpc.secure_channel(target.authority, grpc_credentials(target), options, compression)
         else:
             self._channel = grpc.insecure_channel(target.authority, options, compression)
-        self._export: Any = self._channel.unary_unary(_METHOD[signal])
+        self._export: Any = self._channel.unary_unary(METHODS[signal])
         self._metadata = target.headers
 
     def send(self, request: bytes, timeout_s: float) -> Answer:
@@ -95,7 +95,7 @@ class HttpSender:
         if target.gzip:
             headers["Content-Encoding"] = "gzip"
         self._url = target.endpoint
-        self._client = httpx.Client(verify=_http_tls(target), headers=headers)
+        self._client = httpx.Client(verify=http_tls(target), headers=headers)
 
     def send(self, request: bytes, timeout_s: float) -> Answer:
         """See `OtlpSender`."""
@@ -131,7 +131,9 @@ def _retry_delay_s(trailers: Any) -> float | None:
     return None
 
 
-def _grpc_tls(target: OtlpTarget) -> grpc.ChannelCredentials:
+def grpc_credentials(target: OtlpTarget) -> grpc.ChannelCredentials:
+    """The credentials of a channel to *target* over TLS. Raises OSError if a PEM file cannot be read."""
+
     def content(path: str) -> bytes | None:
         return Path(path).read_bytes() if path else None
 
@@ -140,7 +142,8 @@ def _grpc_tls(target: OtlpTarget) -> grpc.ChannelCredentials:
     )
 
 
-def _http_tls(target: OtlpTarget) -> ssl.SSLContext:
+def http_tls(target: OtlpTarget) -> ssl.SSLContext:
+    """The TLS context of a client of *target*. Raises OSError if a PEM file is unusable."""
     context = tls_context(target.endpoint, target.certificate)
     if target.client_certificate:
         context.load_cert_chain(target.client_certificate, target.client_key or None)

@@ -13,6 +13,7 @@ from sidecar.pipeline.grpc_door import GrpcDoor
 from sidecar.pipeline.parts import Parts
 from sidecar.protocols import Stage
 from sidecar.receivers.bodies import BodyReader
+from sidecar.receivers.health_resource import LivezResource
 from sidecar.receivers.http_app import create_app
 from sidecar.receivers.http_receiver import HttpReceiver, tls_context
 from sidecar.receivers.otlp_http import OtherSignalResource, OtlpTracesResource
@@ -86,7 +87,7 @@ def _otlp_http(parts: Parts, routes: dict[str, object]) -> HttpReceiver:
     settings = parts.settings
     return HttpReceiver(
         "otlp-http",
-        create_app(routes, parts.entrance.guard),
+        create_app({**routes, "/livez": LivezResource()}, parts.entrance.guard),
         host=settings.host,
         port=settings.otlp_http_port,
         setting="OBSERVER_OTLP_HTTP_PORT",
