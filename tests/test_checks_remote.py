@@ -8,8 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from sidecar.clock import SystemClock
 from sidecar.commands import check_langfuse, checks_local, checks_remote
 from sidecar.commands.finding import Finding
+from sidecar.errors import ModelError
+from sidecar.pipeline.webhook import local_model
 from tests.langfuse_server import FORWARD, PULL, langfuse_server
 from tests.observers import Answer, StandIn, says, settings, stand_in
 
@@ -89,7 +92,24 @@ async def test_a_chat_server_is_asked_its_own_way(tmp_path: Path, answer: Answer
         env = {"LAKEHOUSE_URL": f"{stub.url}/v1", "OBSERVER_MODEL_API": "openai"}
         finding = await checks_remote.model(settings(tmp_path, **env), client)
     assert finding.status == status
-    assert stub.asked[0].json()["messages"][0]["content"] == "Say ok."
+    assert stub.asked[0].json()["messages"][-1]["content"] == "Say ok."
+
+
+@pytest.mark.parametrize("model_api", ["lakehouse", "openai"])
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
+async def test_the_model_is_asked_where_and_how_a_running_observer_asks(
+    tmp_path: Path, model_api: str, path: str
+) -> None:
+    """Same address, same fields; only words and their number differ."""
+    async with stand_in() as stub, httpx.AsyncClient(trust_env=False) as client:
+        told = settings(tmp_path, LAKEHOUSE_URL=stub.url + path, OBSERVER_MODEL_API=model_api)
+        await checks_remote.model(told, client)
+        running = local_model(told, client, SystemClock(), str)
+        assert running is not None
+        with pytest.raises(ModelError):
+            await running.generate("Say ok.", max_tokens=5)
+    checked, asked = stub.asked
+    assert (checked.path, checked.json()) == (asked.path, asked.json())
 
 
 async def test_langfuse_servers_are_asked_with_their_keys(tmp_path: Path) -> None:

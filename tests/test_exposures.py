@@ -269,7 +269,7 @@ def test_a_task_with_several_entries_counts_once_over_all(book: ExposureBook, co
     again.load(book.take_dirty())
     called(again, success=False, op_id="op-2", amends="op-1")
     for each, arm in ((book, Arm(1, 1)), (again, Arm(1, 0))):
-        (tally,) = each.together()
+        (tally,) = each.by_endpoint()
         (stratum,) = tally.now.strata
         assert stratum == Stratum(0.95, *((arm, Arm()) if shown else (Arm(), arm)))
         assert (tally.now.assigned[shown], tally.now.assigned[not shown], each.open) == (1, 0, 0)

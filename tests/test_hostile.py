@@ -287,7 +287,7 @@ async def test_an_event_is_taken_while_a_large_one_is_read(tmp_path: Path) -> No
     async with observer(tmp_path) as running, client(running) as http:
         large = asyncio.create_task(http.post("/event", json=event))
         watched = Watched(running)
-        while not running.intake.reading_large:
+        while not running.intake._large.locked():
             await watched.look()
         assert (await http.post("/event", json={"endpoint": "/small"})).status_code == 200
         assert not large.done()

@@ -140,7 +140,7 @@ def test_failures_avoided_are_counted_once_where_entries_share_tasks() -> None:
             an_op(endpoint=ENDPOINT, success=success, task=f"t-{number}", timestamp=at, op_id=f"o-{number}")
         )
     exposures = learning.exposures
-    parts = [(tally.now.strata, uplift(tally.now.strata)) for tally in exposures.together()]
+    parts = [(tally.now.strata, uplift(tally.now.strata)) for tally in exposures.by_endpoint()]
     found = failures_avoided(parts)
     assert found is not None
     assert found.low <= true <= found.high

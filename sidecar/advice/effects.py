@@ -36,7 +36,7 @@ class Effects:
     async def measure(self) -> None:
         """Compute changed effects: of each entry, and by task of all advice together."""
         self._of_entries = await _worked_out(self._exposures.tallies(), self._of_entries)
-        self._of_endpoints = await _worked_out(self._exposures.together(), self._of_endpoints)
+        self._of_endpoints = await _worked_out(self._exposures.by_endpoint(), self._of_endpoints)
         pooled: list[Stratum] = []
         for known in self._of_endpoints.values():
             merge(pooled, known.strata)
@@ -51,9 +51,9 @@ class Effects:
         found = known.found if known is not None and known.epoch == tally.epoch else uplift([])
         return _measured(found, [tally.now])
 
-    def together(self) -> Measured:
+    def overall(self) -> Measured:
         """The effect of all advice together."""
-        return _measured(self._overall, [tally.now for tally in self._exposures.together()])
+        return _measured(self._overall, [tally.now for tally in self._exposures.by_endpoint()])
 
     def avoided(self) -> Avoided | None:
         """The number of failures that all advice avoided; None while no effect is known."""

@@ -42,8 +42,8 @@ class ExposureBook(KeptBook):
     def __init__(self) -> None:
         self._units = KeptRows("unit/", Unit, MAX_UNITS)
         self._tallies = KeptRows("tally/", Tally, MAX_TALLIES)
-        self._together = KeptRows("together/", Tally, MAX_TALLIES)
-        super().__init__(self._units, self._tallies, self._together)
+        self._by_endpoint = KeptRows("together/", Tally, MAX_TALLIES)
+        super().__init__(self._units, self._tallies, self._by_endpoint)
         self._exposures: dict[str, tuple[str, str]] = {}  # exposure id → its unit and endpoint
         self._calls: dict[str, str] = {}  # op id of an outcome → unit
         self._open: OrderedDict[tuple[str, str], str] = OrderedDict()  # (unit, entry) → until, by time
@@ -63,7 +63,7 @@ class ExposureBook(KeptBook):
     @property
     def evicted(self) -> int:
         """The number of units and tallies evicted for room."""
-        return self._units.evicted + self._tallies.evicted + self._together.evicted
+        return self._units.evicted + self._tallies.evicted + self._by_endpoint.evicted
 
     def consume(self, op: ObservedOp) -> bool:
         """Count one settled op; returns whether its agent was shown advice on this endpoint. O(the unit's coins)."""
@@ -146,9 +146,9 @@ class ExposureBook(KeptBook):
         """The tallies of all entries."""
         return self._tallies.rows()
 
-    def together(self) -> list[Tally]:
-        """The joint effect of all entries, one tally per endpoint: each task counts once there."""
-        return self._together.rows()
+    def by_endpoint(self) -> list[Tally]:
+        """The tallies of all advice of an endpoint at once, one per endpoint: each task counts once there."""
+        return self._by_endpoint.rows()
 
     def begin_anew(self, entry_id: str) -> None:
         """Start another trial of the entry, or of the other treatment that it became; earlier counts are kept apart."""
@@ -257,7 +257,7 @@ class ExposureBook(KeptBook):
         return self._tally(entry_id).trial(coin.epoch)
 
     def _tally(self, entry_id: str) -> Tally:
-        rows = self._together if entry_id.startswith(TOGETHER) else self._tallies
+        rows = self._by_endpoint if entry_id.startswith(TOGETHER) else self._tallies
         tally = rows.get(entry_id)
         if tally is None:
             tally = Tally(entry_id)

@@ -39,7 +39,7 @@ class ChatModel:
 
     def __init__(self, calls: ModelCalls, url: str, model_name: str) -> None:
         self.asked = calls
-        self._url = url.rstrip("/").removesuffix("/v1") + _PATH
+        self.url = url.rstrip("/").removesuffix("/v1") + _PATH
         self._model_name = model_name
         self._level = 0  # index of the first of `FORMS` that the server has not refused
 
@@ -50,22 +50,23 @@ class ChatModel:
 
     async def generate(self, prompt: str, form: AnswerForm | None = None, *, max_tokens: int = MAX_TOKENS) -> str:
         """The model's answer: to *prompt* in prose, or to the question of *form* in JSON. Raises ModelError."""
-        payload: dict[str, Any] = {
+        payload = self.request(prompt, max_tokens) if form is None else self.request(form.prompt, form.max_tokens)
+        return await self.asked.run(lambda: self._ask(payload, form))
+
+    def request(self, prompt: str, max_tokens: int) -> dict[str, Any]:
+        """The body of a POST to `url` that asks for an answer in prose."""
+        return {
             "model": self._model_name,
-            "messages": [
-                {"role": "system", "content": _SYSTEM},
-                {"role": "user", "content": clean_text(prompt if form is None else form.prompt)},
-            ],
-            "max_tokens": max_tokens if form is None else form.max_tokens,
+            "messages": [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": clean_text(prompt)}],
+            "max_tokens": max_tokens,
             "temperature": TEMPERATURE,
             "stream": False,
         }
-        return await self.asked.run(lambda: self._ask(payload, form))
 
     async def _ask(self, payload: dict[str, Any], form: AnswerForm | None) -> str:
         first = self._level if form is not None else len(FORMS) - 1
         for level in range(first, len(FORMS)):
-            answer = await self.asked.post(self._url, payload | _response_format(form, FORMS[level]))
+            answer = await self.asked.post(self.url, payload | _response_format(form, FORMS[level]))
             if answer.status == 200:
                 if form is not None and level > self._level:
                     log.info("model.form_refused", refused=self.form, instead=FORMS[level])

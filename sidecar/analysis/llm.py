@@ -125,21 +125,24 @@ class LakehouseModel:
 
     def __init__(self, calls: ModelCalls, url: str, model_name: str) -> None:
         self.asked = calls
-        self._url = url.rstrip("/") + "/ai/generate"
+        self.url = url.rstrip("/") + "/ai/generate"
         self._model_name = model_name
 
     async def generate(self, prompt: str, _form: AnswerForm | None = None, *, max_tokens: int = MAX_TOKENS) -> str:
         """The model's answer to *prompt*. Raises ModelError."""
         return await self.asked.run(lambda: self._ask(prompt, max_tokens))
 
-    async def _ask(self, prompt: str, max_tokens: int) -> str:
-        payload: _Payload = {
+    def request(self, prompt: str, max_tokens: int) -> dict[str, Any]:
+        """The body of a POST to `url`."""
+        return {
             "prompt": clean_text(prompt),
             "model": self._model_name,
             "max_tokens": max_tokens,
             "temperature": TEMPERATURE,
         }
-        answer = await self.asked.post(self._url, payload)
+
+    async def _ask(self, prompt: str, max_tokens: int) -> str:
+        answer = await self.asked.post(self.url, self.request(prompt, max_tokens))
         if answer.status != 200:
             raise ModelError("the model gave no answer", f"HTTP status {answer.status}", FIX)
         said = decoded(answer.body)

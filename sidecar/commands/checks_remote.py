@@ -11,16 +11,20 @@ from typing import Any
 import httpx
 import msgspec
 
+from sidecar.clock import SystemClock
 from sidecar.commands.addresses import place
 from sidecar.commands.finding import LIMIT_S, Finding, Status, in_thread
 from sidecar.commands.terminal import visible
 from sidecar.commands.tls import pinned
+from sidecar.normalize import clean_text
+from sidecar.pipeline.webhook import local_model
 from sidecar.redaction import Redactor
 from sidecar.settings import Settings
 
 ASK_S = LIMIT_S - 0.5  # less than the limit, so that a check can still name the service it called
 _MOST_BYTES = 64 * 1024
 _LIVEZ_S = 2.0
+_MODEL_TOKENS = 5  # enough to see that it answers; what it says is not read
 
 
 async def gateway(settings: Settings, client: httpx.AsyncClient) -> tuple[Finding, float | None]:
@@ -43,34 +47,20 @@ async def gateway(settings: Settings, client: httpx.AsyncClient) -> tuple[Findin
 
 async def model(settings: Settings, client: httpx.AsyncClient) -> Finding:
     """Whether the model answers a short question. Without a model, diagnoses are made by counting: only a warning."""
-    if settings.model_api == "none":
+    asked = local_model(settings, client, SystemClock(), clean_text)
+    if asked is None:
         return Finding("model", "ok", "none: diagnoses are made by counting")
-    url, asked = _question(settings)
+    url, body = asked.url, msgspec.json.encode(asked.request("Say ok.", _MODEL_TOKENS))
     fix = "Look at LAKEHOUSE_URL and OBSERVER_MODEL. If there is no model, set OBSERVER_MODEL_API=none"
     try:
-        async with client.stream(
-            "POST", url, content=msgspec.json.encode(asked), headers={"Content-Type": "application/json"}
-        ) as response:
-            body = await _head(response)
+        async with client.stream("POST", url, content=body, headers={"Content-Type": "application/json"}) as response:
+            answer = await _head(response)
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
         return Finding("model", "warn", f"{shown(url)}: {why(exc)}", fix)
-    if response.status_code == 200 and _text(body):
+    if response.status_code == 200 and _text(answer):
         return Finding("model", "ok", f"{settings.model} answers at {shown(url)}")
     what = "an answer without a text" if response.status_code == 200 else str(response.status_code)
     return Finding("model", "warn", f"{shown(url)} answered {what}", fix)
-
-
-def _question(settings: Settings) -> tuple[str, dict[str, Any]]:
-    """The URL and request body for the model, in the form that `run` uses."""
-    base, bounds = settings.lakehouse_url.rstrip("/"), {"max_tokens": 5, "temperature": 0.0}
-    if settings.model_api == "openai":
-        messages = [{"role": "user", "content": "Say ok."}]
-        return base.removesuffix("/v1") + "/v1/chat/completions", {
-            "model": settings.model,
-            "messages": messages,
-            **bounds,
-        }
-    return base + "/ai/generate", {"prompt": "Say ok.", "model": settings.model, **bounds}
 
 
 async def port(name: str, host: str, number: int, tls_cert: str) -> Finding:

@@ -2,7 +2,7 @@
 
 No I/O and no clock: it is fed ops and decisions, and the same sequence gives the same state. In the running observer
 `store.in_order` and the decision journal feed it, in a replay the journals do. A simulation can call it directly:
-`consume` ops, and `decide_now` what `proposals` and `offers` return.
+`consume` ops, `decide_now` what `offers` returns, `cycle_now`.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ class Learning(KeptBook):
         return Offers(self.playbook, self.exposures, self._names_of, holdout=holdout, window_s=window_s, draw=draw)
 
     def decide_now(self, kind: str, body: object) -> None:
-        """Apply a decision at once, including its work: for use without a journal."""
+        """Apply a decision at once, and its work. For simulations (`benchmarks/learning_loop`), without a journal."""
         for _ in self.apply(kind, msgspec.json.encode(body)) or ():
             pass
 
     def cycle_now(self, at: str) -> None:
-        """Run a whole cycle at once: search for rules, and decide what follows."""
+        """Run a whole cycle at once: search for rules, and decide what follows. For simulations, as `decide_now`."""
         self.decide_now(CYCLE, CycleMark(at=at))
         for proposal in self.proposals(at):
             if proposal is not None:

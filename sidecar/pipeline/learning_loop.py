@@ -189,7 +189,7 @@ class LearningLoop:
             "too_early": exposures.too_early,
             "overtaken": self._learning.playbook.overtaken,
             "entries": {state: states.count(state) for state in ("candidate", "active", "retired")},
-            "measured": self._effects.together(),
+            "measured": self._effects.overall(),
             "avoided": self._effects.avoided(),
         }
 

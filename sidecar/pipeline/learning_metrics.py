@@ -39,7 +39,7 @@ def register(metrics: OwnMetrics, learning: Learning) -> None:
         "observer.advice.missing",
         "{task}",
         "Tasks without an outcome in time, by group (`arm`: shown or withheld)",
-        lambda: _missing(exposures.together()),
+        lambda: _missing(exposures.by_endpoint()),
         "arm",
     )
 

@@ -23,7 +23,7 @@ from sidecar.pipeline.doors import Doors
 from sidecar.pipeline.langfuse import Langfuse
 from sidecar.pipeline.otlp_doors import OtlpDoors
 from sidecar.pipeline.parts import Parts
-from sidecar.pipeline.stages import Closing, Opening, Together
+from sidecar.pipeline.stages import Closing, Opening, StageGroup
 from sidecar.pipeline.stats import more_stats
 from sidecar.protocols import Clock, Stage
 from sidecar.settings import Settings
@@ -170,7 +170,7 @@ class Observer:
             Closing("client", parts.gateway.clients.close),
             *([export.spool_log] if export is not None else ()),
             *self.langfuse.spools,
-            Together("export", [*sent, *self.langfuse.lanes]),
+            StageGroup("export", [*sent, *self.langfuse.lanes]),
             self._doors.health,
         ]
 

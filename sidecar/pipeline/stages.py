@@ -41,7 +41,7 @@ class Closing:
             await result
 
 
-class Together:
+class StageGroup:
     """Several stages as one: they start in order and stop concurrently, sharing the remaining time."""
 
     def __init__(self, name: str, stages: Sequence[Stage]) -> None:

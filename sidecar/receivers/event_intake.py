@@ -123,11 +123,6 @@ class EventIntake:
         """For `/stats`: events whose answer had hints, and unknown fields of which nobody knows what they resemble."""
         return {"events": self.hinted, "fields_not_compared": self._hints.not_compared}
 
-    @property
-    def reading_large(self) -> bool:
-        """Whether a large event is being read."""
-        return self._large.locked()
-
     def _read(self, event: object, idempotency_key: str, now: str) -> Reading:
         """Read *event*. Thread-safe: the only state is the hints' names."""
         raw = parse_json(event) if isinstance(event, TEXT) else event
