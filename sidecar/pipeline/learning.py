@@ -82,7 +82,7 @@ class Learning(KeptBook):
         return Offers(self.playbook, self.exposures, self._names_of, holdout=holdout, window_s=window_s, draw=draw)
 
     def decide_now(self, kind: str, body: object) -> None:
-        """Apply a decision at once, and its work. For simulations (`benchmarks/learning_loop`), without a journal."""
+        """Apply a decision at once, with its work: for simulations without a journal (`benchmarks/learning_loop`)."""
         for _ in self.apply(kind, msgspec.json.encode(body)) or ():
             pass
 
