@@ -1,6 +1,7 @@
 """Names of a call's fields and features, where both share one namespace: in rules, entries and advice.
 
-A feature keeps its name, unless that is also an op field's: then it is named `features.<name>`.
+A feature keeps its name, unless that is also an op field's: then it is named `features.<name>`. So is one with the name
+of a parameter in a question for advice.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ T = TypeVar("T")
 FIELDS: Final = ("source", "role", "city", "state", "event_kind", "staffer_id", "sig_hash", "task_class", "count")
 FEATURE: Final = "features."  # prefix of a feature named like a field
 FIELD_SET: Final = frozenset(FIELDS)
+PARAMETERS: Final = frozenset({"endpoint", "task", "limit", "given"})
+"""What a question for advice says besides the call's fields and features, which share its query over HTTP."""
 SCENARIO: Final = "scenario:"
 """Prefix of the endpoints of scenarios."""
 NOTHING_SAID: Final = "? ?×? in ?, ?"
@@ -33,6 +36,11 @@ def word(value: Scalar) -> str:
 def fact_name(name: str) -> str:
     """The canonical form of *name* as a person wrote it: any feature may be prefixed with `features.`."""
     return feature_name(name.removeprefix(FEATURE)) if name.startswith(FEATURE) else name
+
+
+def asked_name(name: str) -> str:
+    """The name by which a question, at any door, can name the feature or field that its caller calls *name*."""
+    return FEATURE + name if name in PARAMETERS else name
 
 
 def facts_of(said: Mapping[str, T]) -> dict[str, T]:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from sidecar.advice.advisor import INFORMED
+from sidecar.call_fields import PARAMETERS
 from sidecar.pb.v1 import observer_pb2 as pb
 from sidecar.pipeline.observer import Observer
 from tests.grpc_service import service
@@ -99,6 +100,26 @@ async def test_who_leaves_the_deciding_fact_out_is_told_its_name(tmp_path: Path)
         assert (await http.get("/advice", params={**ask, "zone": "b", "age_days": "9"})).json() == nothing
         told = await stub.GetAdvice(pb.GetAdviceRequest(endpoint=ENDPOINT))
         assert list(told.depends_on) == ["age_days", "zone"]
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+async def test_an_input_that_is_called_like_a_parameter_is_asked_about_with_a_prefix(tmp_path: Path, name: str) -> None:
+    """`depends_on` says so, also over gRPC; asked so it is advised; and so says the error of a wrong parameter."""
+    async with service(tmp_path) as (running, stub, _), client(running) as http:
+        entry = {"kind": "do", "endpoint": ENDPOINT, "text": "x", "when": {name: "all"}, "set": {name: "page"}}
+        body = {"format": "observer.playbook/1", "entries": [entry]}
+        (key,) = (await http.post("/playbooks/import", json=body)).json()["imported"]
+        assert (await http.post(f"/playbooks/{key}/approve")).status_code == 200
+        prefixed = f"features.{name}"
+        ask = {"endpoint": ENDPOINT, "limit": "5", "task": "all", "given": "all"}
+        assert (await http.get("/advice", params=ask)).json()["depends_on"] == [prefixed]
+        assert list((await stub.GetAdvice(pb.GetAdviceRequest(endpoint=ENDPOINT))).depends_on) == [prefixed]
+        assert (await http.get("/advice", params={**ask, prefixed: "all"})).json()["exposure_id"] is not None
+        for each in (name, prefixed):
+            facts = {each: pb.Scalar(string_value="all")}
+            assert (await stub.GetAdvice(pb.GetAdviceRequest(endpoint=ENDPOINT, facts=facts))).exposure_id
+        fixed = {**ask, prefixed: "all", "given": name}
+        assert (await http.get("/advice", params=fixed)).json() == {"exposure_id": None, "advice": []}
 
 
 async def test_an_input_that_is_called_like_a_field_is_learnt_and_asked_for_as_an_input(tmp_path: Path) -> None:
@@ -282,7 +303,8 @@ async def test_what_cannot_be_written_down_in_time_is_not_told(tmp_path: Path) -
     ("params", "said"),
     [
         ({}, "endpoint is missing"),
-        ({"endpoint": "/x", "limit": "0"}, "limit='0'"),
+        ({"endpoint": "/x", "limit": "5000"}, "limit='5000' is not usable: expected a number from 1 to 1000."),
+        ({"endpoint": "/x", "limit": "0"}, "An input of that name is asked about as features.limit. See"),
         ({"endpoint": "/x", "task": "t" * 257}, "1 to 256 characters"),
         ({"endpoint": "/x", **{f"f{number}": "1" for number in range(65)}}, "65 features"),
         ({"endpoint": "/x", "given": ",".join(f"f{number}" for number in range(65))}, "65 features"),

@@ -16,6 +16,7 @@ from sidecar.advice.exposures import ExposureBook
 from sidecar.advice.fit import Fit, fit, lacking
 from sidecar.advice.standing import CANDIDATE_PROPENSITY
 from sidecar.advice.uplift import estimate, total
+from sidecar.call_fields import asked_name
 from sidecar.clock import rfc3339_ms
 from sidecar.entry_text import as_told, own_name
 from sidecar.model_learning import Advice, AdviceItem, AdviceQuery, Assignment, EntryRow, Exposure
@@ -76,7 +77,7 @@ class Offers:
         """The offer for *query* at *now_ns* (ns since the Unix epoch)."""
         query, rows = self._entries_for(query)
         found = [each for row in rows if (each := fit(row, query)) is not None]
-        depends_on = sorted({own_name(name) for row in rows for name in lacking(row, query)})[:MAX_NAMES]
+        depends_on = sorted({asked_name(own_name(name)) for row in rows for name in lacking(row, query)})[:MAX_NAMES]
         found.sort(key=lambda each: (-self._worth(each), each.entry.playbook_id))
         found = self._within_limits(query, found, exposure_id)
         if not found:

@@ -18,7 +18,7 @@ from mcp.server.mcpserver import ResourceSecurity
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
 from pydantic import ValidationError
 
-from sidecar.call_fields import FEATURE, word
+from sidecar.call_fields import asked_name, word
 from sidecar.commands.mcp_arguments import unknown_arguments, unknown_tool, wrong_arguments
 from sidecar.commands.observer_client import AskError, NotThereError, ObserverClient, WrongRequestError
 from sidecar.entry_text import as_told
@@ -30,7 +30,6 @@ Before you call a tool of the gateway, ask get_advice with its endpoint and the 
 `set` says where you are free to. Afterwards, if your calls do not pass through the observer, report the outcome with
 report_outcome and the exposure_id. A playbook entry is read as playbook://{id}?task={your task}: name the task, or the
 exposure_id, of your get_advice. Error messages are for people only: give them an incident's fingerprint."""
-_ASKED = frozenset({"endpoint", "task", "limit", "given"})  # the door's own parameters: facts so named get a prefix
 _OPEN = "new,ongoing,escalating,regressed"
 _TOLD_OF_INCIDENT = ("fingerprint", "state", "kind", "count", "first_seen", "last_seen")
 _NAMES_OF_INCIDENT = ("endpoint", "error_type")
@@ -86,7 +85,7 @@ class _Doors:
         *facts*: the arguments that you intend to send; without them there is little advice, and `depends_on` names
         those that matter. *given*: the names of arguments that you cannot change.
         """
-        params = {_fact_name(name): word(value) for name, value in (facts or {}).items()}
+        params = {asked_name(name): word(value) for name, value in (facts or {}).items()}
         params |= {"endpoint": endpoint} | ({"task": task} if task else {})
         params |= {"given": ",".join(given)} if given else {}
         return await self._read_or_tool_error("/advice", params)
@@ -152,7 +151,3 @@ def _agent_view(incident: dict[str, Any]) -> dict[str, Any]:
     told |= {name: incident[name] for name in _NAMES_OF_INCIDENT if _NAME.fullmatch(incident.get(name) or "")}
     message = incident.get("message", "")
     return told | ({"message": message} if is_plain(message) else {})
-
-
-def _fact_name(name: str) -> str:
-    return FEATURE + name if name in _ASKED else name

@@ -8,7 +8,7 @@ from typing import Any
 import falcon.asgi
 import msgspec
 
-from sidecar.call_fields import facts_of, names_of
+from sidecar.call_fields import asked_name, facts_of, names_of
 from sidecar.errors import InvalidInputError
 from sidecar.model import ObservedOp
 from sidecar.model_learning import AdviceQuery
@@ -116,8 +116,8 @@ def advice_query(req: falcon.asgi.Request, clean: Callable[[str], str]) -> Advic
     endpoint = params.pop("endpoint", "")
     if not endpoint:
         raise InvalidInputError("endpoint is missing", "advice is per endpoint", "Name it: /advice?endpoint=/tools/x")
-    limit = _taken(params, "limit", _limit) or ADVICE_LIMIT
-    task = _taken(params, "task", _task)
+    limit = _parameter(params, "limit", _limit) or ADVICE_LIMIT
+    task = _parameter(params, "task", _task)
     given = [name for name in params.pop("given", "").split(",") if name.strip()]
     most = max(len(params), len(given))
     if most > MAX_ENTRIES:
@@ -129,6 +129,16 @@ def advice_query(req: falcon.asgi.Request, clean: Callable[[str], str]) -> Advic
         given=names_of(clean(name.strip()) for name in given),
         limit=min(limit, MAX_ADVICE),
     )
+
+
+def _parameter(params: dict[str, Any], name: str, read: Callable[[str, str], Any]) -> Any:
+    """Like `_taken`, in a query where inputs of the call stand beside parameters."""
+    try:
+        return _taken(params, name, read)
+    except InvalidInputError as exc:
+        what, why, fix = exc.args
+        fix = f"An input of that name is asked about as {asked_name(name)}. {fix}"
+        raise InvalidInputError(what, why, fix) from exc
 
 
 def _task(name: str, text: str) -> str:

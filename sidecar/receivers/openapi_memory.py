@@ -175,6 +175,6 @@ def _advice_query() -> list[dict[str, Any]]:
         parts.query("task", _TASK, "the agent's task; it stays in its group"),
         parts.query("given", _TEXT, "comma-separated names of what the agent cannot change"),
         parts.query("limit", limit, f"at most this many, and never more than {MAX_ADVICE}"),
-        {**parts.query("features", features, "every other name is a field or feature of the call"), "style": "form",
-         "explode": True},
+        {**parts.query("features", features, "every other name is a field or feature of the call; one "
+         "that is called like a parameter is `features.<name>`"), "style": "form", "explode": True},
     ]  # fmt: skip
