@@ -19,6 +19,7 @@ from sidecar.commands.flags import SETTING_GROUPS
 from sidecar.receivers.event_fields import FIELD_SCHEMAS
 from sidecar.receivers.openapi import openapi
 from sidecar.settings import describe, expected
+from sidecar.spans.conventions_table import FAILING_LEVELS
 from tests.doc_pages import PAGES, ROOT, Page, commands
 from tests.observers import observer
 
@@ -125,6 +126,27 @@ def test_requests_and_limits_are_those_of_the_component() -> None:
     said = re.search(r"requests are (\w+) of CPU and (\w+) of memory, its limits (\w+) and (\w+)", README.text)
     assert said is not None
     assert list(zip(("cpu", "memory", "cpu", "memory"), said.groups(), strict=True)) == resources
+
+
+def test_the_ports_that_components_open_are_named() -> None:
+    """A Service's `targetPort` is one of these names, and calls by the Service's name need it to be allowed."""
+    points = PAGES["docs/kubernetes.md"].section("## Agents in other pods").split("\n- ")
+    told = {name: point for point in points if (name := point.partition("`:")[0].strip("`")).startswith("expose-")}
+    components = {path.name: path for path in (ROOT / "k8s/component").glob("expose-*")}
+    assert told.keys() == components.keys()
+    for name, point in told.items():
+        said = " ".join(point.split())
+        patches = "".join(path.read_text() for path in components[name].glob("*.yaml"))
+        for port in re.findall(r"- name: (observer-\w+)\s+containerPort", patches):
+            assert f"`targetPort: {port}`" in said, name
+        assert "OBSERVER_ALLOWED_HOSTS" in said, name
+
+
+def test_levels_that_mean_failure_are_named() -> None:
+    """A Langfuse level decides on its own: who reads the page must know which."""
+    (row,) = re.findall(r"^\| `success` \|.*", PAGES["docs/otlp.md"].text, re.MULTILINE)
+    levels = row.partition("Without a level")[0]
+    assert {level.lower() for level in re.findall(r"`([A-Z]+)`", levels)} == FAILING_LEVELS
 
 
 def test_the_python_example_runs(
