@@ -22,13 +22,14 @@ from __future__ import annotations
 
 
 class ObserverError(Exception):
-    """*what* happened, *why*, and the *fix*; all three are in `args`, so that pickling keeps them."""
+    """*what* happened, *why*, and the *fix*, "" if *why* says it; all three are in `args`: pickling keeps them."""
 
     def __init__(self, what: str, why: str, fix: str) -> None:
         super().__init__(what, why, fix)
 
     def __str__(self) -> str:
-        return "{}: {}. {}".format(*self.args)
+        what, why, fix = self.args
+        return f"{what}: {why}. {fix}" if fix else f"{what}: {why}"
 
 
 class SettingsError(ObserverError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from pathlib import Path
 
 import httpx
@@ -11,6 +13,7 @@ import pytest
 from sidecar.clock import SystemClock
 from sidecar.commands import check_langfuse, checks_local, checks_remote
 from sidecar.commands.finding import Finding
+from sidecar.commands.why_failed import why_failed
 from sidecar.errors import ModelError
 from sidecar.pipeline.webhook import local_model
 from tests.langfuse_server import FORWARD, PULL, langfuse_server
@@ -127,3 +130,24 @@ async def test_langfuse_servers_are_asked_with_their_keys(tmp_path: Path) -> Non
         ("langfuse pull", "warn"),
     ]
     assert "LANGFUSE_FORWARD_SECRET_KEY" in asked[1][0].fix
+
+
+def test_the_reason_of_a_failure_is_in_the_systems_words() -> None:
+    """The innermost that has any; TLS and DNS number their errors themselves, so those keep their own words."""
+
+    def failed(cause: BaseException) -> Exception:
+        outer = httpx.ConnectError("All connection attempts failed")
+        outer.__cause__ = ExceptionGroup("several", [cause]) if isinstance(cause, Exception) else cause
+        return outer
+
+    untrusted = ssl.SSLCertVerificationError(1, "certificate verify failed: self-signed certificate")
+    unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    for cause, words in (
+        (ConnectionRefusedError(111, "Connect call failed ('127.0.0.1', 9)"), "Connection refused"),
+        (untrusted, "certificate verify failed: self-signed certificate"),
+        (unknown, "Name or service not known"),
+        (ValueError("odd"), "All connection attempts failed"),
+    ):
+        assert why_failed(failed(cause), 5) == words
+    assert why_failed(httpx.ReadTimeout(""), 5) == "no answer within 5 s"
+    assert why_failed(ValueError(), 5) == "ValueError"

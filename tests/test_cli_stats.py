@@ -79,7 +79,7 @@ def test_an_observer_that_is_not_there_is_exit_1(tmp_path: Path, command: str) -
     """One line says so, and what to do."""
     done = run_command(tmp_path, command, "--url", "127.0.0.1:9")
     assert done.returncode == 1
-    assert done.stderr.startswith("observer: no observer answers at http://127.0.0.1:9: ")
+    assert done.stderr.startswith("observer: no observer answers at http://127.0.0.1:9: Connection refused. Start one")
     assert "observer run" in done.stderr
 
 
@@ -98,7 +98,9 @@ def test_nonsense_is_no_address(url: str) -> None:
         (Answer(200, b"[]"), "is not an observer", False),
         (Answer(404), "is not an observer", False),
         (says({"error": "no \x1b[2J"}, 503), r"no \\x1b\[2J", True),
-        (says({"error": "Host is not ours"}, 421), "Host is not ours", False),
+        (says({"error": "Host is not ours"}, 421), "Host is not ours$", False),
+        (says({"error": "x is not known: y. Look at z"}, 404), "Look at z$", False),
+        (says({}, 422), "Change the request, or --url$", False),
         (Answer(302, b"x"), "refused us", False),
     ],
 )

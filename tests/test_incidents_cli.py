@@ -55,16 +55,26 @@ async def test_what_cannot_be_done_is_said(tmp_path: Path, capsys: pytest.Captur
     async with observer(tmp_path) as running:
         await a_few(running)
         capsys.readouterr()
-        status, _, err = await said(running, capsys, "resolve")
-        assert (status, "no incident was named" in err) == (64, True)
         status, _, err = await said(running, capsys, "resolve", "v2-0000000000000000")
         assert (status, "is not known" in err) == (1, True)
-        status, _, err = await said(running, capsys, "show", "v2-")
-        assert (status, err.startswith("observer: 'v2-' is too short to name an incident")) == (1, True)
         status, _, err = await said(running, capsys, "test-webhook")
         assert (status, err.startswith("observer: no webhook is set")) == (1, True)
-        status, _, err = await said(running, capsys, "list", "--state", "open")
-        assert (status, "expected new, ongoing" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["resolve"], "no incident was named: `observer incidents resolve` needs one"),
+        (["show", "v2-"], "'v2-' is too short to name an incident: it takes 4 characters"),
+        (["list", "v2-00"], "'v2-00' is not usable: `observer incidents list` takes no incident"),
+        (["test-webhook", "x"], "'x' is not usable: `observer incidents test-webhook` takes no incident"),
+        (["list", "--state", "open"], "the command line is not usable: argument --state: invalid choice: 'open'"),
+    ],
+)
+def test_a_wrong_argument_is_exit_64(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    """Before any observer is asked."""
+    assert cli.main(["incidents", *arguments]) == 64
+    assert capsys.readouterr().err.startswith(f"observer: {said}")
 
 
 async def test_the_list_is_by_last_seen_and_tells_namesakes_apart(

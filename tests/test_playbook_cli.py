@@ -183,8 +183,23 @@ async def test_unknown_entries_and_files_are_said_so(tmp_path: Path, capsys: pyt
     """One line each, and no success."""
     async with observer(tmp_path) as running:
         assert await run(running, "show", "pb-000000000000") == 1
-        assert "is not known" in capsys.readouterr().err
+        assert capsys.readouterr().err.endswith("is not known: none has this id. See GET /playbooks\n")
         assert await run(running, "import", str(tmp_path / "none.json")) == 1
         assert "cannot be read" in capsys.readouterr().err
-        assert await run(running, "show") == 64
         assert await run(running, "approve", "../x") == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["show"], "was given no names: it takes one entry."),
+        (["show", "pb-1", "pb-2"], "was given 2 names: it takes one entry."),
+        (["list", "pb-1"], "was given 1 name: it takes none."),
+        (["import"], "was given no names: it takes one file."),
+        (["retire"], "was given no names: it takes one entry or several."),
+    ],
+)
+def test_how_many_names_are_wanted_is_said(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    """Before any observer is asked."""
+    assert cli.main(["playbook", *arguments]) == 64
+    assert capsys.readouterr().err.startswith(f"observer: `observer playbook {arguments[0]}` {said}")

@@ -7,10 +7,11 @@ import importlib
 import shutil
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from sidecar.commands.flags import add_settings
 from sidecar.errors import SettingsError
+from sidecar.model import IncidentState
 
 _WIDEST_HELP = 112
 
@@ -197,9 +198,7 @@ def _add_incidents(parser: argparse.ArgumentParser) -> None:
     actions = ["list", "show", "resolve", "ignore", "reopen", "test-webhook"]
     parser.add_argument("action", choices=actions, help="what to do; all but list and show need the scope `admin`")
     parser.add_argument("fingerprint", nargs="?", default="", help="which incident; its beginning is enough")
-    parser.add_argument(
-        "--state", metavar="S", help="list: only new, ongoing, escalating, resolved, regressed, ignored"
-    )
+    parser.add_argument("--state", choices=get_args(IncidentState), help="list: only incidents in this state")
     _add_hand(parser)
     parser.add_argument("--json", action="store_true", help="print the observer's JSON answer as it is")
     parser.epilog = "What is reopened is `ongoing`, whatever it was."

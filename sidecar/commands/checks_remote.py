@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from email.utils import parsedate_to_datetime
@@ -16,6 +15,7 @@ from sidecar.commands.addresses import place
 from sidecar.commands.finding import LIMIT_S, Finding, Status, in_thread
 from sidecar.commands.terminal import visible
 from sidecar.commands.tls import pinned
+from sidecar.commands.why_failed import why_failed
 from sidecar.normalize import clean_text
 from sidecar.pipeline.webhook import local_model
 from sidecar.redaction import Redactor
@@ -137,14 +137,5 @@ def shown(url: str) -> str:
 
 
 def why(exc: BaseException) -> str:
-    """The reason for *exc*: the system's own words if there are any, such as `Connection refused`."""
-    if isinstance(exc, httpx.TimeoutException):
-        return f"no answer within {ASK_S:g} s"
-    words = str(exc)
-    cause: BaseException | None = exc
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            words = os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror
-        inner = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else None
-        cause = inner or cause.__cause__ or cause.__context__
-    return visible(words) or type(exc).__name__
+    """The reason for *exc*, which a check met."""
+    return why_failed(exc, ASK_S)

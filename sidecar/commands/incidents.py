@@ -18,6 +18,7 @@ from sidecar.errors import ObserverError, SettingsError
 _HEAD = ("fingerprint", "state", "count", "last seen (UTC)", "endpoint", "message")
 _COLOURS = {"new": "red", "regressed": "red", "escalating": "red", "resolved": "green", "ignored": "dim"}
 _HANDS = ("resolve", "ignore", "reopen")
+_HELP = "`observer incidents --help`"
 _LEAST_PREFIX = 4
 _PAGE = {"limit": "1000"}
 _MOST_HASHES = 5  # shown of `by_sig_hash`: they are long, and there may be one a failure
@@ -37,11 +38,7 @@ class _Incident(msgspec.Struct):
 
 def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     """Run the action and return 0. Raises AskError, SettingsError, ObserverError for an unknown incident."""
-    needs_one = args.action in (*_HANDS, "show")
-    if needs_one and not args.fingerprint:
-        raise SettingsError(
-            "no incident was named", f"`observer incidents {args.action}` needs one", "Give its fingerprint"
-        )
+    _check(args)
     terminal = Terminal(sys.stdout, env)
     with observer_client(args.url, args.token, env) as client:
         if args.action == "list":
@@ -63,6 +60,20 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
                 one: _Incident = client.decoded(body, _Incident)
                 terminal.write(f"{one.fingerprint} is {visible(one.state)}")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises SettingsError if an incident is missing, or named where none is wanted, or named too briefly."""
+    named, command = args.fingerprint, f"`observer incidents {args.action}`"
+    if args.action not in (*_HANDS, "show"):
+        if named:
+            raise SettingsError(f"{named!r} is not usable", f"{command} takes no incident", f"See {_HELP}")
+    elif not named:
+        raise SettingsError("no incident was named", f"{command} needs one", "Give its fingerprint")
+    elif len(named) < _LEAST_PREFIX:
+        raise SettingsError(
+            f"{named!r} is too short to name an incident", f"it takes {_LEAST_PREFIX} characters", "Give more of it"
+        )
 
 
 def _test_webhook(client: ObserverClient) -> None:
@@ -123,10 +134,6 @@ def _resolve_fingerprint(client: ObserverClient, wanted: str) -> str:
     found = [each for each in known if wanted in (each[: len(wanted)], each.partition("-")[2][: len(wanted)])]
     if wanted in known or not found:
         return wanted  # perhaps a former fingerprint, which the observer resolves
-    if len(wanted) < _LEAST_PREFIX:
-        raise ObserverError(
-            f"{wanted!r} is too short to name an incident", f"it takes {_LEAST_PREFIX} characters", "Give more of it"
-        )
     if len(found) > 1:
         raise ObserverError(
             f"{len(found)} fingerprints begin with {wanted!r}", "it must name one incident", "Give more of it"

@@ -14,6 +14,7 @@ import msgspec
 from sidecar.commands.addresses import place
 from sidecar.commands.terminal import visible
 from sidecar.commands.tls import pinned
+from sidecar.commands.why_failed import why_failed
 from sidecar.errors import StartError
 
 T = TypeVar("T")
@@ -143,9 +144,8 @@ class ObserverClient:
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as exc:
             raise _not_an_address(self.url) from exc
         except httpx.HTTPError as exc:
-            why = visible(str(exc)) or type(exc).__name__
             fix = "Start one with `observer run`, or name its address with --url"
-            raise AwayError(f"no observer answers at {self.url}", why, fix) from exc
+            raise AwayError(f"no observer answers at {self.url}", why_failed(exc, _TIMEOUT_S), fix) from exc
 
     def _check(self, response: httpx.Response, scope: str = "read") -> None:
         status = response.status_code
@@ -158,16 +158,19 @@ class ObserverClient:
                 why,
                 f"Give a token with the scope `{scope}`: --token, or OBSERVER_TOKEN",
             )
+        own_words = _error_of(response)  # they end with what to do
         if status >= 500:
-            raise AwayError(f"the observer at {self.url} cannot answer now ({status})", why, "Try again later")
-        if status == 404 and _error_of(response):
-            raise NotThereError(
-                f"the observer at {self.url} does not know that (404)", why, "Look at what it has first"
+            raise AwayError(
+                f"the observer at {self.url} cannot answer now ({status})", why, "" if own_words else "Try again later"
             )
+        if status == 404 and own_words:
+            raise NotThereError(f"the observer at {self.url} does not know that (404)", why, "")
         if status == 404:
             raise self._not_an_observer("it has no such page")
         raise WrongRequestError(
-            f"the observer at {self.url} refused us ({status})", why, "Change the request, or --url"
+            f"the observer at {self.url} refused us ({status})",
+            why,
+            "" if own_words else "Change the request, or --url",
         )
 
     def _not_an_observer(self, why: str) -> AskError:

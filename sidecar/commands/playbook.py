@@ -18,6 +18,9 @@ from sidecar.commands.user_name import user_name
 from sidecar.errors import ObserverError, SettingsError
 
 FORMAT: Final = "observer.playbook/1"
+_TAKES = {"list": (0, 0, "none"), "export": (0, 0, "none"), "import": (1, 1, "one file"), "show": (1, 1, "one entry")}
+_ENTRIES = (1, 10**6, "one entry or several")
+"""How many names an action takes, at least and at most, and in words."""
 _DONE = {"approve": "approved", "retire": "retired", "restore": "restored"}
 
 
@@ -38,12 +41,12 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    wants = {"list": 0, "export": 0, "import": 1, "show": 1}.get(args.action)
-    if (args.action in _DONE and not args.names) or (wants is not None and len(args.names) != wants):
-        what = "a file" if args.action == "import" else "entries"
+    """Raises SettingsError if too many or too few entries or files are named."""
+    given, (least, most, words) = len(args.names), _TAKES.get(args.action, _ENTRIES)
+    if not least <= given <= most:
         raise SettingsError(
-            f"`observer playbook {args.action}` is not complete",
-            f"it takes {'no names' if wants == 0 else what}",
+            f"`observer playbook {args.action}` was given {given or 'no'} name{'' if given == 1 else 's'}",
+            f"it takes {words}",
             "See `observer playbook --help`",
         )
 
