@@ -10,12 +10,12 @@ import asyncio
 
 from sidecar.gateway.proxied_call import ProxiedCall
 from sidecar.gateway.proxy_advice import AskedAdvice
-from sidecar.gateway.proxy_head import RequestHead, ResponseHead, trailer_lines
+from sidecar.gateway.proxy_framing import AnswerFraming, OutgoingRequest
+from sidecar.gateway.proxy_head import RequestHead, ResponseHead
 from sidecar.gateway.proxy_parts import AgentSide, ExchangeParts
 from sidecar.gateway.proxy_refusal import TRACE_ID_HEADER, local_response
 from sidecar.gateway.proxy_upstream import UpstreamConnection
 
-_MOST_PENDING_BYTES = 16 * 1024
 _REPEATABLE = frozenset([b"GET", b"HEAD", b"OPTIONS", b"TRACE"])
 _HUNG_UP = "cancelled by the caller"
 
@@ -29,14 +29,13 @@ class Exchange:
         "_connecting",
         "_connection",
         "_continued",
+        "_framing",
         "_head_sent",
         "_heard_at",
-        "_out",
+        "_outgoing",
         "_parts",
-        "_pending_bytes",
         "_response_whole",
         "_retried",
-        "_rewrites_chunks",
         "_sent_at",
         "_upstream_paused",
         "call",
@@ -54,11 +53,10 @@ class Exchange:
         self.call: ProxiedCall = parts.recorder.begin(head)
         self._connection: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._out: list[bytes] = []
-        self._pending_bytes = 0
+        self._outgoing = OutgoingRequest(head)
         self._upstream_paused = False
         self._head_sent = False
-        self._rewrites_chunks = False
+        self._framing = AnswerFraming(head)
         self._response_whole = False
         self._retried = False
         self._continued = False
@@ -89,11 +87,7 @@ class Exchange:
         if self._response_whole or self.over:
             return  # the gateway answered without waiting for it
         self.call.request_body.add(data)
-        self._pending_bytes += len(data)
-        if self.head.chunked:
-            self._out += (b"%x\r\n" % len(data), data, b"\r\n")
-        else:
-            self._out.append(data)
+        self._outgoing.add(data)
 
     def request_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
         """The request is complete."""
@@ -101,26 +95,16 @@ class Exchange:
         if self._asked is not None:
             self._asked.request_over()
         self._sent_at = self._parts.loop.time()
-        if self.head.chunked:
-            self._out.append(b"\r\n".join([b"0", *trailer_lines(trailers), b"", b""]))
+        self._outgoing.end(trailers)
 
     def send_on(self) -> None:
-        """Write the queued bytes to the gateway; without a connection keep them, joined."""
-        if not self._out:
-            return
-        out = b"".join(self._out)
-        transport = self._connection.transport if self._connection is not None else None
-        if transport is None:
-            self._out = [out]
-            return
-        self._out, self._pending_bytes = [], 0
-        if not transport.is_closing():  # uvloop would raise; `connection_lost` follows
-            transport.write(out)
+        """Write the queued bytes to the gateway, if there is a connection."""
+        self._outgoing.send_on(self._connection.transport if self._connection is not None else None)
 
     @property
     def full(self) -> bool:
         """Whether to stop reading from the agent: the gateway has not taken the queued bytes."""
-        return self._upstream_paused or self._pending_bytes > _MOST_PENDING_BYTES
+        return self._upstream_paused or self._outgoing.full
 
     def agent_paused(self, paused: bool) -> None:
         """Pause reading from the gateway while the agent reads slowly; resume once it has caught up."""
@@ -177,33 +161,20 @@ class Exchange:
         more = [b"%b: %032x" % (TRACE_ID_HEADER, trace_id)] if trace_id else []
         if self._asked is not None and self._asked.to_agent:
             more += self._asked.lines()
-        bodiless = self.method == b"HEAD" or head.status in (204, 304)
-        if self.head.expects and not self._continued and not self.request_whole:
-            self.head.close = True  # the agent may still send its body, or not: RFC 9110, 10.1.1
-        if head.chunked or until_close:
-            if self.head.http10:
-                self.head.close = True
-            elif head.status != 204:  # RFC 9112, 6.1
-                more.append(b"Transfer-Encoding: chunked")
-                self._rewrites_chunks = not bodiless
-        if self.head.close:
-            more.append(b"Connection: close")
+        may_continue = self.head.expects and not self._continued and not self.request_whole
+        more += self._framing.lines(head, until_close=until_close, may_continue=may_continue)
         self._head_sent = True
         self._agent.send(head.to_send(more))
 
     def response_data(self, data: bytes) -> None:
         """Forward a piece of the body."""
         self.call.response_body.add(data)
-        if self._rewrites_chunks:
-            self._agent.send(b"%x\r\n" % len(data), data, b"\r\n")
-        else:
-            self._agent.send(data)
+        self._agent.send(*self._framing.piece(data))
 
     def response_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
         """The response is complete."""
         self._response_whole = True
-        if self._rewrites_chunks:
-            self._agent.send(b"\r\n".join([b"0", *trailer_lines(trailers), b"", b""]))
+        self._agent.send(*self._framing.end(trailers))
 
     def after_data(self) -> None:
         """Write what one read produced; once the response is complete, release the connection."""
@@ -231,7 +202,8 @@ class Exchange:
             lines = self._parts.recorder.trace_lines(self.call)
             if self._asked is not None and self._asked.to_gateway:
                 lines = [*lines, *self._asked.lines()]
-            self._out = [self.head.to_send(lines)]
+            self._outgoing.clear()
+            self._outgoing.put_head(lines)
             self._connecting = self._parts.loop.create_task(self._connect())
         else:
             self._fail(502, "Bad Gateway", f"no answer from the gateway: {why}", error_type)
@@ -248,7 +220,7 @@ class Exchange:
         """Queue the head with *lines*, before the body bytes received so far, and get a connection."""
         if self.over:
             return
-        self._out.insert(0, self.head.to_send(lines))
+        self._outgoing.put_head(lines)
         connection = self._parts.pool.take()
         if connection is not None:
             self._attach(connection)
@@ -295,7 +267,7 @@ class Exchange:
         self.call.failed(error, error_type)
         self._drop_connection()
         if self._head_sent:
-            framed = self._rewrites_chunks or (self.call.response is not None and self.call.response.length is not None)
+            framed = self._framing.chunked or (self.call.response is not None and self.call.response.length is not None)
             self._finish()
             self._agent.cut_off(abruptly=not framed)
             return
@@ -321,8 +293,7 @@ class Exchange:
     def _finish(self) -> None:
         if not self.over:
             self.over = True
-            self._out = []
-            self._pending_bytes = 0
+            self._outgoing.clear()
             if self._asked is not None:
                 self._asked.request_over()
             self._parts.recorder.ended(self.call)
