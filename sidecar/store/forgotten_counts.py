@@ -89,7 +89,8 @@ def clean_rules(row: Row, person: Person) -> None:
         sheet["fields"] = {person.masked_id(field): column for field, column in sheet["fields"].items()}
     for border in row.get("borders", []):
         border["field"] = person.masked_id(border["field"])
-        border["points"] = [each for each in border.get("points", []) if not theirs >> each[0] & 1]
+        if "points" in border:  # a row without them must stay the same bytes: whatever changes was theirs
+            border["points"] = [each for each in border["points"] if not theirs >> each[0] & 1]
     if gone:
         sheet["columns"] = sheet.get("columns", 0) - len(gone)
     if theirs and "refs" in sheet:
