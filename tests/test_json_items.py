@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import json
 import tracemalloc
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,56 @@ def test_one_span_at_a_time_is_objects() -> None:
     finally:
         tracemalloc.stop()
     assert len(data) * 2 < peak < len(body)  # as objects: eight times the text
+
+
+def test_a_large_request_is_held_once_beside_its_text() -> None:
+    """It is written in fields of a mebibyte, each with its resource and scope; the first to the last span is there."""
+    large = b',"status":{"message":"' + b"x" * 2**18 + b'"}}'
+    spans = b",".join(GOOD_SPAN[:-1].replace(b"good", b"span %d" % number) + large for number in range(48))
+    body = b'{"resourceSpans":[{"resource":{"droppedAttributesCount":1},"scopeSpans":[{"scope":{"name":"s"},"spans":['
+    body += spans + b']},{"scope":{"name":"empty"}}]}]}'
+    tracemalloc.start()
+    try:
+        data = protobuf_request(body, Rejected())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.6 * len(data)
+    request = ExportTraceServiceRequest.FromString(data)
+    assert names(request) == [f"span {number}" for number in range(48)]
+    assert {each.resource.dropped_attributes_count for each in request.resource_spans} == {1}
+    scopes = [scope.scope.name for each in request.resource_spans for scope in each.scope_spans]
+    assert (len(scopes) > 2, set(scopes[:-1]), scopes[-1]) == (True, {"s"}, "empty")
+
+
+class Arriving:
+    """A request whose body of *count* chunks arrives chunk by chunk."""
+
+    content_length: int | None = None
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, count: int) -> None:
+        self.stream = self._chunks(count)
+
+    async def _chunks(self, count: int) -> AsyncIterator[bytes]:
+        for number in range(count):
+            yield bytes([number % 256]) * 2**16
+
+
+@pytest.mark.parametrize("is_zipped", [False, True])
+async def test_a_body_is_held_once(is_zipped: bool) -> None:
+    """However many chunks it comes in, or is decompressed to."""
+    bodies, zipped = BodyReader(ByteBudget(2**25), max_bytes=2**25), gzip.compress(bytes(2**24), 1)
+    tracemalloc.start()
+    try:
+        with bodies.lease() as lease:
+            request: Any = Arriving(256)
+            body = await (bodies.unzipped(zipped, lease) if is_zipped else bodies.read(request, lease))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(body) == 2**24
+    assert peak < 1.6 * len(body)
 
 
 def converted(body: bytes) -> tuple[ExportTraceServiceRequest, Rejected]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from sidecar.errors import JournalError, MalformedError, OverloadedError
@@ -13,7 +14,7 @@ from sidecar.model import ObservedOp
 from sidecar.receivers.otlp_receiver import OtlpIntake
 from sidecar.receivers.otlp_wire import Rejected
 from tests.fakes import an_op
-from tests.otlp_disk import Disk, EverySpanIsAnOp, intake, tools
+from tests.otlp_disk import Disk, EverySpanIsAnOp, HandReceipt, intake, tools
 from tests.otlp_requests import a_failed_span, a_request, a_span, flat, names
 
 
@@ -161,6 +162,61 @@ async def test_large_requests_are_passed_on_in_parts_that_collectors_take() -> N
     assert len(disk.requests) > 2
     assert disk.spans == 9000
     assert [each for part in disk.requests for each in flat(part)] == flat(request)
+
+
+class LazyReceipt(HandReceipt):
+    """A receipt that settles when it is awaited, and not before."""
+
+    def __init__(self, op: ObservedOp, taken: bool) -> None:
+        super().__init__(op)
+        self._will = taken
+
+    async def wait(self) -> None:
+        self.settle(self._will)
+        await super().wait()
+
+
+class LazyDisk(Disk):
+    """A disk that writes nothing until somebody waits for it; *most* is how many requests it had to hold."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        super().__init__()
+        self.receipts: list[LazyReceipt] = []
+        self.most = 0
+        self._fails_at = fails_at
+
+    def put(self, request: bytes, spans: int) -> HandReceipt | None:
+        self.failing = {"spool"} if len(self.receipts) == self._fails_at else set()
+        return super().put(request, spans)
+
+    def _receipt(self, op: ObservedOp, taken: bool) -> HandReceipt:
+        receipt = LazyReceipt(op, taken)
+        self.receipts.append(receipt)
+        self.most = max(self.most, sum(each.taken is None for each in self.receipts))
+        return receipt
+
+
+def a_large_request() -> ExportTraceServiceRequest:
+    return a_request(*[a_span(f"span {number}", trace_state="x" * 1000) for number in range(15_000)])
+
+
+async def test_few_parts_of_a_large_request_wait_for_the_disk_at_once() -> None:
+    """Each is held several times on its way to the file."""
+    disk, request = LazyDisk(), a_large_request()
+    await intake(disk).take(request.SerializeToString())
+    assert (disk.most, len(disk.receipts) > 6) == (2, True)
+    assert [each for part in disk.requests for each in flat(part)] == flat(request)
+
+
+async def test_a_part_of_a_large_request_that_failed_is_put_again_alone() -> None:
+    """The retry finds what is on disk of the others, and goes on."""
+    disk, request = LazyDisk(fails_at=1), a_large_request()
+    door, data = intake(disk), request.SerializeToString()
+    with pytest.raises(JournalError):
+        await door.take(data)
+    assert len(disk.receipts) == 3
+    await door.take(data)
+    assert sorted(each for part in disk.requests for each in flat(part)) == sorted(flat(request))
 
 
 async def test_other_tasks_run_while_a_large_request_is_read() -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import zlib
 from collections.abc import AsyncIterable
+from io import BytesIO
 from typing import Any, Self
 
 import falcon.asgi
@@ -93,19 +94,19 @@ class BodyReader:
         return await self.unzipped(body, lease) if encoding == "gzip" else body
 
     async def _raw(self, stream: AsyncIterable[bytes], lease: Lease) -> bytes:
-        chunks: list[bytes] = []
+        body = BytesIO()  # which hands out what it gathered; joined chunks would be held twice for a while
         size = 0
         async for chunk in stream:
             size += len(chunk)
             if size > self._max_bytes:
                 raise self._too_large("more than that arrived")
             lease.take(len(chunk))
-            chunks.append(chunk)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            body.write(chunk)
+        return body.getvalue()
 
     async def unzipped(self, data: bytes, lease: Lease) -> bytes:
         """*data* (gzip) decompressed. Raises TooLargeError, OverloadedError, MalformedError."""
-        out: list[bytes] = []
+        out = BytesIO()
         size = 0
         try:
             while data:
@@ -119,12 +120,12 @@ class BodyReader:
                     if size > self._max_bytes:
                         raise self._too_large("it decompresses to more than that")
                     lease.take(len(part))
-                    out.append(part)
+                    out.write(part)
                     await asyncio.sleep(0)
                 data = member.unused_data
         except zlib.error as exc:
             raise MalformedError("the body is not gzip", str(exc), "Compress it anew, or send it as it is") from exc
-        return b"".join(out)
+        return out.getvalue()
 
     def _too_large(self, why: str) -> TooLargeError:
         return TooLargeError(f"the body is over {self._max_bytes} bytes", why, "Send less at a time")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterable
+from io import BytesIO
 from typing import Any, Final
 
 import msgspec
@@ -56,7 +57,15 @@ def without_lone_surrogates(text: bytes) -> bytes:
     """JSON *text* with escaped halves of surrogate pairs replaced by U+FFFD; as it is if it has very many escapes."""
     if text.count(b"\\") > _MOST_ESCAPES:
         return text
-    return _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], text)
+    clean, at = BytesIO(), 0
+    view = memoryview(text)
+    for found in _ESCAPE.finditer(text):
+        if found[1]:
+            clean.write(view[at : found.start()])
+            clean.write(rb"\ufffd")
+            at = found.end()
+    clean.write(view[at:])
+    return clean.getvalue()
 
 
 def items_of(value: Any) -> Any:

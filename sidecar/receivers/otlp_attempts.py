@@ -10,7 +10,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import Final, NamedTuple
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -62,6 +61,11 @@ class Ledger:
         """The number of things handed to the disk, whatever the outcome."""
         return self._count
 
+    @property
+    def passed(self) -> list[int]:
+        """The things with a receipt that this walk has stepped over, oldest first; behind it none has failed yet."""
+        return [at for at in self._receipts if at < self._at]
+
     def begin(self) -> None:
         """Start a walk at the first thing."""
         self._at = 0
@@ -85,17 +89,17 @@ class Ledger:
 
     async def settled(self) -> None:
         """Return once all are on disk, and drop the receipts. Raises JournalError if one is not."""
-        await self._settle(len(self._receipts))
+        await self._settle(list(self._receipts))
 
     async def half_settled(self) -> None:
-        """Like `settled`, for the older half."""
-        await self._settle((len(self._receipts) + 1) // 2)
+        """Like `settled`, for the older half of what this walk has passed: what failed ahead of it comes later."""
+        passed = self.passed
+        await self._settle(passed[: (len(passed) + 1) // 2])
 
-    async def _settle(self, most: int) -> None:
-        older = list(islice(self._receipts.items(), most))
-        for _, receipt in older:
-            await receipt.wait()
-        for at, _ in older:
+    async def _settle(self, older: list[int]) -> None:
+        for at in older:
+            await self._receipts[at].wait()
+        for at in older:
             del self._receipts[at]
 
     def shrink(self) -> None:

@@ -1,6 +1,7 @@
 """Converts OTLP/JSON requests to protobuf. They follow the protobuf JSON mapping, except for ids, which are hex.
 
-Spans are decoded one at a time: 20 MiB of JSON at once would become a gigabyte of objects.
+Spans are decoded one at a time: 20 MiB of JSON at once would become a gigabyte of objects. The request is written once,
+in fields of a mebibyte.
 Source: OTLP specification, JSON Protobuf encoding: hex ids, integer enums, lowerCamelCase, unknown fields ignored.
 """
 
@@ -8,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from io import BytesIO
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +27,8 @@ MOST_VALUES: Final = 1_500_000
 """Bound on the values of one request: about 20 MiB of ordinary attributes; 41 MiB if each two values form an item."""
 _WRONG = (ParseError, DecodeError, EncodeError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 _IDS = ("traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id")
+_FIELD_BYTES: Final = 2**20
+_MOST_HEADS: Final = 20  # what repeated heads add is at most a twentieth
 _HEADS: Final = ("resource", "scope", "schemaUrl", "schema_url")
 _LISTS: Final = ("resourceSpans", "resource_spans", "scopeSpans", "scope_spans", "spans")
 
@@ -53,45 +57,67 @@ def protobuf_request(body: bytes, rejected: Rejected) -> bytes:
     Raises MalformedError, TooLargeError. Slow (0.1 ms per span), so run it in a thread.
     """
     bound = ItemBound()
-    request = bytearray()
+    request = BytesIO()
     for resource in _objects(_level(body), bound, "resourceSpans", "resource_spans"):
-        request += _resource_spans(resource, bound, rejected)
-    if rejected.unreadable and not request:  # it would be taken for a repeated empty request
+        for part in _resource_spans(resource, bound, rejected):
+            request.write(part)
+    if rejected.unreadable and not request.tell():  # it would be taken for a repeated empty request
         raise _malformed(rejected.why)
-    return bytes(request)
+    return request.getvalue()
 
 
-def _resource_spans(text: Any, bound: ItemBound, rejected: Rejected) -> bytes:
-    """The field `resource_spans` of a request; b"" if the resource is wrong, which costs its spans."""
+def _resource_spans(text: Any, bound: ItemBound, rejected: Rejected) -> Iterator[bytes]:
+    """Fields `resource_spans` of a request, several if large; none if the resource is wrong, which costs its spans."""
     scopes: list[Any] = []
     try:
         level = _level(text)
         scopes = _objects(level, bound, "scopeSpans", "scope_spans")
-        data = bytearray(_head(ResourceSpans(), level))
+        head = _head(ResourceSpans(), level)
     except MalformedError as exc:
         _reject(scopes, bound, rejected, exc)
-        return b""
-    for scope in scopes:
-        data += _scope_spans(scope, bound, rejected)
-    return delimited(RESOURCE_SPANS, data)
+        return
+    parts = (part for scope in scopes for part in _scope_spans(scope, bound, rejected))
+    yield from _fields(RESOURCE_SPANS, head, parts)
 
 
-def _scope_spans(text: Any, bound: ItemBound, rejected: Rejected) -> bytes:
-    """A field `scope_spans`; b"" if the scope is wrong, which costs its spans."""
+def _scope_spans(text: Any, bound: ItemBound, rejected: Rejected) -> Iterator[bytes]:
+    """Fields `scope_spans`, several if large; none if the scope is wrong, which costs its spans."""
     try:
         level = _level(text)
-        data = bytearray(_head(ScopeSpans(), level))
+        head = _head(ScopeSpans(), level)
         spans = _objects(level, bound, "spans")
     except MalformedError as exc:
         _reject([text], bound, rejected, exc)
-        return b""
-    for said in spans:
+        return
+    yield from _fields(CHILDREN, head, _spans(spans, rejected))
+
+
+def _fields(number: int, head: bytes, children: Iterable[bytes]) -> Iterator[bytes]:
+    """*children* in one field, or in several of about `_FIELD_BYTES`, each with *head*: one would be copied whole."""
+    most = max(_FIELD_BYTES, _MOST_HEADS * len(head))
+    data = bytearray(head)
+    is_whole = True
+    for child in children:
+        if len(data) > len(head) and len(data) + len(child) > most:
+            field, data = delimited(number, data), bytearray(head)  # before the yield, or both would stay meanwhile
+            is_whole = False
+            yield field
+        data += child
+    if is_whole or len(data) > len(head):
+        field, data = delimited(number, data), bytearray()
+        yield field
+
+
+def _spans(texts: Iterable[Any], rejected: Rejected) -> Iterator[bytes]:
+    """Fields `spans`, without those that are wrong."""
+    for text in texts:
         try:
-            data += delimited(CHILDREN, _span(said))
+            span = _span(text)
         except (*_WRONG, InvalidInputError) as exc:
             rejected.unreadable += 1
             rejected.add(f"{type(exc).__name__}: {exc}"[:200])
-    return delimited(CHILDREN, data)
+        else:
+            yield delimited(CHILDREN, span)
 
 
 def _reject(scopes: list[Any], bound: ItemBound, rejected: Rejected, why: MalformedError) -> None:

@@ -7,7 +7,7 @@ ring, journal and analysis; requests go to the collector's spool. A request is a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from hashlib import blake2b
 
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Status
@@ -17,11 +17,11 @@ from sidecar.protocols import ExportSampling, RequestSpool, SpanReader, SpanWitn
 from sidecar.receivers.open_ops import OpenBatch, OpenOps
 from sidecar.receivers.otlp_attempts import Attempt, Attempts, Ledger, Taken
 from sidecar.receivers.otlp_json import JsonRequests
+from sidecar.receivers.otlp_leaving import CHUNK_BYTES, Leaving
 from sidecar.receivers.otlp_values import check_values
 from sidecar.receivers.otlp_wire import Piece, Rejected, cut, read_piece
 
 _TURN_S = 0.0015  # of processing before other tasks get a turn
-_CHUNK_BYTES = 2 * 2**20  # bound of a spooled request: collectors refuse gRPC messages over 4 MiB by default
 
 
 class OtlpIntake:
@@ -98,8 +98,11 @@ class OtlpIntake:
         parts = await _checked_parts(request, breath)
         attempt.begin()
         refused_before, spans = rejected.spans, 0
-        leaving: list[tuple[bytes, int]] = []
-        pieces: list[tuple[bytes, int]] = []
+        leaving = also_leaving = None
+        if self._spool is not None and attempt.taken is None:
+            leaving = Leaving(request, self._spool, attempt.spooled)
+        if also_to is not None:
+            also_leaving = Leaving(request, also_to, attempt.also_spooled)
         for part in parts:
             await breath.pause()
             if not part or not await _is_bounded(part, rejected, breath):
@@ -107,21 +110,15 @@ class OtlpIntake:
             piece = read_piece(part, rejected)
             if attempt.taken is None:
                 failed = await self._learn(piece, attempt.ops, breath, held)
-                if self._spool is not None:
-                    leaving.append(self._leaving(piece, failed))
-            if also_to is not None:
-                pieces.append((piece.data, piece.spans))
+                if leaving is not None:
+                    await leaving.add(*self._kept(piece, failed))
+            if also_leaving is not None:
+                await also_leaving.add(piece.data, piece.spans)
             spans += piece.spans
         if not spans and rejected.unreadable:
             raise MalformedError("the body is not an OTLP request", rejected.why, "Send an ExportTraceServiceRequest")
-        is_whole = rejected.spans == refused_before and len(request) <= _CHUNK_BYTES
-        for spool, parts_of_it, ledger in (
-            (self._spool, leaving, attempt.spooled),
-            (also_to, pieces, attempt.also_spooled),
-        ):
-            if spool is not None:
-                as_it_is = is_whole and spans == sum(count for _, count in parts_of_it)
-                _pass_on(spool, [(request, spans)] if as_it_is else parts_of_it, ledger)
+        for way in filter(None, (leaving, also_leaving)):
+            way.end(spans if rejected.spans == refused_before else None)
         await attempt.settled(also=also_to is not None)
         return attempt.taken or Taken(spans, rejected.spans, rejected.why)
 
@@ -145,8 +142,9 @@ class OtlpIntake:
             held.half_settled()
         return failed
 
-    def _leaving(self, piece: Piece, failed: set[bytes]) -> tuple[bytes, int]:
-        if self._sampling is None or self._spool is None:
+    def _kept(self, piece: Piece, failed: set[bytes]) -> tuple[bytes, int]:
+        """What sampling keeps of *piece*, and the number of spans in it."""
+        if self._sampling is None:
             return piece.data, piece.spans
         parts = [self._sampling.kept(each, frozenset(failed | failed_traces(each))) for each in piece.resource_spans]
         return b"".join(data for data, _ in parts), sum(count for _, count in parts)
@@ -157,7 +155,7 @@ async def _checked_parts(request: bytes, breath: _Breath) -> Iterable[bytes]:
 
     Those of a large request are cut anew one by one: together they would be a second copy of it.
     """
-    is_large = len(request) > _CHUNK_BYTES
+    is_large = len(request) > CHUNK_BYTES
     parts: list[bytes] = []
     for part in cut(request):
         if not is_large:
@@ -176,29 +174,6 @@ async def _is_bounded(part: bytes, rejected: Rejected, breath: _Breath) -> bool:
         rejected.add(str(exc))
         return False
     return True
-
-
-def _pass_on(spool: RequestSpool, leaving: Iterable[tuple[bytes, int]], ledger: Ledger) -> None:
-    """Put *leaving* into *spool*, in requests of a size that collectors accept. Raises OverloadedError."""
-    for data, spans in _chunks(leaving):
-        if not ledger.has_next():
-            ledger.add(spool.put(data, spans), "the spool cannot keep up")
-
-
-def _chunks(leaving: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
-    """Join small neighbours: concatenated requests are one request."""
-    gathered: list[bytes] = []
-    size = spans = 0
-    for data, count in leaving:
-        if gathered and size + len(data) > _CHUNK_BYTES:
-            yield b"".join(gathered), spans
-            gathered, size, spans = [], 0, 0
-        if count:
-            gathered.append(data)
-            size += len(data)
-            spans += count
-    if gathered:
-        yield b"".join(gathered), spans
 
 
 class _Breath:
