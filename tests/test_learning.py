@@ -12,6 +12,7 @@ from sidecar.advice.advisor import EXPOSURE
 from sidecar.advice.uplift import failures_avoided, uplift
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.clock import rfc3339_ms
+from sidecar.gateway_address import GatewayAddress
 from sidecar.model_learning import AdviceQuery, EntryChange, PlaybookEntry
 from sidecar.pipeline.learning import PLAYBOOK_CHANGE, Learning
 from sidecar.plain_words import is_plain
@@ -321,3 +322,22 @@ def test_a_path_gets_no_advice_of_a_coarser_template_than_its_calls_go_to() -> N
     called("/stock/17")  # as a sender of events names it
     assert found("/stock/17") is None
     assert found("/stock/18") == "/{more}"
+
+
+@pytest.mark.parametrize(
+    "call", ["/tools/7", "/api/tools/7", "POST http://localhost:3701/api/tools/7?x=1", "/tools/{id}"]
+)
+def test_a_path_with_that_of_the_gateway_gets_the_advice_of_its_endpoint(call: str) -> None:
+    """An agent asks by the path that it calls, and that may have the gateway's own before it."""
+    learning = Learning()
+    gateway = GatewayAddress.of("http://gw/api")
+    offers = learning.offers(holdout=0.1, window_s=60, draw=lambda: 0.0, gateway=gateway)
+    at = "2026-01-31T08:15:00.000Z"
+    entry = PlaybookEntry(
+        playbook_id="pb-1", version=1, at=at, kind="do", endpoint="/tools/{id}", text="Set f to a",
+        successes=0, avg_duration_ms=0.0, set={"f": "a"}, plain=True,
+    )  # fmt: skip
+    learning.decide_now(PLAYBOOK, entry)
+    exposure = offers.offer(AdviceQuery(endpoint=call, facts={}, door="http"), 10**18, "ex-1").exposure
+    assert exposure is not None
+    assert exposure.endpoint == "/tools/{id}"

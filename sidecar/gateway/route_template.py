@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
+from sidecar.gateway_address import GatewayAddress
+
 _MOST_NAMES = 1000
 _MOST_SEGMENTS = 16
 _MOST_TARGET = 2048  # bytes that are used; they also are the cache's keys
@@ -27,14 +29,15 @@ _VARIES = re.compile(
 _CALL = re.compile(r"(?:[A-Z]{3,7} )?(?:https?://[^/?#]*)?(?P<target>/.*)", re.DOTALL)
 
 
-def templates_of(call: str) -> Iterator[str]:
+def templates_of(call: str, gateway: GatewayAddress | None = None) -> Iterator[str]:
     """The names that *call* may have as an endpoint, the exact one first; none if it is no path.
 
-    It may also have a method, a host and a query.
+    It may also have a method, a host, a query, and before its own path that of the *gateway*.
     """
     found = _CALL.fullmatch(call)
     if found is not None:
-        template = _template(found["target"].encode("utf-8", "replace"))
+        target = found["target"].encode("utf-8", "replace")
+        template = _template(target if gateway is None else gateway.below(target) or target)
         yield template
         yield _coarse(template)
         yield f"/{_MORE}"

@@ -8,6 +8,7 @@ No I/O and no clock: it is fed ops and decisions, and the same sequence gives th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -21,6 +22,7 @@ from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.analysis.rule_follower import RuleFollower
 from sidecar.analysis.rules import RuleBook
 from sidecar.gateway.route_template import templates_of
+from sidecar.gateway_address import GatewayAddress
 from sidecar.kept_rows import KeptBook
 from sidecar.model import ObservedOp
 from sidecar.model_learning import CycleMark, EntryChange, Exposure, InformedTask, PlaybookEntry, ReportedOutcome, Term
@@ -77,9 +79,12 @@ class Learning(KeptBook):
         for change in self._standings.proposals(self.playbook.rows(), at):
             yield (PLAYBOOK_CHANGE, change) if change is not None else None
 
-    def offers(self, *, holdout: float, window_s: float, draw: Callable[[], float]) -> Offers:
-        """The maker of offers for calls, with these coins."""
-        return Offers(self.playbook, self.exposures, self._names_of, holdout=holdout, window_s=window_s, draw=draw)
+    def offers(
+        self, *, holdout: float, window_s: float, draw: Callable[[], float], gateway: GatewayAddress | None = None
+    ) -> Offers:
+        """The maker of offers for calls to *gateway*, with these coins."""
+        names_of = partial(self._names_of, gateway=gateway)
+        return Offers(self.playbook, self.exposures, names_of, holdout=holdout, window_s=window_s, draw=draw)
 
     def decide_now(self, kind: str, body: object) -> None:
         """Apply a decision at once, with its work: for simulations without a journal (`benchmarks/learning_loop`)."""
@@ -98,13 +103,13 @@ class Learning(KeptBook):
         """Ops that could not be counted."""
         return self.rules.not_counted + self.exposures.not_counted
 
-    def _names_of(self, call: str) -> Iterator[str]:
+    def _names_of(self, call: str, gateway: GatewayAddress | None) -> Iterator[str]:
         """The endpoints that *call* may be of, up to the first that calls were seen at: that is where it will go.
 
         A coarse template also is a name for calls of other paths, so it counts only if calls were seen there.
         """
         is_seen = self.rules.has_seen(call)
-        for number, name in enumerate(templates_of(call)):
+        for number, name in enumerate(templates_of(call, gateway)):
             is_seen = is_seen or self.rules.has_seen(name)
             if is_seen or number == 0:
                 yield name

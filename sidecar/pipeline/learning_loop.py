@@ -14,6 +14,7 @@ from sidecar.advice.effects import Effects
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.clock import rfc3339_ms
 from sidecar.errors import ConflictError, NotKnownError, ObserverError
+from sidecar.gateway_address import GatewayAddress
 from sidecar.model_learning import (
     CycleMark,
     EntryAction,
@@ -53,7 +54,12 @@ class LearningLoop:
         self._measuring: asyncio.Task[None] | None = None
         self._learnt = -1  # the learning's `news` at the last cycle
         self.undecided = 0  # cycles whose results the decision journal did not accept
-        offers = learning.offers(holdout=settings.holdout, window_s=settings.outcome_window, draw=draw)
+        offers = learning.offers(
+            holdout=settings.holdout,
+            window_s=settings.outcome_window,
+            draw=draw,
+            gateway=GatewayAddress.of(settings.gateway_url),
+        )
         self.advisor = Advisor(offers, learning.exposures, in_order, clock, within_s=settings.advice_timeout)
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
