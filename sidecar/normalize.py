@@ -23,7 +23,7 @@ from sidecar.redaction import MASK, Redactor
 MAX_ENTRIES = 64
 _QUERY_CHARACTERS = 8192
 REST_KEY = "_rest"
-_MOST_KNOWN = 4096  # texts
+_MOST_KNOWN = 2048  # texts
 _MOST_KNOWN_LENGTH = 64  # characters
 _BEYOND_CUT = 1 << 14  # characters after a cut that are masked together with the text before it
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -171,7 +171,7 @@ class Normalizer:
         if len(known) + len(new) > _MOST_KNOWN:
             known.clear()  # those in use soon return
         for text in new[:_MOST_KNOWN]:
-            if len(text) <= _MOST_KNOWN_LENGTH:
+            if text.__class__ is str and len(text) <= _MOST_KNOWN_LENGTH:  # an enum's member equals its text
                 known[text] = text
         return True
 

@@ -24,5 +24,5 @@ def test_what_is_kept_is_bounded() -> None:
     for number in range(5000):
         recurring.attributes((f"{number}" * (number % 300), True, number))
     kept = recurring._kept
-    assert 0 < len(kept) <= 1024
+    assert 0 < len(kept) <= 512
     assert max(map(len, kept.values())) <= 1024

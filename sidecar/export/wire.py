@@ -14,8 +14,8 @@ from typing import Any, Final
 _DOUBLE: Final = struct.Struct("<d")
 _INT64: Final = 2**63
 _SHORT: Final = 64  # bytes of text
-_MOST_COMBINATIONS: Final = 1024
-_MOST_TOGETHER: Final = 1024  # bytes; with the number above, this bounds what is kept to some two MiB
+_MOST_COMBINATIONS: Final = 512
+_MOST_TOGETHER: Final = 1024  # bytes; with the number above, this bounds what is kept to one MiB
 _MOST_KEPT: Final = 128  # characters of a key; longer keys are not cached, which bounds the caches
 
 
