@@ -49,7 +49,7 @@ def record_of(line: bytes) -> bytes:
 
     The search is unambiguous: inside a text the quotes are escaped, and an op has no object member of that name.
     """
-    end = line.find(_ENVELOPE + b"{")
+    end = line.find(_ENVELOPE + b"{") if line[-CRC_TAIL - 2 : -CRC_TAIL - 1] == b"}" else -1  # most end with a text
     return line[: end if end >= 0 else -CRC_TAIL - 1] + b"}"
 
 

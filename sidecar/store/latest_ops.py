@@ -2,8 +2,8 @@
 
 Every settled op passes through here before anything counts it, live and in a replay. Recent ops are kept in full, so
 that a book can retract one when another replaces it. The content follows from the journal alone. It is kept in blocks,
-which are also the saved rows; the oldest block is evicted first. A block is encoded when it is first saved, as under
-load most are evicted before that; from then on it is held as its encoded row and is saved without copying.
+which are also the saved rows; the oldest block is evicted first. At a thousand ops per second each save writes all of
+them, so a full block is held as its encoded row and is saved without copying.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _rows = msgspec.json.Decoder(list[_Known])
 
 
 class _Block:
-    """Ops saved together as one row. Once it is saved, their JSON are slices of the row, so nothing is held twice.
+    """Ops saved together as one row. In a closed block their JSON are slices of the row, so nothing is held twice.
 
     A later change keeps the row's bytes alive through the slices; `_dead` counts the bytes of replaced ops among them.
     """
@@ -103,7 +103,7 @@ class LatestOps:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[_Known, int]] = {}  # op id → op and block number
-        self._blocks: dict[int, _Block] = {}  # oldest first
+        self._blocks: dict[int, _Block] = {}  # oldest first; all but the newest are closed
         self._newest = 0
         self._bytes = 0
         self._dirty: set[int] = set()
@@ -206,6 +206,8 @@ class LatestOps:
         known = _Known(op_id, msgspec.Raw(encoded)) if size <= LARGEST else _Known(op_id)
         block = self._blocks.get(self._newest)
         if block is None or block.is_full:
+            if block is not None:
+                block.close()
             self._newest += 1
             block = self._blocks[self._newest] = _Block([])
         block.add(known)
