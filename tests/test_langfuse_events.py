@@ -13,7 +13,7 @@ from sidecar.errors import InvalidInputError
 from sidecar.gateway.route_template import Templates
 from sidecar.langfuse.book import LangfuseBook, merged, score_key
 from sidecar.langfuse.score_rules import ScoreRules
-from sidecar.model import Fragment
+from sidecar.model import Fragment, Score
 from sidecar.normalize import Normalizer
 from sidecar.receivers.langfuse_batches import EventBatch
 from sidecar.receivers.langfuse_events import KINDS, OBSERVATION_TYPES, LangfuseReader
@@ -111,6 +111,15 @@ def test_fragments_merge_to_the_same_in_any_order(told: list[Fragment], random: 
     assert whole.end_ns == next((each.end_ns for each in reversed(in_order) if each.end_ns), 0)
     first, last = in_order[0], in_order[-1]
     assert merged(last, first) == merged(first, last)
+
+
+def test_a_score_of_an_older_journal_is_done_under_its_old_key() -> None:
+    """Its decisions have no time of the telling: a replay finishes what they finished."""
+    book, said = LangfuseBook(), {"score_id": "s", "name": "n", "at": "t", "data_type": "BOOLEAN", "value": False}
+    book.apply_told(msgspec.json.encode({"taken_ns": 1, "scores": [said]}))
+    assert book.waiting_count == 1
+    book.apply_done(msgspec.json.encode({"scores": [score_key(msgspec.convert(said, Score))]}))
+    assert (book.waiting_count, score_key(msgspec.convert(said, Score)).count(":")) == (0, 2)
 
 
 def test_a_book_that_reads_nonsense_stays_as_it_is() -> None:
