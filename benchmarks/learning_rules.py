@@ -14,7 +14,7 @@ from typing import NamedTuple
 from benchmarks.learning_worlds import ENDPOINT, Planted, World, an_op, planted_world, same_rule, world_without_rules
 from sidecar.analysis.e_values import MAX_OPS, complete
 from sidecar.analysis.rule_choice import ENOUGH
-from sidecar.analysis.rule_counts import MAX_COLUMNS, Sheet
+from sidecar.analysis.rule_counts import MAX_COLUMNS, Room, Sheet
 from sidecar.analysis.rule_evidence import Evidence
 from sidecar.analysis.rule_prior import Prior
 from sidecar.analysis.rule_search import Snapshot, snapshot
@@ -93,7 +93,7 @@ def planted_together(rules: int, seed: int) -> FoundTogether:
 def _is_provable(world: World, at: int, ops: Sequence[ObservedOp]) -> bool:
     sheet = Sheet()
     for op in ops[-MAX_OPS:]:
-        sheet.add(op, MAX_COLUMNS)
+        sheet.add(op, Room(MAX_COLUMNS, numbers=0, beside_borders=False))
     seen = snapshot(sheet, complete(sheet.ops))
     met = [_bits(rule, ops[-MAX_OPS:], seen.every) for rule in world.planted]
     evidence = Evidence(seen, [bits for number, bits in enumerate(met) if number != at])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from sidecar.analysis.field_counts import MAX_FIELDS, MAX_PAIRS, MAX_VALUES, FieldCounts, common_to_failures
-from sidecar.analysis.rule_counts import MAX_COLUMNS, Sheet
+from sidecar.analysis.rule_counts import MAX_COLUMNS, Room, Sheet
 from tests.fakes import an_op
+
+ROOM = Room(MAX_COLUMNS, numbers=100, beside_borders=True)
 
 
 def test_a_value_that_was_not_counted_is_not_claimed() -> None:
@@ -44,7 +46,7 @@ def test_a_feature_is_called_alike_wherever_it_is_counted() -> None:
     counts, sheet = FieldCounts(), Sheet()
     one = an_op(features={"task_class": "a", "count": 3, "zone": True})
     counts.add(one)
-    sheet.add(one, MAX_COLUMNS)
+    sheet.add(one, ROOM)
     assert {"features.task_class", "features.count", "zone"} <= set(counts.values) & set(sheet.fields)
     assert counts.values["zone"] == {"true": 1}
     counts.remove(one)
@@ -55,7 +57,7 @@ def test_each_new_value_of_a_feature_counts_as_the_feature_s() -> None:
     """The second and third value too: the field of that name has its own."""
     sheet = Sheet()
     for number, state in enumerate(["NV", "UT", "UT", "NV"]):
-        sheet.add(an_op(state="CA", features={"state": state, "count": number}), MAX_COLUMNS)
+        sheet.add(an_op(state="CA", features={"state": state, "count": number}), ROOM)
     assert set(sheet.fields["features.state"].values) == {"NV", "UT"}
     assert set(sheet.fields["state"].values) == {"CA"}
     assert sheet.fields["features.state"].values["UT"][0] == 0b0110

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from sidecar.analysis.incidents import IncidentBook
 from sidecar.analysis.rules import RuleBook
 from sidecar.langfuse.book import LangfuseBook
 from sidecar.model import Fragment, LangfuseTold, ObservedOp, Score
+from sidecar.packed import numbers
 from sidecar.store.forgotten_person import Person
 from sidecar.store.forgotten_rows import CleanedRows
 
@@ -88,7 +90,7 @@ def test_a_models_words_on_an_incident_of_theirs_go() -> None:
 
 
 def test_numbers_beside_a_cut_that_were_theirs_go() -> None:
-    """Of those that a rule keeps beside its cut only the others' stay, and the rule tells the same."""
+    """Of the numbers stored as they are only the others' stay, and the rule tells the same."""
     book = RuleBook()
     for number in range(600):
         staffer, age = f"co-{number % 5}" if number % 4 else "st-17", number * 7 % 61
@@ -101,10 +103,12 @@ def test_numbers_beside_a_cut_that_were_theirs_go() -> None:
     cleaned.look("learning", key, body)
     kept = cleaned.row("learning", key, body)
     assert kept is not None
-    (before,), (after,) = (json.loads(each)["row"]["borders"] for each in (body, kept[1]))
-    assert after["points"] == [[at, age] for at, age in before["points"] if at % 4]
-    assert 0 < len(after["points"]) < len(before["points"])
-    assert (after["told"], after["field"]) == (before["told"], "age")
+    before, after = (json.loads(each)["row"] for each in (body, kept[1]))
+    left, right = (list(numbers(b64decode(each["sheet"]["fields"]["age"]["early"]))) for each in (before, after))
+    assert right == [(at, age) for at, age in left if at % 4]
+    assert 0 < len(right) < len(left)
+    assert before["borders"] == after["borders"] != []
+    assert before["sheet"]["fields"]["age"]["parts"] == after["sheet"]["fields"]["age"]["parts"]
 
 
 def test_rules_on_what_was_theirs_alone_are_void() -> None:

@@ -182,6 +182,6 @@ async def test_what_is_told_is_rebuilt_from_the_journals(tmp_path: Path, capsys:
     assert rule.moved != ()
     before = dumped(tmp_path / "data" / "state.db")
     assert b"borders" in before
-    assert b"points" in before
+    assert b"early" in before
     after, _ = await in_thread(replay, tmp_path, capsys)
     assert after == before

@@ -62,7 +62,7 @@ def test_evidence_passes_twenty_in_one_world_of_twenty_at_most(known: bool) -> N
             other |= (dice.random() < 0.5) << at
             good |= (dice.random() < morning) << at
         looks = [
-            Evidence(Snapshot(ops, good, {}), [other & ((1 << ops) - 1)] if known else []).log_e(
+            Evidence(Snapshot(ops, good, {}, {}), [other & ((1 << ops) - 1)] if known else []).log_e(
                 bits & ((1 << ops) - 1)
             )
             for ops in range(64, 641, 64)
@@ -91,7 +91,7 @@ def evidence(blocks: list[tuple[int, int, int]]) -> float:
     for number, (met, successes, others) in enumerate(blocks):
         bits |= ((1 << met) - 1) << number * BLOCK
         good |= ((1 << successes) - 1 | ((1 << others) - 1) << met) << number * BLOCK
-    return Evidence(Snapshot(len(blocks) * BLOCK, good, {}), []).log_e(bits)
+    return Evidence(Snapshot(len(blocks) * BLOCK, good, {}, {}), []).log_e(bits)
 
 
 def a_world(dice: Random, fields: int = 5) -> dict[Condition, int]:

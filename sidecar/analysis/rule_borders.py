@@ -1,29 +1,27 @@
 """Estimates where a rule's numeric cut lies, from the numbers beside its cut point, once the rule leads.
 
 Pure. A sheet bins numbers by cut points chosen before any outcome is known, so a rule's cut may be off by up to one
-bin. From the moment a rule with a cut leads or stands, a `Border` stores the numbers that fall into the bins on either
-side, and the cut is reported at the observed number that best separates the outcomes. The hypothesis tested is the cut
-point; the reported place is an estimate, and moves only if another place fits clearly better.
+bin. Once a rule with a cut leads or stands, a `Border` reports the cut at the observed number that best separates the
+outcomes, among the stored numbers in the bins on either side. The hypothesis tested is the cut point; the reported
+place is an estimate, and moves only if another place fits clearly better. What is reported is counted there, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from math import isfinite
+from math import inf
 from typing import Final, NamedTuple
 
 import msgspec
 
-from sidecar.analysis.e_values import likelihood_gain
-from sidecar.analysis.rule_counts import Condition, Together
+from sidecar.analysis.e_values import Table, likelihood_gain
+from sidecar.analysis.rule_counts import Condition, Together, set_bit
 from sidecar.analysis.rule_search import Snapshot, table
-from sidecar.call_fields import FEATURE, FIELD_SET
-from sidecar.model import ObservedOp
+from sidecar.packed import numbers
 
 MAX_BORDERS: Final = 8  # per endpoint
-_MOST_POINTS = 128  # numbers stored per border and sheet
-_LEAST_POINTS = 8
+_LEAST_POINTS = 8  # numbers beside the cut
 _BETTER = 3.0  # ln of the likelihood ratio over the reported place that a move needs: two odd outcomes or more
 _MOST_MOVES = 8  # per border and sheet
 
@@ -37,10 +35,9 @@ class Moved(msgspec.Struct, frozen=True):
 
 
 class Border(msgspec.Struct, omit_defaults=True):
-    """The *cut* of *field*, reported at *told*. Stores numbers above *low* and at most *high*, the adjacent cut points.
+    """The *cut* of *field*, reported at *told*, a number above *low* and at most *high*, the adjacent cut points.
 
-    *points* holds (index of the op in the sheet, its number). The reported place is *certain* if it fits much better
-    than either end.
+    The reported place is *certain* if it fits much better than either end.
     """
 
     field: str
@@ -50,17 +47,6 @@ class Border(msgspec.Struct, omit_defaults=True):
     high: float | None = None
     moves: int = 0
     certain: bool = False
-    points: list[tuple[int, float]] = []
-
-    def take(self, op: ObservedOp, at: int) -> None:
-        """Store the number of *op*, which has index *at* in the sheet, if it lies beside the cut and there is room."""
-        if len(self.points) >= _MOST_POINTS:
-            return
-        number = _number_in(op, self.field)
-        if number is None or (self.low is not None and number <= self.low):
-            return
-        if self.high is None or number <= self.high:
-            self.points.append((at, number))
 
 
 class _Edge(NamedTuple):
@@ -102,23 +88,74 @@ def borders_of(known: Sequence[Border], world: Snapshot, wanted: Iterable[Togeth
 
 
 def borders_kept(borders: Iterable[Border], standing: Iterable[Together]) -> list[Border]:
-    """The borders of rules that a new sheet takes over. Their points start anew; the reported places stay."""
+    """The borders of rules that a new sheet takes over; the reported places stay."""
     cuts = {(edge.field, edge.cut) for together in standing for edge in _edges(together)}
     kept = [each for each in borders if (each.field, each.cut) in cuts]
     for each in kept:
-        each.points, each.moves = [], 0
+        each.moves = 0
     return kept
 
 
 def place(borders: Iterable[Border], world: Snapshot, standing: Iterable[Together]) -> Iterator[None]:
-    """Move each border to where the outcomes of its first conjunction in *standing* fit best; one border per step."""
+    """Move each border to where the outcomes of its first conjunction in *standing* fit best; two steps per border."""
     edges: dict[tuple[str, float], _Edge] = {}
     for edge in (edge for together in standing for edge in _edges(together)):
         edges.setdefault((edge.field, edge.cut), edge)
     for border in borders:
         if (key := (border.field, border.cut)) in edges:
-            _place(border, world, edges[key])
+            rest = world.of(edges[key].rest) or 0
+            points = _points(border, world, rest)
             yield
+            if len(points) >= _LEAST_POINTS:
+                _place(border, dict(_gains(border, world, rest, points)))
+                yield
+
+
+def counted_as_told(world: Snapshot, together: Together, moved: Sequence[Moved]) -> Table:
+    """The table of *together* with its cuts where they are reported; `table` if none is reported elsewhere.
+
+    An op whose number lies between a cut and its reported place, but was not stored, is counted on neither side.
+    """
+    met = known = world.every
+    for each in together:
+        reported = _as_reported(each, moved)
+        if reported == each:
+            met &= world.bits.get(each, 0)
+            continue
+        for cut, place, is_low in ((each.low, reported.low, True), (each.high, reported.high, False)):
+            if cut is not None and place is not None:
+                above, sure = _above(world, each.field, cut, place)
+                present = world.bits.get(Condition(each.field, "number", low=cut), 0)
+                present |= world.bits.get(Condition(each.field, "number", high=cut), 0)
+                met, known = met & (above if is_low else present & ~above), known & sure
+    return table(world, met, known)
+
+
+def _above(world: Snapshot, field: str, cut: float, place: float) -> tuple[int, int]:
+    """The ops with numbers above *place*, which lies in a bin beside *cut*; and those of which that is known."""
+    above = world.bits.get(Condition(field, "number", low=cut), 0)
+    if place == cut:
+        return above, world.every
+    low, high = _beside(world, field, cut)
+    low, high = (cut, high) if place > cut else (low, cut)
+    stored = _points_between(world, field, low, high)
+    beside = _between(world, field, low, high)
+    higher = _bits_of(at for at, number in stored if number > place)
+    known = _bits_of(at for at, _ in stored)
+    return world.every & (above & ~beside | higher), world.every & ~(beside & ~known)
+
+
+def _bits_of(ops: Iterable[int]) -> int:
+    bits = bytearray()
+    for at in ops:
+        set_bit(bits, at)
+    return int.from_bytes(bits, "little")
+
+
+def _points_between(world: Snapshot, field: str, low: float | None, high: float | None) -> list[tuple[int, float]]:
+    """(index of the op, number) of the stored numbers above *low* and at most *high*."""
+    least, most = -inf if low is None else low, inf if high is None else high
+    return [(at, number) for at, number in numbers(world.numbers.get(field, b"")) if least < number <= most]
 
 
 def same_border(borders: Sequence[Border], one: Together, other: Together) -> bool:
@@ -145,11 +182,7 @@ def beside_cuts(world: Snapshot, borders: Sequence[Border], together: Together) 
         yield _between(world, edge.field, low, high)
 
 
-def _place(border: Border, world: Snapshot, edge: _Edge) -> None:
-    points = _points(border, world, world.of(edge.rest) or 0)
-    if len(points) < _LEAST_POINTS:
-        return
-    gains = dict(_gains(border, world, edge, points))
+def _place(border: Border, gains: dict[float, float]) -> None:
     ends = max(gains[next(iter(gains))], gains[next(reversed(gains))])
     now = max((each for each in gains if each <= border.told), default=next(iter(gains)))
     best = max(gains, key=lambda each: gains[each])
@@ -159,10 +192,9 @@ def _place(border: Border, world: Snapshot, edge: _Edge) -> None:
 
 
 def _gains(
-    border: Border, world: Snapshot, edge: _Edge, points: Sequence[tuple[float, bool]]
+    border: Border, world: Snapshot, rest: int, points: Sequence[tuple[float, bool]]
 ) -> Iterator[tuple[float, float]]:
     """For each place where the cut may be reported, lowest first: how well separate rates below and above it fit."""
-    rest = world.of(edge.rest) or 0
     below = table(world, _between(world, border.field, None, border.low) if border.low is not None else 0, rest)
     above = table(world, _between(world, border.field, border.high, None) if border.high is not None else 0, rest)
     n, good = below.n, below.successes
@@ -178,8 +210,9 @@ def _gains(
 
 
 def _points(border: Border, world: Snapshot, rest: int) -> list[tuple[float, bool]]:
-    """(number, success) of the stored ops within *rest*, ordered by number."""
-    return sorted((number, bool(world.succeeded >> at & 1)) for at, number in border.points if rest >> at & 1)
+    """(number, success) of the ops beside the border and within *rest* whose numbers are stored, ordered by number."""
+    beside = _points_between(world, border.field, border.low, border.high)
+    return sorted((number, bool(world.succeeded >> at & 1)) for at, number in beside if rest >> at & 1)
 
 
 def _edges(together: Together) -> Iterator[_Edge]:
@@ -243,21 +276,3 @@ def _as_reported(condition: Condition, moved: Sequence[Moved]) -> Condition:
     if low is not None and high is not None and low >= high:
         return condition
     return Condition(condition.field, "number", low=low, high=high)
-
-
-def _number_in(op: ObservedOp, field: str) -> float | None:
-    """The number of *op* in the field that a sheet names *field*; None if it has none."""
-    if field in FIELD_SET:
-        value = getattr(op, field)
-    else:
-        features = op.features or {}
-        value = features.get(field)
-        if value is None and field.startswith(FEATURE):
-            value = features.get(field.removeprefix(FEATURE))
-    if value is None or isinstance(value, bool | str):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if isfinite(number) else None

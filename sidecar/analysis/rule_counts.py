@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from math import isfinite
 from operator import attrgetter
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -67,11 +67,20 @@ class Condition(msgspec.Struct, frozen=True, omit_defaults=True):
 Together = tuple[Condition, ...]
 
 
+class Room(NamedTuple):
+    """The room of a sheet: *columns*, *numbers* stored as they are, and whether those beside borders are besides."""
+
+    columns: int
+    numbers: int
+    beside_borders: bool
+
+
 class Column(msgspec.Struct, omit_defaults=True):
     """One field: ops by text value, ops with values beyond the bounds, and numbers.
 
-    The first numbers are stored as they are (*early*, `sidecar.packed`). Once the *cuts* are chosen from them, numbers
-    are binned into *parts*, one more than there are cuts, each a bitmap of ops.
+    Numbers are stored as they are (*early*, `sidecar.packed`), so that ops can be counted at any place of a cut: the
+    first ones, as there is room, and all of a field that *has_border*. Once the *cuts* are chosen from them, numbers
+    are also binned into *parts*, one more than there are cuts, each a bitmap of ops.
     """
 
     values: dict[str, bytearray] = {}
@@ -79,6 +88,7 @@ class Column(msgspec.Struct, omit_defaults=True):
     early: bytearray = msgspec.field(default_factory=bytearray)
     cuts: list[float] = []
     parts: list[bytearray] = []
+    has_border: bool = False
 
     def has(self, at: int) -> bool:
         """Whether a value of the op at index *at* was counted."""
@@ -96,7 +106,6 @@ class Column(msgspec.Struct, omit_defaults=True):
         self.parts = [bytearray() for _ in range(len(self.cuts) + 1)]
         for at, number in numbers(self.early):
             set_bit(self.parts[bisect_left(self.cuts, number)], at)
-        self.early = bytearray()
 
 
 class Sheet(msgspec.Struct, omit_defaults=True):
@@ -106,6 +115,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
     succeeded: bytearray = msgspec.field(default_factory=bytearray)
     fields: dict[str, Column] = {}
     columns: int = 0
+    numbers: int = 0  # stored as they are, in all columns
     tasks: bytearray = msgspec.field(default_factory=bytearray)  # four bytes per op: a checksum of its task's name
     ids: bytearray = msgspec.field(default_factory=bytearray)  # of the last ops: checksums of their ids
     refs: bytearray = msgspec.field(default_factory=bytearray)  # spans of the last ops, see `sidecar.packed`
@@ -115,7 +125,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
         """Whether the sheet has no room for more ops."""
         return self.ops >= MAX_OPS
 
-    def add(self, op: ObservedOp, most_columns: int) -> None:
+    def add(self, op: ObservedOp, room: Room) -> None:
         """Count *op*. O(its fields); runs for every op, so known values take the shortest path."""
         at, byte, bit = self.ops, self.ops >> 3, 1 << (self.ops & 7)
         if op.success:
@@ -128,38 +138,34 @@ class Sheet(msgspec.Struct, omit_defaults=True):
                 try:
                     fields[name].values[value][byte] |= bit
                 except (KeyError, IndexError):
-                    self._count(name, value, at, most_columns)
+                    self._count(name, value, at, room)
         if op.features:
-            self._add_features(op.features, at, most_columns)
+            self._add_features(op.features, at, room)
 
-    def amend(self, op: ObservedOp, amended: Iterable[bytes], most_columns: int) -> dict[int, set[str]]:
+    def amend(self, op: ObservedOp, amended: Iterable[bytes], room: Room) -> bool:
         """Give the recent ops that *op* amends its outcome, its id, and what it says of fields they had not.
 
-        *amended* are the `checksums` of their ids. Returns the ops' indexes, with the names of these fields.
+        *amended* are the `checksums` of their ids. Returns whether there were any.
         """
         found = [at for wanted in amended if (at := self._place_of(wanted)) is not None]
         first = self.ops - len(self.ids) // 4
-        added = {}
         for at in found:
             self.ids[4 * at : 4 * at + 4] = _checksum(op.op_id or "")
             set_bit(self.succeeded, first + at)
             if not op.success:
                 self.succeeded[(first + at) >> 3] ^= 1 << ((first + at) & 7)
-            added[first + at] = self._complete(op, first + at, most_columns)
-        return added
+            self._complete(op, first + at, room)
+        return bool(found)
 
-    def _complete(self, op: ObservedOp, at: int, most_columns: int) -> set[str]:
+    def _complete(self, op: ObservedOp, at: int, room: Room) -> None:
         told: dict[str, Scalar] = {
             name: value for name, value in zip(FIELDS, _field_values(op), strict=True) if value is not None
         }
         told.update((feature_name(name), value) for name, value in (op.features or {}).items())
-        added = set()
         for name, value in told.items():
             column = self.fields.get(clean_text(name[:MAX_LENGTH]))
             if value != "" and (column is None or not column.has(at)):
-                self._count(name, value, at, most_columns)
-                added.add(name)
-        return added
+                self._count(name, value, at, room)
 
     def _place_of(self, wanted: bytes) -> int | None:
         at = len(self.ids)
@@ -180,7 +186,7 @@ class Sheet(msgspec.Struct, omit_defaults=True):
             if len(self.refs) > 2 * _REFS_BYTES:
                 del self.refs[:-_REFS_BYTES]
 
-    def _add_features(self, features: dict[str, Scalar], at: int, most_columns: int) -> None:
+    def _add_features(self, features: dict[str, Scalar], at: int, room: Room) -> None:
         fields, byte, bit = self.fields, at >> 3, 1 << (at & 7)
         for name, value in features.items():
             try:
@@ -188,44 +194,54 @@ class Sheet(msgspec.Struct, omit_defaults=True):
                 if value.__class__ is str:
                     known = column.values.get(value)
                     if known is None:  # often new, as for ids, so without an exception
-                        self._count(feature_name(name), value, at, most_columns)
+                        self._count(feature_name(name), value, at, room)
                     else:
                         known[byte] |= bit
                 elif value is True or value is False:
                     column.values["true" if value else "false"][byte] |= bit
                 else:
                     column.parts[bisect_left(column.cuts, value)][byte] |= bit
+                    self._store(column, value, at, room)
             except (KeyError, IndexError):  # a new value, or its column is too short
-                self._count(feature_name(name), value, at, most_columns)
+                self._count(feature_name(name), value, at, room)
 
-    def _count(self, name: str, value: Scalar, at: int, most_columns: int) -> None:
+    def _count(self, name: str, value: Scalar, at: int, room: Room) -> None:
         name = clean_text(name[:MAX_LENGTH])
         column = self.fields.get(name)
         if column is None:
-            if len(self.fields) >= MAX_FIELDS or self.columns >= most_columns:
+            if len(self.fields) >= MAX_FIELDS or self.columns >= room.columns:
                 return
             column = self.fields[name] = Column()
-        number = None if isinstance(value, bool | str) else _number(value)
+        number = _number(value)
         if number is not None:
-            self._count_number(column, number, at, most_columns)
+            self._count_number(column, number, at, room)
             return
         text = clean_text(word(value)[:MAX_LENGTH])
         known = column.values.get(text)
-        if known is None and len(column.values) < MAX_VALUES and self.columns < most_columns:
+        if known is None and len(column.values) < MAX_VALUES and self.columns < room.columns:
             known = column.values[text] = bytearray()
             self.columns += 1
         set_bit(column.beyond if known is None else known, at)
 
-    def _count_number(self, column: Column, number: float, at: int, most_columns: int) -> None:
+    def _count_number(self, column: Column, number: float, at: int, room: Room) -> None:
         if column.cuts:
             set_bit(column.parts[bisect_left(column.cuts, number)], at)
+            self._store(column, number, at, room)
         elif (early := len(column.early) // NUMBER_BYTES) >= _TO_LEARN:  # all equal so far, or no room for cut points
             set_bit(column.beyond, at)
         else:
             add_number(column.early, at, number)
-            if early + 1 == _TO_LEARN and self.columns + _PARTS <= most_columns:
+            self.numbers += 1
+            if early + 1 == _TO_LEARN and self.columns + _PARTS <= room.columns:
                 column.learn()
                 self.columns += len(column.parts)
+
+    def _store(self, column: Column, value: Scalar, at: int, room: Room) -> None:
+        """Store the binned number *value* as it is, if there is room."""
+        has_room = room.beside_borders if column.has_border else self.numbers < room.numbers
+        if has_room and (number := _number(value)) is not None:
+            add_number(column.early, at, number)
+            self.numbers += 1
 
     def begin(self, conditions: Iterable[Condition]) -> Sheet:
         """An empty sheet with the values and cut points that counting *conditions* requires."""
@@ -287,7 +303,9 @@ def set_bit(bits: bytearray, at: int) -> None:
     bits[byte] |= 1 << (at & 7)
 
 
-def _number(value: float) -> float | None:
+def _number(value: Scalar) -> float | None:
+    if isinstance(value, bool | str):
+        return None
     try:
         number = float(value)
     except OverflowError:

@@ -28,11 +28,15 @@ _STEP = 250  # tables per step
 
 
 class Snapshot(NamedTuple):
-    """The complete blocks of a sheet, *ops* ops: which ops *succeeded*, and which met each condition, as bit sets."""
+    """The first *ops* ops of a sheet: which *succeeded*, and which met each condition, as bit sets.
+
+    *numbers* has the numbers that the sheet stored, by field (`sidecar.packed`), perhaps also of later ops.
+    """
 
     ops: int
     succeeded: int
     bits: dict[Condition, int]
+    numbers: dict[str, bytearray]
 
     @property
     def every(self) -> int:
@@ -66,7 +70,8 @@ def snapshot(sheet: Sheet, ops: int) -> Snapshot:
         for field, column in sheet.fields.items()
         for condition, found in conditions_of(field, column, mask)
     }
-    return Snapshot(ops, int.from_bytes(sheet.succeeded, "little") & mask, bits)
+    stored = {field: column.early for field, column in sheet.fields.items() if column.early}
+    return Snapshot(ops, int.from_bytes(sheet.succeeded, "little") & mask, bits, stored)
 
 
 def usable(world: Snapshot) -> list[Condition]:

@@ -10,7 +10,17 @@ from collections.abc import Generator, Iterable, Sequence
 import msgspec
 
 from sidecar.analysis.e_values import BLOCK, Table, bet, complete, difference_interval
-from sidecar.analysis.rule_borders import Border, Moved, borders_kept, borders_of, moved, place, same_border, told
+from sidecar.analysis.rule_borders import (
+    Border,
+    Moved,
+    borders_kept,
+    borders_of,
+    counted_as_told,
+    moved,
+    place,
+    same_border,
+    told,
+)
 from sidecar.analysis.rule_choice import ENOUGH, MAX_RULES, Ground, Weighed, choose, needed
 from sidecar.analysis.rule_counts import Condition, Sheet, Together
 from sidecar.analysis.rule_evidence import SEGMENT
@@ -29,13 +39,18 @@ _DOUBT = 0.25  # shrinks a rule's difference, which selection makes look larger 
 _EXPLAINED_AWAY, _WOULD_SHOW = 3.0, 6.0
 
 
+Counts = tuple[int, int, int, int]
+"""Ops that met a conjunction, their successes, the other ops, and theirs."""
+
+
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """At *endpoint*, ops that meet all *conditions* succeed at another rate than the other ops do.
 
-    *n* ops met them, of which *successes* succeeded; *others* did not. *low* and *high* are a confidence sequence for
-    the difference of the two rates. *log_e* is ln of the e-value that made it a rule; *since* is the time of its first
-    report, *seen* that of the last op counted. *moved* are the cuts reported elsewhere than at the tested cut point:
-    counts, rates and evidence belong to the *conditions*.
+    *n* ops met them as `told`, of which *successes* succeeded; *others* did not. *log_e* is ln of the e-value that made
+    it a rule; *since* is the time of its first report, *seen* that of the last op counted. *moved* are the cuts that
+    are reported elsewhere than at the tested cut point: counts and rates are those at the reported places. Evidence
+    belongs to the *conditions*: *tested* are the counts there, where they differ, and *low* and *high* a confidence
+    sequence for the difference of those two rates.
     """
 
     endpoint: str
@@ -50,6 +65,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     since: str
     seen: str
     moved: tuple[Moved, ...] = ()
+    tested: Counts | None = None
 
     @property
     def told(self) -> Together:
@@ -59,6 +75,11 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     def as_told(self, conditions: Iterable[Condition]) -> Together:
         """*conditions* with the rule's cuts at their reported places."""
         return told(conditions, self.moved)
+
+    @property
+    def counts(self) -> Counts:
+        """The counts at the reported places."""
+        return self.n, self.successes, self.others, self.other_successes
 
     @property
     def rate(self) -> float:
@@ -80,11 +101,16 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Standing(msgspec.Struct):
-    """A rule, its counts *before* the present sheet, and the evidence *against* it since."""
+    """A rule, its tested counts *before* the present sheet, and the evidence *against* it since.
+
+    *before_as_told* are the counts before the sheet where its cuts were reported then, *moved*.
+    """
 
     rule: Rule
-    before: tuple[int, int, int, int] = (0, 0, 0, 0)
+    before: Counts = (0, 0, 0, 0)
     against: float = 0.0
+    before_as_told: Counts = (0, 0, 0, 0)
+    moved: tuple[Moved, ...] = ()
 
 
 class EndpointRules(msgspec.Struct, omit_defaults=True):
@@ -118,12 +144,13 @@ def begin_anew(row: EndpointRules, dropped: Sequence[Together] = ()) -> None:
     row.earlier = [*row.earlier, *row.found][:MAX_RULES]
     for each in row.earlier:
         rule = each.rule
-        each.before = (rule.n, rule.successes, rule.others, rule.other_successes)
+        each.before, each.before_as_told, each.moved = rule.tested or rule.counts, rule.counts, rule.moved
     row.found = []
     row.looked = row.searched = row.searches = row.checked = row.learned = 0
     kept = [*dropped, *(standing.rule.conditions for standing in row.earlier)]
     row.sheet = row.sheet.begin(each for together in kept for each in together)
     row.borders = borders_kept(row.borders, (each.rule.conditions for each in row.earlier))
+    _store_beside(row)
     row.held, row.most, row.leading, row.suspects = 0.0, 0.0, [], list(dict.fromkeys(dropped))
     row.restart += 1
 
@@ -174,6 +201,14 @@ def find(row: EndpointRules, world: Snapshot, log_alpha: float, most_borders: in
     row.found = [_standing(row, world, each, before.get(each.together)) for each in chosen]
     row.earlier = [each for each in row.earlier if not _explained_away(each, row, world)]
     row.borders = borders_of(row.borders, world, _conjunctions_to_place(row), most_borders)
+    _store_beside(row)
+
+
+def _store_beside(row: EndpointRules) -> None:
+    """From now on, store all numbers of the fields that have a border, whatever else is stored."""
+    fields = {each.field for each in row.borders}
+    for name, column in row.sheet.fields.items():
+        column.has_border = name in fields
 
 
 def _conjunctions_to_place(row: EndpointRules) -> list[Together]:
@@ -217,12 +252,22 @@ def _same_as_found(row: EndpointRules, world: Snapshot, best: Weighed) -> Weighe
 
 def _standing(row: EndpointRules, world: Snapshot, each: Weighed, before: Standing | None) -> Standing:
     since = before.rule.since if before else row.last_seen
-    rule = _rule(row, each.together, table(world, each.bits), each.log_e, since)
+    rule = _rule(row, world, each.together, log_e=each.log_e, since=since)
     return Standing(rule, against=before.against if before else 0.0)
 
 
-def _rule(row: EndpointRules, together: tuple[Condition, ...], counted: Table, log_e: float, since: str) -> Rule:
-    low, high = difference_interval(counted)
+def _rule(
+    row: EndpointRules, world: Snapshot, together: Together, *, log_e: float, since: str, before: Standing | None = None
+) -> Rule:
+    """The rule with its counts in this sheet, and those of *before*."""
+    tested = table(world, world.of(together) or 0)
+    if before is not None:
+        tested = _sum(tested, before.before)
+    low, high = difference_interval(tested)
+    places = moved(row.borders, together)
+    counted = _as_told(world, together, places, before) if places else tested
+    if not _is_alike(counted, tested):  # too few numbers are known beside the cut
+        places, counted = (), tested
     return Rule(
         endpoint=row.endpoint,
         conditions=together,
@@ -235,8 +280,27 @@ def _rule(row: EndpointRules, together: tuple[Condition, ...], counted: Table, l
         log_e=log_e,
         since=since,
         seen=row.last_seen,
-        moved=moved(row.borders, together),
+        moved=places,
+        tested=tested if places else None,
     )
+
+
+def _as_told(world: Snapshot, together: Together, places: tuple[Moved, ...], before: Standing | None) -> Table:
+    """The counts with the cuts at *places*; those before this sheet only if the places were the same."""
+    counted = counted_as_told(world, together, places)
+    return _sum(counted, before.before_as_told) if before is not None and before.moved == places else counted
+
+
+def _sum(one: Table, other: Counts) -> Table:
+    return Table(*(a + b for a, b in zip(one, other, strict=True)))
+
+
+def _is_alike(one: Table, other: Table) -> bool:
+    """Whether both have ops on either side, and the same side succeeds more often."""
+    if not (one.n and one.others and other.n and other.others):
+        return False
+    spread, other_spread = (each.successes * each.others - each.other_successes * each.n for each in (one, other))
+    return (spread > 0) == (other_spread > 0)
 
 
 def _update_and_check(each: Standing, world: Snapshot, row: EndpointRules) -> bool:
@@ -248,14 +312,14 @@ def _update_and_check(each: Standing, world: Snapshot, row: EndpointRules) -> bo
     each.against = max(0.0, each.against - bet(new, *_rates(each.rule)))
     if each.against >= _CONTRADICTED:
         return False
-    counted = Table(*(a + b for a, b in zip(each.before, table(world, bits), strict=True)))
-    each.rule = _rule(row, each.rule.conditions, counted, each.rule.log_e, each.rule.since)
+    each.rule = _rule(row, world, each.rule.conditions, log_e=each.rule.log_e, since=each.rule.since, before=each)
     return True
 
 
 def _rates(rule: Rule) -> tuple[float, float]:
     """The rule's two rates, shrunk towards each other: selection makes those of a new rule look too far apart."""
-    rate, other = (rule.successes + 0.5) / (rule.n + 1), (rule.other_successes + 0.5) / (rule.others + 1)
+    n, successes, others, other_successes = rule.tested or rule.counts
+    rate, other = (successes + 0.5) / (n + 1), (other_successes + 0.5) / (others + 1)
     middle = (rate + other) / 2
     return middle + (1 - _DOUBT) * (rate - middle), middle + (1 - _DOUBT) * (other - middle)
 

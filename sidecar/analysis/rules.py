@@ -27,7 +27,7 @@ from sidecar.analysis.e_values import ALPHA, MAX_OPS, complete, log_restart_shar
 from sidecar.analysis.fingerprint import MAX_ENDPOINT
 from sidecar.analysis.incidents import CORRECTION
 from sidecar.analysis.rule_borders import MAX_BORDERS
-from sidecar.analysis.rule_counts import MAX_COLUMNS, Condition, Sheet, Together, checksums
+from sidecar.analysis.rule_counts import MAX_COLUMNS, Condition, Room, Sheet, Together, checksums
 from sidecar.analysis.rule_findings import Finding, finding
 from sidecar.analysis.rule_search import snapshot
 from sidecar.analysis.rule_standing import EndpointRules, Rule, begin_anew, drop_contradicted, drop_unseen, find, is_due
@@ -40,8 +40,10 @@ log_book = structlog.get_logger(__name__)
 MAX_ENDPOINTS: Final = 1000
 ALL_COLUMNS: Final = 24_000  # for all endpoints: some 20 MiB; beyond it an endpoint gets `_FEW_COLUMNS`
 _FEW_COLUMNS = 32
+_SHEET_NUMBERS = 12_288  # stored as they are, per endpoint: three full fields
+_ALL_NUMBERS = 500_000  # for all endpoints: 5 MiB; beyond it only those beside borders, up to twice as many
 _MOST_AMENDED_ROWS = 32  # endpoints in which an amended op is sought: its reports come soon after each other
-_ALL_BORDERS = 500  # for all endpoints: some 8 MiB; beyond it an endpoint gets one
+_ALL_BORDERS = 500  # for all endpoints; beyond it an endpoint gets one
 
 
 class Numbering(msgspec.Struct):
@@ -71,6 +73,7 @@ class RuleBook(KeptBook):
         self._log_alpha = log(alpha)
         self._columns = 0
         self._borders = 0
+        self._numbers = 0
         self.left_out = 0  # ops of advised agents, corrections, and amendments of ops no longer kept
         self.skipped = 0  # ops that arrived while their endpoint's sheet was full
         self.not_counted = 0  # ops or endpoints that raised an exception
@@ -96,34 +99,34 @@ class RuleBook(KeptBook):
             if sheet.is_full:
                 self.skipped += 1
                 return
-            before = sheet.columns
-            sheet.add(op, self._most_columns())
-            self._columns += sheet.columns - before
-            for border in row.borders:
-                border.take(op, sheet.ops - 1)
+            columns, stored = sheet.columns, sheet.numbers
+            sheet.add(op, self._room())
+            self._columns += sheet.columns - columns
+            self._numbers += sheet.numbers - stored
         except Exception:  # one bad op must not stop the others
             self.not_counted += 1
             log_book.exception("rules.op_not_counted", failures=self.not_counted)
 
-    def _most_columns(self) -> int:
-        return MAX_COLUMNS if self._columns < ALL_COLUMNS else _FEW_COLUMNS
+    def _room(self) -> Room:
+        return Room(
+            MAX_COLUMNS if self._columns < ALL_COLUMNS else _FEW_COLUMNS,
+            _SHEET_NUMBERS if self._numbers < _ALL_NUMBERS else 0,
+            self._numbers < 2 * _ALL_NUMBERS,
+        )
 
     def _amended(self, op: ObservedOp) -> set[str]:
         """Change the ops that *op* amends, in the endpoints that had the last ops. Returns these endpoints."""
-        most_columns = self._most_columns()
+        room = self._room()
         ids = checksums(amended_ids(op))
         amended = set()
         for row in self._rows.last(_MOST_AMENDED_ROWS):
-            before = row.sheet.columns
-            added = row.sheet.amend(op, ids, most_columns)
-            if not added:
+            columns, stored = row.sheet.columns, row.sheet.numbers
+            if not row.sheet.amend(op, ids, room):
                 continue
             amended.add(row.endpoint)
             self._rows.changed(row.endpoint)
-            self._columns += row.sheet.columns - before
-            for border in row.borders:
-                for at in [at for at, fields in added.items() if border.field in fields]:
-                    border.take(op, at)
+            self._columns += row.sheet.columns - columns
+            self._numbers += row.sheet.numbers - stored
         return amended
 
     def rules(self, endpoint: str) -> list[Rule]:
@@ -168,6 +171,7 @@ class RuleBook(KeptBook):
         """Look at every endpoint with enough new ops, a little per step. To be run once a cycle, to its end."""
         rows = self._rows.rows()
         self._columns = sum(row.sheet.columns for row in rows)
+        self._numbers = sum(row.sheet.numbers for row in rows)
         self._borders = sum(len(row.borders) for row in rows)
         for row in rows:
             if row.sheet.ops == row.learned:  # no new ops: the result would be the same
@@ -185,6 +189,7 @@ class RuleBook(KeptBook):
         """Restore the rows that `take_dirty` returned, in any order."""
         super().load(rows)
         self._columns = sum(row.sheet.columns for row in self._rows.rows())
+        self._numbers = sum(row.sheet.numbers for row in self._rows.rows())
 
     @property
     def evicted(self) -> int:
@@ -225,6 +230,7 @@ class RuleBook(KeptBook):
 
     def _begin_anew(self, row: EndpointRules, dropped: Sequence[Together] = ()) -> None:
         self._columns -= row.sheet.columns
+        self._numbers -= row.sheet.numbers
         begin_anew(row, dropped)
         self._columns += row.sheet.columns
 

@@ -89,8 +89,6 @@ def clean_rules(row: Row, person: Person) -> None:
         sheet["fields"] = {person.masked_id(field): column for field, column in sheet["fields"].items()}
     for border in row.get("borders", []):
         border["field"] = person.masked_id(border["field"])
-        if "points" in border:  # a row without them must stay the same bytes: whatever changes was theirs
-            border["points"] = [each for each in border["points"] if not theirs >> each[0] & 1]
     if gone:
         sheet["columns"] = sheet.get("columns", 0) - len(gone)
     if theirs and "refs" in sheet:
@@ -107,10 +105,12 @@ def _clean_column(column: Row, gone: set[str], theirs: int) -> None:
     for value in gone:
         beyond |= _bits(column["values"].pop(value))
     early = b64decode(column.get("early", ""))
-    for at, _ in numbers(early):
+    kept = without(early, NUMBER_BYTES, theirs)
+    for at, _ in numbers(early if "parts" not in column else b""):  # those in parts still count in their bin
         beyond |= (1 << at) & theirs
+    if kept != early:
+        column["early"] = b64encode(kept).decode()
     if beyond != before:
-        column["early"] = b64encode(without(early, NUMBER_BYTES, theirs)).decode()
         column["beyond"] = _base64(beyond)
 
 
