@@ -66,7 +66,9 @@ class ObservedOp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
 def amended_ids(op: ObservedOp) -> tuple[str, ...]:
     """The ids of the ops that *op* amends, each once; those after the first `MOST_AMENDED` are not read."""
-    return tuple(dict.fromkeys((op.amends or "").split(None, MOST_AMENDED)[:MOST_AMENDED]))
+    if not op.amends:  # nearly always
+        return ()
+    return tuple(dict.fromkeys(op.amends.split(None, MOST_AMENDED)[:MOST_AMENDED]))
 
 
 def amends_too_many(amends: str) -> bool:
