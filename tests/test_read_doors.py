@@ -347,7 +347,7 @@ class _Broken:
 
 async def test_a_fault_of_ours_and_not_being_ready_are_told_as_json() -> None:
     """500 says where to look and nothing of the fault itself; 503 keeps traffic away until every stage has started."""
-    app = create_app({"/broken": _Broken(), "/readyz": ReadyzResource(lambda: False)}, None)
+    app = create_app({"/broken": _Broken(), "/readyz": ReadyzResource(lambda: "starting or stopping")}, None)
     door = HttpReceiver("test", app, host="127.0.0.1", port=0, setting="", request_timeout_s=30, grace_s=1)
     async with asyncio.TaskGroup() as tasks:
         await door.start(tasks)

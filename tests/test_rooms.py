@@ -31,7 +31,7 @@ GROUND = {
     "version",
 }
 GROUND |= {"kept_rows", "packed", "plain_words", "rare_lines", "call_fields", "data_shares", "measured_words"}
-GROUND |= {"gateway_address"}
+GROUND |= {"gateway_address", "open_place"}
 SPAN_CONTRACT = {"spans.attributes", "spans.op_span", "spans.span_note"}
 EDGE = {"cli.py", "__main__.py", "commands", "demo"}
 """The command line: reads the environment, and calls the pipeline that joins the rooms."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -73,8 +74,8 @@ async def port(name: str, host: str, number: int, tls_cert: str) -> Finding:
     except PermissionError as exc:
         return Finding(check, "fail", f"{host}:{number}: {exc.strerror}", "Choose a port above 1023")
     except OSError as exc:
-        if await _is_observer(host, number, tls_cert):
-            return Finding(check, "ok", f"{host}:{number} is held by an observer that is running")
+        if running := await _running(check, host, number, tls_cert):
+            return running
         setting = "OBSERVER_PORT" if name == "http" else f"OBSERVER_{name.upper().replace('-', '_')}_PORT"
         fix = f"Stop what uses it, or choose another with {setting}"
         return Finding(check, "fail", f"{host}:{number}: {exc.strerror or exc}", fix)
@@ -89,8 +90,21 @@ def _bind(host: str, number: int) -> None:
         sock.listen()  # binding alone succeeds beside a listener on another local address
 
 
-async def _is_observer(host: str, number: int, tls_cert: str) -> bool:
-    url = f"http{'s' if tls_cert else ''}://{place(host, number)}/livez"
+async def _running(check: str, host: str, number: int, tls_cert: str) -> Finding | None:
+    """The finding for a port that an observer holds; None if something else does."""
+    status, answer = await _asked(host, number, tls_cert, "/livez")
+    if status != HTTPStatus.OK or answer.replace(b" ", b"") != b'{"status":"ok"}':
+        return None
+    found = f"{host}:{number} is held by an observer that is running"
+    status, answer = await _asked(host, number, tls_cert, "/readyz")  # not at every door
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return Finding(check, "fail", f"{found}, but not ready: {_reason(answer)}")
+    return Finding(check, "ok", found)
+
+
+async def _asked(host: str, number: int, tls_cert: str, path: str) -> tuple[int, bytes]:
+    """Status and start of the body; 0 if there was no answer."""
+    url = f"http{'s' if tls_cert else ''}://{place(host, number)}{path}"
     try:
         async with (
             httpx.AsyncClient(
@@ -98,10 +112,16 @@ async def _is_observer(host: str, number: int, tls_cert: str) -> bool:
             ) as client,
             client.stream("GET", url) as response,
         ):
-            answer = await _head(response)
+            return response.status_code, await _head(response)
     except (httpx.HTTPError, httpx.InvalidURL, OSError):
-        return False
-    return response.status_code == 200 and answer.replace(b" ", b"") == b'{"status":"ok"}'
+        return 0, b""
+
+
+def _reason(answer: bytes) -> str:
+    try:
+        return visible(str(msgspec.json.decode(answer, type=dict[str, Any])["error"]))
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError):
+        return "it does not say why"
 
 
 async def _head(response: httpx.Response) -> bytes:

@@ -17,6 +17,7 @@ import structlog
 
 from sidecar.export.answers import Answer
 from sidecar.export.batch import Batch, Source
+from sidecar.rare_lines import gets_a_line
 
 if TYPE_CHECKING:  # importing gRPC takes 10 MiB
     from sidecar.export.otlp_sender import OtlpSender
@@ -71,6 +72,7 @@ class ExportLane:
         self.exported = 0
         self.requests = 0
         self.retries = 0
+        self.faults = 0
         self.failed = dict.fromkeys(CAUSES, 0)
 
     async def start(self, _tasks: asyncio.TaskGroup) -> None:
@@ -102,7 +104,9 @@ class ExportLane:
             except Exception:  # our own fault costs time, not the lane; its batch stays in the log
                 if self._abandoned:  # `stop` closed the sender meanwhile
                     break
-                log.exception("export.faulted", lane=self.name)
+                self.faults += 1
+                if gets_a_line(self.faults):
+                    log.exception("export.faulted", lane=self.name, faults=self.faults)
                 busy, self._wait_s = False, _FAULT_S
             if self._stopping.is_set() and not busy:
                 break

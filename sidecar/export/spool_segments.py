@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from sidecar.export.frames import whole_until
+from sidecar.open_place import OpenPlace
 
 log = structlog.get_logger(__name__)
 
@@ -42,11 +43,13 @@ class SegmentWriter:
         path = folder / f"{start:020d}{_SUFFIX}"
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._clean = True
+        self._place = OpenPlace(path, self._fd)
         self.segment = Segment(path, start, 0, now_ns)
         self.opened_ns = now_ns
 
     def write(self, data: bytes) -> None:
-        """Append *data*. The caller updates the segment's size."""
+        """Append *data*. The caller updates the segment's size. FileGoneError if the segment is not at its path."""
+        self._place.look()
         if not self._clean:
             os.ftruncate(self._fd, self.segment.size)
         self._clean = False

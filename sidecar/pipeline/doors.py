@@ -48,7 +48,8 @@ _HEALTH_GRACE_S = 1.0
 class Doors:
     """The main door, `http`, with its `routes`, and the `health` door, which needs no token.
 
-    *more* are routes that other parts serve through the main door, *stats* what `/stats` says beside the ring's counts.
+    *more* are routes that other parts serve through the main door. *unready* says why the observer is not ready, "" if
+    it is; *stats* what `/stats` says beside the ring's counts.
     """
 
     def __init__(
@@ -56,11 +57,11 @@ class Doors:
         parts: Parts,
         more: Mapping[str, object],
         *,
-        ready: Callable[[], bool],
+        unready: Callable[[], str],
         stats: Callable[[], dict[str, Any]],
     ) -> None:
         settings = parts.settings
-        self.routes = {**_own_routes(parts, ready, stats), **more}
+        self.routes = {**_own_routes(parts, unready, stats), **more}
         self.http = HttpReceiver(
             "http",
             create_app(self.routes, parts.entrance.guard),
@@ -73,7 +74,7 @@ class Doors:
         )
         self.health = HttpReceiver(
             "health",
-            create_app(_health_routes(ready), None),
+            create_app(_health_routes(unready), None),
             host=settings.health_host,
             port=settings.health_port,
             setting="OBSERVER_HEALTH_PORT",
@@ -82,7 +83,7 @@ class Doors:
         )
 
 
-def _own_routes(parts: Parts, ready: Callable[[], bool], stats: Callable[[], dict[str, Any]]) -> dict[str, object]:
+def _own_routes(parts: Parts, unready: Callable[[], str], stats: Callable[[], dict[str, Any]]) -> dict[str, object]:
     """Path → resource of the main door."""
     description = openapi(our_version())
     intake, budget, store = parts.entrance.intake, parts.entrance.budget, parts.store
@@ -93,7 +94,7 @@ def _own_routes(parts: Parts, ready: Callable[[], bool], stats: Callable[[], dic
         "/events": EventsResource(intake, BodyReader(budget, max_bytes=MAX_BATCH_BYTES), parts.entrance.open_ops),
         "/health": HealthResource(store.ring.__len__),
         "/livez": LivezResource(),
-        "/readyz": ReadyzResource(ready),
+        "/readyz": ReadyzResource(unready),
         "/stats": StatsResource(store.ring, stats),
         "/ops": OpsResource(store.ring),
         "/ops/stream": OpsStreamResource(store.feed),
@@ -143,6 +144,6 @@ def _learning_routes(parts: Parts) -> dict[str, object]:
     }
 
 
-def _health_routes(ready: Callable[[], bool]) -> dict[str, object]:
+def _health_routes(unready: Callable[[], str]) -> dict[str, object]:
     """Path → resource of the health port: health and nothing else."""
-    return {"/livez": LivezResource(), "/readyz": ReadyzResource(ready), "/health": LivezResource()}
+    return {"/livez": LivezResource(), "/readyz": ReadyzResource(unready), "/health": LivezResource()}

@@ -44,6 +44,11 @@ class Journals:
         self.decisions: CommitLog[Decision] = self._journal("decisions", decided)
         self.decide = Decisions(self.decisions, clock, self.ops)
 
+    @property
+    def gone(self) -> str:
+        """Why nothing can be written: a journal's file is not in the folder any more. "" if they are."""
+        return self.ops.gone or self.decisions.gone
+
     def path(self, journal: CommitLog[Any]) -> Path:
         """The active file of *journal*."""
         return Path(self._settings.data_dir) / f"{journal.name}.jsonl"

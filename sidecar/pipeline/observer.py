@@ -18,6 +18,7 @@ from sidecar.clock import SystemClock
 from sidecar.ids import made_ms
 from sidecar.lifecycle import serve
 from sidecar.logs import configure_if_unset
+from sidecar.open_place import WAY_BACK
 from sidecar.pipeline import metrics
 from sidecar.pipeline.doors import Doors
 from sidecar.pipeline.langfuse import Langfuse
@@ -28,7 +29,7 @@ from sidecar.pipeline.stats import more_stats
 from sidecar.protocols import Clock, Stage
 from sidecar.settings import Settings
 from sidecar.spans.same_operation import MOST_OPERATIONS, WINDOW_S
-from sidecar.store.folder_lock import FolderLock
+from sidecar.store.folder_lock import FolderLock, LockWatch
 from sidecar.store.journal_file import AppendFile
 
 
@@ -51,6 +52,7 @@ class Observer:
     ) -> None:
         self._settings = settings
         self._ready = False
+        self._lock = FolderLock(Path(settings.data_dir))
         self._embedded: tuple[asyncio.Task[None], asyncio.Event] | None = None
         self._parts = parts = Parts(settings, env or {}, clock or SystemClock(), open_file, draw)
         self._name(parts)
@@ -60,7 +62,7 @@ class Observer:
         self._doors = Doors(
             parts,
             {**self.otlp.routes, **self.langfuse.routes},
-            ready=lambda: self._ready,
+            unready=self._unready,
             stats=lambda: more_stats(parts, self.langfuse, self.cycle),
         )
         metrics.register(parts, self.otlp, self.langfuse, self.cycle)
@@ -84,6 +86,13 @@ class Observer:
         """Whether every stage has started and none is stopping."""
         return self._ready
 
+    def _unready(self) -> str:
+        """Why the observer is not ready; "" if it is."""
+        if not self._ready:
+            return "starting or stopping"
+        gone = self._parts.store.journals.gone
+        return f"{gone}: {WAY_BACK}" if gone else ""
+
     @property
     def port(self) -> int:
         """The port of the HTTP door."""
@@ -101,8 +110,7 @@ class Observer:
 
     async def run(self, stopping: asyncio.Event, ready: asyncio.Event | None = None) -> None:
         """Start everything, set *ready*, run until *stopping* is set, drain. Raises StartError."""
-        lock = FolderLock(Path(self._settings.data_dir))
-        lock.acquire()
+        self._lock.acquire()
         try:
             if self._settings.require_gateway:
                 await self._parts.gateway.require()
@@ -115,7 +123,7 @@ class Observer:
             await serve(self._stages(), stopping, self._settings.grace, now_ready)
         finally:
             self.metrics.shutdown()
-            lock.release()
+            self._lock.release()
 
     async def __aenter__(self) -> Self:
         configure_if_unset(self._settings.log_format, self._settings.log_level)
@@ -158,6 +166,7 @@ class Observer:
             *self.langfuse.stages,
             Closing("corrections", self.corrections.close),
             self.retention,
+            LockWatch(self._lock, lambda: not parts.store.journals.gone, self.clock),
             self.learning,
             *([self.outbox] if self._settings.gateway_log else ()),
             Opening("learning", lambda: self.books.in_order.begin(parts.store.journals.decide)),

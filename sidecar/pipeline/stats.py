@@ -47,6 +47,7 @@ def losses(parts: Parts, langfuse: Langfuse) -> dict[str, int]:
     return {
         "journal_full": store.journals.ops.refused,
         "journal_unwritten": store.journals.ops.unwritten,
+        "journal_removed": store.journals.ops.removed,
         "span_unreadable": spans.op_processor.lost,
         "op_not_matched": spans.op_processor.unmatched,
         "consumer_failed": store.settled.failures + store.journals.ops.downstream_errors,

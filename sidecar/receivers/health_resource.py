@@ -21,20 +21,21 @@ class LivezResource:
 
 
 class ReadyzResource:
-    """`GET /readyz`: every stage has started and none is stopping."""
+    """`GET /readyz`: every stage has started, none is stopping, and what arrives can be kept."""
 
     scope = None
 
-    def __init__(self, is_ready: Callable[[], bool]) -> None:
-        self._is_ready = is_ready
+    def __init__(self, unready: Callable[[], str]) -> None:
+        self._unready = unready
 
     async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """200 when ready, else 503."""
-        if self._is_ready():
-            resp.media = {"status": "ok"}
-        else:
+        """200 when ready, else 503 with the reason."""
+        why = self._unready()
+        if why:
             resp.status = falcon.HTTP_503
-            resp.media = {"status": "unready", "error": "starting or stopping"}
+            resp.media = {"status": "unready", "error": why}
+        else:
+            resp.media = {"status": "ok"}
 
     on_head = on_get
 

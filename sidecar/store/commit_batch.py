@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from sidecar.errors import JournalError
+from sidecar.open_place import WAY_BACK, FileGoneError
 
 R = TypeVar("R")
 
@@ -51,10 +52,11 @@ class CommitReceipt(msgspec.Struct, Generic[R], eq=False):
             batch.waiters.append(waiter)
             await waiter
         if batch.error is not None:
+            fix = WAY_BACK if isinstance(batch.error, FileGoneError) else "look at OBSERVER_DATA_DIR's disk"
             raise JournalError(
                 "the journal did not accept the record",
                 str(batch.error),
-                "Send it again later; look at OBSERVER_DATA_DIR's disk",
+                f"Send it again later; {fix}",
             ) from batch.error
 
 

@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
+from sidecar.open_place import WAY_BACK, FileGoneError
 from sidecar.protocols import Clock, JournalFile
 from sidecar.rare_lines import gets_a_line
 from sidecar.store.commit_batch import Batch, CommitReceipt, release
@@ -71,6 +72,7 @@ class CommitLog(Generic[R]):
         self._batch: Batch[R] = Batch(None)
         self._writing: Batch[R] | None = None
         self._stopping = False
+        self._gone_times = 0
         self._look_asked = False  # the writer shall call its file even with nothing to write; see `look`
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
@@ -88,6 +90,8 @@ class CommitLog(Generic[R]):
         self.sync_errors = 0
         self.refused = 0  # no room, or not running
         self.unwritten = 0  # settled without being in the file; nobody awaited them
+        self.gone = ""  # why nothing can be written, while the file is not at its path
+        self.removed = 0  # acknowledged just before it was noticed that the file had been removed
         self.downstream_errors = 0  # slices of settled records on which the downstream failed
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
@@ -151,7 +155,10 @@ class CommitLog(Generic[R]):
             return receipt
 
     def look(self) -> None:
-        """Have the writer call its file, so that it closes a segment that is old enough. Thread-safe."""
+        """Have the writer call its file: to close a segment that is old enough, and to see whether it is still there.
+
+        Thread-safe.
+        """
         with self._wake:
             self._look_asked = True
             self._wake.notify()
@@ -224,12 +231,29 @@ class CommitLog(Generic[R]):
     def _appended(self, file: JournalFile, data: bytes) -> Exception | None:
         try:
             file.append(data)
+            self._is_there()
             return None
         except Exception as exc:  # noqa: BLE001 - whatever the file raises costs this batch, never the thread
             self.write_errors += 1
-            if gets_a_line(self.write_errors):
+            if isinstance(exc, FileGoneError):
+                self._is_gone(exc)
+            elif gets_a_line(self.write_errors):
                 log.error("journal.write_failed", journal=self.name, error=str(exc), failures=self.write_errors)
             return exc
+
+    def _is_gone(self, exc: FileGoneError) -> None:
+        self.removed += exc.records
+        self._gone_times = self._gone_times + 1 if self.gone else 1
+        self.gone = str(exc)
+        if gets_a_line(self._gone_times):
+            log.error(
+                "journal.file_gone", journal=self.name, error=f"{self.gone}: {WAY_BACK}", lost_records=self.removed
+            )
+
+    def _is_there(self) -> None:
+        if self.gone:
+            self.gone = ""
+            log.warning("journal.file_back", journal=self.name)
 
     def _sync(self, file: JournalFile) -> Exception | None:
         try:

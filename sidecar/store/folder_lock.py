@@ -5,12 +5,22 @@ The lock is the kernel's (`flock`), so a killed observer leaves none behind; the
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
+
+import structlog
 
 from sidecar.errors import StartError
+from sidecar.open_place import is_at
+from sidecar.protocols import Clock
 
+log = structlog.get_logger(__name__)
+
+_LOOK_S: Final = 2.0
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -28,19 +38,21 @@ class FolderLock:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd = os.open(self._path, _OPEN, 0o600)
+            self._fd = self._locked()
         except OSError as exc:
             raise self._unwritable(exc) from exc
-        try:
-            self._lock(fd)
-            self._prove_writable(fd)
-        except OSError as exc:
-            os.close(fd)
-            raise self._unwritable(exc) from exc
-        except BaseException:
-            os.close(fd)
-            raise
-        self._fd = fd
+
+    def renew(self) -> None:
+        """Lock the folder again if the lock file was removed, as cleaners of old files do. Raises StartError, OSError.
+
+        Until then a second observer could lock a new file of that name; if one has, this is a StartError.
+        """
+        held = self._fd
+        if held is None or is_at(held, self._path):
+            return
+        self._fd = self._locked()
+        os.close(held)
+        log.warning("folder.locked_again", path=str(self._path))
 
     def release(self) -> None:
         """Release the folder. The file stays: removing it could let two holders lock two files of the same name."""
@@ -48,6 +60,16 @@ class FolderLock:
             return
         fd, self._fd = self._fd, None
         os.close(fd)
+
+    def _locked(self) -> int:
+        fd = os.open(self._path, _OPEN, 0o600)
+        try:
+            self._lock(fd)
+            self._prove_writable(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def _prove_writable(self, lock: int) -> None:
         """Write a probe file: permission bits do not reveal a full disk or a read-only mount. Raises OSError."""
@@ -91,6 +113,42 @@ class FolderLock:
                 exc.strerror or str(exc),
                 "Put it on a file system with flock (a local one), with OBSERVER_DATA_DIR",
             ) from exc
+
+
+class LockWatch:
+    """A stage: renews *lock* while *is_there* says that the journals are in place.
+
+    The run ends if another observer has locked the folder meanwhile.
+    """
+
+    name = "folder-lock"
+
+    def __init__(self, lock: FolderLock, is_there: Callable[[], bool], clock: Clock) -> None:
+        self._lock = lock
+        self._is_there = is_there
+        self._clock = clock
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Start looking every two seconds."""
+        self._task = tasks.create_task(self._loop(), name=self.name)
+
+    async def stop(self) -> None:
+        """Stop looking."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _loop(self) -> None:
+        while True:
+            await self._clock.sleep(_LOOK_S)
+            if not self._is_there():
+                continue  # the folder is not ours to lock
+            try:
+                await asyncio.to_thread(self._lock.renew)
+            except OSError as exc:  # as on a full disk; the next look tries again
+                log.debug("folder.not_locked", error=str(exc))
 
 
 def _holder(fd: int) -> str:

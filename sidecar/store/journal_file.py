@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from sidecar.errors import StartError
+from sidecar.open_place import OpenPlace
 from sidecar.store.damaged import keep_aside
 from sidecar.store.segments import active_base, closed_segments, segment_path, sync_folder
 
@@ -68,7 +69,8 @@ class AppendFile:
     """All-or-nothing appends to one journal: a partial write is truncated at once, or else before the next append.
 
     *size* is the logical offset after the last record. The active file is closed before an append that would exceed
-    *segment_bytes*, or if its first record is older than *segment_age_s* (None: no age bound).
+    *segment_bytes*, or if its first record is older than *segment_age_s* (None: no age bound). An append fails while
+    another file, or none, is at *path* (`open_place`).
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class AppendFile:
             self._base = active_base(closed_segments(path))
             self._fd = self._open()
             self._used = _prepared(self._fd, path)
+            self._place = OpenPlace(path, self._fd)
             self._begun_s = _first_s(self._fd) if self._used else None
         except OSError as exc:
             raise StartError(
@@ -101,7 +104,9 @@ class AppendFile:
         self._named = True  # the file's directory entry is synced
 
     def append(self, data: bytes) -> None:
-        """Write *data* all or nothing. Raises OSError."""
+        """Write *data* all or nothing. Raises OSError; with no data, FileGoneError as soon as there is a reason."""
+        if self._fd != _NONE:
+            self._place.look(now=not data)
         self._cut_off()
         self._make_room(len(data))
         self._clean = False
@@ -113,6 +118,7 @@ class AppendFile:
             with contextlib.suppress(OSError):  # if it fails, the next append tries again
                 self._cut_off()
             raise
+        self._place.wrote(data.count(b"\n"))
         self._used += len(data)
         self.size += len(data)
         self._clean = True
@@ -136,6 +142,7 @@ class AppendFile:
     def _make_room(self, size: int) -> None:
         """Ensure an active file with room for *size* bytes. What fails is retried by the next append."""
         if self._used and (self._used + size > self._segment_bytes or self._is_old()):
+            self._place.look(now=True)  # never rename another's file
             os.fdatasync(self._fd)
             self._path.rename(segment_path(self._path, self._base))
             fd, self._fd = self._fd, _NONE
@@ -143,6 +150,7 @@ class AppendFile:
             os.close(fd)
         if self._fd == _NONE:
             self._fd, self._named = self._open(), False
+            self._place = OpenPlace(self._path, self._fd)
         if not self._named:
             sync_folder(self._path.parent)
             self._named = True

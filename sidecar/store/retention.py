@@ -36,7 +36,8 @@ class CopiedState(Protocol):
 class BoundedJournal:
     """One journal and its bounds. *active* is its active file; `bytes` and `segments` are as of the last look.
 
-    *look* makes the journal's writer close an old active file, so that a journal without writes ages out too.
+    *look* makes the journal's writer close an old active file, so that a journal without writes ages out too, and
+    notice that its file was removed.
     """
 
     def __init__(self, name: str, active: Path, most_bytes: int, look: Callable[[], None]) -> None:
@@ -114,9 +115,8 @@ class Retention:
 
         Raises RetryableError, OSError.
         """
-        if self._max_age_s is not None:
-            for journal in self.journals:
-                journal.look()
+        for journal in self.journals:
+            journal.look()
         oldest_s = self._clock.time_ns() / 1e9 - self._max_age_s if self._max_age_s is not None else 0.0
         due = [await asyncio.to_thread(journal.due, oldest_s) for journal in self.journals]
         if not any(due):
