@@ -6,7 +6,7 @@ import ctypes
 import importlib
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 _MOST_FILES: Final = 65536
@@ -29,6 +29,14 @@ def load_without_terminal_parts() -> None:
     finally:
         for name in hidden:
             del sys.modules[name]
+
+
+def keep_grpc_quiet(environ: MutableMapping[str, str]) -> None:
+    """Have gRPC write nothing to standard error by itself, unless GRPC_VERBOSITY asks for it: the log is ours.
+
+    To be called before gRPC is imported; *environ* is the process's own, which gRPC reads.
+    """
+    environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def raise_file_limit() -> None:

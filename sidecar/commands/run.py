@@ -14,7 +14,7 @@ import uvloop
 
 from sidecar import logs
 from sidecar.commands.flags import settings_flags
-from sidecar.commands.process import give_back_memory, keep_memory_small, raise_file_limit
+from sidecar.commands.process import give_back_memory, keep_grpc_quiet, keep_memory_small, raise_file_limit
 from sidecar.pipeline.observer import Observer
 from sidecar.redaction import Redactor
 from sidecar.settings import Settings
@@ -30,6 +30,7 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     """Run until SIGTERM or SIGINT, drain, and return 0. Raises SettingsError, StartError."""
     settings = Settings.from_env(env, settings_flags(args))
     logs.configure(settings.log_format, settings.log_level)
+    keep_grpc_quiet(os.environ)
     raise_file_limit()
     keep_memory_small()
     uvloop.run(_watch(settings, env))

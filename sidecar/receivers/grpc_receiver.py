@@ -6,6 +6,7 @@ Import it only when needed: gRPC takes 10 MiB.
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import grpc
@@ -125,18 +126,33 @@ class GrpcReceiver:
     def _bind(self, server: Any) -> int:
         address = f"[{self._host}]" if ":" in self._host else self._host
         try:
+            self._probe()
+        except OSError as exc:
+            raise self._cannot_listen(exc.strerror or str(exc)) from exc
+        try:
             if self._tls is None:
                 port: int = server.add_insecure_port(f"{address}:{self.port}")
             else:
                 cert, key = self._tls
                 port = server.add_secure_port(f"{address}:{self.port}", grpc.ssl_server_credentials([(key, cert)]))
         except RuntimeError as exc:
-            raise StartError(
-                f"the observer cannot listen on {self._host}:{self.port} for gRPC",
-                str(exc)[:200],
-                "Stop what uses that port, choose another with OBSERVER_GRPC_PORT, or -1 for none",
-            ) from exc
+            raise self._cannot_listen(str(exc)[:200]) from exc
         return port
+
+    def _probe(self) -> None:
+        """Bind a plain socket for a moment, as gRPC's errors do not say why a port cannot be had. Raises OSError."""
+        family, kind, proto, _, address = socket.getaddrinfo(self._host, self.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, proto) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()  # binding alone succeeds beside a listener on another local address
+
+    def _cannot_listen(self, why: str) -> StartError:
+        return StartError(
+            f"the observer cannot listen on {self._host}:{self.port} for gRPC",
+            why,
+            "Stop what uses that port, choose another with OBSERVER_GRPC_PORT, or -1 for none",
+        )
 
 
 def _traces(intake: OtlpIntake) -> Any:
