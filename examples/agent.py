@@ -6,15 +6,37 @@ their task, so that the observer can measure its advice. Needs the extra `mcp`: 
 """
 
 import asyncio
+import math
 import os
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import httpx
 from mcp import Client, StdioServerParameters
 
-Job = dict[str, object]  # arguments of /tools/fill_shift
+Job = dict[str, Any]  # arguments of /tools/fill_shift
+
+
+def followed(job: Job, wanted: dict[str, Any]) -> Job:
+    """*job* with the values that advice wants: of a range the nearest number, and null leaves the argument out."""
+    changed = dict(job)
+    for name, value in wanted.items():
+        if value is None:
+            changed.pop(name, None)
+        else:
+            changed[name] = nearest(changed.get(name), **value) if isinstance(value, dict) else value
+    return changed
+
+
+def nearest(number: Any, above: float | None = None, up_to: float | None = None) -> Any:
+    """The number nearest to *number* that is more than *above* and at most *up_to*; a whole one if *number* is."""
+    if up_to is not None and (not isinstance(number, int | float) or number > up_to):
+        return math.floor(up_to) if isinstance(number, int) else up_to
+    if above is not None and (not isinstance(number, int | float) or number <= above):
+        return math.floor(above) + 1 if isinstance(number, int) else math.nextafter(above, math.inf)
+    return number
 
 
 async def fill(jobs: dict[str, Job], proxy_url: str, observer_url: str) -> int:
@@ -25,9 +47,9 @@ async def fill(jobs: dict[str, Job], proxy_url: str, observer_url: str) -> int:
         for task, job in jobs.items():
             ask = {"endpoint": "/tools/fill_shift", "facts": job, "task": task, "given": ["role", "city", "count"]}
             advice = (await observer.call_tool("get_advice", ask)).structured_content
-            better = job.copy()
-            for item in advice["advice"]:  # a value may also be a range, or null for "leave it out"
-                better |= {name: value for name, value in item["set"].items() if isinstance(value, str | int | float)}
+            better = job
+            for item in advice["advice"]:
+                better = followed(better, item["set"])
             answer = await gateway.post("/tools/fill_shift", json=better, headers={"X-Observer-Op-Task": task})
             done += answer.is_success and "error" not in answer.json()
         return done

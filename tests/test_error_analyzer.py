@@ -156,7 +156,7 @@ async def test_a_rule_that_comes_later_is_told_once(model: CannedModel | None) -
     findings = {each.message: each.finding for each in bench.book.incidents()}
     assert all(each is not None and "nothing sets these apart" in each.when for each in findings.values())
     (rule,) = bench.rules.rules("/tools/refund")
-    (condition,) = rule.conditions
+    (condition,) = rule.told
     for _ in range(3):
         await bench.analyzer.analyze()
     first, second = bench.diagnoses

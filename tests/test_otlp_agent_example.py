@@ -24,6 +24,13 @@ def search(**inputs: str) -> str:
     return inputs["limit"]
 
 
+def pack_box(weight: int, kind: str) -> str:
+    """A tool with a limit on a number, which nobody tells."""
+    if weight > 20:
+        raise ValueError("too heavy")
+    return f"{kind} of {weight}"
+
+
 def agent(observer_url: str) -> dict[str, Any]:
     """The names of the page's example, whose observer is at *observer_url*."""
     found = re.search(r"```python\n(.*?)```", PAGE.section("## An agent that asks first"), re.DOTALL)
@@ -47,6 +54,39 @@ def run(observer_url: str) -> list[str]:
     names["provider"].shutdown()
     names["observer"].close()
     return returned
+
+
+def pack(observer_url: str) -> list[str]:
+    """What came of the boxes of sixty tasks, of 1 to 30 kg."""
+    names, returned = agent(observer_url), []
+    for number in range(60):
+        try:
+            returned.append(names["call"](pack_box, {"weight": number % 30 + 1, "kind": "box"}, f"order-{number}"))
+        except ValueError as exc:
+            returned.append(str(exc))
+    names["provider"].shutdown()
+    names["observer"].close()
+    return returned
+
+
+async def test_a_limit_on_a_number_is_kept(tmp_path: Path) -> None:
+    """The failures of the agent as documented go down by those that are told: of these none is left."""
+    coins = endlessly((0.0, 0.999)).__next__
+    async with observer(tmp_path, draw=coins, OBSERVER_ADVICE_TIMEOUT="60") as running, client(running) as http:
+        for number in range(300):
+            weight = number * 7 % 30 + 1
+            event = {"endpoint": "execute_tool pack_box", "success": weight <= 20}
+            event |= {"features": {"weight": weight, "kind": "box"}, "task": f"before-{number}"}
+            assert (await http.post("/event", json=event)).status_code == 200
+        await cycle(running)
+        returned = await asyncio.to_thread(pack, f"http://127.0.0.1:{running.port}")
+        await settled(running, 360)
+        measured = (await http.get("/stats")).json()["advice"]["measured"]
+    assert returned[:20] == [f"box of {weight}" for weight in range(1, 21)]
+    assert returned.count("too heavy") == 10  # of twenty that are too heavy, every other one is told
+    assert returned.count("box of 20") == 2 + 10
+    assert (measured["shown"]["tasks"], measured["shown"]["successes"]) == (10, 10)
+    assert (measured["withheld"]["tasks"], measured["withheld"]["successes"]) == (10, 0)
 
 
 async def test_an_input_called_like_a_parameter_is_asked_about_and_set(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import subprocess
@@ -26,22 +27,64 @@ JOB = {"role": "picker", "city": "Denver", "state": "CO", "count": 1, "certified
 
 
 def _lines() -> str:
-    found = re.search(r"```python\n(import httpx\nfrom mcp .*?)```", README.read_text(), re.DOTALL)
+    found = re.search(r"```python\n(import math\n[^`]*from mcp .*?)```", README.read_text(), re.DOTALL)
     assert found is not None
     return found[1]
 
 
-def _example() -> Any:
+def _example(name: str = "fill") -> Any:
     names: dict[str, Any] = {}
     exec(compile(_lines(), str(README), "exec"), names)
-    return names["fill"]
+    return names[name]
 
 
 def test_the_example_has_the_lines_of_the_readme() -> None:
     """What the README shows is what `examples/agent.py` runs; its loop has at most ten lines."""
-    assert _lines() in (ROOT / "examples" / "agent.py").read_text()
+    imports, job, lines = _lines().partition("Job = ")
+    example = (ROOT / "examples" / "agent.py").read_text()
+    assert job + lines in example
+    assert {*imports.split("\n")} <= {*example.split("\n")}
     loop = _lines().partition("done = 0\n")[2]
     assert 0 < len(loop.splitlines()) <= 10
+
+
+def _followed() -> list[Any]:
+    """The function that follows advice, of docs/otlp.md and of the README."""
+    names: dict[str, Any] = {"math": math}
+    page = (ROOT / "docs" / "otlp.md").read_text()
+    start = page.index("def followed(")
+    exec(compile(page[start : page.index("def call(", start)], "docs/otlp.md", "exec"), names)
+    return [names["followed"], _example("followed")]
+
+
+@pytest.mark.parametrize(
+    ("before", "wanted", "after"),
+    [
+        ({"nights": 15}, {"nights": {"up_to": 14.0}}, {"nights": 14}),
+        ({"nights": 15}, {"nights": {"up_to": 14.5}}, {"nights": 14}),
+        ({"nights": 14}, {"nights": {"up_to": 14.0}}, {"nights": 14}),
+        ({"kg": 20.7}, {"kg": {"up_to": 20.5}}, {"kg": 20.5}),
+        ({"days": 7}, {"days": {"above": 7.0}}, {"days": 8}),
+        ({"days": 3}, {"days": {"above": 6.5, "up_to": 10.0}}, {"days": 7}),
+        ({"days": 30}, {"days": {"above": 6.5, "up_to": 10.0}}, {"days": 10}),
+        ({"kg": 1.0}, {"kg": {"above": 2.0}}, {"kg": math.nextafter(2.0, 3.0)}),
+        ({}, {"nights": {"up_to": 14.0}}, {"nights": 14.0}),
+        ({"nights": "many"}, {"nights": {"up_to": 14.0}}, {"nights": 14.0}),
+        ({"city": "Reno", "n": 1}, {"city": None, "at": "b", "is": False}, {"n": 1, "at": "b", "is": False}),
+        ({}, {"city": None}, {}),
+    ],
+)
+def test_the_documented_agents_set_what_advice_wants(
+    before: dict[str, Any], wanted: dict[str, Any], after: dict[str, Any]
+) -> None:
+    """Of a range the nearest number, whole where the argument is; null leaves it out; the given job stays as it is."""
+    given = before.copy()
+    for followed in _followed():
+        assert followed(before, wanted) == after
+        assert {name: type(value) for name, value in followed(before, wanted).items()} == {
+            name: type(value) for name, value in after.items()
+        }
+    assert before == given
 
 
 def test_without_an_observer_it_says_so_in_one_line() -> None:

@@ -188,7 +188,7 @@ def find(row: EndpointRules, world: Snapshot, log_alpha: float, most_borders: in
     """
     search = _is_search_due(row, world.ops)
     row.looked = world.ops
-    yield from place(row.borders, world, _conjunctions_to_place(row))
+    yield from place(row.borders, world, _conjunctions_to_place(row, row.found))
     prior = Prior(world.bits, row.suspects)
     ground = Ground(world, usable(world), prior, _search_range(row, world), row.borders)
     chosen = yield from _choose_rules(row, ground, log_alpha, search=search)
@@ -198,10 +198,19 @@ def find(row: EndpointRules, world: Snapshot, log_alpha: float, most_borders: in
     if search:
         row.searched, row.searches = world.ops, row.searches + 1
     before = {each.rule.conditions: each for each in row.found}
+    yield from _place_new(row, world, chosen, most_borders)
     row.found = [_standing(row, world, each, before.get(each.together)) for each in chosen]
     row.earlier = [each for each in row.earlier if not _explained_away(each, row, world)]
-    row.borders = borders_of(row.borders, world, _conjunctions_to_place(row), most_borders)
+
+
+def _place_new(
+    row: EndpointRules, world: Snapshot, chosen: Sequence[Weighed], most_borders: int
+) -> Generator[None, None, None]:
+    """Give each cut of the rules a border; new ones are placed at once, so that a rule is told at its place first."""
+    known, wanted = row.borders, _conjunctions_to_place(row, chosen)
+    row.borders = borders_of(known, world, wanted, most_borders)
     _store_beside(row)
+    yield from place([each for each in row.borders if each not in known], world, wanted)
 
 
 def _store_beside(row: EndpointRules) -> None:
@@ -211,10 +220,11 @@ def _store_beside(row: EndpointRules) -> None:
         column.has_border = name in fields
 
 
-def _conjunctions_to_place(row: EndpointRules) -> list[Together]:
+def _conjunctions_to_place(row: EndpointRules, found: Iterable[Standing | Weighed]) -> list[Together]:
     """The conjunctions whose cuts are estimated: the rules, and the leading conjunction if it has evidence."""
     about_to = row.leading[:1] if row.held > 0 else []
-    return [*(each.rule.conditions for each in (*row.earlier, *row.found)), *about_to]
+    rules = [each.together if isinstance(each, Weighed) else each.rule.conditions for each in found]
+    return [*(each.rule.conditions for each in row.earlier), *rules, *about_to]
 
 
 def _search_range(row: EndpointRules, world: Snapshot) -> int:
