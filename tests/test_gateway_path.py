@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import httpx
@@ -14,10 +15,12 @@ from sidecar.gateway.proxy_head import RequestRules
 from sidecar.gateway.proxy_refusal import RefusedError
 from sidecar.gateway.route_template import Templates
 from sidecar.gateway_address import GatewayAddress
+from sidecar.model import ObservedOp
 from sidecar.normalize import Normalizer
 from sidecar.redaction import Redactor
 from sidecar.settings import Settings
 from sidecar.spans.conventions import SpanConventions
+from sidecar.spans.gateway_urls import GatewayUrls
 from tests.fakes import ManualClock
 from tests.observers import journal, observer, settled, stand_in
 from tests.proxied import exchange, proxied, proxy_port, raw_gateway, request
@@ -143,13 +146,43 @@ def test_what_is_below_is_found_again(path: str, target: str) -> None:
 )
 def test_spans_of_agents_name_the_same_endpoints(url: str, endpoint: str | None) -> None:
     """Those of calls to the gateway and to the proxy; what else is at the same host is no call to the gateway."""
+    op = read_span(url)
+    assert (op.endpoint if op is not None else None) == endpoint
+
+
+def test_a_span_tells_path_and_query_as_they_are() -> None:
+    """No fragment, which is no part of the call; hosts in any case, and with a user, are the same."""
+    op = read_span("http://me@GW:3700/api/caf\N{LATIN SMALL LETTER E WITH ACUTE}?q=a/b?c#top")
+    assert op is not None
+    assert op.input_summary == "/caf\N{LATIN SMALL LETTER E WITH ACUTE}?q=a/b?c"
+    assert op.features == {"q": "a/b?c"}
+
+
+@pytest.mark.parametrize("host", ["elsewhere", "gw:3700/api", ""])
+@pytest.mark.parametrize("before", ["/", "/x?q=", "/x#"])
+def test_a_long_url_holds_nothing_up(host: str, before: str) -> None:
+    """Whatever its length, little of it is read: each copy of such a text would take milliseconds of other calls."""
+    urls = GatewayUrls(lambda: ["http://gw:3700/api"])
+    urls.called("http://gw:3700/api")
+    url = f"http://{host}{before}" + "\N{LATIN SMALL LETTER E WITH ACUTE}" * 2**22
+    tracemalloc.start()
+    try:
+        called = urls.called(url)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (called is not None) == (host == "gw:3700/api")
+    assert most < 2**20
+
+
+def read_span(url: str) -> ObservedOp | None:
+    """The op of an HTTP client's span towards *url*; the gateway and its proxy are known."""
     urls = ["http://gw:3700/api", "http://localhost:3701", "http://localhost:3701/api"]
     conventions = SpanConventions(Normalizer(Redactor()), lambda: urls, Templates(), ManualClock(10**18))
     span = Span(trace_id=b"t" * 16, span_id=b"s" * 8, name="GET", kind=Span.SPAN_KIND_CLIENT)
     span.start_time_unix_nano = span.end_time_unix_nano = 10**18
     span.attributes.add(key="url.full").value.string_value = url
-    op = conventions.op_of(span)
-    assert (op.endpoint if op is not None else None) == endpoint
+    return conventions.op_of(span)
 
 
 @pytest.mark.parametrize("name", ["GATEWAY_URL", "LAKEHOUSE_URL", "LANGFUSE_FORWARD_URL", "LANGFUSE_PULL_URL"])

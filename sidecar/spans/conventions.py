@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from math import isfinite
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
@@ -38,7 +37,7 @@ from sidecar.spans.conventions_facts import (
 )
 from sidecar.spans.conventions_marks import is_marked
 from sidecar.spans.conventions_values import called_with, duration_of, op_id_of, opened, said, scalars_of, value_of
-from sidecar.spans.gateway_urls import GatewayUrls
+from sidecar.spans.gateway_urls import Called, GatewayUrls
 from sidecar.spans.op_span import op_from_attributes
 
 _INPUT_CHARACTERS = 200
@@ -109,11 +108,11 @@ class SpanConventions:
         facts, has_named = facts_of(span)
         if OP_ID in facts:
             return self._own(span)
-        convention, operation = self._kind(span, facts)
+        convention, operation, called = self._kind(span, facts)
         if not operation:
             return None
-        if convention is table.HTTP:
-            content = self._http(facts)
+        if called is not None:
+            content = self._http(facts, called)
         elif convention is table.EVALUATION:
             content = self._evaluation(span)
         else:
@@ -125,19 +124,20 @@ class SpanConventions:
             content = content._replace(features={**content.features, **scalars_of(features, self._cut)})
         return self._op(span, convention, facts, content, extra)
 
-    def _kind(self, span: Span, facts: Facts) -> tuple[table.Convention, str]:
-        """The convention that makes *span* an operation, and the operation's name; ("" if it is none)."""
+    def _kind(self, span: Span, facts: Facts) -> tuple[table.Convention, str, Called | None]:
+        """What makes *span* an operation: convention, name ("" if it is none), and what it calls at the gateway."""
         for key, convention in table.KINDS.items():
             word = facts.get(key)
             if isinstance(word, str) and word:
                 operation = convention.kinds.get(word.lower(), convention.other)
                 if operation:
-                    return convention, word[:_NAME_CHARACTERS] if operation == "*" else operation
-        if span.kind == _CLIENT and "url" in facts and self._gateways.path_of(facts["url"]) is not None:
-            return table.HTTP, table.HTTP_CALL
+                    return convention, word[:_NAME_CHARACTERS] if operation == "*" else operation, None
+        called = self._gateways.called(facts["url"]) if span.kind == _CLIENT and "url" in facts else None
+        if called is not None:
+            return table.HTTP, table.HTTP_CALL, called
         if span.events and any(event.name == table.EVALUATION_EVENT for event in span.events[:MAX_ENTRIES]):
-            return table.EVALUATION, table.EVALUATE
-        return table.HTTP, ""
+            return table.EVALUATION, table.EVALUATE, None
+        return table.HTTP, "", None
 
     def _operation(self, span: Span, operation: str, facts: Facts) -> _Content:
         """Reads any operation but HTTP calls and evaluations; named `{operation} {subject}`, like GenAI spans."""
@@ -168,8 +168,8 @@ class SpanConventions:
                 features[name] = value
         return features
 
-    def _http(self, facts: Facts) -> _Content:
-        query, path = urlsplit(facts["url"]).query, self._gateways.path_of(facts["url"]) or "/"
+    def _http(self, facts: Facts, called: Called) -> _Content:
+        path, query = called
         method = str(facts.get("method", ""))[:16]
         target = f"{path}?{query}" if query else path
         status = facts.get("status")
