@@ -82,7 +82,7 @@ async def test_what_is_exported_is_imported_elsewhere(tmp_path: Path, capsys: py
     async with observer(tmp_path / "one") as running, client(running) as http:
         (entry,) = await learnt(running, http)
         assert await run(running, "approve", entry["playbook_id"]) == 0
-        assert await run(running, "export", "--format", "json", "-o", str(file)) == 0
+        assert await run(running, "export", "-o", str(file)) == 0, "JSON, as the name says"
         assert file.stat().st_mode & 0o777 == 0o600
         assert await run(running, "export") == 0
         document = capsys.readouterr().out
@@ -187,6 +187,18 @@ async def test_unknown_entries_and_files_are_said_so(tmp_path: Path, capsys: pyt
         assert await run(running, "import", str(tmp_path / "none.json")) == 1
         assert "cannot be read" in capsys.readouterr().err
         assert await run(running, "approve", "../x") == 64
+
+
+async def test_an_export_in_markdown_is_not_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said so at once, as an argument that is wrong; the observer is not to blame, nor its address."""
+    file = tmp_path / "playbook.json"
+    async with observer(tmp_path) as running:
+        assert await run(running, "export", "--format", "markdown", "-o", str(file)) == 0
+        assert await run(running, "import", str(file)) == 64
+    said = capsys.readouterr().err
+    assert "it is an export in Markdown" in said
+    assert "export --format json" in said
+    assert "--url" not in said
 
 
 @pytest.mark.parametrize(

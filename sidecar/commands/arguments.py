@@ -181,7 +181,9 @@ def _add_playbook(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--as-of", metavar="TIME", help="list and export as it was then (RFC 3339)")
     parser.add_argument(
-        "--format", choices=["markdown", "json"], default="markdown", help="of the export [markdown]; json is imported"
+        "--format",
+        choices=["markdown", "json"],
+        help="of the export [json if FILE ends with .json, else markdown]; json is imported",
     )
     parser.add_argument("--json", action="store_true", help="print the observer's JSON answer")
     parser.epilog = "Decisions need a token with the scope `admin` where the observer has tokens."

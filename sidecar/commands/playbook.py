@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from sidecar.commands.observer_client import ObserverClient, observer_client
-from sidecar.commands.playbook_text import approved_lines, markdown, summary_lines, told_lines
+from sidecar.commands.playbook_text import MARKDOWN_TITLE, approved_lines, markdown, summary_lines, told_lines
 from sidecar.commands.private_file import write_private
 from sidecar.commands.terminal import Terminal, visible_json
 from sidecar.commands.user_name import user_name
@@ -78,7 +79,8 @@ def _decide(terminal: Terminal, client: ObserverClient, args: argparse.Namespace
 
 def _export(terminal: Terminal, client: ObserverClient, args: argparse.Namespace) -> None:
     entries = _entries(client, args.as_of)
-    if args.format == "json":
+    is_json = (args.output or "").lower().endswith(".json") if args.format is None else args.format == "json"
+    if is_json:
         document = msgspec.json.format(msgspec.json.encode({"format": FORMAT, "entries": entries}), indent=1)
         text = document.decode() + "\n"
     else:
@@ -98,11 +100,23 @@ def _import(terminal: Terminal, client: ObserverClient, args: argparse.Namespace
         content = Path(args.names[0]).read_bytes()
     except OSError as exc:
         raise ObserverError(f"{args.names[0]} cannot be read", exc.strerror or str(exc), "Name another file") from exc
+    _check_json(args.names[0], content)
     done = client.decoded(client.post("/playbooks/import", content), dict[str, Any])
     imported = done.get("imported", [])
     terminal.write(f"{len(imported)} imported as candidates, {done.get('known', 0)} known already")
     if imported:
         terminal.write(f"agents are told them after: observer playbook approve {' '.join(map(str, imported))}")
+
+
+def _check_json(name: str, content: bytes) -> None:
+    """Raises SettingsError if the file *name* is not JSON: the observer need not be asked."""
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError) as exc:
+        is_markdown = content.lstrip().startswith(MARKDOWN_TITLE.encode())
+        why = "it is an export in Markdown" if is_markdown else str(exc)
+        fix = "Import a file of `observer playbook export --format json`"
+        raise SettingsError(f"{name} is not JSON", why, fix) from exc
 
 
 def _safe(name: str) -> str:

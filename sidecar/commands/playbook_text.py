@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -12,6 +12,7 @@ from sidecar.commands.terminal import visible
 from sidecar.measured_words import effect_words, is_known
 from sidecar.model_learning import Measured, is_wordless
 
+MARKDOWN_TITLE: Final = "# Playbook"
 _HEAD = ("id", "state", "kind", "version", "calls", "effect", "endpoint", "text")
 
 
@@ -65,7 +66,7 @@ def _history(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def markdown(entries: Iterable[Mapping[str, Any]]) -> str:
     """A document with a section per entry."""
-    lines = ["# Playbook", ""]
+    lines = [MARKDOWN_TITLE, ""]
     for entry in entries:
         lines += [
             f"## {_text(entry, 'playbook_id')}: {_text(entry, 'kind')}, {_text(entry, 'state')}",
