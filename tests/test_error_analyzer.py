@@ -8,11 +8,13 @@ from random import Random
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from sidecar.analysis.error_analyzer import BY_COUNTING, BY_MODEL, MAX_TEXT, ErrorAnalyzer, marked
 from sidecar.analysis.evidence import MAX_LINKS, links_to
 from sidecar.analysis.incidents import IncidentBook
 from sidecar.analysis.model_questions import build_prompt
+from sidecar.analysis.rule_standing import Rule
 from sidecar.analysis.rules import RuleBook
 from sidecar.errors import JournalError, ModelError, UnusableAnswerError
 from sidecar.model import Diagnosis, ObservedOp
@@ -31,8 +33,8 @@ def a_failure(number: int = 1, **fields: object) -> ObservedOp:
 class Bench:
     """An analyzer with everything it needs."""
 
-    def __init__(self, model: CannedModel | None = None) -> None:
-        self.book, self.rules = IncidentBook(), RuleBook()
+    def __init__(self, model: CannedModel | None = None, rules: RuleBook | None = None) -> None:
+        self.book, self.rules = IncidentBook(), rules or RuleBook()
         self.decisions, self.gateway, self.spans = KeptDecisions(), KeptPosts(), KeptSpans()
         self.model = model
         self.analyzer = ErrorAnalyzer(
@@ -144,6 +146,28 @@ def refunds(count: int) -> list[ObservedOp]:
         told = {"success": error is None, "error": error, "features": {"age_days": age, "vip": dice.random() < 0.3}}
         ops.append(a_failure(number + 1, endpoint="/tools/refund", **told))
     return ops
+
+
+class HiddenRules(RuleBook):
+    """Its rules' rates are alike, as other rules at the endpoint hide the difference."""
+
+    def rules(self, endpoint: str) -> list[Rule]:
+        return [
+            replace(rule, n=300, successes=156, others=300, other_successes=157) for rule in super().rules(endpoint)
+        ]
+
+
+async def test_a_rule_whose_rates_show_nothing_explains_nothing() -> None:
+    """`With age_days>30 52 % of 300 calls succeed, 52 % of 300 others` is no cause."""
+    bench = Bench(rules=HiddenRules())
+    await bench.cycle(*refunds(600))
+    for _ in bench.rules.learn():
+        pass
+    assert len(bench.rules.rules("/tools/refund")) == 1
+    await bench.analyzer.analyze()
+    (only,) = bench.diagnoses
+    assert "52 %" not in only.text
+    assert all(each.finding and "52 %" not in each.finding.cause for each in bench.book.incidents())
 
 
 @pytest.mark.parametrize("model", [None, CannedModel("Ask sooner.")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,8 +16,21 @@ from sidecar.analysis.rule_follower import MISSING_CYCLES, RuleFollower
 from sidecar.analysis.rule_standing import Rule
 from sidecar.analysis.rules import RuleBook, RuleReport
 from sidecar.call_fields import facts_of, names_of
+from sidecar.demo.staffing_rules import (
+    CHANNELS,
+    CITIES,
+    ROLES,
+    StaffingCall,
+    capacity_refusal,
+    certificate_refusal,
+    channel_refusal,
+    city_refusal,
+    pace,
+)
+from sidecar.model import ObservedOp
 from sidecar.model_learning import AdviceQuery, EntryChange, EntryRow, PlaybookEntry, Range
 from sidecar.plain_words import is_plain
+from tests.fakes import an_op
 from tests.test_playbook_book import A, B, a_change, an_entry, asked, moment
 
 
@@ -89,6 +103,65 @@ def test_a_rule_that_is_passed_over_retires_its_entry_a_contradicted_one_at_once
     by_hand = EntryChange(playbook_id=name, at=moment(50), action="retire", by="person", version=1)
     bench.playbook.change(by_hand)
     assert bench.cycle(a_rule(A)) == []
+
+
+def test_an_entry_whose_rule_says_the_opposite_is_retired_before_that_is_told() -> None:
+    """At no moment between two decisions are both told; and what the numbers turn back to is told again."""
+    bench = Bench()
+    assert bench.cycle(a_rule(A, rate=20)) == ["a=x v1"]
+    assert bench.cycle(a_rule(A, rate=95)) == ["retire", "a=x v1"]
+    kinds = {row.latest.kind: row.state for row in bench.playbook.rows()}
+    assert kinds == {"avoid": "retired", "do": "candidate"}
+    (row,) = [row for row in bench.playbook.rows() if row.state == "retired"]
+    assert row.changes[-1].why == "its rule now says the opposite"
+    assert bench.cycle(a_rule(A, rate=20)) == ["retire", "restore"]
+
+
+def test_rates_that_do_not_show_the_rule_are_no_entry() -> None:
+    """Other rules may hide or turn its difference; two rates alike, or within chance, claim nothing."""
+    bench = Bench()
+    alike = {"n": 88, "successes": 46, "others": 639, "other_successes": 332}
+    turned = {"n": 100, "successes": 40, "others": 500, "other_successes": 300, "is_better": True}
+    for fields in (alike, turned, {"successes": 50}, {"n": 0, "successes": 0}):
+        rule = a_rule(A, **fields)
+        assert not rule.is_shown
+        assert bench.cycle(rule) == []
+    assert a_rule(A, n=100, successes=40, others=500, other_successes=300, is_better=False).is_shown
+    assert bench.cycle(a_rule(A)) == ["a=x v1"]
+    assert [bench.cycle(a_rule(A, **alike)) for _ in range(MISSING_CYCLES)] == [[], [], ["retire"]]
+
+
+def fill_shift(dice: Random) -> ObservedOp:
+    """A call of the demo's gateway, and what it says: the slow city's effect is hidden by the certificate's."""
+    (city,) = dice.choices(CITIES, (4, 3, 4, 3, 3, 3, 3, 2, 2))
+    count, certified, channel = dice.randint(1, 9), dice.random() < 0.5, dice.choice(CHANNELS)
+    body: dict[str, Any] = {"city": city.name, "state": city.state, "count": count, "role": dice.choice(ROLES)}
+    call = StaffingCall(**body, certified=certified, channel=channel)
+    refused = city_refusal(call, dice) or certificate_refusal(call, dice) or channel_refusal(call, dice)
+    failed = refused or capacity_refusal(call, "s", 6) or pace(call, dice).gives_up
+    return an_op(endpoint="/fill", success=not failed, features=body | {"certified": certified, "channel": channel})
+
+
+def test_in_the_demo_no_entry_contradicts_its_rates_or_another() -> None:
+    """Whatever is told after any cycle differs by ten points and more, and has no opposite beside it."""
+    for seed in (0, 4):
+        dice, rules, playbook = Random(seed), RuleBook(), PlaybookBook()
+        follower = RuleFollower(rules, playbook)
+        for number in range(1, 1201):
+            rules.consume(fill_shift(dice))
+            if number % 20:
+                continue
+            for _ in rules.learn():
+                pass
+            for proposal in follower.proposals(moment(1)):
+                if isinstance(proposal, PlaybookEntry):
+                    playbook.keep(proposal)
+                elif proposal is not None:
+                    playbook.change(proposal)
+                live = [row.latest for row in playbook.rows() if row.state != "retired"]
+                assert len({tuple(entry.scope) for entry in live}) == len(live), [entry.text for entry in live]
+                assert all(abs((entry.rate or 0) - (entry.other_rate or 0)) > 0.1 for entry in live), number
+        assert len(live) >= 3
 
 
 def test_what_a_person_decides_while_a_cycle_proposes_stays() -> None:

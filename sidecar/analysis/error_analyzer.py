@@ -135,7 +135,7 @@ class ErrorAnalyzer:
 
     def _rule(self, incident: Incident) -> RuleSaid | None:
         row = self._book.row(incident.fingerprint)
-        rules = self._rules.rules(incident.endpoint)
+        rules = [rule for rule in self._rules.rules(incident.endpoint) if rule.is_shown]
         return said_of(row.counts, rules) if row is not None else None
 
     async def _diagnose(self, incidents: Sequence[Incident]) -> Diagnosis:

@@ -38,22 +38,26 @@ class RuleFollower:
 
         Yields None after each rule, so that other tasks may run.
         """
-        rules = self._rules.report().rules
+        rules = [rule for rule in self._rules.report().rules if rule.is_shown]
         standing = {rule_entry_id(rule) for rule in rules}
-        gone = list(self._fallen_entries(standing, at))
-        left = MOST_A_CYCLE
+        opposites = {each for rule in rules for each in entry_ids(rule.endpoint, rule.conditions)} - standing
+        gone = list(self._fallen_entries(standing, opposites, at))
+        reversed_first = [change for entry, change in gone if entry.playbook_id in opposites][:MOST_A_CYCLE]
+        yield from reversed_first  # before the new entries: agents are never told an entry and its opposite
+        left = MOST_A_CYCLE - len(reversed_first)
         for rule in rules:
             for proposal in self._of_rule(rule, gone, at):
                 yield proposal
                 left -= 1
-                if not left:
+                if left <= 0:
                     return
             yield None
-        for _, change in gone[:left]:
-            yield change
+        yield from [change for entry, change in gone if entry.playbook_id not in opposites][:left]
 
-    def _fallen_entries(self, standing: set[str], at: str) -> Iterator[tuple[PlaybookEntry, EntryChange]]:
-        """Entries whose rule no longer holds, with their retirement."""
+    def _fallen_entries(
+        self, standing: set[str], opposites: set[str], at: str
+    ) -> Iterator[tuple[PlaybookEntry, EntryChange]]:
+        """Entries whose rule no longer holds, or now says the opposite, with their retirement."""
         fallen = {each for endpoint, together in self._rules.fallen() for each in entry_ids(endpoint, together)}
         missing: dict[str, int] = {}
         for row in self._playbook.rows():
@@ -61,10 +65,15 @@ class RuleFollower:
             if entry.author != "rule" or row.state == "retired" or entry.playbook_id in standing:
                 continue
             count = missing[entry.playbook_id] = self._missing.get(entry.playbook_id, 0) + 1
-            if entry.playbook_id in fallen:
+            if entry.playbook_id in opposites:
+                yield entry, row.due("retire", at, "rule", "its rule now says the opposite")
+            elif entry.playbook_id in fallen:
                 yield entry, row.due("retire", at, "rule", "later operations contradict its rule")
             elif count >= MISSING_CYCLES:
-                yield entry, row.due("retire", at, "rule", "its rule was not found again")
+                yield (
+                    entry,
+                    row.due("retire", at, "rule", "its rule was not found again, or its calls no longer show it"),
+                )
         self._missing = missing
 
     def _of_rule(

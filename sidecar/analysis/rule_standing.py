@@ -6,8 +6,10 @@ Pure. The rule book calls these functions for an endpoint with new ops; `rule_se
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from math import sqrt
 
 import msgspec
+from msgspec.structs import replace
 
 from sidecar.analysis.e_values import BLOCK, Table, bet, complete, difference_interval
 from sidecar.analysis.rule_borders import (
@@ -37,6 +39,7 @@ _CHECK_AGAIN = 16  # new ops that make a check of the rules due
 _CONTRADICTED = 5.0
 _DOUBT = 0.25  # shrinks a rule's difference, which selection makes look larger than it is
 _EXPLAINED_AWAY, _WOULD_SHOW = 3.0, 6.0
+_SHOWS = 2.0  # standard errors between the two rates
 
 
 Counts = tuple[int, int, int, int]
@@ -50,7 +53,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     it a rule; *since* is the time of its first report, *seen* that of the last op counted. *moved* are the cuts that
     are reported elsewhere than at the tested cut point: counts and rates are those at the reported places. Evidence
     belongs to the *conditions*: *tested* are the counts there, where they differ, and *low* and *high* a confidence
-    sequence for the difference of those two rates.
+    sequence for the difference of those two rates. *is_better*: whether its ops succeed more often than others that
+    the endpoint's other rules do not tell apart from them; that is what it is evidence for.
     """
 
     endpoint: str
@@ -66,6 +70,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     seen: str
     moved: tuple[Moved, ...] = ()
     tested: Counts | None = None
+    is_better: bool | None = None
 
     @property
     def told(self) -> Together:
@@ -80,6 +85,19 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     def counts(self) -> Counts:
         """The counts at the reported places."""
         return self.n, self.successes, self.others, self.other_successes
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether its two rates show what it is evidence for, beyond chance.
+
+        If other rules are at work too, the rates may show nothing, or the reverse: the difference is among the ops
+        that those do not tell apart.
+        """
+        if not (self.n and self.others) or self.is_better not in (None, self.rate > self.other_rate):
+            return False
+        every = (self.successes + self.other_successes) / (self.n + self.others)
+        error = sqrt(every * (1 - every) * (1 / self.n + 1 / self.others))
+        return abs(self.rate - self.other_rate) > _SHOWS * error
 
     @property
     def rate(self) -> float:
@@ -263,6 +281,7 @@ def _same_as_found(row: EndpointRules, world: Snapshot, best: Weighed) -> Weighe
 def _standing(row: EndpointRules, world: Snapshot, each: Weighed, before: Standing | None) -> Standing:
     since = before.rule.since if before else row.last_seen
     rule = _rule(row, world, each.together, log_e=each.log_e, since=since)
+    rule = replace(rule, is_better=each.is_better)
     return Standing(rule, against=before.against if before else 0.0)
 
 
@@ -322,7 +341,8 @@ def _update_and_check(each: Standing, world: Snapshot, row: EndpointRules) -> bo
     each.against = max(0.0, each.against - bet(new, *_rates(each.rule)))
     if each.against >= _CONTRADICTED:
         return False
-    each.rule = _rule(row, world, each.rule.conditions, log_e=each.rule.log_e, since=each.rule.since, before=each)
+    rule = _rule(row, world, each.rule.conditions, log_e=each.rule.log_e, since=each.rule.since, before=each)
+    each.rule = replace(rule, is_better=each.rule.is_better)
     return True
 
 

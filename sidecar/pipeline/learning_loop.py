@@ -178,7 +178,8 @@ class LearningLoop:
         """Rule statistics for `/stats`."""
         report = self._learning.rules.report()
         counts = {name: getattr(report, name) for name in ("endpoints", "ops", "left_out", "skipped", "evicted")}
-        told = [f"{rule.endpoint}: {rule.text()}" for rule in report.rules[:_RULES_TOLD]]
+        shown = [rule for rule in report.rules if rule.is_shown]
+        told = [f"{rule.endpoint}: {rule.text()}" for rule in shown[:_RULES_TOLD]]
         return {"found": len(report.rules), "dropped": self._learning.rules.dropped, **counts, "best": told}
 
     def advice_stats(self) -> dict[str, Any]:
