@@ -104,6 +104,15 @@ def test_no_call_leads_out_of_it(target: str, there: tuple[str, str] | int) -> N
     assert read(target) == there
 
 
+@pytest.mark.parametrize("target", ["/tools/x", "/api/tools/x"])
+@pytest.mark.parametrize("listed", ["/api/tools", "/tools", "/api/tools/", "/api", "/api/", "/"])
+def test_allowed_paths_may_have_it_before_them(listed: str, target: str) -> None:
+    """As they had to while the proxy sent each path as it came: a list of then allows the same calls now."""
+    assert read(target, [f" {listed} "]) == ("/tools/x", "/api/tools/x")
+    if "tools" in listed:
+        assert read("/admin", [listed]) == read("/api/admin", [listed]) == read("/api/toolshed", [listed]) == 403
+
+
 def test_no_header_names_another_path() -> None:
     """Some servers take it instead of the target."""
     assert read("/x", headers=[(b"X-Original-URL", b"/admin")]) == 403

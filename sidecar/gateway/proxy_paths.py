@@ -18,8 +18,8 @@ class AllowedPaths:
     *within* is the path of the gateway itself, "" if it has none: no path may lead out of that either.
     """
 
-    def __init__(self, paths: Iterable[str], within: str = "") -> None:
-        self._paths = tuple(path.strip().encode() for path in paths if path.strip())
+    def __init__(self, paths: Iterable[bytes], within: str = "") -> None:
+        self._paths = tuple(paths)
         self._setting = "OBSERVER_PROXY_PATHS" if self._paths else "GATEWAY_URL"
         if within:
             self._paths = self._paths or (b"/",)

@@ -27,13 +27,17 @@ class Target(NamedTuple):
 
 
 class TargetRules:
-    """Checks targets and hosts. *allowed_hosts* (lower case) are names of the proxy, *paths* the allowed prefixes."""
+    """Checks targets and hosts. *allowed_hosts* (lower case) are names of the proxy, *paths* the allowed prefixes.
+
+    Listed paths, like targets, may have the gateway's own before them or not: both mean the same.
+    """
 
     def __init__(self, gateway: GatewayAddress, allowed_hosts: Iterable[str], paths: Iterable[str]) -> None:
         self._names = frozenset(allowed_hosts) | ({"localhost", gateway.host.lower()} - {""})
         self._gateway = gateway
         self._prefix = gateway.path.encode()
-        self._paths = AllowedPaths(paths, within=gateway.path)
+        listed = [path.strip().encode() for path in paths if path.strip()]
+        self._paths = AllowedPaths([gateway.below(path) or path for path in listed], within=gateway.path)
         self._known_hosts: set[bytes] = set()
         self.port = 0
         """Where the proxy listens, once it does: an absolute target may name it."""
