@@ -147,6 +147,17 @@ async def test_a_line_that_is_no_json_costs_itself(door: httpx.AsyncClient, tmp_
     assert [line["count"] for line in journal(tmp_path)] == [1, 4]
 
 
+async def test_events_that_share_a_line_are_told_how_that_came(door: httpx.AsyncClient) -> None:
+    """`curl -d @batch.jsonl` removes the line ends; `/event` takes one object alone."""
+    glued = b"".join(lines([{"count": 1}, {"count": 2}]).splitlines())
+    for path in ("/event", "/events"):
+        answer = await door.post(path, content=glued)
+        assert answer.status_code in (400, 422)
+        assert "several objects are where one was expected" in answer.text
+        assert "with curl use --data-binary, as -d removes line ends" in answer.text
+    assert "Expecting value" in (await door.post("/event", content=b'{"count": }')).text
+
+
 async def test_a_broken_array_is_malformed_as_a_whole(door: httpx.AsyncClient, tmp_path: Path) -> None:
     """There is no telling where its events begin."""
     for body in (b"[", b'[{"count": 1},', b'[{"count": 1}] x', b"[" * 100_000):

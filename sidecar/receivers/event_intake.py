@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import msgspec
 
 from sidecar.clock import rfc3339_ms
-from sidecar.errors import ConflictError, InvalidInputError, OverloadedError
+from sidecar.errors import ConflictError, InvalidInputError, MalformedError, OverloadedError
 from sidecar.model import ObservedOp
 from sidecar.normalize import Normalizer
 from sidecar.protocols import Clock, Receipt, Recorder, SentOnce
@@ -17,6 +19,10 @@ from sidecar.receivers.event_fields import event_op
 from sidecar.receivers.event_hints import MAX_HINTS, NO_ENDPOINT, FieldHints, with_outcome_hint
 
 LARGE_BYTES = 32 * 1024  # bytes; reading and masking a larger event would block others for more than a few milliseconds
+
+_SEVERAL: Final = (
+    "Send them to POST /events, each on a line of its own; with curl use --data-binary, as -d removes line ends"
+)
 
 TEXT = (bytes, msgspec.Raw)
 """Types of undecoded JSON text; any other value is decoded already."""
@@ -125,7 +131,7 @@ class EventIntake:
 
     def _read(self, event: object, idempotency_key: str, now: str) -> Reading:
         """Read *event*. Thread-safe: the only state is the hints' names."""
-        raw = parse_json(event) if isinstance(event, TEXT) else event
+        raw = _parsed(event) if isinstance(event, TEXT) else event
         if idempotency_key and isinstance(raw, dict) and raw.get("event_id") in (None, ""):
             raw["event_id"] = idempotency_key
         op = event_op(raw, now, self._normalizer)
@@ -161,3 +167,16 @@ class EventIntake:
         if millisecond != self._millisecond:  # under load many events share a millisecond
             self._millisecond, self._now_text = millisecond, rfc3339_ms(millisecond * 1_000_000)
         return self._now_text
+
+
+def _parsed(event: bytes | msgspec.Raw) -> Any:
+    """The event as plain objects. Raises MalformedError, which tells several objects from something that is no JSON."""
+    try:
+        return parse_json(event)
+    except MalformedError as exc:
+        cause = exc.__cause__
+        if isinstance(cause, json.JSONDecodeError) and cause.msg == "Extra data" and cause.doc[cause.pos] == "{":
+            raise MalformedError(
+                "several objects are where one was expected", f"the second begins at character {cause.pos}", _SEVERAL
+            ) from exc
+        raise
