@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.receivers.event_hints import NO_CALL, NO_ENDPOINT, NO_SUCCESS, FieldHints, with_outcome_hint
+from sidecar.receivers.event_hints import (
+    ERROR_OF_SUCCESS,
+    NO_CALL,
+    NO_ENDPOINT,
+    NO_SUCCESS,
+    FieldHints,
+    with_outcome_hint,
+)
 from tests.observers import client, observer
 
 
@@ -29,6 +36,7 @@ from tests.observers import client, observer
         *((name, "duration_ms") for name in ("latency", "latency_ms", "elapsed_ms", "elapsedMs")),
         *((name, "endpoint") for name in ("tool", "tool_name", "toolName")),
         *((name, "error") for name in ("err", "error_message")),
+        *((name, "error_type") for name in ("error_code", "errorCode")),
         *((name, "features") for name in ("inputs", "args")),
         *((name, "timestamp") for name in ("ts", "time")),
         *((name, None) for name in ("account", "country", "rule", "mask", "status", "region", "user_id", "op_id", "v")),
@@ -116,3 +124,13 @@ async def test_an_empty_endpoint_is_taken_with_a_hint(tmp_path: Path) -> None:
         assert (said["accepted"], said["hints"]) == (True, [NO_ENDPOINT])
         assert 'observer_ops_total{endpoint="_EMPTY",' in (await http.get("/metrics")).text
         assert "hints" not in (await http.post("/event", json={"endpoint": None, "success": True})).json()
+
+
+async def test_an_error_of_a_success_is_taken_with_a_hint(tmp_path: Path) -> None:
+    """One of the two is wrong, and `success` is what counts."""
+    event = {"endpoint": "/tools/refund", "success": True, "error": "declined"}
+    async with observer(tmp_path) as running, client(running) as http:
+        assert (await http.post("/event", json=event)).json()["hints"] == [ERROR_OF_SUCCESS]
+        assert "hints" not in (await http.post("/event", json={**event, "success": False})).json()
+        assert "hints" not in (await http.post("/event", json={**event, "error": None})).json()
+        assert (await http.get("/stats")).json()["successes"] == 2

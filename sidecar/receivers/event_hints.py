@@ -25,11 +25,13 @@ _OTHER_WORDS: Final = {
     **dict.fromkeys(("ok", "succeeded", "issuccess"), "success"),
     **dict.fromkeys(("latency", "latencyms", "duration", "elapsedms"), "duration_ms"),
     **dict.fromkeys(("err", "errormessage"), "error"),
+    "errorcode": "error_type",
     **dict.fromkeys(("feature", "inputs", "args"), "features"),
     **dict.fromkeys(("ts", "time"), "timestamp"),
 }
 """Names, without underscores and capitals, that other programs give to our fields."""
 NO_SUCCESS: Final = "no success given: it counts as a failure"
+ERROR_OF_SUCCESS: Final = "error is given, but success is true: it counts as a success"
 NO_CALL: Final = "neither endpoint nor success given: it counts as a failed scenario:fill"
 NO_ENDPOINT: Final = "endpoint is empty: name what was called, or leave it out"
 

@@ -16,7 +16,7 @@ from sidecar.normalize import Normalizer
 from sidecar.protocols import Clock, Receipt, Recorder, SentOnce
 from sidecar.receivers.bodies import parse_json
 from sidecar.receivers.event_fields import event_op
-from sidecar.receivers.event_hints import MAX_HINTS, NO_ENDPOINT, FieldHints, with_outcome_hint
+from sidecar.receivers.event_hints import ERROR_OF_SUCCESS, MAX_HINTS, NO_ENDPOINT, FieldHints, with_outcome_hint
 
 LARGE_BYTES = 32 * 1024  # bytes; reading and masking a larger event would block others for more than a few milliseconds
 
@@ -142,6 +142,8 @@ class EventIntake:
             hints = (*hints[: MAX_HINTS - 1], NO_ENDPOINT)
         if raw.get("success") is None:
             hints = with_outcome_hint(hints, raw)
+        elif op.success and op.error:
+            hints = (*hints[: MAX_HINTS - 1], ERROR_OF_SUCCESS)
         return Reading(op, raw.get("timestamp") is not None, hints)
 
     async def settled(self, receipts: Sequence[Receipt]) -> None:
