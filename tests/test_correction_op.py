@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +72,7 @@ def test_empty_row_has_all_defaults() -> None:
     """`{}` is a correction, too: now, the usual model, an escalation of unknown class."""
     op = _op({"created_at": None, "usage": None})
     assert (op.timestamp, op.endpoint, op.input_summary) == (_NOW, "overseer:gpt-oss:120b", "?: escalation")
+    assert op.endpoint in (Path(__file__).parents[1] / "docs" / "events.md").read_text(), "nobody would guess that"
     assert (op.duration_ms, op.output_summary, op.correction, op.applied_at_turn) == (0, "", "", 0)
     assert (op.sig_hash, op.task_class, op.extra) == (None, None, None)
 
