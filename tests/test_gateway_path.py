@@ -97,6 +97,22 @@ def test_allowed_paths_are_counted_from_it(target: str, path: str | None, sent: 
         ("/api/../admin", 403),
         ("/x/%2e%2e/%2e%2e/admin", 403),
         ("/api/..;/admin", 403),
+        ("/..%23x/admin", 403),
+        ("/..%3Fx/admin", 403),
+        ("/..%00x/admin", 403),
+        ("/..%20/admin", 403),
+        ("/..%5Cadmin", 403),
+        ("/x%2F..%2F..%2Fadmin", 403),
+        ("/%25252e%25252e/admin", 403),
+        ("/%2525252525252e%2525252525252e/admin", 403),
+        ("/%c0%ae%c0%ae/admin", 403),
+        ("/%e0%80%ae%e0%80%ae/admin", 403),
+        ("/..%c0%afadmin", 403),
+        ("/.%e9./admin", 403),
+        ("/%ef%bc%8e%ef%bc%8e/admin", 403),
+        ("/%e2%80%a5/admin", 403),
+        ("/%u002e%u002E/admin", 403),
+        ("/..%u005cadmin", 403),
     ],
 )
 def test_no_call_leads_out_of_it(target: str, there: tuple[str, str] | int) -> None:
@@ -111,6 +127,42 @@ def test_allowed_paths_may_have_it_before_them(listed: str, target: str) -> None
     assert read(target, [f" {listed} "]) == ("/tools/x", "/api/tools/x")
     if "tools" in listed:
         assert read("/admin", [listed]) == read("/api/admin", [listed]) == read("/api/toolshed", [listed]) == 403
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/files/C%23",
+        "/files/caf%E9",
+        "/%C0%E9/%E0",
+        "/files/a%00b",
+        "/files/100%25users",
+        "/files/100%252525",
+        "/files/a%5Cb",
+        "/v1..v2/...;x/.hidden/a..%23",
+        "/./x",
+        "/x?next=../..&y=%2e%2e%2f",
+        "/x;..",
+    ],
+)
+def test_what_cannot_lead_out_is_let_through(target: str) -> None:
+    """Raw bytes, signs that are decoded elsewhere, and dots that are no segment: as they came."""
+    assert read(target) == read(f"/api{target}") == (target, f"/api{target}")
+
+
+async def test_the_refusal_says_what_could_lead_out(tmp_path: Path) -> None:
+    """And the star, which is no path, gets nothing put before it."""
+    async with raw_gateway() as gateway, proxied(tmp_path, f"{gateway.url}/api") as running:
+        refused = await exchange(proxy_port(running), request("GET", "/%2e%2e/admin"))
+        assert refused.first.split(" ")[1] == "403"
+        assert b"this path could lead out of the path of GATEWAY_URL" in refused.body
+        port = proxy_port(running)
+        absolute = request("OPTIONS", f"http://localhost:{port}").replace(
+            b"Host: localhost", b"Host: localhost:%d" % port
+        )
+        for sent in (request("OPTIONS", "*"), absolute):
+            assert (await exchange(port, sent)).first.split(" ")[1] == "200"
+    assert [asked.first for asked in gateway.asked] == ["OPTIONS * HTTP/1.1"] * 2
 
 
 def test_no_header_names_another_path() -> None:

@@ -56,7 +56,7 @@ class TargetRules:
         below = self._gateway.below(target) if self._prefix else None
         path = target if below is None else below
         self._paths.check(path, headers)
-        return Target(path, target if below is not None else self._prefix + target)
+        return Target(path, target if below is not None or target == b"*" else self._prefix + target)
 
     def check_host(self, hosts: list[bytes], *, http10: bool) -> None:
         """Check the header fields *hosts* of a request. Raises RefusedError."""
