@@ -283,9 +283,11 @@ class AdviceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Advice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What to do or avoid now. Without *exposure_id* nothing was eligible, and nothing need be reported.
 
-    *depends_on*: names of further facts on which entries depend; asked with them, more advice may apply.
+    *depends_on*: names of further facts on which entries depend; asked with them, more advice may apply. *hints*: what
+    the question lacks, for who writes the agent.
     """
 
     exposure_id: str | None
     advice: list[AdviceItem]
     depends_on: list[str] = []
+    hints: list[str] = []

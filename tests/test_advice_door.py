@@ -102,6 +102,23 @@ async def test_who_leaves_the_deciding_fact_out_is_told_its_name(tmp_path: Path)
         assert list(told.depends_on) == ["age_days", "zone"]
 
 
+async def test_who_names_no_task_is_told_what_that_means(tmp_path: Path) -> None:
+    """Over HTTP and gRPC, wherever the coin fell; not who names one, nor where nothing fits, so nothing counts."""
+    async with service(tmp_path) as (running, stub, _), client(running) as http:
+        entry = {"kind": "do", "endpoint": ENDPOINT, "text": "Set it.", "when": {"zone": "a"}, "set": {"shift": "day"}}
+        body = {"format": "observer.playbook/1", "entries": [entry]}
+        (key,) = (await http.post("/playbooks/import", json=body)).json()["imported"]
+        assert (await http.post(f"/playbooks/{key}/approve")).status_code == 200
+        ask = {"endpoint": ENDPOINT, "zone": "a"}
+        for _ in range(3):
+            (hint,) = (await http.get("/advice", params=ask)).json()["hints"]
+            assert hint.startswith("no `task`: ")
+        told = await stub.GetAdvice(pb.GetAdviceRequest(endpoint=ENDPOINT, facts={"zone": pb.Scalar(string_value="a")}))
+        assert list(told.hints) == [hint]
+        assert "hints" not in (await http.get("/advice", params={**ask, "task": "t-1"})).json()
+        assert "hints" not in (await http.get("/advice", params={"endpoint": ENDPOINT, "zone": "b"})).json()
+
+
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
 async def test_an_input_that_is_called_like_a_parameter_is_asked_about_with_a_prefix(tmp_path: Path, name: str) -> None:
     """`depends_on` says so, also over gRPC; asked so it is advised; and so says the error of a wrong parameter."""

@@ -24,6 +24,10 @@ from sidecar.model_learning import Advice, AdviceItem, AdviceQuery, Assignment, 
 MAX_DRAWN: Final = 5000  # tasks whose coins are kept besides those in the book
 MAX_NAMES: Final = 16  # of missing facts
 MAX_TEXT: Final = 500  # characters of an item
+NO_TASK: Final = (
+    "no `task`: this question was assigned by chance on its own, and the next may be answered otherwise. Name it, "
+    "here and in its operations, or put the exposure_id into the operation: else no outcome counts"
+)
 _TRUST_AT = 20  # tasks of the smaller group at which the measured effect weighs as much as the rule's own rates
 _UNMEASURED = 0.05  # assumed effect of an unmeasured entry
 _PER_CONDITION = 0.1  # bonus per condition: more specific entries go first
@@ -102,7 +106,8 @@ class Offers:
             ],
         )
         shown = [self._item(each) for each, coin in zip(found, coins, strict=True) if coin.shown]
-        return Offer(exposure, Advice(exposure_id=exposure_id, advice=shown, depends_on=depends_on))
+        hints = [NO_TASK] if query.task is None and query.during is None else []
+        return Offer(exposure, Advice(exposure_id=exposure_id, advice=shown, depends_on=depends_on, hints=hints))
 
     def effect(self, entry_id: str) -> float | None:
         """The measured uplift of an entry so far; None if unknown."""

@@ -83,7 +83,8 @@ class _Doors:
         """What to do or avoid in a call to *endpoint*.
 
         *facts*: the arguments that you intend to send; without them there is little advice, and `depends_on` names
-        those that matter. *given*: the names of arguments that you cannot change.
+        those that matter. *task*: the name of your task, the same in each question. *given*: the names of arguments
+        that you cannot change.
         """
         params = {asked_name(name): word(value) for name, value in (facts or {}).items()}
         params |= {"endpoint": endpoint} | ({"task": task} if task else {})

@@ -86,7 +86,7 @@ def advice_query_of(message: pb.GetAdviceRequest, clean: Callable[[str], str], m
 
 def advice_message(advice: Advice) -> pb.GetAdviceResponse:
     """*advice* as a protobuf message."""
-    message = pb.GetAdviceResponse(exposure_id=advice.exposure_id, depends_on=advice.depends_on)
+    message = pb.GetAdviceResponse(exposure_id=advice.exposure_id, depends_on=advice.depends_on, hints=advice.hints)
     for item in advice.advice:
         _fill(message.advice.add(), item)
     return message

@@ -515,14 +515,16 @@ class GetAdviceRequest(_message.Message):
     def __init__(self, endpoint: _Optional[str] = ..., task: _Optional[str] = ..., facts: _Optional[_Mapping[str, Scalar]] = ..., given: _Optional[_Iterable[str]] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class GetAdviceResponse(_message.Message):
-    __slots__ = ("exposure_id", "advice", "depends_on")
+    __slots__ = ("exposure_id", "advice", "depends_on", "hints")
     EXPOSURE_ID_FIELD_NUMBER: _ClassVar[int]
     ADVICE_FIELD_NUMBER: _ClassVar[int]
     DEPENDS_ON_FIELD_NUMBER: _ClassVar[int]
+    HINTS_FIELD_NUMBER: _ClassVar[int]
     exposure_id: str
     advice: _containers.RepeatedCompositeFieldContainer[AdviceItem]
     depends_on: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, exposure_id: _Optional[str] = ..., advice: _Optional[_Iterable[_Union[AdviceItem, _Mapping]]] = ..., depends_on: _Optional[_Iterable[str]] = ...) -> None: ...
+    hints: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, exposure_id: _Optional[str] = ..., advice: _Optional[_Iterable[_Union[AdviceItem, _Mapping]]] = ..., depends_on: _Optional[_Iterable[str]] = ..., hints: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AdviceItem(_message.Message):
     __slots__ = ("id", "version", "kind", "state", "text", "when", "set", "evidence", "effect")
