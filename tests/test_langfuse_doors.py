@@ -320,6 +320,10 @@ async def test_a_replay_comes_to_the_same_open_observations(tmp_path: Path, caps
                 await taken(http, event("trace-create", id=TRACE, name=f"life {life}"), begun(name, name="load"))
                 if number % 2:
                     await taken(http, ended(name), score(name="ok", value=0, dataType="BOOLEAN", observationId=name))
+                if number % 4 == 1:  # told, confirmed, and contradicted by what comes late
+                    kept = {"id": name, "name": "kept", "observationId": name, "dataType": "BOOLEAN"}
+                    each = [score(**kept, value=value) for value in (1, 1, 0)]
+                    await taken(http, *({**one, "timestamp": at(t)} for one, t in zip(each, (5, 7, 6), strict=True)))
                 if number % 3 == 0:
                     await taken(http, score(name="later", value=1, observationId=f"never {name}"))
                 await running.cycle.run_once()
@@ -330,7 +334,7 @@ async def test_a_replay_comes_to_the_same_open_observations(tmp_path: Path, caps
     capsys.readouterr()
     assert (dump.read_bytes(), len(ops(tmp_path))) == (before, lines)
     kinds = Counter(key.partition("/")[0] for key in json.loads(before)["langfuse"])
-    assert kinds == {"open": 12, "done": 12, "trace": 1, "score": 9, "said": 21}
+    assert kinds == {"open": 12, "done": 12, "trace": 1, "score": 9, "said": 27}
 
 
 async def test_what_was_told_waits_for_a_disk_that_takes_ops(tmp_path: Path) -> None:

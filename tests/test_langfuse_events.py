@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sidecar.clock import SystemClock
 from sidecar.errors import InvalidInputError
 from sidecar.gateway.route_template import Templates
 from sidecar.langfuse.book import LangfuseBook, merged, score_key
 from sidecar.langfuse.score_rules import ScoreRules
-from sidecar.model import Fragment, Score
+from sidecar.model import Fragment, LangfuseTold, Score
 from sidecar.normalize import Normalizer
 from sidecar.receivers.langfuse_batches import EventBatch
 from sidecar.receivers.langfuse_events import KINDS, OBSERVATION_TYPES, LangfuseReader
@@ -120,6 +121,42 @@ def test_a_score_of_an_older_journal_is_done_under_its_old_key() -> None:
     assert book.waiting_count == 1
     book.apply_done(msgspec.json.encode({"scores": [score_key(msgspec.convert(said, Score))]}))
     assert (book.waiting_count, score_key(msgspec.convert(said, Score)).count(":")) == (0, 2)
+
+
+tellings = st.builds(
+    Score,
+    score_id=st.just("s"),
+    name=st.just("n"),
+    at=st.just("t"),
+    data_type=st.just("BOOLEAN"),
+    value=st.booleans(),
+    told_ns=st.integers(1, 9),
+)
+
+
+@given(st.lists(tellings, min_size=1, max_size=6, unique_by=lambda each: each.told_ns), st.data())
+def test_the_last_word_on_a_score_is_the_one_told_last(told: list[Score], data: st.DataObject) -> None:
+    """In whatever order and batches they come; a batch that comes again changes nothing, and waits for no op."""
+    book, coming = LangfuseBook(), data.draw(st.permutations(told))
+    batches = [coming[:1], coming[1:3], coming[3:]]
+    for number, scores in enumerate(batches, 10):
+        book.apply_told(msgspec.json.encode(LangfuseTold(taken_ns=number, scores=scores)))
+    last = max(told, key=lambda each: each.told_ns)
+    assert book.waiting()[-1][1].score.value == last.value
+    waiting = book.waiting_count
+    for number, scores in enumerate(batches, 20):
+        assert book.later(scores, number) == []
+        book.apply_told(msgspec.json.encode(LangfuseTold(taken_ns=number, scores=scores)))
+    assert book.waiting_count == waiting
+
+
+def test_a_clock_that_was_set_back_keeps_no_score_from_changing() -> None:
+    """What was taken an hour ahead is not later than what is taken now."""
+    book, one = LangfuseBook(), Score(score_id="s", name="n", at="t", data_type="BOOLEAN", value=True, told_ns=3600)
+    book.apply_told(msgspec.json.encode(LangfuseTold(taken_ns=3600, scores=[one])))
+    other = replace(one, value=False, told_ns=5)
+    assert [each.score for each in book.later([other], 5)] == [other]
+    assert book.later([other, one], 3601) == []
 
 
 def test_a_book_that_reads_nonsense_stays_as_it_is() -> None:

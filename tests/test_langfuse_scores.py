@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sidecar.model import Fragment
+from sidecar.model import Fragment, LangfuseTold
 from sidecar.protocols import Receipt
 from tests.langfuse_batches import SCORES, TRACE, at, begun, ended, event, score, taken, whole
 from tests.observers import client, cycle, observer, settled, stand_in
@@ -123,6 +123,65 @@ async def test_a_score_may_return_to_what_it_said_before(tmp_path: Path, is_earl
         stats = (await http.get("/stats")).json()
         assert (stats["failures"], stats["langfuse"]["judged"], stats["langfuse"]["repeated"]) == (1, 2, 7)
     assert [op["success"] for op in ops(tmp_path)] == [True, False, True, False, True, False]
+
+
+@pytest.mark.parametrize("is_early", [False, True], ids=["after the op", "before the op"])
+async def test_an_older_telling_that_comes_late_is_no_news(tmp_path: Path, is_early: bool) -> None:
+    """As where a refused batch is sent again after the next one; what confirmed the last word counts as told then."""
+    job = whole("job", name="plan")
+    good, bad, better, worse, again = (
+        event("score-create", seconds, **judgement("correct", value, observationId="job", dataType="BOOLEAN"))
+        for seconds, value in ((5, 1), (2, 0), (9, 1), (7, 0), (9.5, 0))
+    )
+    async with observer(tmp_path) as running, client(running) as http:
+        for each in [good, bad, *job] if is_early else [*job, good, bad]:
+            await taken(http, each)
+        await taken(http, better)
+    (tmp_path / "data" / "state.db").unlink()
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, worse, good, better)
+        assert (await http.get("/stats")).json()["langfuse"]["repeated"] == 3
+        await taken(http, again)
+    assert [op["success"] for op in ops(tmp_path)] == [True, True, False]
+
+
+@pytest.mark.parametrize("is_rebuilt", [False, True], ids=["saved state", "from the journals"])
+async def test_scores_of_an_earlier_version_are_known_after_the_upgrade(tmp_path: Path, is_rebuilt: bool) -> None:
+    """Its keys have no time, and its saved state no last words: sent again, or still waiting, they are repetitions."""
+    first, second = (
+        event("score-create", 2, **judgement("correct", 0, id=each, observationId=each, dataType="BOOLEAN"))
+        for each in ("job", "late")
+    )
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *whole("job", name="plan"))
+        scores = [running.langfuse.reader.score(each["body"], 0) for each in (first, second)]
+        await running.langfuse.desk.take(LangfuseTold(scores=scores))
+        said = running.langfuse.book._said
+        for key in dict(said.items()):
+            said.remove(key)
+    if is_rebuilt:
+        (tmp_path / "data" / "state.db").unlink()
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, first, second, *whole("late", name="load"))
+        await written(running, tmp_path, 4)
+        assert (await http.get("/stats")).json()["langfuse"]["repeated"] == 2
+        for seconds, value in ((3, 1), (4, 0)):
+            await taken(http, {**first, "timestamp": at(seconds), "body": {**first["body"], "value": value}})
+    made = [(op["endpoint"], op["success"]) for op in ops(tmp_path)]
+    assert made[:2] == [("step plan", True), ("step plan", False)]
+    assert made[2:] == [("step load", True), ("step load", False), ("step plan", True), ("step plan", False)]
+
+
+async def test_a_telling_from_the_future_counts_as_of_its_arrival(tmp_path: Path) -> None:
+    """A sender's clock is ahead: what others say afterwards holds nevertheless."""
+    of_it = {"observationId": "job", "dataType": "BOOLEAN"}
+    ahead = {**score(**judgement("correct", 0, **of_it)), "timestamp": "9999-12-31T00:00:00Z"}
+    async with observer(tmp_path) as running, client(running) as http:
+        await taken(http, *whole("job", name="plan"))
+        await taken(http, ahead)
+        await posted(http, judgement("correct", 1, **of_it))
+        await taken(http, ahead)
+    assert [op["success"] for op in ops(tmp_path)] == [True, False, True]
 
 
 async def test_a_score_without_a_time_may_return_to_what_it_said_before(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 Each request is stored as one decision, `langfuse_told`, before its sender gets a response; `langfuse_done` records what
 of it became ops, or never will. So a crash between the fragments of an observation loses none of them, and a replay
-builds the same rows. The last content of each score is kept too: the same content again is a repetition, other content
-is a change, even if it was said before.
+builds the same rows. The last word on each score is kept too, with its time: the same content again is a repetition,
+other content that was told later is a change, even if it was said before. What was told earlier and comes late is none.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -52,10 +52,23 @@ class ScoreRow(msgspec.Struct):
 
 
 class SaidRow(msgspec.Struct, omit_defaults=True):
-    """What one score said last, as a hash; *trace_id* so that it can be forgotten with whom it is about."""
+    """What one score said last, as a hash; *trace_id* so that it can be forgotten with whom it is about.
+
+    *told_ns* is when it said so, but never after it came: a sender's clock may be ahead. 0 in older journals.
+    """
 
     content: str
     trace_id: str = ""
+    told_ns: int = 0
+
+
+class Telling(NamedTuple):
+    """A *score* that is the last word on what is known by the key *of*; not a change if it confirms the one before."""
+
+    score: Score
+    of: str
+    said: SaidRow
+    is_change: bool
 
 
 class LangfuseDone(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -94,11 +107,11 @@ class LangfuseBook(KeptBook):
             else:
                 known = self._traces.get(fragment.trace_id)
                 self._traces.add(fragment.trace_id, merged(known, fragment) if known is not None else fragment)
-        for score in self.news(told.scores):
-            self._said.add(_said_of(score), SaidRow(_content(score), score.trace_id))
-            key = score_key(score)
-            if self._scores.get(key) is None:
-                self._scores.add(key, ScoreRow(score, told.taken_ns))
+        for each in self.later(told.scores, told.taken_ns):
+            self._said.add(each.of, each.said)
+            key = score_key(each.score)
+            if each.is_change and self._scores.get(key) is None:
+                self._scores.add(key, ScoreRow(each.score, told.taken_ns))
 
     def apply_done(self, body: bytes) -> None:
         """Apply a `langfuse_done` decision; an observation that changed since then stays open."""
@@ -168,17 +181,32 @@ class LangfuseBook(KeptBook):
         """Waiting scores by key, oldest first: all, or the *given* ones."""
         return self._scores.items() if given is None else _found(self._scores, map(score_key, given))
 
-    def news(self, scores: Iterable[Score]) -> list[Score]:
-        """Those of *scores* that do not say again what they said last, here or earlier among *scores*."""
-        found: list[Score] = []
-        last: dict[str, str] = {}
+    def later(self, scores: Iterable[Score], taken_ns: int) -> list[Telling]:
+        """Those of *scores*, taken at *taken_ns*, that were told after the last word, here or earlier among *scores*.
+
+        Of two told at the same time the one that comes last counts.
+        """
+        found: list[Telling] = []
+        last: dict[str, SaidRow] = {}
         for score in scores:
-            name, content = _said_of(score), _content(score)
-            row = self._said.get(name)
-            if content != last.get(name, row.content if row is not None else ""):
-                last[name] = content
-                found.append(score)
+            of, told_ns = _said_of(score), min(score.told_ns, taken_ns)
+            said = SaidRow(_content(score), score.trace_id, told_ns)
+            before = last.get(of) or self._said.get(of)
+            is_change = before is None or said.content != before.content
+            before_ns = min(before.told_ns, taken_ns) if before is not None else told_ns  # our clock may be set back
+            if told_ns > before_ns or (is_change and told_ns == before_ns):
+                last[of] = said
+                found.append(Telling(score, of, said, is_change))
         return found
+
+    def older_key(self, score: Score) -> str:
+        """The key under which an earlier version may have told *score*; "" once a telling with a time is known."""
+        row = self._said.get(_said_of(score))
+        return _untimed_key(score) if row is None or not row.told_ns else ""
+
+    def is_waiting(self, key: str) -> bool:
+        """Whether the score with that key waits."""
+        return self._scores.get(key) is not None
 
     @property
     def open_count(self) -> int:
@@ -206,8 +234,11 @@ def score_key(score: Score) -> str:
 
     Older journals do not have the time of the telling; there equal content has the same key.
     """
-    told = f":{score.told_ns}" if score.told_ns else ""
-    return f"{SCORE_EVENT}{score.score_id}:{_content(score)}{told}"
+    return _untimed_key(score) + (f":{score.told_ns}" if score.told_ns else "")
+
+
+def _untimed_key(score: Score) -> str:
+    return f"{SCORE_EVENT}{score.score_id}:{_content(score)}"
 
 
 def _said_of(score: Score) -> str:

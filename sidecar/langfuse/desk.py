@@ -41,8 +41,8 @@ _Scored = Sequence[tuple[str, ScoreRow]]
 class LangfuseDesk:
     """A stage, and the `LangfuseInbox`. *window_s*: how long an observation may stay open without an end.
 
-    Counters since start: `judged` scores that became ops, `repeated` and unreadable (`unjudged`) ones; `unrecorded`
-    items lost to a fault of ours; `failed` rounds, which are retried.
+    Counters since start: `judged` scores that became ops, `repeated` ones (or told before the last word, but late) and
+    unreadable (`unjudged`) ones; `unrecorded` items lost to a fault of ours; `failed` rounds, which are retried.
     """
 
     name = "langfuse"
@@ -89,11 +89,11 @@ class LangfuseDesk:
 
     async def take(self, told: LangfuseTold) -> None:
         """See `LangfuseInbox`. What cannot be recorded now is on disk and is recorded later."""
-        taken_ns = self._clock.time_ns()
+        taken_ns = told.taken_ns or self._clock.time_ns()
         for some in _parts(told, taken_ns, _AT_ONCE):  # recorded observations make room for the next part
             with self._book.room(some):
                 for part in _parts(some, taken_ns, _PART):
-                    news = msgspec.structs.replace(part, scores=self._news(part.scores))
+                    news = msgspec.structs.replace(part, scores=self._later(part))
                     if news.fragments or news.scores:
                         await self._decisions.decide(TOLD, news, None)
             await self._round(some)
@@ -107,11 +107,18 @@ class LangfuseDesk:
         """See `LangfuseInbox`."""
         await self.take(LangfuseTold(scores=list(scores)))
 
-    def _news(self, scores: Sequence[Score]) -> list[Score]:
-        """*scores* without those that were told before, or say the same as last time."""
-        news = self._book.news(score for score in scores if not self._known.knows(score_key(score)))
-        self.repeated += len(scores) - len(news)
-        return news
+    def _later(self, told: LangfuseTold) -> list[Score]:
+        """The scores *told* that are a last word: a change, or a later time of what is known, which is no op."""
+        later = self._book.later((score for score in told.scores if not self._is_known(score)), told.taken_ns)
+        self.repeated += len(told.scores) - sum(each.is_change for each in later)
+        return [each.score for each in later]
+
+    def _is_known(self, score: Score) -> bool:
+        """Whether this telling of *score* is an op already, or was taken by a version whose keys have no time."""
+        older = self._book.older_key(score)
+        if older and (self._known.knows(older) or self._book.is_waiting(older)):
+            return True
+        return self._known.knows(score_key(score))
 
     async def _loop(self) -> None:
         while True:

@@ -35,6 +35,10 @@ class ScoreBatch:
         self.scores: list[Score] = []
         self.errors: list[InvalidInputError] = []
 
+    def told(self) -> LangfuseTold:
+        """Everything read so far."""
+        return LangfuseTold(taken_ns=self._now_ns, scores=self.scores)
+
     def read(self, value: Any) -> None:
         """Read one score, or keep its error. Never raises for the score's content."""
         try:
@@ -63,7 +67,7 @@ class EventBatch:
 
     def told(self) -> LangfuseTold:
         """Everything read so far."""
-        return LangfuseTold(fragments=self.fragments, scores=self.scores)
+        return LangfuseTold(taken_ns=self._now_ns, fragments=self.fragments, scores=self.scores)
 
     def read(self, item: Any) -> None:
         """Read one event, or keep its error. Never raises for the event's content."""

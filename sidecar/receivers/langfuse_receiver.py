@@ -170,7 +170,7 @@ class ScoresResource(_Door):
             self._counters.invalid += len(batch.errors)
             if alone and batch.errors:
                 raise batch.errors[0]
-            await self._take(req, body, LangfuseTold(scores=batch.scores), len(batch.scores) + len(batch.errors))
+            await self._take(req, body, batch.told(), len(batch.scores) + len(batch.errors))
         resp.content_type = falcon.MEDIA_JSON
         if alone:
             resp.data = msgspec.json.encode({"id": batch.scores[0].score_id})
