@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from sidecar import cli
 from sidecar.pipeline.observer import Observer
 from sidecar.store.checkpoint_copy import dumped
 from sidecar.store.journal_file import AppendFile
 from sidecar.store.segments import journal_span
-from tests.observers import client, observer
+from tests.observers import client, cycle, observer
 from tests.test_replay import drop_all, events, replay
 
 
@@ -48,3 +49,27 @@ async def test_it_outlives_the_ring_restarts_and_dropped_segments(
             url = f"http://127.0.0.1:{running.port}"
             assert await asyncio.to_thread(cli.main, [command, "--url", url]) == 0
             assert said in capsys.readouterr().out
+
+
+async def test_the_line_of_a_cycle_counts_every_source(tmp_path: Path) -> None:
+    """In the original program's form: its counts first, then those with which the sum is the number in memory."""
+    async with observer(tmp_path, OBSERVER_RING="10") as running, client(running) as http:
+        for source in (*["scenario"] * 5, "langfuse", "mcp", "mcp", "otlp", "otlp", "ours"):
+            assert (await http.post("/event", json={"source": source, "success": source != "otlp"})).is_success
+        with capture_logs() as logs:
+            await cycle(running)
+    (line,) = [dict(each) for each in logs if each["event"] == "cycle.completed"]
+    counts = {name: line[name] for name in line if name not in ("event", "log_level")}
+    assert list(counts.items()) == [
+        ("cycle", 1),
+        ("total_ops", 10),
+        ("successes", 8),
+        ("failures", 2),
+        ("scenario_ops", 4),
+        ("langfuse_ops", 1),
+        ("overseer_corrections", 0),
+        ("mcp_ops", 2),
+        ("otlp_ops", 2),
+        ("other_ops", 1),
+        ("ever_recorded", 11),
+    ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import httpx
 import structlog
@@ -39,6 +40,13 @@ log = structlog.get_logger(__name__)
 
 _CONSOLIDATE_EVERY = 5
 _STEP_TIMEOUT_S = 60.0
+_LOGGED_SOURCES: Final = {
+    "scenario_ops": "scenario",
+    "langfuse_ops": "langfuse",
+    "overseer_corrections": CORRECTION,
+    "mcp_ops": "mcp",
+    "otlp_ops": "otlp",
+}
 
 
 class Analysis:
@@ -106,7 +114,10 @@ class Analysis:
             last,
         ]
         ring = self._store.ring
-        return CycleLoop(steps, lambda: _counts(ring), self._spans.tracer, self._clock, self._settings.cycle)
+        total = self._store.books.total
+        return CycleLoop(
+            steps, lambda: _counts(ring, total.operations), self._spans.tracer, self._clock, self._settings.cycle
+        )
 
     @property
     def outboxes(self) -> list[Outbox]:
@@ -119,12 +130,14 @@ class Analysis:
             log.info("corrections.pulled", corrections=pulled)
 
 
-def _counts(ring: OpRing) -> dict[str, int]:
+def _counts(ring: OpRing, ever: int) -> dict[str, int]:
+    """What the cycle's log line tells of the *ring*: the original's counts, and those that complete the sum."""
+    of_sources = {name: ring.by_source[source] for name, source in _LOGGED_SOURCES.items()}
     return {
         "total_ops": len(ring),
         "successes": ring.successes,
         "failures": ring.failures,
-        "scenario_ops": ring.by_source["scenario"],
-        "langfuse_ops": ring.by_source["langfuse"],
-        "overseer_corrections": ring.by_source[CORRECTION],
+        **of_sources,
+        "other_ops": len(ring) - sum(of_sources.values()),
+        "ever_recorded": ever,
     }
