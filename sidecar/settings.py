@@ -15,6 +15,7 @@ from msgspec import Meta
 from sidecar.errors import SettingsError
 from sidecar.settings_checks import FIX, PREFIX, all_in_one, not_from_you, service_links, unknown
 from sidecar.settings_fields import SettingsFields
+from sidecar.settings_lists import doubtful_entries
 from sidecar.settings_together import contradictions
 
 _SECRET = ("token", "langfuse_forward_secret_key", "langfuse_pull_secret_key")
@@ -44,6 +45,11 @@ class Settings(SettingsFields, frozen=True, kw_only=True, forbid_unknown_fields=
         if found:
             raise all_in_one(found)
         return settings
+
+
+def doubts(settings: Settings) -> list[SettingsError]:
+    """What in *settings* is no reason to refuse them, but does not do what it seems to; each with why and the fix."""
+    return list(doubtful_entries(settings, VARIABLES))
 
 
 def describe() -> list[tuple[str, str, str, Any]]:

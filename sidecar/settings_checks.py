@@ -15,8 +15,9 @@ PREFIX = "OBSERVER_"
 FIX = "See the README's settings table"
 _NEAR = 0.7  # likeness from which a name is taken for a misspelt one: CYCEL and CYCLE have 0.8
 _SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
-_HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
-_PATH = re.compile(r"/[^\s%*?#\\]*", re.ASCII)
+_HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
+_PATH = re.compile(r"/[^\s%?#\\]*")
+_NO_SEGMENTS = frozenset([".", "..", "*", "**"])  # the stars are meant as wildcards
 _SERVICE_LINK_VALUE = re.compile(r"^(tcp|udp|sctp)://")
 
 
@@ -81,18 +82,28 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def is_host_name(text: str) -> bool:
-    """Whether *text* is a name or address as a `Host` has it, without port."""
+def is_address(text: str) -> bool:
+    """Whether *text* is an IP address, perhaps in brackets."""
     try:
         ipaddress.ip_address(text.strip("[]"))
     except ValueError:
-        return _HOST_NAME.fullmatch(text) is not None
+        return False
     return True
 
 
+def is_host_name(text: str) -> bool:
+    """Whether *text* is a name or address as a `Host` has it, without port."""
+    return is_address(text) or _HOST_NAME.fullmatch(text) is not None
+
+
+def can_be_called(path: str) -> bool:
+    """Whether a call can have *path* exactly as it is written: it needs no decoding and leads nowhere else."""
+    return _PATH.fullmatch(path) is not None and _NO_SEGMENTS.isdisjoint(path.split("/"))
+
+
 def is_plain_path(text: str) -> bool:
-    """Whether *text* is a path that needs no decoding and leads nowhere else: other paths are compared with none."""
-    return text.isascii() and _PATH.fullmatch(text) is not None and {".", ".."}.isdisjoint(text.split("/"))
+    """Whether *text* is such a path, and does not look like a pattern or like what clients would encode."""
+    return can_be_called(text) and text.isascii() and "*" not in text
 
 
 def is_url(url: str) -> bool:

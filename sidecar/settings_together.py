@@ -11,8 +11,9 @@ from collections.abc import Set as AbstractSet
 from urllib.parse import urlsplit
 
 from sidecar.errors import SettingsError
-from sidecar.settings_checks import FIX, is_host_name, is_loopback, is_number, is_plain_path, is_url, shown_url
+from sidecar.settings_checks import FIX, is_loopback, is_number, is_url, shown_url
 from sidecar.settings_fields import SettingsFields
+from sidecar.settings_lists import refusing_lists
 
 _PORTS = ("port", "health_port", "grpc_port", "otlp_http_port", "proxy_port")
 _URLS = (
@@ -27,19 +28,6 @@ _URLS = (
 )
 _BASES = ("gateway_url", "lakehouse_url", "langfuse_forward_url", "langfuse_pull_url")
 """Addresses that paths are put behind."""
-_LISTS = {
-    "allowed_hosts": (
-        is_host_name,
-        "a `Host` is compared by its name alone",
-        "Write names such as `agent-gateway`, without scheme, port, path or wildcard",
-    ),
-    "proxy_paths": (
-        is_plain_path,
-        "the path of a call is compared from its first `/` on, segment by segment",
-        "Write paths such as `/tools`, without wildcard or `%`: what is below them is allowed too",
-    ),
-}
-"""Lists of what requests are compared with: which entries can match one, and what to say of others."""
 _OFF = ("sdk_disabled", "traces_exporter", "metrics_exporter")
 _OPTIONAL = ("otlp", "langfuse", "webhook")
 _NEVER_OURS = {
@@ -69,7 +57,7 @@ def contradictions(
     for field in _BASES:
         if field not in unusable:
             yield from _plain_base(names[field], getattr(settings, field))
-    yield from _never_matched(settings, names)
+    yield from refusing_lists(settings, names, wrong)
     for part in ("forward", "pull"):
         yield from _half_set(settings, names, f"langfuse_{part}")
     if settings.fsync not in ("always", "never") and not is_number(settings.fsync):
@@ -100,14 +88,6 @@ def _plain_base(name: str, url: str) -> Iterator[SettingsError]:
             "the path of each request is put behind the address",
             f"Leave out `{found[0]}` and what follows it",
         )
-
-
-def _never_matched(settings: SettingsFields, names: Mapping[str, str]) -> Iterator[SettingsError]:
-    """An entry that no request can match would refuse them all."""
-    for field, (can_match, why, fix) in _LISTS.items():
-        for entry in filter(None, map(str.strip, getattr(settings, field).split(","))):
-            if not can_match(entry):
-                yield SettingsError(f"{names[field]} has {entry!r}, which never matches", why, fix)
 
 
 def _exposure(settings: SettingsFields) -> Iterator[SettingsError]:

@@ -135,7 +135,7 @@ def test_a_token_file_that_cannot_be_used_is_refused_at_start(tmp_path: Path) ->
 async def test_a_foreign_host_is_misdirected(tmp_path: Path) -> None:
     """421 for a name that somebody may have pointed here; addresses, localhost and allowed names are ours."""
     async with (
-        observer(tmp_path, OBSERVER_ALLOWED_HOSTS="observer.internal, Other") as running,
+        observer(tmp_path, OBSERVER_ALLOWED_HOSTS="observer.internal., Other, ,") as running,
         client(running) as http,
     ):
         for host in (

@@ -147,6 +147,16 @@ def test_a_flag_wins_over_the_environment(tmp_path: Path) -> None:
     assert begun["version"]
 
 
+def test_the_log_tells_what_a_setting_does_not_do(tmp_path: Path) -> None:
+    """An entry that matches nothing stops nobody: the observer starts, as it did before it looked."""
+    with running_observer(tmp_path, OBSERVER_ALLOWED_HOSTS="gateway:3800") as observer:
+        told = observer.wait_for("settings.doubtful")
+        observer.wait_for("observer.ready")
+    assert told["level"] == "warning"
+    assert told["what"] == "OBSERVER_ALLOWED_HOSTS has 'gateway:3800', which never matches"
+    assert "without scheme, port" in told["fix"]
+
+
 def test_the_log_names_every_port_once_ready(tmp_path: Path) -> None:
     """The proxy's too, which agents call; none for a door that is off."""
     with running_observer(tmp_path, OBSERVER_PROXY_PORT="0") as observer:

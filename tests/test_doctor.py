@@ -46,6 +46,17 @@ def test_wrong_settings_are_reported_with_exit_64(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_settings_that_do_not_do_what_they_seem_to_are_a_warning(tmp_path: Path) -> None:
+    """Each is told with its reason, and `run` would start."""
+    hosts = {"OBSERVER_ALLOWED_HOSTS": "localhost:3800,gateway", "OBSERVER_PROXY_PATHS": "/v1/a*"}
+    done = run_command(tmp_path, "doctor", "--offline", "--json", **hosts)
+    found = checks(done.stdout)["settings"]
+    assert (done.returncode, found["status"]) == (0, "warn")
+    assert "OBSERVER_ALLOWED_HOSTS has 'localhost:3800', which never matches: a `Host`" in found["found"]
+    assert "OBSERVER_PROXY_PATHS has '/v1/a*', which matches only what is written exactly so" in found["found"]
+    assert found["fix"].startswith("Leave it out: localhost and IP addresses always pass. Write paths such as")
+
+
 def test_a_bad_token_file_is_a_wrong_setting(tmp_path: Path) -> None:
     """It is read as `run` would read it."""
     done = run_command(tmp_path, "doctor", "--offline", OBSERVER_TOKEN_FILE=str(tmp_path / "none"))

@@ -103,6 +103,7 @@ async def test_what_came_before_a_bad_request_is_answered(tmp_path: Path) -> Non
         ("10.1.2.3:80", "200"),
         ("friend.example:3701", "200"),
         ("FRIEND.example", "200"),
+        ("friend.example.:3701", "200"),
         ("evil.example", "421"),
         ("localhost.evil.example", "421"),
         ("localhost@evil.example", "421"),
@@ -115,7 +116,7 @@ async def test_a_foreign_host_is_refused(tmp_path: Path, host: str, status: str)
     """A page of another site that had its name point here (DNS rebinding) does not reach the gateway."""
     async with (
         raw_gateway() as gateway,
-        proxied(tmp_path, gateway.url, OBSERVER_ALLOWED_HOSTS="friend.example") as running,
+        proxied(tmp_path, gateway.url, OBSERVER_ALLOWED_HOSTS="Friend.example.") as running,
     ):
         message = await exchange(proxy_port(running), f"GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         assert message.first.split(" ")[1] == status
@@ -128,6 +129,7 @@ async def test_a_foreign_host_is_refused(tmp_path: Path, host: str, status: str)
         ([("Origin", "http://localhost")], "200"),
         ([("Origin", "HTTP://LOCALHOST")], "200"),
         ([("Origin", "https://friend.example:8443"), ("Sec-Fetch-Site", "cross-site")], "200"),
+        ([("Origin", "https://friend.example.")], "200"),
         ([("Sec-Fetch-Site", "same-origin")], "200"),
         ([("Sec-Fetch-Site", "none")], "200"),
         ([("Origin", "https://evil.example")], "403"),
@@ -145,7 +147,7 @@ async def test_a_foreign_web_page_is_refused(tmp_path: Path, headers: list[tuple
     """A browser would otherwise call tools for any page that it shows; what is let through goes on unchanged."""
     async with (
         raw_gateway() as gateway,
-        proxied(tmp_path, gateway.url, OBSERVER_ALLOWED_HOSTS="friend.example") as running,
+        proxied(tmp_path, gateway.url, OBSERVER_ALLOWED_HOSTS="Friend.example.") as running,
     ):
         message = await exchange(proxy_port(running), request("POST", "/x", headers))
         assert message.first.split(" ")[1] == status

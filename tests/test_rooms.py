@@ -21,6 +21,7 @@ GROUND = {
     "settings",
     "settings_checks",
     "settings_fields",
+    "settings_lists",
     "settings_together",
     "clock",
     "normalize",

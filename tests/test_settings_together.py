@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.settings import Settings
+from sidecar.settings import Settings, doubts
 from sidecar.settings_checks import is_loopback
 from tests.test_settings import refusal
 
@@ -99,26 +99,51 @@ def test_a_langfuse_server_is_whole_or_not_set(part: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry",
-    ["agent-gateway:3701", "http://agent-gateway", "agent-gateway/", "*.svc.cluster.local", "a b", "gw.", "[gw]"],
+    ("entry", "fix"),
+    [
+        *(
+            (name, "Write names such as `agent-gateway`")
+            for name in ("gw:3701", "http://gw", "gw/", "*.local", "a b", "[gw]", "*")
+        ),
+        *(
+            (name, "Leave it out")
+            for name in ("localhost:3800", "10.0.0.5:3800", "[::1]:3800", "http://localhost", "LOCALHOST:1/")
+        ),
+    ],
 )
-def test_an_allowed_host_that_no_host_equals_is_refused(entry: str) -> None:
-    """Otherwise every call would be refused, with the advice to name what is named already."""
-    message = refusal({"OBSERVER_ALLOWED_HOSTS": f"other, {entry} ,"})
-    assert message.startswith(f"OBSERVER_ALLOWED_HOSTS has {entry!r}, which never matches")
-    assert "without scheme, port, path or wildcard" in message
+@pytest.mark.parametrize("beside", ["", "other,"])
+def test_an_allowed_host_that_no_host_equals_is_told(entry: str, fix: str, beside: str) -> None:
+    """And no more than told: localhost and addresses pass whatever is listed, and so do the other names."""
+    (doubt,) = doubts(Settings.from_env({"OBSERVER_ALLOWED_HOSTS": f"{beside} {entry} ,"}))
+    assert doubt.args[0] == f"OBSERVER_ALLOWED_HOSTS has {entry!r}, which never matches"
+    assert doubt.args[2].startswith(fix)
 
 
-@pytest.mark.parametrize("entry", ["tools", "/tools/*", "/a/../b", "/a?b=c", "/caf%C3%A9", "/café", "/a b", "\\a"])
-def test_a_proxy_path_that_no_call_has_is_refused(entry: str) -> None:
-    """Otherwise calls of it would be refused."""
-    message = refusal({"OBSERVER_PROXY_PATHS": f"/v1,{entry}"})
+NEVER = ["tools", "/tools/*", "/**/x", "/a/../b", "/a?b=c", "/caf%C3%A9", "/a b", "\\a"]
+
+
+@pytest.mark.parametrize("entry", NEVER)
+def test_paths_of_which_no_call_has_any_are_refused(entry: str) -> None:
+    """The proxy would refuse all calls; beside another path, or without the proxy, they are only told."""
+    message = refusal({"OBSERVER_PROXY_PATHS": f"{entry},"})
     assert message.startswith(f"OBSERVER_PROXY_PATHS has {entry!r}, which never matches")
     assert "such as `/tools`" in message
+    for env in ({"OBSERVER_PROXY_PATHS": f"/v1,{entry}"}, {"OBSERVER_PROXY_PATHS": entry, "OBSERVER_PROXY_PORT": "-1"}):
+        (doubt,) = doubts(Settings.from_env(env))
+        assert str(doubt) == message
+    assert all(repr(each) in refusal({"OBSERVER_PROXY_PATHS": ",".join(NEVER)}) for each in NEVER)
+
+
+@pytest.mark.parametrize("entry", ["/v1/a*", "/a*/b", "/caf\N{LATIN SMALL LETTER E WITH ACUTE}"])
+def test_a_path_that_could_be_meant_so_is_told(entry: str) -> None:
+    """It matches calls that are spelt just so, as it always did."""
+    (doubt,) = doubts(Settings.from_env({"OBSERVER_PROXY_PATHS": entry}))
+    assert doubt.args[0] == f"OBSERVER_PROXY_PATHS has {entry!r}, which matches only what is written exactly so"
 
 
 def test_what_can_match_is_taken() -> None:
     """Names with dots, digits, underscores; addresses, which always match; paths with a slash at their end."""
-    hosts, paths = "gw, GW.svc.cluster.local, my_gw-1,10.0.0.1, ::1, [::1],", "/, /tools/ ,/v1/a;b,/@x,"
+    hosts, paths = "gw, GW.svc.cluster.local., my_gw-1,10.0.0.1, ::1, [::1],", "/, /tools/ ,/v1/a;b,/@x,"
     settings = Settings.from_env({"OBSERVER_ALLOWED_HOSTS": hosts, "OBSERVER_PROXY_PATHS": paths})
     assert (settings.allowed_hosts, settings.proxy_paths) == (hosts, paths)
+    assert doubts(settings) == []

@@ -21,7 +21,7 @@ from sidecar.commands.finding import Finding, bounded, in_thread
 from sidecar.commands.flags import settings_flags
 from sidecar.commands.terminal import Terminal
 from sidecar.errors import SettingsError
-from sidecar.settings import VARIABLES, Settings
+from sidecar.settings import VARIABLES, Settings, doubts
 
 _EXIT_FAILED, _EXIT_SETTINGS = 1, 64
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "alarm"}
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     status = 0
     try:
         settings = Settings.from_env(env, flags)
-        findings = [_settings(env, flags), *asyncio.run(_check(settings, env, offline=args.offline))]
+        findings = [_settings(settings, env, flags), *asyncio.run(_check(settings, env, offline=args.offline))]
     except SettingsError as exc:
         findings = [Finding("settings", "fail", f"{exc.args[0]}: {exc.args[1]}", exc.args[2])]
         status = _EXIT_SETTINGS
@@ -59,7 +59,11 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
     return status or (0 if report.ok else _EXIT_FAILED)
 
 
-def _settings(env: Mapping[str, str], flags: Mapping[str, str]) -> Finding:
+def _settings(settings: Settings, env: Mapping[str, str], flags: Mapping[str, str]) -> Finding:
+    found = doubts(settings)
+    if found:
+        told = "; ".join(f"{what}: {why}" for what, why, _ in (doubt.args for doubt in found))
+        return Finding("settings", "warn", told, ". ".join(dict.fromkeys(doubt.args[2] for doubt in found)))
     known = [variable for field, variable in VARIABLES.items() if env.get(variable) and field not in flags]
     given = [*known, *(f"--{field.replace('_', '-')}" for field in flags)]
     return Finding("settings", "ok", f"good; given: {', '.join(given)}" if given else "good; all are the defaults")

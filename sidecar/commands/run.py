@@ -17,7 +17,7 @@ from sidecar.commands.flags import settings_flags
 from sidecar.commands.process import give_back_memory, keep_grpc_quiet, keep_memory_small, raise_file_limit
 from sidecar.pipeline.observer import Observer
 from sidecar.redaction import Redactor
-from sidecar.settings import Settings
+from sidecar.settings import Settings, doubts
 from sidecar.version import our_version
 
 log = structlog.get_logger(__name__)
@@ -47,6 +47,8 @@ async def _watch(settings: Settings, env: Mapping[str, str]) -> None:
         port=settings.port,
         version=our_version(),
     )
+    for what, why, fix in (doubt.args for doubt in doubts(settings)):
+        log.warning("settings.doubtful", what=what, why=why, fix=fix)
     observer = Observer(settings, env=env)
     beside = [asyncio.create_task(_announce(observer, ready)), asyncio.create_task(_release_memory())]
     try:

@@ -129,7 +129,7 @@ class RequestRules:
     ) -> None:
         host = gateway.authority
         self._host_line = b"Host: " + host.encode("idna" if not host.isascii() else "ascii")
-        allowed = frozenset(name.strip().lower() for name in allowed_hosts) - {""}
+        allowed = frozenset(name.strip().lower().rstrip(".") for name in allowed_hosts) - {""}
         self.targets = TargetRules(gateway, allowed, paths)
         self._pages = PageRules(allowed)
         self._instance = instance

@@ -36,6 +36,6 @@ class PageRules:
         try:
             page = urlsplit(origin.decode("latin-1").strip().lower())
             called = [host.decode("latin-1").strip().lower() for host in hosts]
-            return bool(page.netloc) and (page.netloc in called or page.hostname in self._allowed)
+            return bool(page.netloc) and (page.netloc in called or (page.hostname or "").rstrip(".") in self._allowed)
         except ValueError:
             return False

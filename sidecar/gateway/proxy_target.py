@@ -33,7 +33,7 @@ class TargetRules:
     """
 
     def __init__(self, gateway: GatewayAddress, allowed_hosts: Iterable[str], paths: Iterable[str]) -> None:
-        self._names = frozenset(allowed_hosts) | ({"localhost", gateway.host.lower()} - {""})
+        self._names = frozenset(allowed_hosts) | ({"localhost", gateway.host.lower().rstrip(".")} - {""})
         self._gateway = gateway
         self._prefix = gateway.path.encode()
         listed = [path.strip().encode() for path in paths if path.strip()]
@@ -89,7 +89,7 @@ class TargetRules:
         found = _HOST.fullmatch(authority)
         if found is None or not authority.endswith(b":%d" % self.port):
             return False
-        name = (found[1] or found[2]).decode("latin-1").lower()
+        name = (found[1] or found[2]).decode("latin-1").lower().rstrip(".")
         try:
             return ipaddress.ip_address(name).is_loopback
         except ValueError:

@@ -20,7 +20,7 @@ class Guard:
 
     def __init__(self, tokens: TokenStore, allowed_hosts: Iterable[str]) -> None:
         self._tokens = tokens
-        self._names = {"localhost", *(name.strip().lower() for name in allowed_hosts if name.strip())}
+        self._names = {"localhost", *(name.strip().lower().rstrip(".") for name in allowed_hosts)} - {""}
         self._good_hosts: set[str] = set()  # `Host` values accepted before: a bounded cache
         self.refused = 0
 
