@@ -17,6 +17,7 @@ from sidecar.advice.advisor import EXPOSURE, INFORMED, OUTCOME
 from sidecar.advice.exposures import ExposureBook
 from sidecar.advice.offers import Offers
 from sidecar.advice.standings import Standings
+from sidecar.advice.treatment import Treatment, is_same
 from sidecar.analysis.playbook_book import PlaybookBook
 from sidecar.analysis.playbook_consolidator import DECISION_KIND as PLAYBOOK
 from sidecar.analysis.rule_follower import RuleFollower
@@ -25,11 +26,10 @@ from sidecar.gateway.route_template import templates_of
 from sidecar.gateway_address import GatewayAddress
 from sidecar.kept_rows import KeptBook
 from sidecar.model import ObservedOp
-from sidecar.model_learning import CycleMark, EntryChange, Exposure, InformedTask, PlaybookEntry, ReportedOutcome, Term
+from sidecar.model_learning import CycleMark, EntryChange, Exposure, InformedTask, PlaybookEntry, ReportedOutcome
 
 CYCLE: Final = "cycle"
 PLAYBOOK_CHANGE: Final = "playbook_change"
-Treatment = tuple[dict[str, Term], dict[str, Term]]
 KINDS: Final = (CYCLE, PLAYBOOK, PLAYBOOK_CHANGE, EXPOSURE, OUTCOME, INFORMED)
 
 
@@ -124,7 +124,7 @@ class Learning(KeptBook):
         self.news += entry.author == "import"
         before = self._treatment(entry.playbook_id)
         self.playbook.keep(entry)
-        if before not in (None, self._treatment(entry.playbook_id)):
+        if before is not None and not self._is_same(before, self._treatment(entry.playbook_id)):
             self.exposures.begin_anew(entry.playbook_id)
 
     def _change(self, change: EntryChange) -> None:
@@ -133,7 +133,7 @@ class Learning(KeptBook):
         self.news += change.by == "person"
         if not self.playbook.change(change):
             return
-        is_another = before not in (None, self._treatment(change.playbook_id))
+        is_another = before is not None and not self._is_same(before, self._treatment(change.playbook_id))
         if is_another or change.action in ("restore", "retry"):
             self.exposures.begin_anew(change.playbook_id)
 
@@ -142,7 +142,7 @@ class Learning(KeptBook):
         outdated = set()
         for each in exposure.assignments:
             now = self._treatment(each.playbook_id)
-            if now is not None and now != self._treatment(each.playbook_id, each.version):
+            if now is not None and not self._is_same(now, self._treatment(each.playbook_id, each.version)):
                 outdated.add(each.playbook_id)
         self.exposures.expose(exposure, outdated)
 
@@ -155,4 +155,8 @@ class Learning(KeptBook):
             told = row.told
         else:
             told = next((entry for entry in row.versions if entry.version == version), None)
-        return (told.when, told.set) if told is not None else None
+        return Treatment(told.when, told.set, told.author == "rule") if told is not None else None
+
+    @staticmethod
+    def _is_same(one: Treatment, other: Treatment | None) -> bool:
+        return other is not None and is_same(one, other)
