@@ -150,6 +150,23 @@ async def test_a_rule_with_a_numeric_limit_is_no_record_of_anybody(
     assert dumped(data / "state.db") == state
 
 
+async def test_what_is_counted_falls_and_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever compares reports has to know; what was never theirs stays as it was."""
+    async with observer(tmp_path) as running, client(running) as http:
+        for number in range(20):
+            event = {"endpoint": "/e", "error": "no seat left", "staffer_id": f"st-{3 + number % 2}"}
+            assert (await http.post("/event", json=event)).is_success
+        await cycle(running)
+    said = await asyncio.to_thread(forget, tmp_path, capsys)
+    assert "forgot st-3: 10 operations" in said
+    assert "effects are counted anew without them, so figures of earlier reports change" in said
+    tables = json.loads(dumped(tmp_path / "data" / "state.db"))
+    assert tables["operations"]["total"]["row"] == {"operations": 10}
+    (incident,) = [row["row"]["incident"] for key, row in tables["incidents"].items() if key.startswith("incident/")]
+    assert incident["count"] == 10
+    assert "counted anew" not in await asyncio.to_thread(forget, tmp_path, capsys, STAFFER, UNKNOWN)
+
+
 @pytest.mark.parametrize("are_gone", [False, True])
 async def test_an_unknown_person_has_no_share_in_what_counts_had_no_room_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], are_gone: bool

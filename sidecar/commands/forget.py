@@ -18,6 +18,10 @@ from sidecar.store.forgetting import Forgetting
 UNKNOWN: Final = 3
 """Exit status where nothing was known of the person: a slip of the pen, or all of it was removed before."""
 _SPOOLS = {"spool": False, "langfuse-spool": True}  # whether a record contains its destination
+_RECOUNTED = (
+    "operations, incidents, rules and effects are counted anew without them, so figures of earlier reports change;"
+    " what was counted of removed segments stays, without a name"
+)
 _NOT_OURS = "not touched: the corrections file, the gateway's log, what the collector and Langfuse received, and logs"
 
 
@@ -48,6 +52,8 @@ def main(args: argparse.Namespace, env: Mapping[str, str]) -> int:
             else f"forgot {visible(args.staffer)}: {done.lines:,} operations and {spooled.spans:,} waiting spans"
             f" overwritten, the id masked in {done.masked + spooled.masked:,} other places and {done.rows:,} saved rows"
         )
+        if done.lines:
+            terminal.write(_RECOUNTED)
         if done.files:
             terminal.write(f"removed {done.files:,} damaged or unfinished state files")
         terminal.write(_NOT_OURS)
