@@ -131,7 +131,32 @@ def test_an_error_in_the_middle_of_a_long_stream_is_read() -> None:
     event = b'data: {"type": "response.output_text.delta", "delta": "w"}\n\n'
     error = b'data: {"type": "error", "code": "server_error", "message": "gone", "param": null}\n\n'
     body = read_body(captured(event * 700, error, event * 10), "text/event-stream", "")
-    assert stream_error(body.messages) == {"code": "server_error", "message": "gone"}
+    assert stream_error(body.messages, of_model=True) == {"code": "server_error", "message": "gone"}
+
+
+_FAILED = {"type": "response.failed", "response": {"error": {"code": "server_error"}}}
+_ERROR = {"type": "error", "code": "E42", "message": "disk at 91 %"}
+
+
+@pytest.mark.parametrize(
+    ("event", "of_a_model", "of_any"),
+    [
+        (_ERROR, True, False),
+        ({**_ERROR, "param": None}, True, False),
+        ({**_ERROR, "sequence_number": 7}, True, False),
+        ({**_ERROR, "param": None, "sequence_number": True}, True, False),
+        ({**_ERROR, "param": None, "sequence_number": 7}, True, True),
+        (_FAILED, True, False),
+        ({**_FAILED, "sequence_number": 7}, True, True),
+        ({"type": "error", "message": "x", "sequence_number": 7}, False, False),
+        ({"type": "info", "error": "of any API"}, True, True),
+    ],
+)
+def test_a_record_is_no_error_of_a_model(event: dict[str, Any], of_a_model: bool, of_any: bool) -> None:
+    """What a log may write as well is an error only where a model was called, or if it can be nothing else."""
+    messages = [{"type": "info"}, event, {"type": "info"}]
+    assert (stream_error(messages, of_model=True) is not None) == of_a_model
+    assert (stream_error(messages, of_model=False) is not None) == of_any
 
 
 def test_features_take_little_of_a_huge_body() -> None:

@@ -16,7 +16,7 @@ import uvicorn
 
 from sidecar.gateway.llm_usage import llm_call
 from tests.observers import settled
-from tests.proxied import Message, proxied, proxy_port, raw_gateway
+from tests.proxied import Message, exchange, proxied, proxy_port, raw_gateway, request
 
 _TOOL = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city":"Boise"}'}}
 _USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
@@ -271,6 +271,37 @@ async def test_the_last_event_of_a_responses_stream_decides(tmp_path: Path) -> N
         assert (extra["gen_ai.request.model"], op.success, op.error) == (model, error is None, error)
         spent = (extra.get("gen_ai.usage.input_tokens"), extra.get("gen_ai.usage.output_tokens"))
         assert spent == (tokens or (None, None)), model
+
+
+@pytest.mark.parametrize(
+    ("target", "more", "error"),
+    [
+        ("/alarms", {}, None),
+        (
+            "/v1/responses/resp_1?stream=true",
+            {"param": None, "sequence_number": 3},
+            '{"code":"E42","message":"disk full"}',
+        ),
+    ],
+)
+async def test_records_of_type_error_are_what_was_asked_for(
+    tmp_path: Path, target: str, more: dict[str, Any], error: str | None
+) -> None:
+    """A stream of alarms is a success; one of a model's answer that is taken up later, which asks nothing, is not."""
+    records = [{"type": "info"}, {"type": "error", "code": "E42", "message": "disk full", **more}]
+    body = "".join(f"{json.dumps(each)}\n" for each in records).encode()
+
+    async def answering(_asked: Message, writer: asyncio.StreamWriter) -> bool:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n"
+        writer.write(head % len(body) + body)
+        return True
+
+    async with raw_gateway() as gateway, proxied(tmp_path, gateway.url) as running:
+        gateway.answering = answering
+        assert (await exchange(proxy_port(running), request("GET", target))).body == body
+        await settled(running, 1)
+        (op,) = running.ring.ops()
+    assert (op.success, op.error) == (error is None, error)
 
 
 class _Server(uvicorn.Server):

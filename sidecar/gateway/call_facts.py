@@ -62,7 +62,7 @@ class FactReader:
         answer = _body(call.response_body, call.response.headers if call.response is not None else ())
         rpc = rpc_call(asked.data)
         llm = None if rpc is not None else llm_call(_path(call), asked.data)
-        error, error_type = _outcome(call, answer, rpc)
+        error, error_type = _outcome(call, answer, rpc, llm)
         fields, extra = op_fields(call.request.op_headers)
         attributes: dict[str, Any] = {}
         if rpc is not None:
@@ -143,7 +143,7 @@ class FactReader:
 
 def plain_facts(call: ProxiedCall) -> CallFacts:
     """The facts of *call* without parsing its bodies: the fallback if `FactReader.read` fails."""
-    error, error_type = _outcome(call, ReadBody(has_data=True), None)
+    error, error_type = _outcome(call, ReadBody(has_data=True), None, None)
     method = call.request.method.decode("ascii", "replace")
     return CallFacts(call.template, f"{method} {call.template}", _described(call), error, error_type, {}, {}, {}, {})
 
@@ -169,7 +169,9 @@ def _described(call: ProxiedCall) -> str:
     return f"{kind or 'content'}, {size} bytes" if size else "no content"
 
 
-def _outcome(call: ProxiedCall, answer: ReadBody, rpc: RpcCall | None) -> tuple[str | None, str | None]:
+def _outcome(
+    call: ProxiedCall, answer: ReadBody, rpc: RpcCall | None, llm: LlmCall | None
+) -> tuple[str | None, str | None]:
     """(message, code) of the failure; (None, None) if the call succeeded."""
     if call.error is not None and not _closed_subscription(call):
         return call.error, call.error_type
@@ -182,7 +184,7 @@ def _outcome(call: ProxiedCall, answer: ReadBody, rpc: RpcCall | None) -> tuple[
     if rpc_failed is not None:
         return rpc_failed[0], rpc_failed[1] if status < 400 else str(status)
     failed = f"HTTP {status} {response.reason.decode('latin-1')}".strip() if status >= 400 else None
-    said = _reported_error(call, answer)
+    said = _reported_error(call, answer, llm)
     if said:
         failed = said if isinstance(said, str) else json_text(said)
     if failed is None:
@@ -190,11 +192,11 @@ def _outcome(call: ProxiedCall, answer: ReadBody, rpc: RpcCall | None) -> tuple[
     return failed, str(status) if status >= 400 else ERROR_TYPE_OTHER
 
 
-def _reported_error(call: ProxiedCall, answer: ReadBody) -> Any:
+def _reported_error(call: ProxiedCall, answer: ReadBody, llm: LlmCall | None) -> Any:
     if isinstance(answer.data, dict):
         return answer.data.get("error")
     if answer.is_stream:
-        return stream_error(answer.messages)
+        return stream_error(answer.messages, of_model=llm is not None)
     prefix = b"" if answer.has_data else call.response_body.prefix[:256]
     if _LEADING_ERROR.match(prefix):  # too large to be parsed as a whole
         return prefix.decode(errors="replace")

@@ -181,23 +181,32 @@ def llm_call(path: str, asked: Any) -> LlmCall | None:
     return None
 
 
-def stream_error(messages: Iterable[Any]) -> Any:
-    """The first error in a stream's messages that are not JSON-RPC; None if there is none."""
+def stream_error(messages: Iterable[Any], *, of_model: bool) -> Any:
+    """The first error in a stream's messages that are not JSON-RPC; None if there is none.
+
+    *of_model*: a model was called. Other streams may be of records, of some log, that have a type and a message too.
+    """
     for message in messages:
         if isinstance(message, dict) and "jsonrpc" not in message:
-            error = message.get("error") or _responses_error(message)
+            error = message.get("error") or _responses_error(message, of_model=of_model)
             if error:
                 return error
     return None
 
 
-def _responses_error(message: dict[str, Any]) -> Any:
-    """The error that an event of OpenAI's Responses API tells: `response.failed`, or `error` with its own fields."""
+def _responses_error(message: dict[str, Any], *, of_model: bool) -> Any:
+    """The error that an event of OpenAI's Responses API tells: `response.failed`, or `error` with its own fields.
+
+    Where no model is known to be called, it must have all that this API sends: its events are numbered, and an error's
+    `param` is there even if it is null. Source: `ResponseErrorEvent` of OpenAI's specification.
+    """
     kind = message.get("type")
+    if not of_model and not _is_count(message.get("sequence_number")):
+        return None
     if kind == "response.failed":
         response = message.get("response")
         return (response.get("error") if isinstance(response, dict) else None) or kind
-    if kind == "error" and {"code", "message"} <= message.keys():  # without them it could be a record of some log
+    if kind == "error" and {"code", "message", *(() if of_model else ("param",))} <= message.keys():
         told = {name: message[name] for name in ("code", "message", "param") if message.get(name)}
         return told or kind
     return None
