@@ -164,8 +164,8 @@ async def test_cards_and_entries_say_what_their_figures_are_of() -> None:
     names = re.findall(r"/book: (\w+)", said["entries"])
     assert names == ["strong", "weak", "fresh", "tried", "unknown", "pattern", "gone"]
     assert re.search(r"strong +active +v3 ", said["entries"])
-    assert re.search(r"fresh +active +v2, measured anew", said["entries"])
-    assert said["entries"].count("measured anew") == 1
+    assert re.search(r"fresh +active +v2, being measured", said["entries"])
+    assert said["entries"].count("being measured") == 1
 
 
 async def _said(program: str) -> str:
