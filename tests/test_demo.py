@@ -24,7 +24,7 @@ from sidecar.demo.counted_ops import CountedOps
 from sidecar.demo.findings import Findings
 from sidecar.demo.gateway_process import gateway_process
 from sidecar.demo.lessons import Lessons
-from sidecar.demo.observer_doors import Seen
+from sidecar.demo.observer_doors import ObserverDoors, Seen
 from sidecar.demo.overseer import Overseer
 from sidecar.demo.plain_lines import PlainLines, opening, summary
 from sidecar.demo.screen import LiveScreen
@@ -32,6 +32,7 @@ from sidecar.demo.wording import RunInfo
 from sidecar.model import Incident, ObservedOp
 from sidecar.model_learning import ArmResult, Measured, PlaybookView
 from tests.fakes import an_op
+from tests.observers import says, stand_in
 from tests.test_rule_fit import OLD, a_rule
 
 _JOB = Job("t-1", "STF-anna", "recurring", "picker", "Reno", "NV", 2, certified=False, channel="app")
@@ -302,6 +303,34 @@ def test_the_lines_of_the_told_and_the_others_part() -> None:
             ).draw(seen, 9.0)
         )
     assert "75 % of 20 tasks succeed" in captured.get()
+
+
+def test_the_summary_has_the_effect_of_all_advice_and_then_the_best_entry() -> None:
+    """The first is the figure of `observer stats`; what goes to the gateway's log is not called the playbook."""
+    seen = _seen("closed")
+    seen.lessons.take([an_entry((60, 50), (20, 2), 0.7)], 0.0)
+    seen.measured = an_entry((90, 60), (40, 9), 0.44).measured
+    info = RunInfo("http://x", "http://x", "http://x", 6, 1, 20.0, "/tmp/demo")
+    posts = [{"operation": "error_analysis: 9 failures"}, {"operation": "consolidated: 5 successful calls"}]
+    text = "\n".join(summary(info, seen, 20.0, posts, []))
+    assert "\n  advice      +44 points (+24 to +64), 90 shown, 40 withheld\n" in text
+    assert "\n              the best of one entry, +70 points (+50 to +90), 60 shown, 20 withheld (candidate):" in text
+    assert "\n  summaries   20 of successes, posted to the gateway's /log\n" in text
+    assert "/log has 2 posts: 1 diagnoses, 1 summaries" in text
+    assert "playbook" not in text
+
+
+async def test_the_demo_reads_the_effect_of_all_advice(tmp_path: Path) -> None:
+    """From `/stats`, as everybody else does."""
+    measured = an_entry((90, 60), (40, 9), 0.44).measured
+    async with stand_in() as stub:
+        stub.answers["/stats"] = says({"cycle": 3, "advice": {"measured": msgspec.to_builtins(measured)}})
+        stub.answers["/incidents"] = says({"incidents": []})
+        stub.answers["/playbooks"] = says({"playbooks": []})
+        async with httpx.AsyncClient(base_url=stub.url, trust_env=False) as http:
+            doors = ObserverDoors(http)
+            await doors.look()
+    assert (doors.seen.cycle, doors.seen.measured) == (3, measured)
 
 
 def test_what_was_known_stays_the_lesson_while_an_entry_is_measured_anew() -> None:

@@ -15,7 +15,7 @@ from sidecar.demo.counted_ops import CountedOps
 from sidecar.demo.findings import Findings
 from sidecar.demo.lessons import Lessons
 from sidecar.model import Incident, ObservedOp
-from sidecar.model_learning import PlaybookView
+from sidecar.model_learning import Measured, PlaybookView
 
 log = structlog.get_logger(__name__)
 
@@ -23,9 +23,14 @@ _LAST_OPS: Final = 50
 _RECONNECT_S: Final = 0.5
 
 
+class _Advice(msgspec.Struct):
+    measured: Measured | None = None
+
+
 class _Stats(msgspec.Struct):
     cycle: int = 0
     operations_in_all: int = 0
+    advice: _Advice = msgspec.field(default_factory=_Advice)
 
 
 class _Incidents(msgspec.Struct):
@@ -45,7 +50,8 @@ class Seen:
     """The demo's view of the observer so far. Counts start with the demo and are those of operations.
 
     *delivered* are the records that came through the stream, of which several may be about the same operation.
-    *recorded* is the observer's own count of operations, at the last look.
+    *recorded* is the observer's own count of operations, at the last look, and *measured* the effect of all its advice;
+    *playbooks* are the summaries of successes.
     """
 
     delivered: int = 0
@@ -57,6 +63,7 @@ class Seen:
     recorded_before: int | None = None
     incidents: list[Incident] = field(default_factory=list)
     playbooks: list[PlaybookView] = field(default_factory=list)
+    measured: Measured | None = None
     lessons: Lessons = field(default_factory=Lessons)
     findings: Findings = field(default_factory=Findings)
     before: dict[str, int] = field(default_factory=dict)
@@ -134,6 +141,7 @@ class ObserverDoors:
         try:
             stats = msgspec.json.decode(await self._get("/stats"), type=_Stats)
             self.seen.cycle = stats.cycle
+            self.seen.measured = stats.advice.measured
             if self.seen.recorded_before is None:
                 self.seen.recorded_before = stats.operations_in_all
             self.seen.recorded = stats.operations_in_all - self.seen.recorded_before

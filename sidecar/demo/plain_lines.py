@@ -19,6 +19,7 @@ from sidecar.demo.wording import (
     reasons,
     sources,
 )
+from sidecar.measured_words import effect_words
 
 _MOST_REASONS: Final = 8
 _MOST_FINDINGS: Final = 5
@@ -45,7 +46,7 @@ def _end(info: RunInfo) -> str:
 
 
 class PlainLines:
-    """Prints each new incident, finding and playbook once, and counts on request; at most *columns* columns wide."""
+    """Prints each new incident, finding, rule and summary once, counts on request; at most *columns* columns wide."""
 
     def __init__(self, columns: int) -> None:
         self._columns = columns
@@ -81,7 +82,7 @@ class PlainLines:
         for entry in reversed(seen.playbooks):
             if self._is_new("playbook", entry.playbook_id, str(entry.version)):
                 learnt = f"{printable(entry.endpoint)} v{entry.version}: {entry.successes} successes"
-                yield self._cut(f"{at}  playbook    {learnt}, {entry.avg_duration_ms:.0f} ms on average")
+                yield self._cut(f"{at}  summary     {learnt}, {entry.avg_duration_ms:.0f} ms on average")
 
     def _is_new(self, *what: str) -> bool:
         is_new = what not in self._said
@@ -114,13 +115,13 @@ def _results(info: RunInfo, seen: Seen, elapsed_s: float) -> Iterator[str]:
         yield f"    {sum(count for _, count in rest):6}    in {len(rest)} more"
     yield from _explained(seen, info.columns)
     yield from _lesson(seen, info.columns)
-    yield f"  playbooks   {len(seen.playbooks)}{', by successes' if seen.playbooks else ''}"
+    yield f"  summaries   {len(seen.playbooks)} of successes, posted to the gateway's /log"
     for entry in sorted(seen.playbooks, key=lambda each: -each.successes)[:_MOST_REASONS]:
         yield f"    {entry.successes:6}    {printable(entry.endpoint)} v{entry.version}"
 
 
 def _lesson(seen: Seen, columns: int) -> Iterator[str]:
-    """The measured effect of the advice."""
+    """The effect of all advice, as `observer stats` and the page have it; then the entry that tells most of it."""
     lesson = seen.lessons.best()
     rules = len(seen.lessons.entries)
     of = "one entry" if rules == 1 else f"{rules} entries"
@@ -128,8 +129,8 @@ def _lesson(seen: Seen, columns: int) -> Iterator[str]:
         became = "rule became an entry" if rules == 1 else "rules became entries"
         yield f"  advice      {rules} {became}, none that agents could act by yet"
         return
-    yield f"  advice      {lesson.effect}"
-    told = f"by the best of {of} ({lesson.state}): {entry_text(lesson.entry)}"
+    yield f"  advice      {effect_words(seen.measured)}"
+    told = f"the best of {of}, {lesson.effect} ({lesson.state}): {entry_text(lesson.entry)}"
     yield from _wrapped("              ", printable(told), columns)
     for line in lesson_lines(lesson, _LINE_COLUMNS):
         yield f"              {line}"
@@ -148,7 +149,7 @@ def _explained(seen: Seen, columns: int) -> Iterator[str]:
 def _posts(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
     operations = [str(entry.get("operation", "?")) for entry in entries]
     diagnoses = sum(operation.startswith("error_analysis") for operation in operations)
-    yield f"  gateway     /log has {len(entries)} posts: {diagnoses} diagnoses, {len(entries) - diagnoses} playbooks"
+    yield f"  gateway     /log has {len(entries)} posts: {diagnoses} diagnoses, {len(entries) - diagnoses} summaries"
     if operations:
         yield f"              the last: {printable(operations[-1])}"
 

@@ -50,7 +50,7 @@ class LiveScreen:
         lines += _section("Incidents", len(seen.incidents), _incidents(seen), incidents, width)
         lines += _section("Diagnoses", _diagnosed(seen), _findings(seen), findings, width)
         lines += _section("Advice", _advised(seen), _lesson(seen), _LESSON_LINES, width)
-        lines += _section("Playbooks", len(seen.playbooks), _playbooks(seen), playbooks, width)
+        lines += _section("Summaries of successes", len(seen.playbooks), _playbooks(seen), playbooks, width)
         lines += _section("Last operations", "", _last_ops(seen, ops), ops, width)
         return Group(*lines)
 
@@ -92,7 +92,7 @@ class LiveScreen:
 
 
 def _shares(lines: int) -> tuple[int, int, int, int]:
-    """The numbers of *lines* for incidents, findings (two lines each), playbooks and ops."""
+    """The numbers of *lines* for incidents, findings (two lines each), summaries and ops."""
     findings = 2 * max(1, round(lines * 0.15))
     playbooks = min(6, max(1, round(lines * 0.16)))
     incidents = max(1, round(lines * 0.36))
