@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from sidecar.ids import new_id
 from sidecar.langfuse.book import SCORE_EVENT
-from sidecar.langfuse.judged_ops import MOST_BYTES, MOST_OPS, JudgedOps, Judgement
+from sidecar.langfuse.judged_ops import MOST_BYTES, MOST_OPS, JudgedOps
+from sidecar.langfuse.judgements import Judgement
 from sidecar.model import ObservedOp
 from sidecar.normalize import Normalizer
 from sidecar.redaction import Redactor

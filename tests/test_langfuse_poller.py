@@ -21,7 +21,6 @@ from sidecar.receivers.langfuse_poller import LangfusePoller
 from sidecar.receivers.langfuse_windows import CATCH_UP_S
 from sidecar.redaction import Redactor
 from tests.fakes import ManualClock
-from tests.langfuse_batches import INGESTION
 from tests.langfuse_server import FORWARD, KEYS, PULL, LangfuseServer, Store, given_score, langfuse_server, observation
 from tests.observers import client, observer, settled, stand_in
 from tests.test_langfuse_doors import ops, written
@@ -311,38 +310,6 @@ async def test_windows_overlap_and_a_gap_is_counted() -> None:
 def instant(text: str) -> float:
 
     return datetime.fromisoformat(text).timestamp()
-
-
-async def test_a_pulled_score_may_return_to_what_it_said_before(tmp_path: Path) -> None:
-    """The server shows the last word alone; each change has a time of its own, and is pulled once."""
-    store = filled(1)
-    async with langfuse_server(store) as server, observer(tmp_path, **env(server)) as running, client(running) as http:
-        for number, value in enumerate((False, True, False)):
-            changed = ago(4 - number)
-            store.given_scores = [given_score(1, ago(5), of=1, value=value, updatedAt=changed)]
-            await running.cycle.run_once()
-            await running.cycle.run_once()
-        await written(running, tmp_path, 4)
-        assert (await http.get("/stats")).json()["langfuse"]["judged"] == 3
-    assert [op["success"] for op in ops(tmp_path)] == [True, False, True, False]
-
-
-async def test_a_page_that_lags_takes_back_no_verdict(tmp_path: Path) -> None:
-    """What our endpoint was told is shown by the server with times of its own, and late; the change stays."""
-    store = filled(1)
-    given, bad, bad_there, good, good_there = map(ago, (9, 8, 7, 4, 3))
-    async with langfuse_server(store) as server, observer(tmp_path, **env(server)) as running, client(running) as http:
-        await running.cycle.run_once()
-        for value, told in ((False, bad), (True, good)):
-            body = given_score(1, given, of=1, value=value)
-            event = {"id": f"{value}", "type": "score-create", "timestamp": told, "body": body}
-            assert (await http.post(INGESTION, json={"batch": [event]})).status_code == 207
-        for value, changed in ((False, bad_there), (True, good_there)) * 2:
-            store.given_scores = [given_score(1, given, of=1, value=value, updatedAt=changed)]
-            await running.cycle.run_once()
-        stats = (await http.get("/stats")).json()
-        assert (stats["failures"], stats["langfuse"]["judged"], stats["langfuse"]["pull"]["scores"]) == (0, 2, 4)
-    assert [op["success"] for op in ops(tmp_path)] == [True, False, True]
 
 
 async def test_a_call_that_the_proxy_saw_is_not_counted_again(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ _MOST_TRACES: Final = 4096
 _MOST_SAID: Final = 10_000
 _NO_BOUND: Final = 2**31  # for rows that `room` bounds instead: they are never evicted
 _ROW_BYTES: Final = 300
+_CONTENT_BYTES: Final = 6
 
 
 class FragmentRow(msgspec.Struct, omit_defaults=True):
@@ -199,6 +200,11 @@ class LangfuseBook(KeptBook):
                 found.append(Telling(score, of, said, is_change))
         return found
 
+    def has_later(self, row: Fragment) -> bool:
+        """Whether more was told of an ended observation since the time of a server's *row*, if that tells a time."""
+        done = self._done.get(_key(row))
+        return done is not None and done.fragment.end_ns > 0 and row.start_ns < row.told_ns < done.fragment.told_ns
+
     def older_key(self, score: Score) -> str:
         """The key under which an earlier version may have told *score*; "" once a telling with a time is known."""
         row = self._said.get(_said_of(score))
@@ -237,6 +243,12 @@ def score_key(score: Score) -> str:
     return _untimed_key(score) + (f":{score.told_ns}" if score.told_ns else "")
 
 
+def told_ns_in(key: str) -> int:
+    """The time of the telling in *key*, which `score_key` made; 0 if it has none."""
+    last = key.rpartition(":")[2]
+    return int(last) if len(last) > 2 * _CONTENT_BYTES and last.isascii() and last.isdigit() else 0
+
+
 def _untimed_key(score: Score) -> str:
     return f"{SCORE_EVENT}{score.score_id}:{_content(score)}"
 
@@ -249,7 +261,7 @@ def _said_of(score: Score) -> str:
 
 def _content(score: Score) -> str:
     said = msgspec.json.encode((score.name, score.data_type, score.value, score.comment, score.trace_id, score.span_id))
-    return blake2b(said, digest_size=6).hexdigest()
+    return blake2b(said, digest_size=_CONTENT_BYTES).hexdigest()
 
 
 def merged(known: Fragment, more: Fragment) -> Fragment:

@@ -208,7 +208,10 @@ class LangfuseDesk:
 
     def _pulled(self, fragments: Sequence[Fragment], now_ns: int) -> Iterator[tuple[str, _Record] | None]:
         for fragment in fragments:
-            if fragment.end_ns or now_ns - fragment.start_ns >= self._window_ns:
+            if self._book.has_later(fragment):
+                self.repeated += 1
+                yield None
+            elif fragment.end_ns or now_ns - fragment.start_ns >= self._window_ns:
                 yield fragment.span_id, partial(self._observations.pulled, fragment)
             else:
                 yield None
@@ -226,7 +229,7 @@ class LangfuseDesk:
                 continue
             try:
                 is_last_chance = now_ns - row.since_ns >= self._score_wait_ns
-                ruling = self._verdicts.ruling(key, row.score, is_last_chance=is_last_chance)
+                ruling = self._verdicts.ruling(key, row.score, row.since_ns, is_last_chance=is_last_chance)
             except Exception:  # a poison score costs only itself
                 self.unjudged += 1
                 log.exception("langfuse.score_not_read", score=key[:200])
@@ -238,7 +241,10 @@ class LangfuseDesk:
                 judged |= {ruling.of} - {""}
                 yield key, partial(self._ruled, ruling)
 
-    def _ruled(self, ruling: Ruling) -> Receipt:
+    def _ruled(self, ruling: Ruling) -> Receipt | None:
+        if ruling.op is None:
+            self.repeated += 1
+            return None
         receipt = with_room(self._recorder.record(ruling.op, linked=ruling.linked))
         self.judged += 1
         return receipt

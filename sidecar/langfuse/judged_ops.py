@@ -7,47 +7,48 @@ since, and builds the next op that amends it. Gateway calls are indexed too: an 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
-from sidecar.langfuse.book import SCORE_EVENT
-from sidecar.model import ObservedOp, Scalar, amended_ids
+from sidecar.ids import made_ms
+from sidecar.langfuse.book import SCORE_EVENT, told_ns_in
+from sidecar.langfuse.judgements import Judgement, judged, scores_in, without_scores
+from sidecar.model import ObservedOp, amended_ids
 from sidecar.normalize import Normalizer
 
 MOST_OPS: Final = 4096  # as many as the views remember
 MOST_BYTES: Final = 6 * 2**20
 _RECEIVED: Final = frozenset(["langfuse", "otlp"])
 _CALL: Final = "mcp"
-_PREFIX: Final = "evaluation."
-_COMMENT: Final = ".comment"
-_FAILED: Final = ".failed"
-_ANSWERED: Final = "evaluated_output"
-"""The key in `extra` that keeps an op's own `output_summary` when a failing score replaces it by an error."""
-_ERROR_TYPE: Final = "evaluation"
-_OUTPUT_CHARACTERS: Final = 100
 _ROW_BYTES: Final = 600
 _SCORE_BYTES: Final = 300
 _ALIAS_BYTES: Final = 200
+_MS_NS: Final = 1_000_000
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ObservedOp).decode
 
 
-class Judgement(NamedTuple):
-    """The content of one score; *failed* is None if it does not tell success or failure."""
-
-    name: str
-    value: Scalar
-    comment: str
-    failed: bool | None
-
-
 class JudgedOp:
-    """One op: its own content without scores (`own`), the id of the op that amended it last, and scores by name."""
+    """One op: its own content without scores (`own`), the id of the op that amended it last, and scores by name.
 
-    __slots__ = ("_own", "_score_bytes", "aliases", "latest_id", "parent", "scores", "span_id", "spans", "trace_id")
+    `told_ns`: by the name of a score, when what it says was told, in ns since the epoch; 0 if an older journal has it.
+    """
+
+    __slots__ = (
+        "_own",
+        "_score_bytes",
+        "aliases",
+        "latest_id",
+        "parent",
+        "scores",
+        "span_id",
+        "spans",
+        "told_ns",
+        "trace_id",
+    )
 
     def __init__(self, op: ObservedOp) -> None:
         self.trace_id = op.trace_id or ""
@@ -57,6 +58,7 @@ class JudgedOp:
         self.aliases = [self.latest_id]
         self.spans: list[str] = []  # keys of other spans that are the same operation
         self.scores: dict[str, Judgement] = {}
+        self.told_ns: dict[str, int] = {}
         self._score_bytes = 0
         self.tell(op)
 
@@ -74,8 +76,9 @@ class JudgedOp:
         """Replace its content, scores excluded, by *op*."""
         self._own = _encode(op)
 
-    def judge(self, scores: dict[str, Judgement]) -> None:
-        """Replace all its scores by *scores*."""
+    def judge(self, scores: dict[str, Judgement], told_ns: int) -> None:
+        """Replace all its scores by *scores*, of which those that are new were told at *told_ns*."""
+        self.told_ns |= {name: told_ns for name, each in scores.items() if self.scores.get(name) != each}
         self.scores = scores
         self._score_bytes = sum(
             _SCORE_BYTES + len(each.name) + len(str(each.value)) + len(each.comment) for each in scores.values()
@@ -198,7 +201,7 @@ class JudgedOps:
     def _amended(self, row: JudgedOp, op: ObservedOp) -> None:
         self._bytes -= row.size
         if (op.event_id or "").startswith(SCORE_EVENT):
-            row.judge(scores_in(op.extra or {}, row.own.extra or {}))
+            row.judge(scores_in(op.extra or {}, row.own.extra or {}), _told_ns(op))
         else:
             row.tell(without_scores(op, row.own))
         row.amended_by(op.op_id or "")
@@ -228,55 +231,6 @@ class JudgedOps:
             del self._by_trace[row.trace_id]
 
 
-def judged(own: ObservedOp, scores: Mapping[str, Judgement]) -> ObservedOp:
-    """*own* with *scores* in `extra`. A failing score turns a success into a failure; none does the opposite."""
-    extra: dict[str, Scalar] = dict(own.extra or {})
-    for each in scores.values():
-        name = _PREFIX + each.name
-        extra[name] = each.value
-        if each.comment:
-            extra[name + _COMMENT] = each.comment
-        if each.failed is not None:
-            extra[name + _FAILED] = each.failed
-    failing = next((each for each in scores.values() if each.failed), None)
-    if failing is None or not own.success:
-        return msgspec.structs.replace(own, extra=extra or None)
-    error = error_of(failing)
-    return msgspec.structs.replace(
-        own,
-        success=False,
-        error=error,
-        error_type=_ERROR_TYPE,
-        output_summary=f"ERROR: {error}"[:_OUTPUT_CHARACTERS],
-        extra={**extra, _ANSWERED: own.output_summary},
-    )
-
-
-def error_of(failing: Judgement) -> str:
-    """The error text of an op that the score *failing* fails."""
-    value = str(failing.value).lower() if isinstance(failing.value, bool) else failing.value
-    return f"{failing.name}: {value}{f': {failing.comment}' if failing.comment else ''}"
-
-
-def scores_in(extra: Mapping[str, Scalar], own: Mapping[str, Scalar]) -> dict[str, Judgement]:
-    """The scores that `judged` wrote into *extra*, ignoring the op's *own* extra fields."""
-    found: dict[str, Judgement] = {}
-    for key, value in extra.items():
-        if not key.startswith(_PREFIX) or key in own or key.endswith((_COMMENT, _FAILED)):
-            continue
-        failed, comment = extra.get(key + _FAILED), extra.get(key + _COMMENT, "")
-        name = key.removeprefix(_PREFIX)
-        found[name] = Judgement(name, value, str(comment), failed if isinstance(failed, bool) else None)
-    return found
-
-
-def without_scores(op: ObservedOp, own: ObservedOp) -> ObservedOp:
-    """An updated *op* without the scores that it carried over from before."""
-    scores = scores_in(op.extra or {}, own.extra or {})
-    names = {_PREFIX + name + suffix for name in scores for suffix in ("", _COMMENT, _FAILED)}
-    extra = {key: value for key, value in (op.extra or {}).items() if key not in names}
-    answered = extra.pop(_ANSWERED, None)
-    plain = msgspec.structs.replace(op, extra=extra or None)
-    if answered is None:
-        return plain
-    return msgspec.structs.replace(plain, success=True, error=None, error_type=None, output_summary=str(answered))
+def _told_ns(op: ObservedOp) -> int:
+    """When the score was told that *op* was made from: not after the op, as a sender's clock may be ahead."""
+    return min(told_ns_in(op.event_id or ""), (made_ms(op.op_id) + 1) * _MS_NS)

@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from sidecar.ids import new_id
-from sidecar.langfuse.judged_ops import JudgedOp, JudgedOps, Judgement, judged
+from sidecar.langfuse.judged_ops import JudgedOp, JudgedOps
+from sidecar.langfuse.judgements import Judgement, judged
 from sidecar.langfuse.score_rules import ScoreRules
 from sidecar.model import SCHEMA_VERSION, ObservedOp, Score, SpanRef
 from sidecar.normalize import Normalizer
@@ -23,9 +24,12 @@ _VALUE_CHARACTERS: Final = 256
 
 
 class Ruling(NamedTuple):
-    """The *op* made from a score, and the spans it links to; *of* is the key of the span it judges, "" for none."""
+    """The *op* made from a score, and the spans it links to; *of* is the key of the span it judges, "" for none.
 
-    op: ObservedOp
+    No op if the span has a score of that name already which was told later.
+    """
+
+    op: ObservedOp | None
     linked: list[SpanRef]
     of: str
 
@@ -48,8 +52,8 @@ class Verdicts:
         self._correction_op = correction_op
         self._endpoint = endpoint
 
-    def ruling(self, key: str, score: Score, *, is_last_chance: bool) -> Ruling | None:
-        """The ruling on *score*, identified by *key*; None if the op it judges may still come."""
+    def ruling(self, key: str, score: Score, taken_ns: int, *, is_last_chance: bool) -> Ruling | None:
+        """The ruling on *score*, known as *key*, taken at *taken_ns*; None if the op it judges may still come."""
         row = self._judged_by(score, is_last_chance)
         if row is None and not is_last_chance and (score.trace_id or score.span_id):
             return None
@@ -60,6 +64,8 @@ class Verdicts:
         found = self._judgement(score)
         if row is None:
             return Ruling(self._evaluation(key, score, found), linked, of)
+        if 0 < score.told_ns < min(row.told_ns.get(score.name, 0), taken_ns):
+            return Ruling(None, linked, of)
         op = self._ops.amended(row, row.own, found)
         return Ruling(msgspec.structs.replace(op, op_id=new_id(), event_id=key), linked, of)
 
