@@ -45,7 +45,7 @@ def test_a_folder_that_is_moved_away_is_noticed_and_taken_up_again(tmp_path: Pat
     with running_observer(tmp_path) as observer, httpx.Client(timeout=PATIENCE_S) as http:
         post_until(http, observer.url, 200, ids, "before")
         data.rename(tmp_path / "elsewhere")
-        assert observer.wait_for("journal.file_gone")["level"] == "error"
+        assert observer.wait_for("journal.file_gone", lambda event: event["journal"] == "ops")["level"] == "error"
         why = http.get(f"{observer.health_url}/readyz").json()["error"]
         assert "ops.jsonl was moved away" in why
         assert "restart the observer" in why

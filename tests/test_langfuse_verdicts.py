@@ -84,3 +84,18 @@ async def test_a_row_that_lags_behind_what_was_told_takes_no_failure_back(tmp_pa
             outcomes.append((await http.get("/stats")).json()["failures"])
     assert outcomes == [1, 1, 1, 0]
     assert [op["success"] for op in ops(tmp_path)] == [True, False, True]
+
+
+@pytest.mark.parametrize("ahead_s", [0, 60], ids=["right", "ahead"])
+async def test_a_fast_clock_of_a_sender_hides_no_failure_of_the_server(tmp_path: Path, ahead_s: int) -> None:
+    """What was told by a clock that is ahead was told when it came: a later row of the server still counts."""
+    begin, end, last = map(ago, (12, 10, -1))
+    row = observation(1, begin, endTime=end)
+    tool = {name: row[name] for name in ("id", "traceId", "name", "startTime", "endTime")}
+    store = Store()
+    async with langfuse_server(store) as server, observer(tmp_path, **env(server)) as running, client(running) as http:
+        event = {"id": "a", "type": "tool-create", "timestamp": ago(10 - ahead_s), "body": tool}
+        assert (await http.post(INGESTION, json={"batch": [event]})).status_code == 207
+        store.observations = [{**row, "level": "ERROR", "statusMessage": "bad", "updatedAt": last}]
+        await running.cycle.run_once()
+        assert (await http.get("/stats")).json()["failures"] == 1

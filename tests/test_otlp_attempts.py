@@ -7,9 +7,12 @@ import asyncio
 import pytest
 
 from sidecar.errors import JournalError, MalformedError, OverloadedError
+from sidecar.export.tail_sampling import TailSampling
 from sidecar.receivers.otlp_attempts import MOST_UNFINISHED, Ledger
-from tests.fakes import an_op
-from tests.otlp_disk import Disk, HandReceipt, fail, intake, tools
+from sidecar.receivers.otlp_receiver import OtlpIntake
+from tests.fakes import ManualClock, an_op
+from tests.otlp_disk import Disk, EverySpanIsAnOp, HandReceipt, fail, intake, tools
+from tests.otlp_requests import a_failed_span, a_request, a_span, names
 
 
 class Besides(Disk):
@@ -137,3 +140,30 @@ async def test_the_older_half_of_what_is_under_way_settles_first() -> None:
         await ledger.settled()
     ledger.begin()
     assert [ledger.has_next() for _ in range(4)] == [True, True, True, False]
+
+
+async def test_a_retry_finds_what_sampling_made_of_the_request() -> None:
+    """Sampling gives out held spans once; a request that failed half-way still loses none of them, and repeats none."""
+    disk, trace = Disk(), b"\x09" * 16
+    door = OtlpIntake(EverySpanIsAnOp(), disk, disk, TailSampling(0.0, ManualClock()))
+    held = [a_span(f"held {number}", trace_id=trace, trace_state="x" * 1000) for number in range(1500)]
+    await door.take(a_request(*held).SerializeToString())
+    spans = [a_span(f"late {number}", trace_id=trace, trace_state="x" * 1000) for number in range(5000)]
+    spans[0], spans[4000] = a_failed_span(name="tool 0", trace_id=trace), a_span("tool late", trace_id=trace)
+    request = a_request(*spans).SerializeToString()
+    disk.full_at = 1
+    with pytest.raises(OverloadedError):
+        await door.take(request)
+    assert len(disk.requests) > 1  # some of it has left
+    disk.full_at = None
+    await door.take(request)
+    assert sorted(names(disk.requests)) == sorted(span.name for span in [*held, *spans])
+
+
+async def test_what_sampling_made_of_failed_requests_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest of them are forgotten, and counted."""
+    monkeypatch.setattr("sidecar.receivers.otlp_attempts.MOST_SAMPLED_BYTES", 100)
+    disk = Disk()
+    door = OtlpIntake(EverySpanIsAnOp(), disk, disk, TailSampling(1.0, ManualClock()))
+    await fail(door, disk, 3)
+    assert door.forgotten > 0

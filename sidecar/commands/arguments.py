@@ -200,10 +200,21 @@ def _add_incidents(parser: argparse.ArgumentParser) -> None:
     actions = ["list", "show", "resolve", "ignore", "reopen", "test-webhook"]
     parser.add_argument("action", choices=actions, help="what to do; all but list and show need the scope `admin`")
     parser.add_argument("fingerprint", nargs="?", default="", help="which incident; its beginning is enough")
-    parser.add_argument("--state", choices=get_args(IncidentState), help="list: only incidents in this state")
+    states = ", ".join(get_args(IncidentState))
+    parser.add_argument("--state", type=_states, help=f"list: only those in these states: {states}")
     _add_hand(parser)
     parser.add_argument("--json", action="store_true", help="print the observer's JSON answer as it is")
     parser.epilog = "What is reopened is `ongoing`, whatever it was."
+
+
+def _states(text: str) -> str:
+    known = get_args(IncidentState)
+    wrong = [state for state in text.split(",") if state not in known]
+    if wrong:
+        raise argparse.ArgumentTypeError(
+            f"{wrong[0]!r} is no state: choose from {', '.join(known)}, several with commas"
+        )
+    return text
 
 
 def _add_hand(parser: argparse.ArgumentParser) -> None:

@@ -127,6 +127,8 @@ class LangfuseBook(KeptBook):
             self._scores.remove(key)
 
     def _observation(self, fragment: Fragment, taken_ns: int) -> None:
+        if fragment.told_ns > taken_ns:  # a sender's clock may be ahead: nothing was told after it came
+            fragment = msgspec.structs.replace(fragment, told_ns=taken_ns)
         key = _key(fragment)
         row = self._open.get(key)
         if row is not None:

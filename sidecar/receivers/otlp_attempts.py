@@ -19,6 +19,7 @@ from sidecar.protocols import Promise
 
 MOST_UNFINISHED: Final = 64
 MOST_RECEIPTS: Final = 20_000
+MOST_SAMPLED_BYTES: Final = 16 * 2**20
 _MOST_FINISHED: Final = 4096
 
 
@@ -112,7 +113,11 @@ class Ledger:
 
 
 class Attempt:
-    """One request and the progress on it. *users*: tasks that work on it or wait for their turn."""
+    """One request and the progress on it. *users*: tasks that work on it or wait for their turn.
+
+    *sampled* is what sampling made of each piece, bytes and number of spans. It forgets what it gives out, so a second
+    walk must not ask it again: it would put together other requests than those that the ledger counts.
+    """
 
     def __init__(self, done: _Done | None = None) -> None:
         self.lock = asyncio.Lock()
@@ -120,6 +125,7 @@ class Attempt:
         self.ops = Ledger()
         self.spooled = Ledger()
         self.also_spooled = Ledger()
+        self.sampled: list[tuple[bytes, int]] = []
         self.taken = done.taken if done is not None else None
         self.also_taken = done.also_taken if done is not None else False
 
@@ -136,7 +142,7 @@ class Attempt:
     def has_rest(self) -> bool:
         """Whether there is progress that a retry must know."""
         if self.taken is None:
-            return any(ledger.reached for ledger in self._ledgers)
+            return bool(self.sampled) or any(ledger.reached for ledger in self._ledgers)
         return not self.also_taken and bool(self.also_spooled.reached)
 
     def is_done(self, *, also: bool) -> bool:
@@ -212,7 +218,9 @@ class Attempts:
 
 
 def _are_many(idle: dict[bytes, Attempt]) -> bool:
-    return len(idle) > MOST_UNFINISHED or sum(each.receipts for each in idle.values()) > MOST_RECEIPTS
+    sampled = sum(len(data) for each in idle.values() for data, _ in each.sampled)
+    receipts = sum(each.receipts for each in idle.values())
+    return len(idle) > MOST_UNFINISHED or receipts > MOST_RECEIPTS or sampled > MOST_SAMPLED_BYTES
 
 
 class _Failed:

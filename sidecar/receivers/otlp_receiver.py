@@ -97,7 +97,7 @@ class OtlpIntake:
         breath = _Breath()
         parts = await _checked_parts(request, breath)
         attempt.begin()
-        refused_before, spans = rejected.spans, 0
+        refused_before, spans, pieces = rejected.spans, 0, 0
         leaving = also_leaving = None
         if self._spool is not None and attempt.taken is None:
             leaving = Leaving(request, self._spool, attempt.spooled)
@@ -111,7 +111,8 @@ class OtlpIntake:
             if attempt.taken is None:
                 failed = await self._learn(piece, attempt.ops, breath, held)
                 if leaving is not None:
-                    await leaving.add(*self._kept(piece, failed))
+                    await leaving.add(*self._kept(piece, failed, attempt, pieces))
+                pieces += 1
             if also_leaving is not None:
                 await also_leaving.add(piece.data, piece.spans)
             spans += piece.spans
@@ -142,12 +143,16 @@ class OtlpIntake:
             held.half_settled()
         return failed
 
-    def _kept(self, piece: Piece, failed: set[bytes]) -> tuple[bytes, int]:
-        """What sampling keeps of *piece*, and the number of spans in it."""
+    def _kept(self, piece: Piece, failed: set[bytes], attempt: Attempt, number: int) -> tuple[bytes, int]:
+        """What sampling keeps of *piece*, *number* of its request, and the number of spans in it."""
         if self._sampling is None:
             return piece.data, piece.spans
-        parts = [self._sampling.kept(each, frozenset(failed | failed_traces(each))) for each in piece.resource_spans]
-        return b"".join(data for data, _ in parts), sum(count for _, count in parts)
+        if number == len(attempt.sampled):
+            parts = [
+                self._sampling.kept(each, frozenset(failed | failed_traces(each))) for each in piece.resource_spans
+            ]
+            attempt.sampled.append((b"".join(data for data, _ in parts), sum(count for _, count in parts)))
+        return attempt.sampled[number]
 
 
 async def _checked_parts(request: bytes, breath: _Breath) -> Iterable[bytes]:
