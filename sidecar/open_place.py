@@ -55,6 +55,29 @@ class OpenPlace:
         raise FileGoneError(f"{self._path.name} was {what} while in use", records)
 
 
+class OpenFolder:
+    """The folder at *path* as it is now, to tell later a file removed from it from a folder that is gone itself."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def lacks(self, name: str) -> bool:
+        """Whether there is no *name* in the folder, while the folder is still in its place."""
+        try:
+            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return is_at(self._fd, self._path)
+        except OSError:
+            return False
+        return False
+
+    def close(self) -> None:
+        """Let go of the folder. Nothing else may be called then."""
+        os.close(self._fd)
+
+
 def is_at(fd: int, path: Path) -> bool:
     """Whether *path* leads to the open file *fd*."""
     try:

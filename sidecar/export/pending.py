@@ -97,11 +97,16 @@ class Pending:
 
     def let_go(self, floor: int, end: int) -> list[Range]:
         """Drop everything before *floor*. Returns the dropped ranges that were neither exported nor in flight."""
-        gone = [(start, min(until, floor)) for start, until in self.pieces(end) if start < floor]
+        gone = self.waiting(0, floor, end)
         self._ranges = [(max(start, floor), until) for start, until in self._ranges if until > floor]
         self._live = max(self._live, floor)
         self._floor = max(self._floor, floor)
-        return [left for piece in gone for left in _without(piece, self._in_flight)]
+        return gone
+
+    def waiting(self, start: int, until: int, end: int) -> list[Range]:
+        """What of [*start*, *until*) is neither exported nor in flight; *end* is the log's current end."""
+        inside = [(max(begin, start), min(stop, until)) for begin, stop in self.pieces(end)]
+        return [left for piece in inside if piece[0] < piece[1] for left in _without(piece, self._in_flight)]
 
     @property
     def has_backlog(self) -> bool:

@@ -7,9 +7,8 @@ is the file it appends to. To the export lane the spool is a `Source` of batches
 from __future__ import annotations
 
 import errno
-import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -18,9 +17,10 @@ import structlog
 from sidecar.errors import StartError
 from sidecar.export.batch import MAX_BYTES, MAX_SPANS, Batch
 from sidecar.export.cursor_file import CursorFile
-from sidecar.export.frames import Frame, frames
+from sidecar.export.frames import Frame
 from sidecar.export.pending import Pending, Range
-from sidecar.export.spool_segments import Segment, SegmentWriter, segments_in
+from sidecar.export.spool_segments import Segment, SegmentWriter, frames_of, segments_in
+from sidecar.open_place import FileGoneError, OpenFolder
 from sidecar.protocols import Clock
 
 log = structlog.get_logger(__name__)
@@ -33,14 +33,15 @@ _MOST_RECORDS: Final = 512
 class Spool:
     """A `JournalFile` for the commit log's thread and a `Source` for the lane's thread.
 
-    *size* is the logical end offset. Counters since start: `evicted` spans and `evicted_bytes` (removed by a bound
-    before export), `damaged` records that could not be read back.
+    *size* is the logical end offset. Counters since start: `evicted` spans and `evicted_bytes` (removed before export
+    by a bound, or by somebody who removed the file), `damaged` records that could not be read back.
     """
 
     def __init__(
         self, folder: Path, clock: Clock, *, max_bytes: int, max_age_s: float, most_records: int = _MOST_RECORDS
     ) -> None:
         self._folder = folder
+        self._open_folder: OpenFolder | None = None
         self._clock = clock
         self._max_bytes = max_bytes
         self._max_age_ns = round(max_age_s * 1e9)
@@ -61,6 +62,7 @@ class Spool:
         """Load what the previous run left, and continue after it. Raises StartError."""
         try:
             segments = segments_in(self._folder)
+            self._open_folder = OpenFolder(self._folder)
         except OSError as exc:
             raise StartError(
                 f"{self._folder} cannot be opened",
@@ -81,7 +83,7 @@ class Spool:
     @property
     def held_bytes(self) -> int:
         """Bytes on disk."""
-        return sum(segment.size for segment in list(self._segments))
+        return sum(segment.size for segment in list(self._segments) if not segment.lost)
 
     @property
     def waiting_bytes(self) -> int:
@@ -95,6 +97,10 @@ class Spool:
         """Write *data* (whole frames) all or nothing; evict the oldest segments to make room. Raises OSError."""
         if len(data) > self._max_bytes:
             raise OSError(errno.EFBIG, "more at once than the whole spool may hold")
+        while not self._wrote(data):
+            pass  # somebody removed the segment: a new one takes it
+
+    def _wrote(self, data: bytes) -> bool:
         now_ns = self._clock.time_ns()
         with self._lock:
             self._make_room(len(data), now_ns)
@@ -102,12 +108,20 @@ class Spool:
             self._writing = True
         try:
             writer.write(data)  # outside the lock: a slow disk must not delay readers
+        except FileGoneError:
+            with self._lock:
+                if self._is_lost(writer.segment):
+                    return False
+            raise
         finally:
             self._writing = False
         with self._lock:
+            if writer.segment.lost:  # the lane noticed it meanwhile
+                return False
             writer.segment.size += len(data)
             writer.segment.newest_ns = now_ns
             self.size += len(data)
+        return True
 
     def sync(self) -> None:
         """Force what was appended to the device. Raises OSError."""
@@ -118,6 +132,9 @@ class Spool:
         """Stop appending; waiting requests can still be taken."""
         with self._lock:
             self._seal()
+            if self._open_folder is not None:
+                self._open_folder.close()
+                self._open_folder = None
 
     # --- the lane's side -----------------------------------------------------------------------------------------
 
@@ -144,10 +161,12 @@ class Spool:
                 self._cursor.save(self._pending.saved())
 
     def give_back(self, batch: Batch, first: int) -> None:
-        """See `Source`. Items whose segment was evicted meanwhile count as evicted now."""
+        """See `Source`. Items whose segment was evicted or lost meanwhile count as evicted now."""
         with self._lock:
             if self._pending is not None:
                 gone = self._pending.given_back(batch.ends[first:])
+                if any(each.lost and each.start < batch.ends[-1] <= each.end for each in self._segments):
+                    gone = len(batch.ends) - first  # a batch is from one segment
                 self.evicted += batch.count(first, first + gone)
                 self.evicted_bytes += sum(map(len, batch.items[first : first + gone]))
 
@@ -166,7 +185,8 @@ class Spool:
     def _writer_for(self, more: int, now_ns: int) -> SegmentWriter:
         writer = self._writer
         if writer is not None and (
-            (writer.segment.size and writer.segment.size + more > self._segment_bytes)
+            writer.segment.lost
+            or (writer.segment.size and writer.segment.size + more > self._segment_bytes)
             or now_ns - writer.opened_ns > self._max_age_ns // _PARTS
         ):
             self._seal()
@@ -193,18 +213,38 @@ class Spool:
 
     def _evict(self) -> None:
         """Remove the oldest segment; count what was not exported of it."""
+        oldest = self._segments[0]
+        if not self._is_lost(oldest):
+            self._count_waiting(oldest)
         if len(self._segments) == 1:
             self._seal()
-        oldest = self._segments[0]
-        spans = lost = 0
-        for start, until in self._pending.let_go(oldest.end, self.size) if self._pending is not None else ():
-            lost += until - start
-            spans += sum(frame.spans for frame in _frames(oldest, start, until))
+        if self._pending is not None:
+            self._pending.let_go(oldest.end, self.size)
         self._remove_oldest()
-        if lost:
+
+    def _is_lost(self, segment: Segment) -> bool:
+        """Whether somebody removed the file of *segment* from the folder; the first time, count what waited in it."""
+        if not segment.lost and self._open_folder is not None and self._open_folder.lacks(segment.path.name):
+            segment.lost = True
+            self._count_waiting(segment)
+        return segment.lost
+
+    def _count_waiting(self, segment: Segment) -> None:
+        """Count what waits in *segment* as evicted. Raises OSError."""
+        waiting = self._pending.waiting(segment.start, segment.end, self.size) if self._pending is not None else []
+        size = sum(until - start for start, until in waiting)
+        if size:
+            spans = sum(self._spans(segment, start, until) for start, until in waiting)
             self.evicted += spans
-            self.evicted_bytes += lost
-            log.error("spool.evicted", spans=spans, evicted_bytes=lost, bound_bytes=self._max_bytes)
+            self.evicted_bytes += size
+            cause = "file_removed" if segment.lost else "bound"
+            log.error("spool.evicted", cause=cause, spans=spans, evicted_bytes=size, bound_bytes=self._max_bytes)
+
+    def _spans(self, segment: Segment, start: int, until: int) -> int:
+        if not segment.lost:
+            return sum(frame.spans for frame in frames_of(segment, start, until))
+        writer = self._writer  # of removed files only the open one can still be read
+        return writer.spans(start, until) if writer is not None and writer.segment is segment else 0
 
     def _drop_exported(self) -> None:
         """Remove segments that are fully exported, except the one being written."""
@@ -214,6 +254,8 @@ class Spool:
 
     def _remove_oldest(self) -> None:
         oldest = self._segments.pop(0)
+        if oldest.lost:
+            return  # another file may have its name now
         try:
             oldest.path.unlink(missing_ok=True)
         except OSError as exc:
@@ -226,9 +268,11 @@ class Spool:
         if segment is None or segment.start >= until:
             return _batch(start, until, [], full=True)
         until_here = min(until, segment.end)
+        if self._is_lost(segment):
+            return _batch(start, until_here, [], full=True)
         taken: list[Frame] = []
         upto, size, spans = max(start, segment.start), 0, 0
-        for frame in _frames(segment, upto, until_here):
+        for frame in frames_of(segment, upto, until_here):
             if taken and (size + (frame.end - frame.start) > MAX_BYTES or spans + frame.spans > MAX_SPANS):
                 return _batch(start, upto, taken, full=True)
             upto = segment.start + frame.end
@@ -245,15 +289,6 @@ class Spool:
     def _damaged(self, segment: Segment, frame: Frame) -> None:
         self.damaged += 1
         log.error("spool.record_damaged", path=str(segment.path), at=frame.start, spans=frame.spans)
-
-
-def _frames(segment: Segment, start: int, until: int) -> Iterator[Frame]:
-    """Yield the frames of *segment* between the logical offsets *start* and *until*."""
-    fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield from frames(fd, start - segment.start, until - segment.start)
-    finally:
-        os.close(fd)
 
 
 def _batch(start: int, upto: int, taken: Sequence[Frame], *, full: bool) -> Batch:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from sidecar.export.frames import whole_until
+from sidecar.export.frames import Frame, frames, whole_until
 from sidecar.open_place import OpenPlace
 
 log = structlog.get_logger(__name__)
@@ -23,12 +24,16 @@ _SUFFIX: Final = ".spool"
 
 @dataclass(slots=True)
 class Segment:
-    """One file that holds the offsets *start* to *end*; *newest_ns* is the time of its last append."""
+    """One file that holds the offsets *start* to *end*; *newest_ns* is the time of its last append.
+
+    *lost*: somebody removed the file, and what waited in it was counted.
+    """
 
     path: Path
     start: int
     size: int
     newest_ns: int
+    lost: bool = False
 
     @property
     def end(self) -> int:
@@ -41,7 +46,7 @@ class SegmentWriter:
 
     def __init__(self, folder: Path, start: int, now_ns: int) -> None:
         path = folder / f"{start:020d}{_SUFFIX}"
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._clean = True
         self._place = OpenPlace(path, self._fd)
         self.segment = Segment(path, start, 0, now_ns)
@@ -64,6 +69,10 @@ class SegmentWriter:
             raise
         self._clean = True
 
+    def spans(self, start: int, until: int) -> int:
+        """The spans between two logical offsets, also if the file was removed."""
+        return sum(frame.spans for frame in frames(self._fd, start - self.segment.start, until - self.segment.start))
+
     def sync(self) -> None:
         """Force the data to the device."""
         os.fdatasync(self._fd)
@@ -75,6 +84,15 @@ class SegmentWriter:
                 os.ftruncate(self._fd, self.segment.size)
         finally:
             os.close(self._fd)
+
+
+def frames_of(segment: Segment, start: int, until: int) -> Iterator[Frame]:
+    """Yield the frames of *segment* between the logical offsets *start* and *until*. Raises OSError."""
+    fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield from frames(fd, start - segment.start, until - segment.start)
+    finally:
+        os.close(fd)
 
 
 def segments_in(folder: Path) -> list[Segment]:
