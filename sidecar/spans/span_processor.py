@@ -68,10 +68,10 @@ class OpSpanProcessor(SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         """Journal the span's op. If nothing takes it, `receipt` stays None and the door answers 503."""
         try:
-            ours = span if isinstance(span, OpSpan) else None
-            op = ours.op if ours is not None else op_from_span(span)
+            op = op_from_span(span)
             if op is None:
                 return
+            ours = span if isinstance(span, OpSpan) else None
             with self._lock:
                 said, operation = self._look(op, ours.seen_as if ours is not None else None)
                 if said is not None:
