@@ -135,6 +135,8 @@ def test_memory_is_bounded_in_ops_and_bytes() -> None:
     for number in range(200):
         latest.take(an_op(op_id=f"large {number}", error="x" * 60_000))
         assert latest._bytes <= latest_ops.MOST_BYTES + latest_ops.BLOCK * latest_ops.LARGEST
+    for block in latest._blocks.values():
+        block.unpack()
     assert latest._bytes == sum(
         len(bytes(known.op)) for known, _ in latest._known.values() if bytes(known.op) != b"null"
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -35,7 +36,8 @@ _WINDOW_BITS: Final = (1 << WINDOW) - 1
 class Latency(msgspec.Struct, omit_defaults=True):
     """One endpoint's latency: *counts* by bucket of all earlier blocks, *block* the counts of the current one.
 
-    *bound_ms* is 0 until there is one; *recent* has a bit for each of the last 100 successes, 1 if it was slow.
+    The current one ends at *block_size* successes. *bound_ms* is 0 until there is one; *recent* has a bit for each of
+    the last 100 successes, 1 if it was slow.
     """
 
     counts: dict[int, int] = {}
@@ -43,6 +45,7 @@ class Latency(msgspec.Struct, omit_defaults=True):
     in_block: int = 0
     bound_ms: float = 0.0
     recent: int = 0
+    block_size: int = FIRST_BLOCK
 
     def is_slow(self, duration_ms: float) -> bool:
         """Count one success; returns whether it and several recent ones were slow. O(1), except at a block's end."""
@@ -52,7 +55,7 @@ class Latency(msgspec.Struct, omit_defaults=True):
         slow = 0 < self.bound_ms < duration_ms
         if slow or self.recent:  # else nothing changes
             self.recent = (self.recent << 1 | slow) & _WINDOW_BITS
-        if self.in_block >= FIRST_BLOCK and self.in_block >= self._block_size():  # cheap test first
+        if self.in_block >= self.block_size:
             self._close_block()
         return slow and self.recent.bit_count() >= LEAST_SLOW
 
@@ -65,9 +68,6 @@ class Latency(msgspec.Struct, omit_defaults=True):
         if 0 < self.bound_ms < duration_ms:
             self.recent &= self.recent - 1  # the lowest bit is the latest
 
-    def _block_size(self) -> int:
-        return min(MOST_BLOCK, max(FIRST_BLOCK, sum(self.counts.values())) if self.bound_ms else FIRST_BLOCK)
-
     def _close_block(self) -> None:
         """Add the block to the earlier ones, whose counts are halved: an endpoint may change."""
         merged = {bucket: count // 2 for bucket, count in self.counts.items() if count > 1}
@@ -75,6 +75,7 @@ class Latency(msgspec.Struct, omit_defaults=True):
             merged[bucket] = merged.get(bucket, 0) + count
         self.counts, self.block, self.in_block = dict(sorted(merged.items())), {}, 0
         self.bound_ms = _bound_ms(self.counts)
+        self.block_size = min(MOST_BLOCK, max(FIRST_BLOCK, sum(self.counts.values())))
 
 
 def slow_line(op: ObservedOp, latency: Latency) -> str:
@@ -82,6 +83,7 @@ def slow_line(op: ObservedOp, latency: Latency) -> str:
     return line_of(op, f"took {op.duration_ms:.0f} ms, where more than {latency.bound_ms:.0f} ms is far out")
 
 
+@lru_cache(maxsize=4096)  # most durations are whole milliseconds
 def _bucket(duration_ms: float) -> int:
     if duration_ms <= 1:
         return _MIN_BUCKET

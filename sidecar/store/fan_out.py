@@ -49,20 +49,20 @@ class FanOut:
         """
         settled: list[Taken] = []
         for op, line in zip(ops, lines, strict=True):
-            replaced = self._latest.take(op, line)
-            if replaced is not None:
-                settled.append((op, replaced))
+            taken_back = self._latest.take(op, line)
+            if taken_back is not None:
+                settled.append((op, taken_back))
                 self._ring.consume(op, line)
-                for before in replaced:
+                for before in taken_back:
                     self._ring.amended(before.op_id, op.op_id)
         for consumer in self._consumers:
             consume = consumer.consume
-            for taken in settled:
+            for op, replaced in settled:
                 try:
-                    if taken[1]:
-                        hand_on(consumer, taken)
+                    if replaced:
+                        hand_on(consumer, (op, replaced))
                     else:  # the usual case
-                        consume(taken[0])
+                        consume(op)
                 except Exception:  # costs this consumer this op
                     self.failures += 1
-                    log.exception("consumer.failed", consumer=type(consumer).__name__, op_id=taken[0].op_id)
+                    log.exception("consumer.failed", consumer=type(consumer).__name__, op_id=op.op_id)

@@ -35,10 +35,14 @@ _decode = msgspec.json.Decoder(ObservedOp).decode
 
 
 _NONE: Final = msgspec.Raw(b"null")
+_IN_ROW: Final = msgspec.Raw(b"")
 
 
 class _Known(msgspec.Struct, gc=False, omit_defaults=True):
-    """A remembered op: its JSON while it counts, else *by*, the id of the op that replaced it."""
+    """A remembered op: its JSON while it counts, else *by*, the id of the op that replaced it.
+
+    *op* is `_IN_ROW` while its block is packed.
+    """
 
     op_id: str
     op: msgspec.Raw = _NONE
@@ -49,49 +53,60 @@ _rows = msgspec.json.Decoder(list[_Known])
 
 
 class _Block:
-    """Ops saved together as one row. In a closed block their JSON are slices of the row, so nothing is held twice.
+    """Ops saved together as row *number*. A packed block holds their JSON only as that row, so nothing is held twice.
 
-    A later change keeps the row's bytes alive through the slices; `_dead` counts the bytes of replaced ops among them.
+    Unpacked again, they are slices of the row, and keep its bytes alive; `_dead` counts those of replaced ops.
     """
 
-    __slots__ = ("_dead", "_row", "bytes", "known")
+    __slots__ = ("_dead", "_is_packed", "_row", "bytes", "known", "number")
 
-    def __init__(self, known: list[_Known], row: bytes | None = None) -> None:
+    def __init__(self, number: int, known: list[_Known], row: bytes | None = None) -> None:
+        self.number = number
         self.known = known
         self.bytes = sum(map(_size, known))
         self._row = row
+        self._is_packed = False
         self._dead = 0
 
     @property
-    def is_closed(self) -> bool:
+    def has_row(self) -> bool:
         return self._row is not None
 
-    @property
-    def is_full(self) -> bool:
-        return len(self.known) >= BLOCK or self.bytes >= BLOCK_BYTES
-
-    def add(self, known: _Known) -> None:
+    def add(self, known: _Known, size: int) -> None:
+        """Append *known*, whose JSON takes *size* bytes."""
+        if self._row is not None:
+            self.unpack()
+            self._row = None
         self.known.append(known)
-        self.bytes += _size(known)
-        self._row = None
+        self.bytes += size
 
     def replace(self, known: _Known, by: str) -> int:
         """Mark *known*, a member of this block, as replaced by *by*. Returns the size of its JSON in bytes."""
+        self.unpack()
         size, known.op, known.by, self._row = _size(known), _NONE, by, None
         self.bytes -= size
         self._dead += size
         if self._dead > max(_DEAD_BYTES, self.bytes):
-            self.close()
+            self.pack()
         return size
 
-    def close(self) -> bytes:
-        """Return the encoded row; from now on the ops are slices of it."""
+    def pack(self) -> bytes:
+        """Return the encoded row; from now on the ops are held in it alone."""
         if self._row is None:
             self._row = bytes(memoryview(_encode(self.known)))  # copied, because the encoder over-allocates its buffer
-            for known, saved in zip(self.known, _rows.decode(self._row), strict=True):
-                known.op = saved.op
+            for known in self.known:
+                if known.op is not _NONE:
+                    known.op = _IN_ROW
+            self._is_packed = True
             self._dead = 0
         return self._row
+
+    def unpack(self) -> None:
+        """Ensure that each op's JSON is at hand."""
+        if self._is_packed and self._row is not None:
+            for known, saved in zip(self.known, _rows.decode(self._row), strict=True):
+                known.op = saved.op
+            self._is_packed = False
 
 
 class LatestOps:
@@ -102,9 +117,9 @@ class LatestOps:
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[_Known, int]] = {}  # op id → op and block number
-        self._blocks: dict[int, _Block] = {}  # oldest first; all but the newest are closed
-        self._newest = 0
+        self._known: dict[str, tuple[_Known, _Block]] = {}
+        self._blocks: dict[int, _Block] = {}  # by number, the oldest first
+        self._newest: _Block | None = None
         self._bytes = 0
         self._dirty: set[int] = set()
         self.amended = 0
@@ -149,23 +164,23 @@ class LatestOps:
                 self.unusable += 1
                 log.warning("saved_row.unreadable", row=name[:100], error=str(exc))
                 continue
-            self._newest = _number(name)
-            block = self._blocks[self._newest] = _Block(known, rows[name])
-            self._known.update((each.op_id, (each, self._newest)) for each in known)
+            block = self._newest = _Block(_number(name), known, rows[name])
+            self._blocks[block.number] = block
+            self._known.update((each.op_id, (each, block)) for each in known)
             self._bytes += block.bytes
 
     def prepare(self) -> Iterator[None]:
         """Re-encode the changed blocks, one per step."""
         for number in sorted(self._dirty):
             block = self._blocks.get(number)
-            if block is not None and not block.is_closed:
-                block.close()
+            if block is not None and not block.has_row:
+                block.pack()
                 yield
 
     def take_dirty(self) -> dict[str, bytes]:
         """The rows changed since the last call; b"" for removed ones."""
         dirty, self._dirty = self._dirty, set()
-        return {str(number): self._blocks[number].close() if number in self._blocks else b"" for number in dirty}
+        return {str(number): self._blocks[number].pack() if number in self._blocks else b"" for number in dirty}
 
     def put_back(self, keys: Iterable[str]) -> None:
         """Saving these rows failed: mark them dirty again."""
@@ -179,44 +194,52 @@ class LatestOps:
         replaced = []
         for name in amended_ids(op):
             found = self._current(name, op.op_id)
-            if found is None or (not _size(found[0]) and found[0].by is None):  # not remembered, or too large to be
+            if found is None or (found[0].op is _NONE and found[0].by is None):  # not remembered, or too large to be
                 self.unknown += 1
                 continue
-            known, number = found
-            if _size(known):  # else it was replaced through another of the names
+            known, block = found
+            if known.op is not _NONE:  # else it was replaced through another of the names
+                block.unpack()
                 replaced.append(_decode(known.op))
-                self._bytes -= self._blocks[number].replace(known, op.op_id or "")
-                self._dirty.add(number)
+                self._bytes -= block.replace(known, op.op_id or "")
+                self._dirty.add(block.number)
                 self.amended += 1
         return tuple(replaced)
 
-    def _current(self, op_id: str, by: str | None) -> tuple[_Known, int] | None:
+    def _current(self, op_id: str, by: str | None) -> tuple[_Known, _Block] | None:
         """The op that currently counts for the operation of *op_id*, or that *by*, being recorded now, replaced."""
         first = found = self._known.get(op_id)
         while found is not None and found[0].by and found[0].by != by:
             found = self._known.get(found[0].by)
         if first is not None and found is not None and first is not found and first[0].by != found[0].op_id:
             # Path compression: an op amended a thousand times is found in one step.
-            self._blocks[first[1]].replace(first[0], found[0].op_id)
-            self._dirty.add(first[1])
+            first[1].replace(first[0], found[0].op_id)
+            self._dirty.add(first[1].number)
         return found
 
     def _remember(self, op_id: str, encoded: bytes) -> None:
         size = len(encoded)
-        known = _Known(op_id, msgspec.Raw(encoded)) if size <= LARGEST else _Known(op_id)
-        block = self._blocks.get(self._newest)
-        if block is None or block.is_full:
-            if block is not None:
-                block.close()
-            self._newest += 1
-            block = self._blocks[self._newest] = _Block([])
-        block.add(known)
-        self._known[op_id] = known, self._newest
-        self._dirty.add(self._newest)
         if size <= LARGEST:
-            self._bytes += size
+            known = _Known(op_id, msgspec.Raw(encoded))
+        else:
+            known, size = _Known(op_id), 0
+        block = self._newest
+        if block is None or len(block.known) >= BLOCK or block.bytes >= BLOCK_BYTES:
+            block = self._begin_block()
+        block.add(known, size)
+        self._known[op_id] = known, block
+        self._dirty.add(block.number)
+        self._bytes += size
         while len(self._known) > MOST_OPS or (self._bytes > MOST_BYTES and len(self._blocks) > 1):
             self._forget_block()
+
+    def _begin_block(self) -> _Block:
+        full = self._newest
+        if full is not None:
+            full.pack()
+        block = self._newest = _Block(full.number + 1 if full is not None else 1, [])
+        self._blocks[block.number] = block
+        return block
 
     def _forget_block(self) -> None:
         number = next(iter(self._blocks))

@@ -50,15 +50,16 @@ class OpRing:
 
     def consume(self, op: ObservedOp, line: bytes = b"") -> None:
         """Add *op*, stored as its journal *line* if given; evicts the oldest if needed."""
-        encoded = line or _encode(op)
-        entry = _Entry(encoded, op.op_id, op.success, op.source or "mcp")
-        self._entries.append(entry)
-        if entry.op_id is not None:
-            self._by_id[entry.op_id] = entry
+        encoded, op_id, success, source = line or _encode(op), op.op_id, op.success, op.source or "mcp"
+        entries, entry = self._entries, _Entry(encoded, op_id, success, source)
+        entries.append(entry)
+        if op_id is not None:
+            self._by_id[op_id] = entry
         self._bytes += len(encoded) + _FIXED_BYTES
-        self.successes += entry.success
-        self.by_source[entry.source] += 1
-        while len(self._entries) > self.capacity or (self._bytes > self.max_bytes and len(self._entries) > 1):
+        if success:
+            self.successes += 1
+        self.by_source[source] += 1
+        while len(entries) > self.capacity or (self._bytes > self.max_bytes and len(entries) > 1):
             self._drop_oldest()
 
     def amended(self, op_id: str | None, by: str | None) -> None:
@@ -115,8 +116,9 @@ class OpRing:
 
     def _drop_oldest(self) -> None:
         entry = self._entries.popleft()
-        if entry.op_id is not None and self._by_id.get(entry.op_id) is entry:
-            del self._by_id[entry.op_id]
+        op_id = entry.op_id
+        if op_id is not None and self._by_id.get(op_id) is entry:
+            del self._by_id[op_id]
         self._bytes -= len(entry.encoded) + _FIXED_BYTES
         if entry.amended_by is not None:
             self.amended_ops -= 1
@@ -124,11 +126,14 @@ class OpRing:
             self._count_less(entry)
 
     def _count_less(self, entry: _Entry) -> None:
-        self.successes -= entry.success
-        if self.by_source[entry.source] == 1:
-            del self.by_source[entry.source]
+        source = entry.source
+        if entry.success:
+            self.successes -= 1
+        left = self.by_source[source] - 1
+        if left:
+            self.by_source[source] = left
         else:
-            self.by_source[entry.source] -= 1
+            del self.by_source[source]
 
 
 def op_bytes(op: ObservedOp) -> int:
