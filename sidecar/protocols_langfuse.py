@@ -25,7 +25,10 @@ class LangfuseInbox(Protocol):
         ...
 
     async def observed(self, fragments: Sequence[Fragment]) -> None:
-        """Return once the pulled observations are recorded as ops; known ones are skipped. Raises RetryableError."""
+        """Return once the pulled observations are ops, or on disk if they change what is known. Raises RetryableError.
+
+        Those that bring no news are skipped.
+        """
         ...
 
     async def scored(self, scores: Sequence[Score]) -> None:

@@ -324,6 +324,8 @@ async def test_a_replay_comes_to_the_same_open_observations(tmp_path: Path, caps
                     kept = {"id": name, "name": "kept", "observationId": name, "dataType": "BOOLEAN"}
                     each = [score(**kept, value=value) for value in (1, 1, 0)]
                     await taken(http, *({**one, "timestamp": at(t)} for one, t in zip(each, (5, 7, 6), strict=True)))
+                    for t, more in ((9, {"output": "last"}), (8, {"output": "middle", "level": "WARNING"})):
+                        await taken(http, event("span-update", t, id=name, traceId=TRACE, **more))
                 if number % 3 == 0:
                     await taken(http, score(name="later", value=1, observationId=f"never {name}"))
                 await running.cycle.run_once()

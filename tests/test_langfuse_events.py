@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from sidecar.clock import SystemClock
 from sidecar.errors import InvalidInputError
 from sidecar.gateway.route_template import Templates
-from sidecar.langfuse.book import LangfuseBook, merged, score_key
+from sidecar.langfuse.book import LangfuseBook, score_key
 from sidecar.langfuse.score_rules import ScoreRules
-from sidecar.model import Fragment, LangfuseTold, Score
+from sidecar.model import LangfuseTold, Score
 from sidecar.normalize import Normalizer
 from sidecar.receivers.langfuse_batches import EventBatch
 from sidecar.receivers.langfuse_events import KINDS, OBSERVATION_TYPES, LangfuseReader
@@ -87,31 +87,6 @@ def test_every_pulled_row_is_read_or_refused(row: dict[str, Any]) -> None:
             read()
         except InvalidInputError:
             continue
-
-
-fragments = st.builds(
-    Fragment,
-    trace_id=st.just("t"),
-    span_id=st.just("s"),
-    told_ns=st.integers(0, 5),
-    name=st.sampled_from(["", "a", "b"]),
-    end_ns=st.integers(0, 2),
-    attributes=st.dictionaries(st.sampled_from("xyz"), st.integers(0, 3)),
-)
-
-
-@given(st.lists(fragments, min_size=1, max_size=5, unique_by=lambda each: each.told_ns), st.randoms())
-def test_fragments_merge_to_the_same_in_any_order(told: list[Fragment], random: Any) -> None:
-    """What was told later wins, whenever it arrives; telling it again changes nothing."""
-    in_order = sorted(told, key=lambda each: each.told_ns)
-    whole = in_order[0]
-    for each in in_order[1:]:
-        whole = merged(whole, each)
-    assert merged(whole, in_order[-1]) == whole
-    assert whole.name == next((each.name for each in reversed(in_order) if each.name), "")
-    assert whole.end_ns == next((each.end_ns for each in reversed(in_order) if each.end_ns), 0)
-    first, last = in_order[0], in_order[-1]
-    assert merged(last, first) == merged(first, last)
 
 
 def test_a_score_of_an_older_journal_is_done_under_its_old_key() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sidecar import cli
+from sidecar.store.checkpoint_copy import dumped
 from tests.langfuse_batches import INGESTION
 from tests.langfuse_server import Store, given_score, langfuse_server, observation
 from tests.observers import client, observer
@@ -99,3 +104,106 @@ async def test_a_fast_clock_of_a_sender_hides_no_failure_of_the_server(tmp_path:
         store.observations = [{**row, "level": "ERROR", "statusMessage": "bad", "updatedAt": last}]
         await running.cycle.run_once()
         assert (await http.get("/stats")).json()["failures"] == 1
+
+
+BAD = {"level": "ERROR", "statusMessage": "not who was asked for"}
+
+
+def row_of(at: list[str], changed: int | None, **more: Any) -> dict[str, Any]:
+    """A row of the one observation, changed so many seconds ago by the times *at*; None: it does not tell."""
+    row = observation(1, at[32], endTime=at[30], **more)
+    return row if changed is None else {**row, "updatedAt": at[changed]}
+
+
+def seconds_ago() -> list[str]:
+    """The moment, and those of the seconds before it, all as of now."""
+    return [ago(number) for number in range(40)]
+
+
+async def test_a_replica_that_lags_takes_no_failure_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the server alone told has its time too: kept over a restart, and a replay comes to the same."""
+    at = seconds_ago()
+    good, bad = row_of(at, 20), row_of(at, 10, **BAD)
+    store = Store()
+    async with langfuse_server(store) as server:
+        for pages in ((good, bad, good, bad), (good, bad)):
+            async with observer(tmp_path, **env(server)) as running, client(running) as http:
+                for page in pages:
+                    store.observations = [page]
+                    await running.cycle.run_once()
+                assert (await http.get("/stats")).json()["langfuse"]["pull"]["observations"] == len(pages)
+    assert [op["success"] for op in ops(tmp_path)] == [True, False]
+    before, dump = dumped(tmp_path / "data" / "state.db"), tmp_path / "dump.json"
+    arguments = ["replay", "--data-dir", str(tmp_path / "data"), "--dump", str(dump)]
+    assert await asyncio.to_thread(cli.main, arguments) == 0
+    capsys.readouterr()
+    assert dump.read_bytes() == before
+    assert [key.partition("/")[0] for key in json.loads(before)["langfuse"]] == ["done"]
+
+
+async def test_a_first_row_is_not_taken_back_by_one_that_lags(tmp_path: Path) -> None:
+    """An observation that is shown as a failure at once, then as it was before; what is later is news."""
+    at = seconds_ago()
+    store = Store()
+    async with langfuse_server(store) as server, observer(tmp_path, **env(server)) as running:
+        for page in (row_of(at, 10, **BAD), row_of(at, 20), row_of(at, 10, **BAD), row_of(at, 5)):
+            store.observations = [page]
+            await running.cycle.run_once()
+    assert [op["success"] for op in ops(tmp_path)] == [False, True]
+
+
+async def test_rows_that_tell_no_time_count_as_they_are_read(tmp_path: Path) -> None:
+    """Nobody can know which of two is older: the last page that was read counts."""
+    at = seconds_ago()
+    store = Store()
+    async with langfuse_server(store) as server, observer(tmp_path, **env(server)) as running:
+        for page in (row_of(at, None, **BAD), row_of(at, None), row_of(at, None, **BAD)):
+            store.observations = [page]
+            await running.cycle.run_once()
+    assert [op["success"] for op in ops(tmp_path)] == [False, True, False]
+
+
+async def test_what_a_server_knows_and_what_is_told_here_merge_by_field(tmp_path: Path) -> None:
+    """An update that says nothing of the outcome neither hides the server's verdict nor takes it back."""
+    at = seconds_ago()
+    same = row_of(at, None)
+    store, outcomes = Store(), []
+    async with langfuse_server(store) as server, observer(tmp_path, **env(server)) as running, client(running) as http:
+
+        async def tell(told: int, **more: Any) -> None:
+            body = {name: same[name] for name in ("id", "traceId", "name", "startTime")} | more
+            event = {"id": f"{told}", "type": "tool-create", "timestamp": at[told], "body": body}
+            assert (await http.post(INGESTION, json={"batch": [event]})).status_code == 207
+            outcomes.append((await http.get("/stats")).json()["failures"])
+
+        async def pull(changed: int) -> None:
+            store.observations = [row_of(at, changed, **BAD)]
+            await running.cycle.run_once()
+            outcomes.append((await http.get("/stats")).json()["failures"])
+
+        await tell(28, endTime=at[30])
+        await tell(15, output="4 workers")
+        await pull(20)  # older than the output, but nothing later was told of the outcome
+        await tell(10, output="5 workers")
+        await tell(8, level="DEFAULT")
+        await pull(9)  # older than that level
+        await tell(7, output="6 workers")
+    assert outcomes == [0, 0, 1, 1, 0, 0, 0]
+
+
+async def test_an_end_that_the_server_alone_knows_ends_what_was_begun_here(tmp_path: Path) -> None:
+    """Its client died: one op, which does not become unfinished when the window closes."""
+    at = seconds_ago()
+    row = row_of(at, 20)
+    store = Store()
+    async with langfuse_server(store) as server, observer(tmp_path, **env(server)) as running, client(running) as http:
+        body = {name: row[name] for name in ("id", "traceId", "name", "startTime", "input")}
+        event = {"id": "a", "type": "tool-create", "timestamp": at[32], "body": body}
+        assert (await http.post(INGESTION, json={"batch": [event]})).status_code == 207
+        assert (await http.get("/stats")).json()["langfuse"]["observations_open"] == 1
+        store.observations = [row]
+        for _ in range(2):
+            await running.cycle.run_once()
+        assert (await http.get("/stats")).json()["langfuse"]["observations_open"] == 0
+    (op,) = ops(tmp_path)
+    assert (op["success"], "unfinished" in op["extra"]) == (True, False)

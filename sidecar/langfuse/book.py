@@ -1,9 +1,10 @@
 """The book of Langfuse observations and scores that are not ops yet. Its content follows from decisions alone.
 
-Each request is stored as one decision, `langfuse_told`, before its sender gets a response; `langfuse_done` records what
-of it became ops, or never will. So a crash between the fragments of an observation loses none of them, and a replay
-builds the same rows. The last word on each score is kept too, with its time: the same content again is a repetition,
-other content that was told later is a change, even if it was said before. What was told earlier and comes late is none.
+Each request is stored as one decision, `langfuse_told`, before its sender gets a response, and so is what a row of a
+server changes of what is known; `langfuse_done` records what of it became ops, or never will. So a crash between the
+fragments of an observation loses none of them, and a replay builds the same rows. The last word on each score is kept
+too, with its time: the same content again is a repetition, other content that was told later is a change, even if it
+was said before. What was told earlier and comes late is none.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 
 from sidecar.errors import OverloadedError
 from sidecar.kept_rows import KeptBook, KeptRows
+from sidecar.langfuse.merging import Merged, merged, told_by
 from sidecar.model import Fragment, LangfuseTold, Score
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -34,13 +36,14 @@ _MOST_TRACES: Final = 4096
 _MOST_SAID: Final = 10_000
 _NO_BOUND: Final = 2**31  # for rows that `room` bounds instead: they are never evicted
 _ROW_BYTES: Final = 300
+_TIME_BYTES: Final = 100
 _CONTENT_BYTES: Final = 6
 
 
 class FragmentRow(msgspec.Struct, omit_defaults=True):
     """An observation as known so far, open since *since_ns*; *version* counts the fragments that changed it."""
 
-    fragment: Fragment
+    fragment: Merged
     since_ns: int
     version: int = 1
 
@@ -88,7 +91,7 @@ class LangfuseBook(KeptBook):
     def __init__(self) -> None:
         self._open = KeptRows("open/", FragmentRow, _NO_BOUND)
         self._done = KeptRows("done/", FragmentRow, _MOST_DONE)
-        self._traces = KeptRows("trace/", Fragment, _MOST_TRACES)
+        self._traces = KeptRows("trace/", Merged, _MOST_TRACES)
         self._scores = KeptRows("score/", ScoreRow, _NO_BOUND)
         self._said = KeptRows("said/", SaidRow, _MOST_SAID)
         super().__init__(self._open, self._done, self._traces, self._scores, self._said)
@@ -102,17 +105,17 @@ class LangfuseBook(KeptBook):
     def apply_told(self, body: bytes) -> None:
         """Apply a `langfuse_told` decision."""
         told = self._told(body)
-        for fragment in told.fragments:
+        for each in told.fragments:
+            fragment = told_by(each, told.taken_ns)
             if fragment.span_id:
                 self._observation(fragment, told.taken_ns)
             else:
-                known = self._traces.get(fragment.trace_id)
-                self._traces.add(fragment.trace_id, merged(known, fragment) if known is not None else fragment)
-        for each in self.later(told.scores, told.taken_ns):
-            self._said.add(each.of, each.said)
-            key = score_key(each.score)
-            if each.is_change and self._scores.get(key) is None:
-                self._scores.add(key, ScoreRow(each.score, told.taken_ns))
+                self._traces.add(fragment.trace_id, merged(self._traces.get(fragment.trace_id), fragment))
+        for word in self.later(told.scores, told.taken_ns):
+            self._said.add(word.of, word.said)
+            key = score_key(word.score)
+            if word.is_change and self._scores.get(key) is None:
+                self._scores.add(key, ScoreRow(word.score, told.taken_ns))
 
     def apply_done(self, body: bytes) -> None:
         """Apply a `langfuse_done` decision; an observation that changed since then stays open."""
@@ -127,8 +130,6 @@ class LangfuseBook(KeptBook):
             self._scores.remove(key)
 
     def _observation(self, fragment: Fragment, taken_ns: int) -> None:
-        if fragment.told_ns > taken_ns:  # a sender's clock may be ahead: nothing was told after it came
-            fragment = msgspec.structs.replace(fragment, told_ns=taken_ns)
         key = _key(fragment)
         row = self._open.get(key)
         if row is not None:
@@ -138,7 +139,7 @@ class LangfuseBook(KeptBook):
             self._open.changed(key)
         else:
             before = self._done.get(key)
-            whole = merged(before.fragment, fragment) if before is not None else fragment
+            whole = merged(before.fragment if before is not None else None, fragment)
             if before is not None and whole == before.fragment:
                 return  # a repetition
             row = FragmentRow(whole, taken_ns, before.version + 1 if before is not None else 1)
@@ -173,6 +174,11 @@ class LangfuseBook(KeptBook):
         """Open observations by key, oldest first: all, or those of the fragments *told*."""
         return self._open.items() if told is None else _found(self._open, map(_key, told))
 
+    def known(self, fragment: Fragment) -> Merged | None:
+        """What was told of the observation of *fragment* so far; None if nothing is, or it was finished long ago."""
+        row = self._open.get(_key(fragment)) or self._done.get(_key(fragment))
+        return row.fragment if row is not None else None
+
     def whole(self, row: FragmentRow) -> Fragment:
         """The observation of *row* with its trace's attributes (name, user, session)."""
         trace = self._traces.get(row.fragment.trace_id)
@@ -201,11 +207,6 @@ class LangfuseBook(KeptBook):
                 last[of] = said
                 found.append(Telling(score, of, said, is_change))
         return found
-
-    def has_later(self, row: Fragment) -> bool:
-        """Whether more was told of an ended observation since the time of a server's *row*, if that tells a time."""
-        done = self._done.get(_key(row))
-        return done is not None and done.fragment.end_ns > 0 and row.start_ns < row.told_ns < done.fragment.told_ns
 
     def older_key(self, score: Score) -> str:
         """The key under which an earlier version may have told *score*; "" once a telling with a time is known."""
@@ -266,21 +267,6 @@ def _content(score: Score) -> str:
     return blake2b(said, digest_size=_CONTENT_BYTES).hexdigest()
 
 
-def merged(known: Fragment, more: Fragment) -> Fragment:
-    """Both fragments merged; where they differ, the later one wins."""
-    first, last = (known, more) if more.told_ns >= known.told_ns else (more, known)
-    return Fragment(
-        trace_id=known.trace_id,
-        told_ns=last.told_ns,
-        span_id=known.span_id,
-        parent_span_id=last.parent_span_id or first.parent_span_id,
-        name=last.name or first.name,
-        start_ns=last.start_ns or first.start_ns,
-        end_ns=last.end_ns or first.end_ns,
-        attributes={**first.attributes, **last.attributes},
-    )
-
-
 def _key(fragment: Fragment) -> str:
     return fragment.trace_id + fragment.span_id
 
@@ -292,4 +278,5 @@ def _found(rows: KeptRows[R], keys: Iterable[str]) -> list[tuple[str, R]]:
 
 def _size(fragment: Fragment) -> int:
     texts = (value for value in fragment.attributes.values() if isinstance(value, str))
-    return _ROW_BYTES + len(fragment.name) + sum(map(len, texts))
+    times = len(fragment.earlier_ns) if isinstance(fragment, Merged) else 0
+    return _ROW_BYTES + len(fragment.name) + sum(map(len, texts)) + _TIME_BYTES * times

@@ -18,6 +18,8 @@ import structlog
 
 from sidecar.errors import ObserverError, RetryableError
 from sidecar.langfuse.book import DONE, TOLD, FragmentRow, LangfuseBook, LangfuseDone, ScoreRow, score_key
+from sidecar.langfuse.last_shown import LastShown
+from sidecar.langfuse.merging import merged, says_the_same, told_by
 from sidecar.langfuse.observations import Observations, with_room
 from sidecar.langfuse.verdicts import Ruling, Verdicts
 from sidecar.model import Fragment, LangfuseTold, Score
@@ -68,6 +70,7 @@ class LangfuseDesk:
         self._clock = clock
         self._window_ns = round(window_s * 1e9)
         self._score_wait_ns = round(SCORE_WAIT_S * 1e9)
+        self._shown = LastShown()
         self._working = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self.judged = 0
@@ -100,8 +103,10 @@ class LangfuseDesk:
 
     async def observed(self, fragments: Sequence[Fragment]) -> None:
         """See `LangfuseInbox`. An observation without an end is skipped until its window closes: it is pulled again."""
+        news: list[Fragment] = []
         async with self._working:
-            await self._settle(self._pulled(fragments, self._clock.time_ns()), [])
+            await self._settle(self._pulled(fragments, self._clock.time_ns(), news), [])
+        await self.take(LangfuseTold(fragments=news))
 
     async def scored(self, scores: Sequence[Score]) -> None:
         """See `LangfuseInbox`."""
@@ -206,13 +211,20 @@ class LangfuseDesk:
     def _told(self, row: FragmentRow) -> Receipt | None:
         return self._observations.told(self._book.whole(row))
 
-    def _pulled(self, fragments: Sequence[Fragment], now_ns: int) -> Iterator[tuple[str, _Record] | None]:
+    def _pulled(
+        self, fragments: Sequence[Fragment], now_ns: int, news: list[Fragment]
+    ) -> Iterator[tuple[str, _Record] | None]:
+        """Records for those of *fragments* that are first reports; *news* gets those that change what is known."""
         for fragment in fragments:
-            if self._book.has_later(fragment):
+            row = told_by(fragment, now_ns)
+            known = self._book.known(row)
+            whole = merged(known, row)
+            if says_the_same(whole, known) if known is not None else self._shown.is_older(fragment):
                 self.repeated += 1
                 yield None
-            elif fragment.end_ns or now_ns - fragment.start_ns >= self._window_ns:
-                yield fragment.span_id, partial(self._observations.pulled, fragment)
+            elif whole.end_ns or now_ns - whole.start_ns >= self._window_ns:
+                tell = partial(news.append, row)
+                yield row.span_id, partial(self._observations.pulled, whole, tell, is_told=known is not None)
             else:
                 yield None
 

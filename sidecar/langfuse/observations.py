@@ -67,23 +67,36 @@ class Observations:
             return None
         return self._amending(row, op)
 
-    def pulled(self, fragment: Fragment) -> Receipt | None:
-        """Like `told`, for a fragment from a server. It rounds times and adds details, so only outcomes are news."""
+    def pulled(self, fragment: Fragment, tell: Callable[[], None], *, is_told: bool) -> Receipt | None:
+        """Like `told`, for a fragment from a server. It rounds times and adds details, so only outcomes are news.
+
+        News of a known op, or of an observation of which something *is_told* already, are not recorded: they must be
+        told as well, by *tell*, or what is told next would be merged without them.
+        """
         op = self._op_of(fragment)
         if op is None:
             return None
         row = self._judged.find(op.trace_id or "", op.span_id or "")
         call = self._judged.call_of(op) if row is None and self._is_call(op) else None
-        if call is not None:  # the proxy saw the gateway's answer, but not that the agent treated it as a failure
-            row, own = call, call.own
-            self._judged.absorbed(op, own)
-            op = _with_failure(own, op) if own.success and not op.success else own
-        if row is None:
-            return self._first(op)
-        if not _is_news(row.own, op):
+        if call is not None:
+            return self._of_call(call, op)
+        is_new = _is_news(row.own, op) if row is not None else not self._known.knows(op.event_id or "")
+        if not is_new:
             self.repeated += 1
             return None
-        return self._amending(row, op)
+        if row is None and not is_told:
+            return self._counted(op, self._witness.witness(op))
+        tell()
+        return None
+
+    def _of_call(self, call: JudgedOp, op: ObservedOp) -> Receipt | None:
+        """The proxy saw the gateway's answer, but not that the agent treated it as a failure."""
+        own = call.own
+        self._judged.absorbed(op, own)
+        if op.success or not own.success:
+            self.repeated += 1
+            return None
+        return self._amending(call, _with_failure(own, op))
 
     def _op_of(self, fragment: Fragment) -> ObservedOp | None:
         if LANGFUSE_TYPE not in fragment.attributes:
@@ -95,25 +108,25 @@ class Observations:
         op = self._reader.op_of(msgspec.structs.replace(fragment, end_ns=end_ns))
         if op is None:
             return None
-        self.unfinished += 1
         return msgspec.structs.replace(op, extra={**(op.extra or {}), UNFINISHED: True})
 
     def _first(self, op: ObservedOp) -> Receipt | None:
         if self._known.knows(op.event_id or ""):  # too old to be amended
             self.repeated += 1
             return None
-        return self._counted(self._witness.witness(op))
+        return self._counted(op, self._witness.witness(op))
 
     def _amending(self, row: JudgedOp, op: ObservedOp) -> Receipt:
         linked = [(row.trace_id, row.span_id)]
         said = msgspec.structs.replace(self._judged.amended(row, op), op_id=new_id())
-        receipt = self._counted(self._recorder.record(said, linked=linked))
+        receipt = self._counted(said, self._recorder.record(said, linked=linked))
         self.amended += 1
         return receipt
 
-    def _counted(self, receipt: Receipt | None) -> Receipt:
+    def _counted(self, op: ObservedOp, receipt: Receipt | None) -> Receipt:
         receipt = with_room(receipt)
         self.recorded += 1
+        self.unfinished += UNFINISHED in (op.extra or {})
         return receipt
 
 

@@ -246,7 +246,8 @@ class LangfusePoller:
             if not number % _SLICE:
                 await asyncio.sleep(0)
             try:
-                told_ns = ns_of(row.get("updatedAt") or row.get("startTime"), "startTime")
+                said = row.get("updatedAt")
+                told_ns = ns_of(said, "updatedAt") if said else self._clock.time_ns()
                 found.append(self._reader.fragment("observation", row, told_ns))
             except (InvalidInputError, AttributeError):
                 self.unreadable += 1
