@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from sidecar import cli
 from sidecar.store.checkpoint_copy import dumped
 from tests.langfuse_batches import INGESTION
 from tests.langfuse_server import Store, given_score, langfuse_server, observation
-from tests.observers import client, observer
+from tests.observers import client, observer, says, settled, stand_in
 from tests.test_langfuse_doors import ops, written
 from tests.test_langfuse_poller import ago, env, filled
 
@@ -207,3 +208,34 @@ async def test_an_end_that_the_server_alone_knows_ends_what_was_begun_here(tmp_p
         assert (await http.get("/stats")).json()["langfuse"]["observations_open"] == 0
     (op,) = ops(tmp_path)
     assert (op["success"], "unfinished" in op["extra"]) == (True, False)
+
+
+@pytest.mark.parametrize("way", ["told", "pulled"])
+async def test_what_the_proxy_saw_fail_stays_failed(tmp_path: Path, way: str) -> None:
+    """The call's observation may be a success, also when it is updated or read again: the gateway's answer was none."""
+    store = Store()
+    async with stand_in() as gateway, langfuse_server(store) as server:
+        gateway.answers["/tools/find_workers"] = says({"error": "no such table"}, 500)
+        async with (
+            observer(tmp_path, **env(server), GATEWAY_URL=gateway.url, OBSERVER_PROXY_PORT="0") as running,
+            client(running) as http,
+        ):
+            assert running.proxy is not None
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.proxy.port}", timeout=30) as agent:
+                parent = {"traceparent": f"00-{1:032x}-{1:016x}-01"}
+                await agent.post("/tools/find_workers", json={"count": 1}, headers=parent)
+            await settled(running, 1)
+            at = seconds_ago()
+            row = observation(1, at[32], endTime=at[0])
+            names = ("id", "traceId", "name", "startTime", "endTime")
+            for told, output in ((at[2], "none"), (at[1], "some"), (at[0], "all")):
+                if way == "pulled":
+                    store.observations = [{**row, "output": output, "updatedAt": told}]
+                    await running.cycle.run_once()
+                    continue
+                body = {name: row[name] for name in names} | {"output": output}
+                event = {"id": output, "type": "tool-create", "timestamp": told, "body": body}
+                assert (await http.post(INGESTION, json={"batch": [event]})).status_code == 207
+            stats = (await http.get("/stats")).json()
+    assert (stats["total"], stats["failures"], stats["by_source"]) == (1, 1, {"mcp": 1})
+    assert {(op["endpoint"], op["error"]) for op in ops(tmp_path)} == {("/tools/find_workers", "no such table")}

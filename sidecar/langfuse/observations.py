@@ -62,6 +62,8 @@ class Observations:
         row = self._judged.find(op.trace_id or "", op.span_id or "")
         if row is None:
             return self._first(op)
+        if row.own.source != op.source:
+            return self._seen_by_other(row, op)
         if _said(row.own) == _said(op):
             self.repeated += 1
             return None
@@ -77,9 +79,10 @@ class Observations:
         if op is None:
             return None
         row = self._judged.find(op.trace_id or "", op.span_id or "")
-        call = self._judged.call_of(op) if row is None and self._is_call(op) else None
-        if call is not None:
-            return self._of_call(call, op)
+        if row is None and self._is_call(op) and (row := self._judged.call_of(op)) is not None:
+            self._judged.absorbed(op, row.own)
+        if row is not None and row.own.source != op.source:
+            return self._seen_by_other(row, op)
         is_new = _is_news(row.own, op) if row is not None else not self._known.knows(op.event_id or "")
         if not is_new:
             self.repeated += 1
@@ -89,14 +92,13 @@ class Observations:
         tell()
         return None
 
-    def _of_call(self, call: JudgedOp, op: ObservedOp) -> Receipt | None:
-        """The proxy saw the gateway's answer, but not that the agent treated it as a failure."""
-        own = call.own
-        self._judged.absorbed(op, own)
+    def _seen_by_other(self, row: JudgedOp, op: ObservedOp) -> Receipt | None:
+        """Record only a failure in *op*: the rest is the word of a better witness, such as the proxy, and stays."""
+        own = row.own
         if op.success or not own.success:
             self.repeated += 1
             return None
-        return self._amending(call, _with_failure(own, op))
+        return self._amending(row, _with_failure(own, op))
 
     def _op_of(self, fragment: Fragment) -> ObservedOp | None:
         if LANGFUSE_TYPE not in fragment.attributes:
