@@ -64,6 +64,16 @@ def test_state_is_bounded_and_restored() -> None:
             latency = msgspec.json.decode(msgspec.json.encode(latency), type=Latency)
 
 
+def test_a_row_saved_without_its_block_size_goes_on_as_it_was() -> None:
+    """Rows saved by earlier versions have none: it follows from the counts."""
+    dice, latency = random.Random(8), Latency()
+    for _ in range(2500):
+        latency.is_slow(200 * dice.lognormvariate(0, 0.5))
+    row = msgspec.json.decode(msgspec.json.encode(latency))
+    del row["block_size"]
+    assert msgspec.json.decode(msgspec.json.encode(row), type=Latency) == latency
+
+
 def test_slow_successes_are_one_incident_beside_the_failures() -> None:
     """Of kind `slow`, from the eighth of a hundred on, each with what it took and its trace."""
     book = IncidentBook()

@@ -59,7 +59,7 @@ def test_a_failure_brings_its_trace() -> None:
 
 
 async def test_the_window_ends() -> None:
-    """A trace that has not failed by then is let go, counted; a failure is remembered as long."""
+    """A trace that has not failed by then is let go, counted. A failure stays known: the root of a run comes last."""
     clock = ManualClock()
     sampling = TailSampling(0.0, clock)
     failed = frozenset({a_span().trace_id})
@@ -67,8 +67,18 @@ async def test_the_window_ends() -> None:
     await clock.advance(tail_sampling.WINDOW_S + 1)
     assert kept(sampling, a_span("late"), failed=failed) == ["late"]
     assert sampling.sampled_out == 1
-    await clock.advance(tail_sampling.WINDOW_S + 1)
-    assert kept(sampling, a_span("much later")) == []
+    await clock.advance(100 * tail_sampling.WINDOW_S)
+    assert kept(sampling, a_span("root, much later")) == ["root, much later"]
+
+
+def test_failed_traces_are_remembered_up_to_a_number() -> None:
+    """The one that failed longest ago is forgotten first."""
+    sampling = TailSampling(0.0, ManualClock())
+    traces = [number.to_bytes(16, "big") for number in range(1, tail_sampling.MOST_FAILED + 2)]
+    for failed in ({traces[0]}, {traces[1]}, {traces[0]}, set(traces[2:])):  # the first fails twice
+        kept(sampling, failed=frozenset(failed))
+    kept_still = [kept(sampling, a_span(trace_id=trace_id)) for trace_id in (traces[0], traces[1], traces[-1])]
+    assert kept_still == [["work"], [], ["work"]]
 
 
 def test_what_is_held_is_bounded() -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -36,8 +35,8 @@ _WINDOW_BITS: Final = (1 << WINDOW) - 1
 class Latency(msgspec.Struct, omit_defaults=True):
     """One endpoint's latency: *counts* by bucket of all earlier blocks, *block* the counts of the current one.
 
-    The current one ends at *block_size* successes. *bound_ms* is 0 until there is one; *recent* has a bit for each of
-    the last 100 successes, 1 if it was slow.
+    The current one ends at *block_size* successes, which follows from *counts*. *bound_ms* is 0 until there is one;
+    *recent* has a bit for each of the last 100 successes, 1 if it was slow.
     """
 
     counts: dict[int, int] = {}
@@ -46,6 +45,9 @@ class Latency(msgspec.Struct, omit_defaults=True):
     bound_ms: float = 0.0
     recent: int = 0
     block_size: int = FIRST_BLOCK
+
+    def __post_init__(self) -> None:
+        self._set_block_size()  # a row saved by an earlier version has none
 
     def is_slow(self, duration_ms: float) -> bool:
         """Count one success; returns whether it and several recent ones were slow. O(1), except at a block's end."""
@@ -75,6 +77,9 @@ class Latency(msgspec.Struct, omit_defaults=True):
             merged[bucket] = merged.get(bucket, 0) + count
         self.counts, self.block, self.in_block = dict(sorted(merged.items())), {}, 0
         self.bound_ms = _bound_ms(self.counts)
+        self._set_block_size()
+
+    def _set_block_size(self) -> None:
         self.block_size = min(MOST_BLOCK, max(FIRST_BLOCK, sum(self.counts.values())))
 
 
@@ -83,11 +88,11 @@ def slow_line(op: ObservedOp, latency: Latency) -> str:
     return line_of(op, f"took {op.duration_ms:.0f} ms, where more than {latency.bound_ms:.0f} ms is far out")
 
 
-@lru_cache(maxsize=4096)  # most durations are whole milliseconds
 def _bucket(duration_ms: float) -> int:
     if duration_ms <= 1:
         return _MIN_BUCKET
-    return min(_MAX_BUCKET, math.floor(_A_DOUBLING * math.log2(duration_ms)))
+    bucket = int(_A_DOUBLING * math.log2(duration_ms))
+    return bucket if bucket < _MAX_BUCKET else _MAX_BUCKET  # noqa: FURB136 - on the hot path, where min() takes longer
 
 
 def _bound_ms(counts: Mapping[int, int]) -> float:

@@ -18,7 +18,7 @@ from sidecar.protocols import Clock
 
 WINDOW_S = 30.0
 _HELD_BYTES = 8 * 2**20
-_MOST_FAILED = 20_000
+MOST_FAILED = 20_000
 _LOW_64 = 2**64 - 1
 M = TypeVar("M", bound=Message)
 
@@ -37,8 +37,8 @@ class _Held:
 class TailSampling:
     """An `ExportSampling`: exports *success_ratio* of the traces, and traces with a failure within the window.
 
-    The window is `WINDOW_S` seconds from a trace's first held span, and 8 MiB over all traces. Failed traces are
-    remembered for `WINDOW_S` seconds after their last failure, at most 20,000. `sampled_out` counts unexported spans.
+    The window is `WINDOW_S` seconds from a trace's first held span, and 8 MiB over all traces. The last 20,000 traces
+    that failed are remembered: an agent's root span may come long after. `sampled_out` counts unexported spans.
     Held spans are in memory only: a crash drops them from export, as sampling does; the journal has their ops.
     """
 
@@ -47,7 +47,7 @@ class TailSampling:
         self._clock = clock
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
         self._held_bytes = 0
-        self._failed: OrderedDict[bytes, float] = OrderedDict()
+        self._failed: OrderedDict[bytes, None] = OrderedDict()  # the last failed one last
         self.sampled_out = 0
 
     def kept(self, piece: ResourceSpans, failed: frozenset[bytes]) -> tuple[bytes, int]:
@@ -57,7 +57,7 @@ class TailSampling:
         out: list[bytes] = []
         spans = 0
         for trace_id in failed:
-            self._failed[trace_id] = now
+            self._failed[trace_id] = None
             self._failed.move_to_end(trace_id)
             if (held := self._held.pop(trace_id, None)) is not None:
                 self._held_bytes -= sum(map(len, held.data))
@@ -86,7 +86,7 @@ class TailSampling:
     def _let_go(self, now: float) -> None:
         while self._held and now - next(iter(self._held.values())).since > WINDOW_S:
             self._drop_oldest()
-        while self._failed and (len(self._failed) > _MOST_FAILED or now - next(iter(self._failed.values())) > WINDOW_S):
+        while len(self._failed) > MOST_FAILED:
             self._failed.popitem(last=False)
 
     def _drop_oldest(self) -> None:
