@@ -99,6 +99,7 @@ async def test_json_becomes_the_protobuf_request(tmp_path: Path) -> None:
         await collector.wait_for(1)
     assert answer.headers["content-type"] == "application/json"
     assert answer.json()["partialSuccess"]["rejectedSpans"] == "1"
+    assert answer.json()["partialSuccess"]["errorMessage"].startswith("spanId is 'xyz': it is not hexadecimal")
     (sent,) = collector.spans
     assert (sent.trace_id.hex(), sent.kind, sent.links[0].span_id.hex()) == (
         "5b8efff798038103d269b633813fc60c",

@@ -240,20 +240,16 @@ def _query(request: pb.WatchRequest) -> OpQuery:
     _check_size(request)
     for name in request.equals:
         if name not in EXACT:
-            raise InvalidInputError(
-                f"{name[:80]!r} is not a filter", "ops cannot be filtered by it", "See observer.proto"
-            )
+            raise InvalidInputError(f"{name[:80]!r} is not a filter", f"filters are {', '.join(EXACT)}", "Name one")
     success = request.success if request.HasField("success") else None
     return OpQuery(exact=dict(request.equals), success=success, since=None, until=None, limit=0, cursor=None)
 
 
 def _states(wanted: Iterable[str]) -> frozenset[str]:
     """The states in *wanted*. Raises InvalidInputError."""
-    states = frozenset(wanted)
-    if unknown := sorted(states - set(get_args(IncidentState))):
-        raise InvalidInputError(
-            f"{unknown[0][:80]!r} is not a state", "incidents have no such state", "See observer.proto"
-        )
+    states, known = frozenset(wanted), get_args(IncidentState)
+    if unknown := sorted(states.difference(known)):
+        raise InvalidInputError(f"{unknown[0][:80]!r} is not a state", f"states are {', '.join(known)}", "Name one")
     return states
 
 

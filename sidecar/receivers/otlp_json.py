@@ -115,7 +115,7 @@ def _spans(texts: Iterable[Any], rejected: Rejected) -> Iterator[bytes]:
             span = _span(text)
         except (*_WRONG, InvalidInputError) as exc:
             rejected.unreadable += 1
-            rejected.add(f"{type(exc).__name__}: {exc}"[:200])
+            rejected.add(_why(exc))
         else:
             yield delimited(CHILDREN, span)
 
@@ -140,9 +140,20 @@ def _span(text: Any) -> bytes:
 
 
 def _with_ids(said: dict[str, Any]) -> dict[str, Any]:
-    """*said* with its hex ids in base64, protobuf's JSON form of bytes. Raises ValueError."""
-    ids = {key: base64.b64encode(bytes.fromhex(said[key])).decode() for key in _IDS if said.get(key)}
-    return {**said, **ids}
+    """*said* with its hex ids in base64, protobuf's JSON form of bytes. Raises InvalidInputError, TypeError."""
+    return {**said, **{key: _base64_of(key, said[key]) for key in _IDS if said.get(key)}}
+
+
+def _base64_of(key: str, hex_id: str) -> str:
+    try:
+        return base64.b64encode(bytes.fromhex(hex_id)).decode()
+    except ValueError as exc:
+        why = "it is not hexadecimal, as ids are in OTLP/JSON"
+        raise InvalidInputError(f"{key} is {hex_id[:40]!r}", why, "Do not send it in base64") from exc
+
+
+def _why(exc: Exception) -> str:
+    return (str(exc) if isinstance(exc, InvalidInputError) else f"{type(exc).__name__}: {exc}")[:200]
 
 
 def _head(message: Message, level: Mapping[str, Any]) -> bytes:
@@ -152,7 +163,7 @@ def _head(message: Message, level: Mapping[str, Any]) -> bytes:
         ParseDict(said, message, ignore_unknown_fields=True)
         data: bytes = message.SerializeToString()
     except _WRONG as exc:
-        raise _malformed(f"{type(exc).__name__}: {exc}"[:200]) from exc
+        raise _malformed(_why(exc)) from exc
     return data
 
 
