@@ -154,6 +154,8 @@ MODEL = op("proxy", PROXY, AGENT, source="mcp", endpoint="/v1/chat/completions",
         (PROXIED, {"endpoint": "/orders/7"}, 2),
         (the_witnesses()[0], {"endpoint": "find", "success": False, "error": "lost"}, 1),
         (the_witnesses()[0], {"endpoint": "book"}, 2),
+        (the_witnesses()[0], {"source": "langfuse", "endpoint": "execute_tool find", **operation("execute_tool")}, 1),
+        (the_witnesses()[0], {"source": "langfuse", "endpoint": "execute_tool book", **operation("execute_tool")}, 2),
         (PROXIED, {"source": "langfuse", **operation("execute_tool")}, 1),
         (PROXIED, {"source": "langfuse", **operation("chat")}, 2),
         (MODEL, {"source": "langfuse", **operation("chat")}, 1),
@@ -164,7 +166,7 @@ MODEL = op("proxy", PROXY, AGENT, source="mcp", endpoint="/v1/chat/completions",
 def test_a_report_beside_a_call_is_of_it_only_if_it_can_be(
     call: ObservedOp, report: dict[str, Any], count: int, order: int
 ) -> None:
-    """An event names the call, or else agrees on the outcome; a model's observation is not of another call."""
+    """An event names the call, or else agrees on the outcome; an observation of a model or tool is of no other call."""
     told = op("report", "1" * 16 if "extra" in report else None, AGENT, **{"source": "scenario", **report})
     assert len(latest(journalled([call, told][::order]))) == count
 
