@@ -90,6 +90,25 @@ def test_a_failure_that_anybody_saw_stays_one(order: tuple[int, ...]) -> None:
     assert counted.endpoint == "/search"
 
 
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_a_message_says_more_than_a_status(order: tuple[int, ...]) -> None:
+    """An HTTP client's span knows the status alone; what the tool or a report says of it tells why."""
+    tool, http, _, langfuse, _ = the_witnesses()
+    status = {"success": False, "error": "HTTP 422", "error_type": "422", "output_summary": "ERROR: HTTP 422"}
+    raised = {"error": "no such role", "error_type": "ValueError", "output_summary": "ERROR: no such role"}
+    witnesses = [
+        msgspec.structs.replace(tool, success=False, **raised),
+        msgspec.structs.replace(http, **status),
+        msgspec.structs.replace(langfuse, endpoint=tool.endpoint),
+    ]
+    (counted,) = latest(journalled([witnesses[index] for index in order]))
+    assert (counted.success, counted.error, counted.error_type) == (False, "no such role", "422")
+    assert counted.output_summary == "ERROR: no such role"
+    witnesses[0] = msgspec.structs.replace(tool, success=False, error="HTTP 422", error_type="422")
+    (counted,) = latest(journalled([witnesses[index] for index in order]))
+    assert (counted.error, counted.error_type) == ("HTTP 422", "422")
+
+
 def test_ids_are_those_of_the_op_that_came() -> None:
     """What takes the place of another keeps its own ids, and names the other."""
     tool, http, proxy, *_ = the_witnesses()

@@ -16,6 +16,7 @@ from sidecar.spans.conventions_table import WITNESSES, Kind
 
 _IDENTITY = ("timestamp", "v", "op_id", "trace_id", "span_id", "parent_span_id", "event_id")
 _OUTCOME = ("success", "error", "error_type", "output_summary")
+_MESSAGE = ("error", "output_summary")  # of a failure: from the first that says more than a status
 _MAPS = ("features", "extra")
 _SELF = ("endpoint", "input_summary", "duration_ms", "source", "amends")
 _FILLED = tuple(name for name in ObservedOp.__struct_fields__ if name not in {*_IDENTITY, *_OUTCOME, *_MAPS, *_SELF})
@@ -28,8 +29,11 @@ def merged(witnesses: Iterable[tuple[Kind, ObservedOp]], identity: ObservedOp) -
     fields: dict[str, Any] = {name: getattr(winner, name) for name in _SELF}
     fields.update({name: getattr(identity, name) for name in _IDENTITY})
     fields["timestamp"] = winner.timestamp
-    failed = next((op for op in ranked if not op.success), winner)
+    failures = [op for op in ranked if not op.success]
+    failed = failures[0] if failures else winner
     fields.update({name: getattr(failed, name) for name in _OUTCOME})
+    told = next((op for op in failures if op.error and op.error != f"HTTP {op.error_type}"), failed)
+    fields.update({name: getattr(told, name) for name in _MESSAGE})
     for name in _FILLED:
         values = (getattr(op, name) for op in ranked)
         fields[name] = next(

@@ -219,7 +219,8 @@ WITNESSES: Final[dict[Kind, int]] = {
     Kind.OTHER: 6,
 }
 """Precedence of witnesses: the lowest number wins. Missing values are taken from the others. A failure seen by any
-of them remains a failure: if an agent's tool fails on a good response, the agent has failed."""
+of them remains a failure: if an agent's tool fails on a good response, the agent has failed. Its message is the first
+that says more than a status, which is all that an HTTP client's span knows."""
 
 INSIDE: Final[dict[Kind, frozenset[Kind]]] = {
     Kind.PROXY: frozenset([Kind.WRAPPER, Kind.HTTP, Kind.TOOL, Kind.MODEL, Kind.LANGFUSE]),
