@@ -47,6 +47,8 @@ async def test_what_http_refuses_is_a_status_in_protobuf(
     async with doors(tmp_path) as running, client(running) as http:
         headers = {**_type(PROTOBUF), "content-encoding": encoding}
         answer = await http.post("/v1/traces", content=body, headers=headers)
+        assert running.otlp.invalid == 1
+        assert 'reason="invalid"} 1.0' in (await http.get("/metrics")).text
     assert (answer.status_code, answer.headers["content-type"]) == (status, PROTOBUF)
     assert Status.FromString(answer.content).message
     assert "retry-after" not in answer.headers
@@ -79,6 +81,7 @@ async def test_what_grpc_refuses_is_permanent_and_says_why(
     async with doors(tmp_path) as running, channel(running) as opened:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await opened.unary_unary(EXPORT)(body, compression=compression)
+        assert running.otlp.invalid == 1
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     detail = BadRequest()
     assert _status(refused.value).details[0].Unpack(detail)

@@ -32,6 +32,11 @@ class GrpcDoor:
         return self._receiver.refused if self._receiver is not None else 0
 
     @property
+    def invalid(self) -> int:
+        """OTLP calls with a message that is refused for good."""
+        return self._receiver.invalid if self._receiver is not None else 0
+
+    @property
     def overloads(self) -> int:
         """Calls refused or aborted for lack of room for incoming bytes."""
         return self._receiver.overloads if self._receiver is not None else 0

@@ -69,7 +69,7 @@ def _register_intake(parts: Parts, otlp: otlp_doors.OtlpDoors) -> None:
         "{request}",
         "Requests refused, by reason",
         lambda: {
-            "invalid": intake.invalid,
+            "invalid": intake.invalid + otlp.invalid,
             "conflict": intake.conflicts,
             "forbidden": entrance.guard.refused + otlp.refused,
             "overload": budget.refused + otlp.overloads,

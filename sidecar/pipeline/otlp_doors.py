@@ -66,6 +66,11 @@ class OtlpDoors:
         return self.grpc.refused if self.grpc is not None else 0
 
     @property
+    def invalid(self) -> int:
+        """OTLP requests refused for good, over HTTP and gRPC: malformed, or too large."""
+        return self.intake.invalid + (self.grpc.invalid if self.grpc is not None else 0)
+
+    @property
     def overloads(self) -> int:
         """Calls over gRPC refused or aborted for lack of room for incoming bytes."""
         return self.grpc.overloads if self.grpc is not None else 0

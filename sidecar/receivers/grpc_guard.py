@@ -5,8 +5,10 @@ The transport's own decompression is unbounded, so it is turned off; messages ar
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from functools import partial
 from traceback import clear_frames
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 from google.rpc.status_pb2 import Status
 
-from sidecar.errors import MalformedError, ObserverError, TooLargeError
+from sidecar.errors import InvalidInputError, MalformedError, ObserverError, TooLargeError
 from sidecar.receivers.bodies import BodyReader, ByteBudget, Lease
 from sidecar.receivers.grpc_arrivals import MAX_MESSAGE_BYTES, Arrivals
 from sidecar.receivers.rpc_status import plain_status, status_of
@@ -36,6 +38,7 @@ _MOST_STREAMS = 8  # each may bring the largest message at any moment
 _OPEN = 2  # messages, and streams, of callers who need no token
 _GZIP_MAGIC = b"\x1f\x8b"  # no message of ours begins like this: it would be field 3 with an invalid wire type
 _DETAILS = "grpc-status-details-bin"
+Told = Callable[[Any], AbstractAsyncContextManager[None]]
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -59,6 +62,7 @@ class GrpcGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
         self._arrivals = Arrivals(messages, _MOST_STREAMS, request_timeout_s)
         self._open_arrivals = Arrivals(_OPEN, _OPEN, request_timeout_s)
         self.refused = 0
+        self.invalid: Counter[str] = Counter()  # calls with a message that is refused for good, by service
 
     @property
     def overloads(self) -> int:
@@ -77,7 +81,11 @@ class GrpcGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
             self.refused += 1
             return _refusing(refusal)
         arrivals = self._arrivals if access.scope is not None else self._open_arrivals
-        return _Guarded(handler, self._budget, arrivals, access.max_bytes).handler()
+        told = partial(_told, count_invalid=partial(self._count_invalid, service))
+        return _Guarded(handler, self._budget, arrivals, access.max_bytes, told).handler()
+
+    def _count_invalid(self, service: str) -> None:
+        self.invalid[service] += 1
 
     def _refusal(self, authorization: str | bytes | None, scope: str | None) -> Status | None:
         if scope is None or not self._tokens.required:
@@ -104,8 +112,9 @@ class _Guarded:
     request iterator would keep the last message alive in a reference cycle.)
     """
 
-    def __init__(self, inner: Any, budget: ByteBudget, arrivals: Arrivals, max_bytes: int) -> None:
+    def __init__(self, inner: Any, budget: ByteBudget, arrivals: Arrivals, max_bytes: int, told: Told) -> None:
         self._inner = inner
+        self._told = told
         self._budget = budget
         self._arrivals = arrivals
         self._max_bytes = max_bytes
@@ -121,7 +130,7 @@ class _Guarded:
         return make(behaviour, request_deserializer=None, response_serializer=inner.response_serializer)
 
     async def _single(self, _requests: Any, context: Any) -> Any:
-        async with _told(context):
+        async with self._told(context):
             if self._inner.request_streaming:
                 with self._arrivals.stream():
                     return await self._inner.stream_unary(self._messages(context), context)
@@ -129,7 +138,7 @@ class _Guarded:
                 return await self._inner.unary_unary(await self._message(context, lease), context)
 
     async def _streamed(self, _requests: Any, context: Any) -> None:
-        async with _told(context):
+        async with self._told(context):
             if self._inner.request_streaming:
                 with self._arrivals.stream():
                     await _answer(self._inner.stream_stream(self._messages(context), context), context)
@@ -177,7 +186,7 @@ async def _answer(answers: Any, context: Any) -> None:
 
 
 @asynccontextmanager
-async def _told(context: Any) -> AsyncIterator[None]:
+async def _told(context: Any, count_invalid: Callable[[], None]) -> AsyncIterator[None]:
     """Turn exceptions raised in the block into the call's status."""
     try:
         yield
@@ -186,6 +195,8 @@ async def _told(context: Any) -> AsyncIterator[None]:
         raise
     except ObserverError as exc:
         status = status_of(exc)
+        if isinstance(exc, InvalidInputError):
+            count_invalid()
         clear_frames(exc.__traceback__)  # gRPC keeps the error in a cycle, and its frames would keep the message alive
     except Exception:
         log.exception("call.failed")

@@ -98,6 +98,11 @@ class GrpcReceiver:
         return self._guard.refused
 
     @property
+    def invalid(self) -> int:
+        """OTLP calls with a message that is refused for good."""
+        return self._guard.invalid[f"/{TRACES}/"]
+
+    @property
     def overloads(self) -> int:
         """Calls refused or aborted for lack of room for incoming messages."""
         return self._guard.overloads

@@ -13,6 +13,7 @@ import msgspec
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from sidecar.errors import InvalidInputError
 from sidecar.receivers.bodies import BodyReader
 from sidecar.receivers.otlp_attempts import Taken
 from sidecar.receivers.otlp_receiver import OtlpIntake
@@ -39,16 +40,23 @@ class OtlpTracesResource:
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """200 once the request is on disk; `partial_success` reports rejected spans."""
         media = _media(req)
-        if media not in (PROTOBUF, JSON):
-            raise falcon.HTTPUnsupportedMediaType(description=f"Content-Type must be {PROTOBUF} or {JSON}")
+        try:
+            if media not in (PROTOBUF, JSON):
+                raise falcon.HTTPUnsupportedMediaType(description=f"Content-Type must be {PROTOBUF} or {JSON}")
+            taken = await self._taken(req, media)
+        except (InvalidInputError, falcon.HTTPUnsupportedMediaType):
+            self.intake.invalid += 1
+            raise
+        resp.content_type, resp.data = _said(taken.response(), media)
+
+    async def _taken(self, req: falcon.asgi.Request, media: str) -> Taken:
         with self._bodies.lease() as lease:
             body = await self._bodies.read(req, lease)
             rejected = Rejected()
             if media == JSON:
                 body = await self.intake.json.protobuf(body, rejected)
                 lease.take(len(body))
-            taken = await self.take(req, body, rejected)
-        resp.content_type, resp.data = _said(taken.response(), media)
+            return await self.take(req, body, rejected)
 
     def say_error(self, req: falcon.asgi.Request, status: int, text: str) -> tuple[str, bytes]:
         """The content type and body of an error: a `Status`."""

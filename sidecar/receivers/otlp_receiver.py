@@ -46,6 +46,7 @@ class OtlpIntake:
         self.spans = 0
         self.ops = 0
         self.rejected = 0
+        self.invalid = 0  # requests over HTTP that were refused for good; `grpc_guard` counts its own
         self.repeats = 0  # requests sent again after they were acknowledged
 
     async def take(
