@@ -264,9 +264,13 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LangfuseTold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The content of one request, or one pulled page, taken at *taken_ns*: journalled before it is acknowledged."""
+    """The content of one request, or one pulled page, taken at *taken_ns*: journalled before it is acknowledged.
+
+    *by_field*: of what is told, each field counts by its own time. Journals of earlier versions do not have it.
+    """
 
     taken_ns: int = 0
+    by_field: bool = False
     fragments: list[Fragment] = []
     scores: list[Score] = []
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sidecar.langfuse.book import LangfuseBook
+from sidecar.langfuse.book import LangfuseBook, LangfuseDone
 from sidecar.langfuse.merging import Merged, merged
 from sidecar.model import Fragment, LangfuseTold
 from tests.langfuse_batches import TRACE, at, begun, event, taken
@@ -70,7 +70,7 @@ def test_a_book_keeps_the_times_over_restarts(told: list[Fragment], data: st.Dat
     book, restarts = LangfuseBook(), data.draw(st.sets(st.integers(0, 4)))
     for number, each in enumerate(data.draw(st.permutations(told))):
         of_trace = replace(each, span_id="", attributes=named(each.attributes))
-        book.apply_told(msgspec.json.encode(LangfuseTold(taken_ns=9, fragments=[each, of_trace])))
+        book.apply_told(msgspec.json.encode(LangfuseTold(taken_ns=9, by_field=True, fragments=[each, of_trace])))
         if number in restarts:
             rows, size, book = book.take_dirty(), book.open_bytes, LangfuseBook()
             book.load(rows)
@@ -88,7 +88,7 @@ def test_of_two_told_at_the_same_time_the_one_that_comes_last_counts() -> None:
     book = LangfuseBook()
     for taken_ns, told_ns, user in ((7, 3600, "ann"), (8, 8, "bob")):
         of_trace = Fragment(trace_id="t", told_ns=told_ns, attributes={"user.id": user})
-        book.apply_told(msgspec.json.encode(LangfuseTold(taken_ns=taken_ns, fragments=[of_trace, one])))
+        book.apply_told(msgspec.json.encode(LangfuseTold(taken_ns=taken_ns, by_field=True, fragments=[of_trace, one])))
     ((_, row),) = book.open()
     assert book.whole(row).attributes == {"user.id": "bob"}
 
@@ -99,10 +99,26 @@ def test_a_row_of_an_earlier_version_counts_as_told_last() -> None:
     book = LangfuseBook()
     book.load({"done/ts": msgspec.json.encode({"n": 1, "row": row})})
     more = Fragment(trace_id="t", span_id="s", told_ns=3, name="b", end_ns=9)
-    book.apply_told(msgspec.json.encode(LangfuseTold(taken_ns=9, fragments=[more])))
+    book.apply_told(msgspec.json.encode(LangfuseTold(taken_ns=9, by_field=True, fragments=[more])))
     assert book.known(more) == Merged(
         trace_id="t", span_id="s", told_ns=5, name="a", end_ns=9, earlier_ns={"end_ns": 3}
     )
+
+
+def test_a_journal_of_an_earlier_version_replays_to_what_that_version_had() -> None:
+    """One time for the whole: a message before it was a repetition there, and no `langfuse_done` follows it."""
+    book = LangfuseBook()
+    first = Fragment(trace_id="t", span_id="s", told_ns=1, name="a", end_ns=9)
+    told = (first, replace(first, told_ns=5, name="", attributes={"x": 1}), replace(first, told_ns=3, name="b"))
+    for version, fragment in enumerate(told, 1):
+        book.apply_told(msgspec.json.encode({"taken_ns": 9, "fragments": [fragment]}))
+        if fragment is not told[-1]:
+            book.apply_done(msgspec.json.encode(LangfuseDone([("ts", version)])))
+    assert book.open_count == 0
+    assert book.known(first) == replace(merged(None, first), told_ns=5, attributes={"x": 1})
+    more = LangfuseTold(taken_ns=9, by_field=True, fragments=[replace(first, told_ns=6, name="c")])
+    book.apply_told(msgspec.json.encode(more))
+    assert [row.version for _, row in book.open()] == [3]
 
 
 async def test_each_field_is_as_it_was_told_last_in_any_order(tmp_path: Path) -> None:

@@ -108,9 +108,10 @@ class LangfuseBook(KeptBook):
         for each in told.fragments:
             fragment = told_by(each, told.taken_ns)
             if fragment.span_id:
-                self._observation(fragment, told.taken_ns)
+                self._observation(fragment, told)
             else:
-                self._traces.add(fragment.trace_id, merged(self._traces.get(fragment.trace_id), fragment))
+                known = self._traces.get(fragment.trace_id)
+                self._traces.add(fragment.trace_id, merged(known, fragment, by_field=told.by_field))
         for word in self.later(told.scores, told.taken_ns):
             self._said.add(word.of, word.said)
             key = score_key(word.score)
@@ -129,20 +130,20 @@ class LangfuseBook(KeptBook):
         for key in done.scores:
             self._scores.remove(key)
 
-    def _observation(self, fragment: Fragment, taken_ns: int) -> None:
+    def _observation(self, fragment: Fragment, told: LangfuseTold) -> None:
         key = _key(fragment)
         row = self._open.get(key)
         if row is not None:
             self.open_bytes -= _size(row.fragment)
-            row.fragment = merged(row.fragment, fragment)
+            row.fragment = merged(row.fragment, fragment, by_field=told.by_field)
             row.version += 1
             self._open.changed(key)
         else:
             before = self._done.get(key)
-            whole = merged(before.fragment if before is not None else None, fragment)
+            whole = merged(before.fragment if before is not None else None, fragment, by_field=told.by_field)
             if before is not None and whole == before.fragment:
                 return  # a repetition
-            row = FragmentRow(whole, taken_ns, before.version + 1 if before is not None else 1)
+            row = FragmentRow(whole, told.taken_ns, before.version + 1 if before is not None else 1)
             self._done.remove(key)
             self._open.add(key, row)
         self.open_bytes += _size(row.fragment)

@@ -266,7 +266,8 @@ def _parts(told: LangfuseTold, taken_ns: int, most: int) -> Iterator[LangfuseTol
     """Split *told* into parts of at most *most* items; none if it is empty."""
     for start in range(0, max(len(told.fragments), len(told.scores)), most):
         upto = start + most
-        yield LangfuseTold(taken_ns=taken_ns, fragments=told.fragments[start:upto], scores=told.scores[start:upto])
+        fragments, scores = told.fragments[start:upto], told.scores[start:upto]
+        yield LangfuseTold(taken_ns=taken_ns, by_field=True, fragments=fragments, scores=scores)
 
 
 def _nothing() -> None:

@@ -24,8 +24,11 @@ class Merged(Fragment, frozen=True, kw_only=True, omit_defaults=True):
     earlier_ns: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-def merged(known: Merged | None, more: Fragment) -> Merged:
-    """*known* and *more* as one. Of two values told at the same time that of *more* counts."""
+def merged(known: Merged | None, more: Fragment, *, by_field: bool = True) -> Merged:
+    """*known* and *more* as one. Of two values told at the same time that of *more* counts.
+
+    Without *by_field* all counts as told last after that, as in earlier versions.
+    """
     said = _said(known) if known is not None else {}
     for name, each in _said(more).items():
         before = said.get(name)
@@ -37,7 +40,7 @@ def merged(known: Merged | None, more: Fragment) -> Merged:
         span_id=more.span_id,
         told_ns=told_ns,
         attributes={name: value for name, (value, _) in said.items() if name not in _FIELDS},
-        earlier_ns={name: each_ns for name, (_, each_ns) in said.items() if each_ns < told_ns},
+        earlier_ns={name: each_ns for name, (_, each_ns) in said.items() if each_ns < told_ns} if by_field else {},
         **{name: said[name][0] for name in _FIELDS if name in said},
     )
 
