@@ -38,8 +38,9 @@ _MOST_STREAMS = 8  # each may bring the largest message at any moment
 _OPEN = 2  # messages, and streams, of callers who need no token
 _GZIP_MAGIC = b"\x1f\x8b"  # no message of ours begins like this: it would be field 3 with an invalid wire type
 _DETAILS = "grpc-status-details-bin"
-Told = Callable[[Any], AbstractAsyncContextManager[None]]
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_Answering = Callable[[Any], AbstractAsyncContextManager[None]]
+"""Takes a call's context, and makes the block in which the call is answered: an exception becomes its status."""
 
 
 class Access(NamedTuple):
@@ -81,8 +82,8 @@ class GrpcGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
             self.refused += 1
             return _refusing(refusal)
         arrivals = self._arrivals if access.scope is not None else self._open_arrivals
-        told = partial(_told, count_invalid=partial(self._count_invalid, service))
-        return _Guarded(handler, self._budget, arrivals, access.max_bytes, told).handler()
+        answering = partial(_answering, count_invalid=partial(self._count_invalid, service))
+        return _Guarded(handler, self._budget, arrivals, access.max_bytes, answering).handler()
 
     def _count_invalid(self, service: str) -> None:
         self.invalid[service] += 1
@@ -112,9 +113,11 @@ class _Guarded:
     request iterator would keep the last message alive in a reference cycle.)
     """
 
-    def __init__(self, inner: Any, budget: ByteBudget, arrivals: Arrivals, max_bytes: int, told: Told) -> None:
+    def __init__(
+        self, inner: Any, budget: ByteBudget, arrivals: Arrivals, max_bytes: int, answering: _Answering
+    ) -> None:
         self._inner = inner
-        self._told = told
+        self._answering = answering
         self._budget = budget
         self._arrivals = arrivals
         self._max_bytes = max_bytes
@@ -130,7 +133,7 @@ class _Guarded:
         return make(behaviour, request_deserializer=None, response_serializer=inner.response_serializer)
 
     async def _single(self, _requests: Any, context: Any) -> Any:
-        async with self._told(context):
+        async with self._answering(context):
             if self._inner.request_streaming:
                 with self._arrivals.stream():
                     return await self._inner.stream_unary(self._messages(context), context)
@@ -138,7 +141,7 @@ class _Guarded:
                 return await self._inner.unary_unary(await self._message(context, lease), context)
 
     async def _streamed(self, _requests: Any, context: Any) -> None:
-        async with self._told(context):
+        async with self._answering(context):
             if self._inner.request_streaming:
                 with self._arrivals.stream():
                     await _answer(self._inner.stream_stream(self._messages(context), context), context)
@@ -186,7 +189,7 @@ async def _answer(answers: Any, context: Any) -> None:
 
 
 @asynccontextmanager
-async def _told(context: Any, count_invalid: Callable[[], None]) -> AsyncIterator[None]:
+async def _answering(context: Any, count_invalid: Callable[[], None]) -> AsyncIterator[None]:
     """Turn exceptions raised in the block into the call's status."""
     try:
         yield
